@@ -1,0 +1,1 @@
+//! The gateway: tunnels, placement, health, balancing, routes, listeners, admin and the command line.

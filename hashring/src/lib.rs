@@ -1,0 +1,1 @@
+//! A consistent-hash ring of weighted nodes.

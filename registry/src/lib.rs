@@ -1,0 +1,5 @@
+//! What is declared and what exists: manifests, the model, stores, export and mirror.
+//!
+//! Knows nothing of requests, tunnels or rings.
+
+pub mod model;

@@ -1,0 +1,467 @@
+//! What exists, in types that cannot be wrong later: only [`crate::manifest`] and [`crate::mirror`] make them.
+//!
+//! Names are validated where they enter; everything here is immutable and cheap to clone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The name of one cluster: an RFC 1123 label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterName(Arc<str>);
+
+/// A service's name without its cluster: `namespace/name`, both RFC 1123 labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    /// The namespace, `default` where a manifest gives none.
+    pub namespace: Arc<str>,
+    /// The name within the namespace.
+    pub name: Arc<str>,
+}
+
+/// Why a name was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no RFC 1123 label (1 to 63 of a-z, 0-9 and '-', a letter or digit at both ends)")]
+pub struct BadLabel(pub String);
+
+/// Whether `s` is an RFC 1123 label (RFC 1123, section 2.1; lower case only, as Kubernetes has it).
+pub fn is_label(s: &str) -> bool {
+    let edge = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = s.as_bytes();
+    matches!(bytes.len(), 1..=63)
+        && bytes.iter().all(|&b| edge(b) || b == b'-')
+        && edge(bytes[0])
+        && edge(bytes[bytes.len() - 1])
+}
+
+impl ClusterName {
+    /// # Errors
+    /// When `s` is no RFC 1123 label.
+    pub fn new(s: &str) -> Result<Self, BadLabel> {
+        if is_label(s) { Ok(Self(s.into())) } else { Err(BadLabel(s.into())) }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ServiceName {
+    /// # Errors
+    /// When either part is no RFC 1123 label.
+    pub fn new(namespace: &str, name: &str) -> Result<Self, BadLabel> {
+        for part in [namespace, name] {
+            if !is_label(part) {
+                return Err(BadLabel(part.into()));
+            }
+        }
+        Ok(Self { namespace: namespace.into(), name: name.into() })
+    }
+
+    /// `name.namespace`, as it stands in mesh host names.
+    pub fn host_prefix(&self) -> String {
+        format!("{}.{}", self.name, self.namespace)
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A host name or address with a port, resolved when it is used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    /// DNS name or IP address (IPv6 without brackets).
+    pub host: String,
+    /// Port, never 0.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// One gateway process (`kind: Gateway`); only ever read from a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// `metadata.name`: unique within the cluster, part of the certificate's identity.
+    pub id: String,
+    /// The cluster it serves.
+    pub cluster: ClusterName,
+    /// The cluster's region: the ring's zone where no contract names one.
+    pub region: String,
+    /// SPIFFE trust domain of this cluster.
+    pub trust_domain: String,
+    /// Holds `tls.crt`, `tls.key` and `bundles/<cluster>.pem`.
+    pub identity_dir: PathBuf,
+    /// Holds the cluster's UID, the epoch and the last catalog.
+    pub state_dir: PathBuf,
+    /// Where it listens.
+    pub listen: Listen,
+    /// Addresses that peers may dial; sent in HELLO.
+    pub advertise: Vec<HostPort>,
+    /// The mesh's DNS domain, `mesh` by default.
+    pub domain: String,
+}
+
+/// The sockets of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// UDP (and later TCP) for tunnels.
+    pub tunnel: std::net::SocketAddr,
+    /// Plain HTTP from callers without a sidecar.
+    pub http: std::net::SocketAddr,
+    /// Health, metrics and status.
+    pub admin: std::net::SocketAddr,
+}
+
+/// The declared relation to one peer (`kind: Link`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The peer's cluster name.
+    pub cluster: ClusterName,
+    /// Where to dial; empty: accept only.
+    pub addresses: Vec<HostPort>,
+    /// The peer's trust domain; our own unless given.
+    pub trust_domain: String,
+    /// What of the peer's exports is taken in, first match wins; never empty.
+    pub import: Vec<ImportRule>,
+}
+
+/// One line of `Link.spec.import`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportRule {
+    /// Only services of this namespace; none: of every namespace.
+    pub namespace: Option<String>,
+    /// Whether the service joins the union name, or is reachable by its pinned name only.
+    pub union: bool,
+}
+
+impl Link {
+    /// The rule that takes `service` in, if any does.
+    pub fn import_rule(&self, service: &ServiceName) -> Option<&ImportRule> {
+        self.import.iter().find(|r| r.namespace.as_deref().is_none_or(|ns| ns == &*service.namespace))
+    }
+}
+
+/// A service declared in this cluster (`kind: MeshService`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// Its ports, at least one; the first is the default.
+    pub ports: Vec<Port>,
+    /// Its instances, unique by id.
+    pub endpoints: Vec<Endpoint>,
+    /// Who of the peers may call it.
+    pub export: Grant,
+}
+
+/// A port of a service, as callers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name, unique in the service.
+    pub name: String,
+    /// Its number in the authority, unique in the service.
+    pub number: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
+}
+
+/// What a port speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http,
+}
+
+/// One instance of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Given, else `host:port` of its first port.
+    pub id: String,
+    /// DNS name or address.
+    pub host: String,
+    /// Port numbers by the service's port names; a single-port service may leave the name's entry out only where
+    /// the number is the service's own.
+    pub ports: BTreeMap<String, u16>,
+    /// In hundredths, 100 is one.
+    pub weight: u32,
+    /// Zone within the cluster, empty if none.
+    pub zone: String,
+    /// Requests it can hold at once, if declared.
+    pub capacity: Option<u32>,
+}
+
+/// Which peers may use a service. Checked at every inbound request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// Not exported.
+    Nobody,
+    /// Exported to every linked cluster.
+    Everyone,
+    /// Exported to these clusters.
+    Clusters(BTreeSet<ClusterName>),
+}
+
+impl Grant {
+    /// Whether `peer` may use the service.
+    pub fn allows(&self, peer: &ClusterName) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Everyone => true,
+            Self::Clusters(set) => set.contains(peer),
+        }
+    }
+}
+
+/// How the traffic of one service is treated (`kind: TrafficPolicy`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The service it is for.
+    pub service: ServiceName,
+    /// The placement contract; none: it says nothing about placement.
+    pub placement: Option<Contract>,
+    /// How an endpoint is picked within this cluster.
+    pub balance: Algorithm,
+    /// What is tried again.
+    pub retry: Retry,
+    /// How long things may take.
+    pub timeout: Timeout,
+}
+
+/// The placement contract: the declared rule that places a service's requests on clusters. Travels with the export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contract {
+    /// Raised by the operator on each change; 0: nobody declared one.
+    pub generation: u64,
+    /// How the first cluster is chosen.
+    pub mode: Mode,
+    /// The nodes of the cluster ring, by ascending name. None: the known servers at weight 100.
+    pub members: Option<Vec<Member>>,
+    /// The ring's seed.
+    pub seed: u64,
+    /// The closed list of tiers of `local-first`; none: local, same region, any.
+    pub tiers: Option<Vec<Vec<Tier>>>,
+    /// Where the key comes from: the first non-empty value.
+    pub hash: Vec<HashKey>,
+    /// What happens to a key whose owner cannot serve.
+    pub on_owner_unavailable: OnOwnerUnavailable,
+}
+
+/// How the first cluster is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The local tier while it is healthy, else tier by tier.
+    LocalFirst,
+    /// The key's owner, from wherever it is called.
+    Sharded,
+}
+
+/// A node of the cluster ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Its region: the ring's zone.
+    pub region: String,
+    /// In hundredths.
+    pub weight: u32,
+}
+
+/// One entry of a tier: relative to the cluster that places, or a cluster's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// The cluster that places.
+    Local,
+    /// Every member of its region.
+    SameRegion,
+    /// Every member.
+    Any,
+    /// This member.
+    Cluster(ClusterName),
+}
+
+/// A source of the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The first value of this header field, lower case.
+    Header(String),
+    /// The first value of this query parameter, raw bytes.
+    Query(String),
+    /// The address of the first hop's peer, 4 or 16 bytes.
+    SourceIp,
+}
+
+/// What happens to a key whose owner cannot serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOwnerUnavailable {
+    /// The next cluster in near order takes it.
+    Next,
+    /// The request fails: for those who must not split a key over clusters.
+    Fail,
+}
+
+/// How an endpoint is picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Of two drawn by weight, the one with the smaller latency times load.
+    P2cEwma,
+    /// In turn, by weight.
+    RoundRobin,
+}
+
+/// What is tried again, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Clusters tried, the first included; at least 1.
+    pub attempts: u8,
+    /// Retries allowed in per cent of the requests of the last 10 s.
+    pub budget_percent: u8,
+    /// Retries allowed a second whatever the budget.
+    pub min_per_second: u32,
+    /// Which outcomes are tried again.
+    pub on: RetryOn,
+    /// Methods declared replayable beyond the idempotent ones, upper case.
+    pub methods: Vec<String>,
+}
+
+/// Which outcomes are tried again (replays of certified unprocessed requests are always allowed).
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RetryOn {
+    /// The endpoint could not be connected to.
+    pub connect: bool,
+    /// The peer certified that nothing was processed.
+    pub refused: bool,
+    /// The exchange was cut before an answer.
+    pub reset: bool,
+    /// Nothing was ready at the far side (`unavailable`).
+    pub unavailable: bool,
+    /// Answers with these status codes.
+    pub statuses: Vec<u16>,
+}
+
+/// How long things may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeout {
+    /// From the end of the request body to the answer's head, over all attempts.
+    pub head: Duration,
+    /// Without a byte in either direction.
+    pub idle: Duration,
+    /// The whole exchange, only if given.
+    pub total: Option<Duration>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        let on = RetryOn { connect: true, refused: true, reset: true, unavailable: true, statuses: vec![502, 503, 504] };
+        Self { attempts: 3, budget_percent: 20, min_per_second: 10, on, methods: Vec::new() }
+    }
+}
+
+impl Default for Timeout {
+    fn default() -> Self {
+        Self { head: Duration::from_secs(10), idle: Duration::from_secs(60), total: None }
+    }
+}
+
+impl Default for Contract {
+    /// The contract of a service for which nobody declared one: generation 0, local-first, no key.
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            mode: Mode::LocalFirst,
+            members: None,
+            seed: 0,
+            tiers: None,
+            hash: Vec::new(),
+            on_owner_unavailable: OnOwnerUnavailable::Next,
+        }
+    }
+}
+
+/// What this cluster declares: every manifest but the Gateway's, at one revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// Links by peer.
+    pub links: BTreeMap<ClusterName, Link>,
+    /// Services by name.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// Policies by service.
+    pub policies: BTreeMap<ServiceName, Policy>,
+}
+
+/// A peer's export as mirrored here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// Its name.
+    pub name: ServiceName,
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// The region of the serving cluster.
+    pub region: String,
+    /// The peer's placement contract, if its policy declares one.
+    pub contract: Option<Contract>,
+    /// The exporter's revision at which this was written.
+    pub revision: u64,
+}
+
+/// All that is mirrored of one peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerImports {
+    /// The peer's epoch, 0 before the first sync.
+    pub epoch: u64,
+    /// The peer's revision up to which this is complete.
+    pub revision: u64,
+    /// When the last word of the peer's sync came, Unix milliseconds; 0: never.
+    pub synced_unix_ms: u64,
+    /// The records.
+    pub services: BTreeMap<ServiceName, Import>,
+}
+
+/// An immutable picture of services and imports at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catalog {
+    /// Grows with every change.
+    pub revision: u64,
+    /// Our cluster.
+    pub cluster: ClusterName,
+    /// Our region.
+    pub region: String,
+    /// What we declare.
+    pub declared: Declared,
+    /// What is mirrored here.
+    pub imports: BTreeMap<ClusterName, PeerImports>,
+}
+
+/// A condition on an object, in the terms of the Gateway API and MCS.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Condition {
+    /// The object: `Kind namespace/name`.
+    pub object: String,
+    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready` or `Conflict`.
+    pub kind: &'static str,
+    /// Whether it holds.
+    pub status: bool,
+    /// CamelCase word for machines.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
