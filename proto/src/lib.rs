@@ -1,1 +1,57 @@
-//! placeholder
+//! The bytes between Ringway processes, and their limits. No logic, no defaults, no input or output.
+//!
+//! # Map of the bytes
+//!
+//! ```text
+//! tunnel            QUIC, ALPN ringway/1
+//! +- bidirectional stream   first byte: StreamKind
+//! |  +- Control             both ways: Hello, then Control messages   (message: varint length, protobuf)
+//! |  +- Exchange            both ways: HEAD, DATA*, TRAILERS?, END    (frame: varint kind, varint length, payload)
+//! |  |  +- HEAD             facts (varint tag, varint length, value)*, 0x00, fields
+//! |  |  +- TRAILERS         fields
+//! |  |  `- fields           (varint length, name, varint length, value)*
+//! |  `- Sync                importer: Watch; exporter: Event*         (message)
+//! `- datagram               Probe
+//! ```
+//!
+//! Variable-length integers are those of RFC 9000, section 16; other integers are big-endian. FIN without END is a
+//! truncation. A reset or a stop carries a [`code::Code`], the close of a connection a [`code::CloseCode`].
+//!
+//! # Version skew
+//!
+//! Neighbours of one minor version interoperate; unknown is skipped, never an error. See [`version`].
+
+pub mod code;
+pub mod frame;
+pub mod head;
+pub mod limits;
+pub mod message;
+pub mod probe;
+pub mod stream;
+pub mod varint;
+pub mod version;
+
+mod fields;
+
+#[expect(
+    unreachable_pub,
+    reason = "prost makes every module and type public; what is meant to be is re-exported"
+)]
+mod schema {
+    include!(concat!(env!("OUT_DIR"), "/schema.rs"));
+}
+
+/// Messages on the control stream (`schema/control.proto`).
+pub mod control {
+    pub use crate::schema::ringway::control::v1::*;
+}
+
+/// Messages on sync streams (`schema/sync.proto`).
+pub mod sync {
+    pub use crate::schema::ringway::sync::v1::*;
+}
+
+/// Messages in the state directory (`schema/store.proto`).
+pub mod store {
+    pub use crate::schema::ringway::store::v1::*;
+}

@@ -1,0 +1,424 @@
+//! Heads of requests and answers: a hand-written codec that allocates nothing to decode.
+//!
+//! A head is a run of facts (varint tag, varint length, value), a zero byte, then the header fields. Facts of unknown
+//! tags are skipped; numbers are big-endian in 1 to 8 bytes; a fact that is left out reads as its default.
+
+use thiserror::Error;
+
+pub use crate::fields::{Fields, encode_fields};
+use crate::fields::{append_fields, is_field_value, is_token, put, take};
+use crate::limits::{HEAD_BYTES_MAX, HEADER_FIELDS_MAX, NAME_BYTES_MAX};
+use crate::varint;
+
+/// Why a head or a trailer section was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum HeadError {
+    /// It ends within a fact or a field.
+    #[error("the head ends too early")]
+    Truncated,
+    /// It is larger than a head may be.
+    #[error(
+        "the head has {bytes} bytes or more, {HEAD_BYTES_MAX} are allowed; send fewer or shorter header fields"
+    )]
+    TooLarge {
+        /// Its bytes, as far as they were counted.
+        bytes: usize,
+    },
+    /// It has more fields than a head may have.
+    #[error("the head has more than {HEADER_FIELDS_MAX} header fields")]
+    TooManyFields,
+    /// A fact that must be there is not.
+    #[error("the head has no {0}")]
+    Missing(&'static str),
+    /// A fact is there twice.
+    #[error("the head has more than one {0}")]
+    Duplicate(&'static str),
+    /// A fact's value is not of its kind.
+    #[error("the head's {0} is malformed")]
+    Malformed(&'static str),
+    /// A field's name is no lower-case token (RFC 9110, section 5.6.2).
+    #[error("the name of header field {index} is no lower-case token")]
+    FieldName {
+        /// Which field, from 0.
+        index: usize,
+    },
+    /// A field's value holds a control byte (RFC 9110, section 5.5).
+    #[error("the value of header field {index} holds a control byte")]
+    FieldValue {
+        /// Which field, from 0.
+        index: usize,
+    },
+    /// A field speaks of a connection (RFC 9110, section 7.6.1) and must not travel.
+    #[error("header field {index} is specific to a connection and must not be forwarded")]
+    ConnectionSpecific {
+        /// Which field, from 0.
+        index: usize,
+    },
+}
+
+/// The head of a request. Names are lower case, as manifests have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct RequestHead<'a> {
+    /// Names the request over all its attempts.
+    pub request_id: [u8; 16],
+    /// Namespace of the service.
+    pub namespace: &'a str,
+    /// Name of the service within it.
+    pub service: &'a str,
+    /// The service's port, as callers see it; never 0.
+    pub port: u16,
+    /// Generation of the placement contract that placed it; 0: nobody declared one.
+    pub generation: u64,
+    /// Hash of its key; none: no key.
+    pub key_hash: Option<u64>,
+    /// The ring's owner of the key before skips; not where it was sent.
+    pub owner: Option<&'a str>,
+    /// Attempts made before this one.
+    pub attempt: u8,
+    /// Attempts that may still follow.
+    pub attempts_left: u8,
+    /// Whether the first gateway can send it again.
+    pub replayable: bool,
+    /// The second try after MISPLACED: serve it, and count the mismatch.
+    pub insist: bool,
+    /// What is left of the total deadline, in milliseconds; 0: there is none.
+    pub deadline_ms: u64,
+    /// `traceparent` (W3C Trace Context, section 3.2).
+    pub traceparent: Option<&'a str>,
+    /// `tracestate` (W3C Trace Context, section 3.3).
+    pub tracestate: Option<&'a str>,
+    /// SPIFFE ID of the workload that asks; none: anonymous.
+    pub caller: Option<&'a str>,
+    /// The endpoint it is pinned to.
+    pub endpoint: Option<&'a str>,
+    /// Method (RFC 9110, section 9).
+    pub method: &'a str,
+    /// Path and query, or `*`.
+    pub path: &'a str,
+    /// Authority that the caller asked for: host and perhaps port.
+    pub authority: &'a str,
+}
+
+/// The head of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ResponseHead<'a> {
+    /// Status code, 100 to 999.
+    pub status: u16,
+    /// The endpoint that answered.
+    pub endpoint: Option<&'a str>,
+}
+
+/// Ends the facts.
+const END_OF_FACTS: u8 = 0;
+
+/// Tags of a request's facts; the place of each in [`request::NAMES`] is its name.
+mod request {
+    pub(super) const REQUEST_ID: u64 = 1;
+    pub(super) const NAMESPACE: u64 = 2;
+    pub(super) const SERVICE: u64 = 3;
+    pub(super) const PORT: u64 = 4;
+    pub(super) const GENERATION: u64 = 5;
+    pub(super) const KEY_HASH: u64 = 6;
+    pub(super) const OWNER: u64 = 7;
+    pub(super) const ATTEMPT: u64 = 8;
+    pub(super) const ATTEMPTS_LEFT: u64 = 9;
+    pub(super) const FLAGS: u64 = 10;
+    pub(super) const DEADLINE_MS: u64 = 11;
+    pub(super) const TRACEPARENT: u64 = 12;
+    pub(super) const TRACESTATE: u64 = 13;
+    pub(super) const CALLER: u64 = 14;
+    pub(super) const ENDPOINT: u64 = 15;
+    pub(super) const METHOD: u64 = 16;
+    pub(super) const PATH: u64 = 17;
+    pub(super) const AUTHORITY: u64 = 18;
+
+    pub(super) const NAMES: [&str; 19] = [
+        "end",
+        "request id",
+        "namespace",
+        "service",
+        "port",
+        "generation",
+        "key hash",
+        "owner",
+        "attempt",
+        "attempts left",
+        "flags",
+        "deadline",
+        "traceparent",
+        "tracestate",
+        "caller",
+        "endpoint",
+        "method",
+        "path",
+        "authority",
+    ];
+    pub(super) const MANDATORY: [u64; 7] = [REQUEST_ID, NAMESPACE, SERVICE, PORT, METHOD, PATH, AUTHORITY];
+
+    /// Bits of the flags; others are skipped.
+    pub(super) const REPLAYABLE: u64 = 1;
+    pub(super) const INSIST: u64 = 2;
+}
+
+/// Tags of an answer's facts.
+mod response {
+    pub(super) const STATUS: u64 = 1;
+    pub(super) const ENDPOINT: u64 = 2;
+
+    pub(super) const NAMES: [&str; 3] = ["end", "status", "endpoint"];
+    pub(super) const MANDATORY: [u64; 1] = [STATUS];
+}
+
+impl<'a> RequestHead<'a> {
+    /// Appends the payload of a HEAD frame. Only sizes are checked: the content of texts and fields is the caller's to
+    /// have checked, as the types of the `http` crate do; the receiver refuses what is not HTTP.
+    ///
+    /// # Errors
+    /// [`HeadError::TooManyFields`] and [`HeadError::TooLarge`]; `out` is then as it was.
+    pub fn encode<'f>(
+        &self,
+        fields: impl IntoIterator<Item = (&'f [u8], &'f [u8])>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), HeadError> {
+        use request::*;
+        let start = out.len();
+        put_fact(out, REQUEST_ID, &self.request_id);
+        put_fact(out, NAMESPACE, self.namespace.as_bytes());
+        put_fact(out, SERVICE, self.service.as_bytes());
+        put_number(out, PORT, u64::from(self.port));
+        put_number(out, GENERATION, self.generation);
+        if let Some(hash) = self.key_hash {
+            put_fact(out, KEY_HASH, &hash.to_be_bytes());
+        }
+        put_text(out, OWNER, self.owner);
+        put_number(out, ATTEMPT, u64::from(self.attempt));
+        put_number(out, ATTEMPTS_LEFT, u64::from(self.attempts_left));
+        let replayable = if self.replayable { REPLAYABLE } else { 0 };
+        let insist = if self.insist { INSIST } else { 0 };
+        put_number(out, FLAGS, replayable | insist);
+        put_number(out, DEADLINE_MS, self.deadline_ms);
+        put_text(out, TRACEPARENT, self.traceparent);
+        put_text(out, TRACESTATE, self.tracestate);
+        put_text(out, CALLER, self.caller);
+        put_text(out, ENDPOINT, self.endpoint);
+        put_fact(out, METHOD, self.method.as_bytes());
+        put_fact(out, PATH, self.path.as_bytes());
+        put_fact(out, AUTHORITY, self.authority.as_bytes());
+        finish(fields, start, out)
+    }
+
+    /// Reads the payload of a HEAD frame in place, all of it checked. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`HeadError`]: the peer broke the protocol; reset this stream.
+    pub fn decode(buf: &'a [u8]) -> Result<(Self, Fields<'a>), HeadError> {
+        use request::*;
+        let mut facts = Facts::new(buf, &NAMES)?;
+        let mut head = Self::default();
+        while let Some(fact) = facts.next()? {
+            match fact.tag {
+                REQUEST_ID => head.request_id = fact.value.try_into().map_err(|_| fact.malformed())?,
+                NAMESPACE => head.namespace = fact.name()?,
+                SERVICE => head.service = fact.name()?,
+                PORT => head.port = fact.nonzero()?,
+                GENERATION => head.generation = fact.number()?,
+                KEY_HASH => head.key_hash = Some(fact.number()?),
+                OWNER => head.owner = Some(fact.name()?),
+                ATTEMPT => head.attempt = fact.small()?,
+                ATTEMPTS_LEFT => head.attempts_left = fact.small()?,
+                FLAGS => {
+                    let flags = fact.number()?;
+                    head.replayable = flags & REPLAYABLE != 0;
+                    head.insist = flags & INSIST != 0;
+                }
+                DEADLINE_MS => head.deadline_ms = fact.number()?,
+                TRACEPARENT => head.traceparent = Some(fact.visible()?),
+                TRACESTATE => head.tracestate = Some(fact.text(is_field_value)?),
+                CALLER => head.caller = Some(fact.visible()?),
+                ENDPOINT => head.endpoint = Some(fact.name()?),
+                METHOD => head.method = fact.text(is_token)?,
+                PATH => head.path = fact.path()?,
+                AUTHORITY => head.authority = fact.visible()?,
+                _ => {}
+            }
+        }
+        Ok((head, facts.fields(&MANDATORY)?))
+    }
+}
+
+impl<'a> ResponseHead<'a> {
+    /// Appends the payload of a HEAD frame. Only sizes are checked, as in [`RequestHead::encode`].
+    ///
+    /// # Errors
+    /// [`HeadError::TooManyFields`] and [`HeadError::TooLarge`]; `out` is then as it was.
+    pub fn encode<'f>(
+        &self,
+        fields: impl IntoIterator<Item = (&'f [u8], &'f [u8])>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), HeadError> {
+        let start = out.len();
+        put_number(out, response::STATUS, u64::from(self.status));
+        put_text(out, response::ENDPOINT, self.endpoint);
+        finish(fields, start, out)
+    }
+
+    /// Reads the payload of a HEAD frame in place, all of it checked. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`HeadError`]: the peer broke the protocol; reset this stream.
+    pub fn decode(buf: &'a [u8]) -> Result<(Self, Fields<'a>), HeadError> {
+        use response::*;
+        let mut facts = Facts::new(buf, &NAMES)?;
+        let mut head = Self::default();
+        while let Some(fact) = facts.next()? {
+            match fact.tag {
+                STATUS => {
+                    head.status = fact.nonzero()?;
+                    if !(100..=999).contains(&head.status) {
+                        return Err(fact.malformed());
+                    }
+                }
+                ENDPOINT => head.endpoint = Some(fact.name()?),
+                _ => {}
+            }
+        }
+        Ok((head, facts.fields(&MANDATORY)?))
+    }
+}
+
+/// Ends the facts and appends the fields; takes everything since `start` back when the head is too large.
+fn finish<'f>(
+    fields: impl IntoIterator<Item = (&'f [u8], &'f [u8])>,
+    start: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), HeadError> {
+    out.push(END_OF_FACTS);
+    let bytes = out.len() - start;
+    let result = if bytes > HEAD_BYTES_MAX {
+        Err(HeadError::TooLarge { bytes })
+    } else {
+        append_fields(fields, start, out)
+    };
+    result.inspect_err(|_| out.truncate(start))
+}
+
+#[inline]
+fn put_fact(out: &mut Vec<u8>, tag: u64, value: &[u8]) {
+    varint::put(out, tag);
+    put(out, value);
+}
+
+#[inline]
+fn put_text(out: &mut Vec<u8>, tag: u64, value: Option<&str>) {
+    if let Some(text) = value {
+        put_fact(out, tag, text.as_bytes());
+    }
+}
+
+/// Appends a number without its leading zero bytes; nothing at all for 0, the default.
+#[inline]
+fn put_number(out: &mut Vec<u8>, tag: u64, value: u64) {
+    if value != 0 {
+        put_fact(out, tag, &value.to_be_bytes()[value.leading_zeros() as usize / 8..]);
+    }
+}
+
+/// The facts of one head, in turn.
+struct Facts<'a> {
+    rest: &'a [u8],
+    /// Bit `tag` is set once the fact was seen.
+    seen: u64,
+    names: &'static [&'static str],
+}
+
+impl<'a> Facts<'a> {
+    fn new(buf: &'a [u8], names: &'static [&'static str]) -> Result<Self, HeadError> {
+        if buf.len() > HEAD_BYTES_MAX {
+            return Err(HeadError::TooLarge { bytes: buf.len() });
+        }
+        Ok(Self { rest: buf, seen: 0, names })
+    }
+
+    /// The next fact of a known tag; none at the end of the facts.
+    fn next(&mut self) -> Result<Option<Fact<'a>>, HeadError> {
+        loop {
+            let (tag, len) = varint::get(self.rest).ok_or(HeadError::Truncated)?;
+            self.rest = &self.rest[len..];
+            if tag == u64::from(END_OF_FACTS) {
+                return Ok(None);
+            }
+            let value = take(&mut self.rest).ok_or(HeadError::Truncated)?;
+            let Some(&name) = usize::try_from(tag).ok().and_then(|tag| self.names.get(tag)) else { continue };
+            let bit = 1 << tag;
+            if self.seen & bit != 0 {
+                return Err(HeadError::Duplicate(name));
+            }
+            self.seen |= bit;
+            return Ok(Some(Fact { tag, name, value }));
+        }
+    }
+
+    /// What follows the facts, once all of `mandatory` were seen.
+    fn fields(self, mandatory: &[u64]) -> Result<Fields<'a>, HeadError> {
+        match mandatory.iter().find(|&&tag| self.seen & 1 << tag == 0) {
+            Some(&tag) => Err(HeadError::Missing(self.names[tag as usize])),
+            None => Fields::decode(self.rest),
+        }
+    }
+}
+
+/// One fact, its value unchecked.
+struct Fact<'a> {
+    tag: u64,
+    name: &'static str,
+    value: &'a [u8],
+}
+
+impl<'a> Fact<'a> {
+    fn malformed(&self) -> HeadError {
+        HeadError::Malformed(self.name)
+    }
+
+    fn number(&self) -> Result<u64, HeadError> {
+        match self.value.len() {
+            1..=8 => Ok(self.value.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))),
+            _ => Err(self.malformed()),
+        }
+    }
+
+    fn small(&self) -> Result<u8, HeadError> {
+        u8::try_from(self.number()?).map_err(|_| self.malformed())
+    }
+
+    fn nonzero(&self) -> Result<u16, HeadError> {
+        match u16::try_from(self.number()?) {
+            Ok(number) if number != 0 => Ok(number),
+            _ => Err(self.malformed()),
+        }
+    }
+
+    /// UTF-8 whose bytes `allowed` accepts.
+    fn text(&self, allowed: impl Fn(&[u8]) -> bool) -> Result<&'a str, HeadError> {
+        if !allowed(self.value) {
+            return Err(self.malformed());
+        }
+        str::from_utf8(self.value).map_err(|_| self.malformed())
+    }
+
+    /// Text without spaces and control bytes, at least one byte.
+    fn visible(&self) -> Result<&'a str, HeadError> {
+        self.text(|bytes| {
+            !bytes.is_empty() && !bytes.iter().fold(false, |bad, &byte| bad | (byte <= b' ') | (byte == 0x7f))
+        })
+    }
+
+    /// A name of ours.
+    fn name(&self) -> Result<&'a str, HeadError> {
+        if self.value.len() > NAME_BYTES_MAX { Err(self.malformed()) } else { self.visible() }
+    }
+
+    fn path(&self) -> Result<&'a str, HeadError> {
+        let path = self.visible()?;
+        if path.starts_with('/') || path == "*" { Ok(path) } else { Err(self.malformed()) }
+    }
+}

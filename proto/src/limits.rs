@@ -1,0 +1,77 @@
+//! Every limit of the protocol, with its reason. What goes over one is an error of the peer that sent it.
+
+use std::time::Duration;
+
+/// Bytes of one HEAD or TRAILERS payload. Twice what common HTTP servers take for a request's fields, so that whatever
+/// our own listener accepted still fits with the facts Ringway adds; small enough to hold for every open stream.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Fields in one head or one trailer section. The listener's parser takes 100; the rest is room for what gateways add.
+pub const HEADER_FIELDS_MAX: usize = 128;
+
+/// Bytes of a namespace, a service, a cluster, a region, a gateway id or an endpoint id on the wire: the length of a
+/// DNS name (RFC 1035, section 2.3.4), of which each of ours is a part or a neighbour.
+pub const NAME_BYTES_MAX: usize = 253;
+
+/// Bytes that one DATA frame may announce. The payload is never buffered whole; the limit keeps the next frame (END,
+/// or a reset that is worth noticing) within a bounded distance of the last.
+pub const FRAME_DATA_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Bytes of frames of unknown kinds skipped on one stream. Room for what a later minor version adds beside an
+/// exchange; a peer that sends more is not one version away, or keeps us reading for nothing.
+pub const UNKNOWN_FRAME_BYTES_MAX: u64 = 64 * 1024;
+
+/// Bytes of one message on the control stream (HELLO, GOAWAY). HELLO is read before the peer is believed.
+pub const CONTROL_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of one message on a sync stream. It holds at most one record; a contract of 2000 members fits.
+/// Decoding may need some thirty times that in memory, once per peer.
+pub const SYNC_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// Records mirrored of one peer. Ten times the largest mesh planned for; bounds what a hostile peer makes us keep.
+pub const SYNC_RECORDS_PER_PEER_MAX: usize = 100_000;
+
+/// Selectors in one WATCH: one for each namespace of a large cluster.
+pub const SYNC_SELECTORS_MAX: usize = 1024;
+
+/// Ports of one record: more than Kubernetes' users put in a Service by hand.
+pub const RECORD_PORTS_MAX: usize = 256;
+
+/// Members of one contract: more clusters than one full mesh of links can hold.
+pub const CONTRACT_MEMBERS_MAX: usize = 1024;
+
+/// Tiers of one contract, and entries of one tier.
+pub const CONTRACT_TIERS_MAX: usize = 64;
+
+/// Sources of the key in one contract: every request may have to try all of them.
+pub const CONTRACT_HASH_KEYS_MAX: usize = 16;
+
+/// Bytes of the last catalog's file that are read back: the records of ten large peers.
+pub const LAST_CATALOG_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+/// Addresses in one HELLO: every gateway of a large cluster, two families each.
+pub const HELLO_ADDRESSES_MAX: usize = 64;
+
+/// How long the peer's HELLO may take after the handshake: several round trips around the world with loss.
+pub const HELLO_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the first bytes of a peer's stream (its kind) may take after it was opened. Each such stream holds a slot.
+pub const STREAM_KIND_WAIT: Duration = Duration::from_secs(5);
+
+/// Streams that a peer may hold open at once on one tunnel: exchanges in flight, long polls included.
+pub const STREAMS_MAX: u32 = 4096;
+
+/// Bytes of a probe datagram; far under the smallest path MTU of QUIC (1200 bytes).
+pub const PROBE_BYTES: usize = 17;
+
+/// Answers of known length up to this are forwarded once complete, so that a cut does not reach the caller.
+pub const SMALL_BODY_BYTES: usize = 16 * 1024;
+
+/// Bytes after which a stream counts as bulk and gives way to small exchanges.
+pub const BULK_AFTER_BYTES: u64 = 64 * 1024;
+
+/// Request bodies up to this are kept whole, so that the request can be replayed.
+pub const REPLAY_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of the reason in a GOAWAY or in the close of a connection that are shown: it ends in a log line.
+pub const REASON_BYTES_MAX: usize = 256;

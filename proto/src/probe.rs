@@ -1,0 +1,54 @@
+//! Probes: datagrams that ask a peer's worker whether it lives, and its answers. 17 bytes: kind, sequence number,
+//! the asking side's clock, both big-endian.
+
+use crate::limits::PROBE_BYTES;
+
+/// Which way a probe goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ProbeKind {
+    /// Asks.
+    Ping = 0x01,
+    /// Answers, with the ping's sequence number and clock.
+    Pong = 0x02,
+}
+
+/// One probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Which way it goes.
+    pub kind: ProbeKind,
+    /// Counts the pings of one asking side on one tunnel.
+    pub sequence: u64,
+    /// Microseconds of the asking side's own clock when it asked; means nothing to the other.
+    pub clock_us: u64,
+}
+
+impl Probe {
+    /// The answer to this ping.
+    pub const fn pong(self) -> Self {
+        Self { kind: ProbeKind::Pong, ..self }
+    }
+
+    /// The datagram.
+    pub fn encode(self) -> [u8; PROBE_BYTES] {
+        let mut out = [0; PROBE_BYTES];
+        out[0] = self.kind as u8;
+        out[1..9].copy_from_slice(&self.sequence.to_be_bytes());
+        out[9..17].copy_from_slice(&self.clock_us.to_be_bytes());
+        out
+    }
+
+    /// Reads a datagram; bytes after the probe are a later version's and are skipped. None: no probe (of this version).
+    pub fn decode(datagram: &[u8]) -> Option<Self> {
+        let (&kind, rest) = datagram.split_first()?;
+        let kind = match kind {
+            0x01 => ProbeKind::Ping,
+            0x02 => ProbeKind::Pong,
+            _ => return None,
+        };
+        let (sequence, rest) = rest.split_first_chunk()?;
+        let (clock_us, _) = rest.split_first_chunk()?;
+        Some(Self { kind, sequence: u64::from_be_bytes(*sequence), clock_us: u64::from_be_bytes(*clock_us) })
+    }
+}

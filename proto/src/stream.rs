@@ -1,0 +1,31 @@
+//! What a bidirectional stream is for: its first byte, written by the side that opened it.
+
+/// The purpose of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum StreamKind {
+    /// HELLO, then control messages; one per tunnel, opened by the side that dialled, before any other.
+    Control = 0x00,
+    /// One request and its answer.
+    Exchange = 0x01,
+    /// The opener is the importer: WATCH from it, events to it.
+    Sync = 0x02,
+}
+
+impl StreamKind {
+    /// The byte on the wire.
+    pub const fn to_wire(self) -> u8 {
+        self as u8
+    }
+
+    /// The purpose that `byte` names. None: a purpose of a later version; refuse this one stream with
+    /// [`Code::Refused`](crate::code::Code::Refused) and keep the tunnel.
+    pub const fn from_wire(byte: u8) -> Option<Self> {
+        match byte {
+            0x00 => Some(Self::Control),
+            0x01 => Some(Self::Exchange),
+            0x02 => Some(Self::Sync),
+            _ => None,
+        }
+    }
+}

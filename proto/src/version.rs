@@ -1,0 +1,54 @@
+//! The rule of version skew.
+//!
+//! Each release speaks its own protocol version and the one before. HELLO carries the range of both sides; the highest
+//! version in both is spoken. Within a version everything unknown is skipped: tags in heads, frame kinds, message
+//! fields, control and sync kinds, datagrams, and purposes of streams (that one stream is refused). What must not be
+//! skipped raises the version.
+
+use thiserror::Error;
+
+/// The protocol version of this release.
+pub const VERSION: u32 = 1;
+
+/// The oldest protocol version that this release speaks.
+pub const VERSION_MIN: u32 = 1;
+
+/// The protocol's name in the TLS handshake (RFC 7301).
+pub const ALPN: &[u8] = b"ringway/1";
+
+/// The protocol versions that one side speaks, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The oldest.
+    pub min: u32,
+    /// The newest.
+    pub max: u32,
+}
+
+impl Versions {
+    /// What this release speaks.
+    pub const OURS: Self = Self { min: VERSION_MIN, max: VERSION };
+}
+
+/// No version is spoken by both sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "no protocol version in common: we speak {} to {}, the peer {} to {}; upgrade the older side first, one minor \
+     version at a time",
+    ours.min, ours.max, theirs.min, theirs.max
+)]
+pub struct VersionMismatch {
+    /// What we speak.
+    pub ours: Versions,
+    /// What the peer speaks.
+    pub theirs: Versions,
+}
+
+/// The version to speak: the highest in both ranges, so that both sides come to the same.
+///
+/// # Errors
+/// [`VersionMismatch`] when the ranges do not meet, or the peer's is empty.
+pub fn negotiate(ours: Versions, theirs: Versions) -> Result<u32, VersionMismatch> {
+    let best = ours.max.min(theirs.max);
+    if best < ours.min || best < theirs.min { Err(VersionMismatch { ours, theirs }) } else { Ok(best) }
+}
