@@ -1,0 +1,164 @@
+//! Reading and writing certificates and keys.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rustls::pki_types::pem::{PemObject, SectionKind};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The longest file read, in bytes: a bundle of some two hundred certificates; more is a wrong path.
+const MAX_FILE: u64 = 256 * 1024;
+
+/// The most certificates in one file: a peer's authorities in rotation are two or three.
+const MAX_CERTIFICATES: usize = 64;
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It could not be opened or read.
+    #[error("{file}: cannot be read")]
+    Read {
+        /// Its path.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It could not be written.
+    #[error("{file}: cannot be written")]
+    Write {
+        /// Its path.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is longer than any certificate file.
+    #[error("{0}: longer than {MAX_FILE} bytes; this is no certificate file")]
+    TooLong(String),
+    /// A private key that others may read.
+    #[error("{file}: a private key that others may read (mode {mode:04o}): `chmod 600 {file}`")]
+    Readable {
+        /// Its path.
+        file: String,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It is not PEM, or broken.
+    #[error("{file}: is not valid PEM: {fault}")]
+    Pem {
+        /// Its path.
+        file: String,
+        /// What the PEM reader said.
+        fault: String,
+    },
+    /// It has no certificate.
+    #[error("{0}: has no CERTIFICATE section")]
+    NoCertificate(String),
+    /// It has more certificates than make sense.
+    #[error("{0}: has more than {MAX_CERTIFICATES} certificates")]
+    TooManyCertificates(String),
+    /// It holds something besides certificates.
+    #[error("{file}: holds a {kind} besides certificates; only certificates belong here")]
+    NotOnlyCertificates {
+        /// Its path.
+        file: String,
+        /// What else.
+        kind: String,
+    },
+    /// It has no private key of a known kind.
+    #[error("{0}: has no PRIVATE KEY section")]
+    NoKey(String),
+}
+
+/// The certificates of a PEM file, in order: at least one, and nothing else.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let pem = read(&open(path)?, path)?;
+    certificates_in(&pem, path)
+}
+
+/// As [`certificates`], of text already read from `path`.
+fn certificates_in(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let mut found = Vec::new();
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
+        match section.map_err(|e| FileError::Pem { file: show(path), fault: e.to_string() })? {
+            (SectionKind::Certificate, der) => found.push(der.into()),
+            (kind, _) => {
+                return Err(FileError::NotOnlyCertificates { file: show(path), kind: format!("{kind:?}") });
+            }
+        }
+        if found.len() > MAX_CERTIFICATES {
+            return Err(FileError::TooManyCertificates(show(path)));
+        }
+    }
+    if found.is_empty() { Err(FileError::NoCertificate(show(path))) } else { Ok(found) }
+}
+
+/// The PEM text of a file that holds certificates only.
+pub(crate) fn certificates_pem(path: &Path) -> Result<Vec<u8>, FileError> {
+    let pem = read(&open(path)?, path)?;
+    certificates_in(&pem, path).map(|_| pem)
+}
+
+/// The private key of a PEM file that nobody else may read.
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
+    let file = open(path)?;
+    // Of the open file, not of the path: what is checked is what is read.
+    let meta = file.metadata().map_err(|source| FileError::Read { file: show(path), source })?;
+    let mode = meta.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(FileError::Readable { file: show(path), mode });
+    }
+    let pem = read(&file, path)?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| FileError::NoKey(show(path)))
+}
+
+/// Puts `bytes` at `path` in one step; with `secret` only the owner can read them, at no moment anybody else.
+pub(crate) fn replace(path: &Path, bytes: &[u8], secret: bool) -> Result<(), FileError> {
+    let fresh = path.with_added_extension("new");
+    let put = || {
+        // What a broken-off earlier run left behind.
+        match fs::remove_file(&fresh) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        create(&fresh, bytes, secret)?;
+        fs::rename(&fresh, path)
+    };
+    put().map_err(|source| FileError::Write { file: show(path), source })
+}
+
+/// Creates `path` with `bytes` unless it exists.
+pub(crate) fn create_new(path: &Path, bytes: &[u8], secret: bool) -> Result<(), FileError> {
+    create(path, bytes, secret).map_err(|source| FileError::Write { file: show(path), source })
+}
+
+fn create(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()> {
+    let mode = if secret { 0o600 } else { 0o644 };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    // Against a umask that takes away more than asked.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Makes a directory and those above it.
+pub(crate) fn directory(path: &Path) -> Result<(), FileError> {
+    fs::create_dir_all(path).map_err(|source| FileError::Write { file: show(path), source })
+}
+
+pub(crate) fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn open(path: &Path) -> Result<File, FileError> {
+    File::open(path).map_err(|source| FileError::Read { file: show(path), source })
+}
+
+fn read(file: &File, path: &Path) -> Result<Vec<u8>, FileError> {
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| FileError::Read { file: show(path), source })?;
+    if bytes.len() as u64 > MAX_FILE { Err(FileError::TooLong(show(path))) } else { Ok(bytes) }
+}

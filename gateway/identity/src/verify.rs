@@ -1,0 +1,177 @@
+//! The check of a peer's certificate: who it says it is, and whether *that* cluster's authorities say so too.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme};
+use webpki::{EndEntityCert, KeyUsage};
+
+use crate::certificate::Facts;
+use crate::{Identity, Refusal, Role, Trust};
+
+/// Whom a connection may lead to.
+pub(crate) enum Expect {
+    /// We dialled: a gateway of exactly this cluster.
+    GatewayOf(String),
+    /// We were dialled: a gateway of any believed cluster, or a workload of our own, named here.
+    AnyLinked {
+        /// Our own cluster.
+        own: String,
+    },
+}
+
+pub(crate) struct Verifier {
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) expect: Expect,
+    pub(crate) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<Identity, Refusal> {
+        let identity = Facts::read(leaf)?.identity()?;
+        self.expected(&identity)?;
+        let Some(authorities) = self.trust.of(&identity.cluster) else {
+            return Err(Refusal::NotLinked(Box::new(identity)));
+        };
+        if authorities.trust_domain != identity.trust_domain {
+            let expected = authorities.trust_domain.clone();
+            return Err(Refusal::TrustDomain { identity: Box::new(identity), expected });
+        }
+        let chain = EndEntityCert::try_from(leaf).map_err(|_| Refusal::Malformed)?;
+        match chain.verify_for_usage(
+            self.algorithms.all,
+            &authorities.anchors,
+            between,
+            now,
+            usage,
+            None,
+            None,
+        ) {
+            Ok(_) => Ok(identity),
+            Err(fault) => Err(Refusal::of_chain(identity, fault)),
+        }
+    }
+
+    fn expected(&self, identity: &Identity) -> Result<(), Refusal> {
+        let (cluster, role) = (&identity.cluster, &identity.role);
+        match (&self.expect, role) {
+            (Expect::GatewayOf(expected), _) if cluster != expected => {
+                Err(Refusal::Cluster { identity: Box::new(identity.clone()), expected: expected.clone() })
+            }
+            (Expect::AnyLinked { own }, Role::Workload { .. }) if cluster == own => Ok(()),
+            (_, Role::Workload { .. }) => Err(Refusal::NotGateway(Box::new(identity.clone()))),
+            (_, Role::Gateway { .. }) => Ok(()),
+        }
+    }
+
+    fn signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, leaf, signed, &self.algorithms)
+    }
+}
+
+/// TLS 1.2 is never offered nor accepted; should a library do so all the same, this ends it.
+fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
+    Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        // The address dialled names no one: the identity does.
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verify(leaf, between, now, KeyUsage::server_auth())?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signature(message, leaf, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // A peer has one certificate: hints would only tell strangers whom we are linked to.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.verify(leaf, between, now, KeyUsage::client_auth())?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signature(message, leaf, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Verifier");
+        match &self.expect {
+            Expect::GatewayOf(cluster) => out.field("gateway_of", cluster),
+            Expect::AnyLinked { own } => out.field("own", own),
+        };
+        out.finish_non_exhaustive()
+    }
+}
