@@ -1,0 +1,281 @@
+//! The UDP socket of a worker: accepts tunnels and dials them.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use identity::{Credentials, Trust};
+use proto::code::CloseCode;
+use proto::limits;
+use proto::stream::StreamKind;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::pki_types::CertificateDer;
+
+use crate::carrier::{Carrier, RecvStream, SendStream};
+use crate::error::{CloseReason, TunnelError};
+use crate::hello::{self, HelloInfo, Peer};
+use crate::stream::{MessageWriter, Receiver, Sender};
+use crate::tunnel::{ControlStream, Driver, Flight, Tunnel};
+
+/// What one stream may have unread at the receiver, and so what it may have unacknowledged at the sender: quinn counts
+/// it when it is written. Larger windows let one stream gather more gaps than quinn allows (it closes the connection).
+const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// What all streams of a tunnel may have unread here. A reader that stalls holds at most its stream's window, so 64 of
+/// them do not stop the others.
+const CONNECTION_WINDOW_BYTES: u32 = 64 * STREAM_WINDOW_BYTES;
+/// quinn refuses all writes of a connection above this: well above the sum of what bulk streams may hold.
+const SEND_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
+/// The backstop for a silent peer; probes notice earlier.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Largest UDP payload that is sent or taken: Ethernet's 1500 less IP and UDP headers.
+const UDP_PAYLOAD_BYTES_MAX: u16 = 1472;
+/// Kernel buffer asked for, each way; the kernel may give less.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// A dial that has not ended by then is given up.
+const DIAL_WAIT: Duration = Duration::from_secs(5);
+/// Handshakes in progress at once; more wait in quinn's bounded queue.
+pub const HANDSHAKES_MAX: usize = 256;
+
+/// Who we are: everything a handshake needs. Swapped whole when certificates or bundles change.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// What we say in HELLO.
+    pub hello: HelloInfo,
+    /// Our certificate and key.
+    pub credentials: Arc<Credentials>,
+    /// Whom we trust for which cluster.
+    pub trust: Arc<Trust>,
+}
+
+/// Why an endpoint could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The address could not be bound.
+    #[error("cannot bind UDP {0}")]
+    Bind(SocketAddr, #[source] io::Error),
+    /// The certificate or key does not do.
+    #[error("certificate not usable")]
+    Identity(#[from] identity::IdentityError),
+    /// rustls and quinn do not agree on a cipher; the crypto provider is incomplete.
+    #[error("no TLS 1.3 cipher for QUIC")]
+    Cipher,
+}
+
+/// The socket that accepts and dials. Its connections are driven by the runtime in whose context they were made: call
+/// it on the worker that shall own them.
+#[derive(Debug)]
+pub struct Endpoint {
+    quic: quinn::Endpoint,
+    local: ArcSwap<Local>,
+    transport: Arc<quinn::TransportConfig>,
+}
+
+impl Endpoint {
+    /// Binds `address` and accepts from then on.
+    ///
+    /// # Errors
+    /// When the address is taken or our identity is not usable.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn bind(address: SocketAddr, local: Local) -> Result<Self, EndpointError> {
+        let bind = |e| EndpointError::Bind(address, e);
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)
+            .map_err(bind)?;
+        socket.bind(&address.into()).map_err(bind)?;
+        // Best effort: the kernel caps them at its own limits.
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+        let mut config = quinn::EndpointConfig::default();
+        config.max_udp_payload_size(UDP_PAYLOAD_BYTES_MAX).map_err(|_| EndpointError::Cipher)?;
+        let transport = Arc::new(transport());
+        let server = server_config(&local, &transport)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let quic =
+            quinn::Endpoint::new(config, Some(server), UdpSocket::from(socket), runtime).map_err(bind)?;
+        Ok(Self { quic, local: ArcSwap::from_pointee(local), transport })
+    }
+
+    /// Where it is bound.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.quic.local_addr()
+    }
+
+    /// The next connection attempt; `None` when the endpoint is closed. Cancel safe. The returned future does the
+    /// handshake and HELLO within [`limits::HELLO_WAIT`] each; `admit` has the last word on the peer.
+    pub async fn accept<A>(
+        &self,
+        admit: A,
+    ) -> Option<impl Future<Output = Result<(Tunnel, Driver), (SocketAddr, TunnelError)>> + use<A>>
+    where
+        A: FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
+    {
+        let incoming = self.quic.accept().await?;
+        let local = self.local.load_full();
+        Some(async move {
+            let from = incoming.remote_address();
+            let done = async {
+                let connecting = incoming.accept().map_err(lost)?;
+                let connection = within(limits::HELLO_WAIT, connecting).await?.map_err(lost)?;
+                answer(connection, &local.hello, admit).await
+            };
+            done.await.map_err(|e| (from, e))
+        })
+    }
+
+    /// Dials `address`, where a gateway of `cluster` must answer.
+    ///
+    /// # Errors
+    /// When nobody answers in time, either side refuses the other's certificate or HELLO, or `admit` says no.
+    pub async fn dial(
+        &self,
+        address: SocketAddr,
+        cluster: &str,
+        admit: impl FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
+    ) -> Result<(Tunnel, Driver), TunnelError> {
+        let local = self.local.load_full();
+        let tls = identity::client_config(&local.credentials, local.trust.clone(), cluster, &[crate::ALPN])
+            .map_err(|e| TunnelError::Connect(e.to_string()))?;
+        let crypto = QuicClientConfig::try_from(tls).map_err(|e| TunnelError::Connect(e.to_string()))?;
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        config.transport_config(self.transport.clone());
+        // The name is only SNI: the verifier looks at the SPIFFE identity.
+        let name = format!("{cluster}.gateway.ringway");
+        let connecting = self
+            .quic
+            .connect_with(config, address, &name)
+            .map_err(|e| TunnelError::Connect(e.to_string()))?;
+        let connection = within(DIAL_WAIT, connecting).await?.map_err(lost)?;
+        greet(connection, &local.hello, admit).await
+    }
+
+    /// Closes every tunnel and takes no more; [`Endpoint::wait_idle`] then sees that the peers have heard of it.
+    pub fn close(&self, reason: &str) {
+        self.quic.close(quinn::VarInt::from_u32(CloseCode::Shutdown.to_wire()), reason.as_bytes());
+    }
+
+    /// Waits until every connection has sent its close.
+    pub async fn wait_idle(&self) {
+        self.quic.wait_idle().await;
+    }
+}
+
+fn transport() -> quinn::TransportConfig {
+    let mut t = quinn::TransportConfig::default();
+    let mut acks = quinn::AckFrequencyConfig::default();
+    acks.max_ack_delay(Some(Duration::from_millis(5)));
+    t.max_concurrent_bidi_streams(limits::STREAMS_MAX.into())
+        .max_concurrent_uni_streams(0u8.into())
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        .receive_window(CONNECTION_WINDOW_BYTES.into())
+        .send_window(SEND_WINDOW_BYTES)
+        .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("3 s fit a QUIC idle timeout")))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .ack_frequency_config(Some(acks));
+    t
+}
+
+fn server_config(
+    local: &Local,
+    transport: &Arc<quinn::TransportConfig>,
+) -> Result<quinn::ServerConfig, EndpointError> {
+    let tls = identity::server_config(&local.credentials, local.trust.clone(), &[crate::ALPN])?;
+    let crypto = QuicServerConfig::try_from(tls).map_err(|_| EndpointError::Cipher)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(transport.clone());
+    Ok(config)
+}
+
+/// The dialler's side of HELLO: it opens the control stream and speaks first.
+async fn greet(
+    connection: quinn::Connection,
+    ours: &HelloInfo,
+    admit: impl FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
+) -> Result<(Tunnel, Driver), TunnelError> {
+    let identity = peer_identity(&connection)?;
+    let (send, recv) = connection.open_bi().await.map_err(lost)?;
+    let (mut control, carrier) = control_stream(connection, send, recv);
+    control.writer.raw(Bytes::copy_from_slice(&[StreamKind::Control.to_wire()])).await?;
+    let done = async {
+        hello::send(&mut control.writer, ours).await.map_err(|e| (CloseCode::ProtocolError, e))?;
+        let peer = hello::receive(&mut control.reader, identity).await?;
+        admit(&peer).map_err(|(code, text)| (code, TunnelError::Hello(text)))?;
+        Ok(peer)
+    };
+    let peer = refuse(&carrier, done.await)?;
+    Ok(Tunnel::new(carrier, peer, true, control))
+}
+
+/// The listener's side of HELLO: the first stream must be the control stream; it answers last.
+async fn answer(
+    connection: quinn::Connection,
+    ours: &HelloInfo,
+    admit: impl FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
+) -> Result<(Tunnel, Driver), TunnelError> {
+    let identity = peer_identity(&connection)?;
+    let (send, recv) = within(limits::HELLO_WAIT, connection.accept_bi()).await?.map_err(lost)?;
+    let carrier = Carrier::Quic(connection);
+    let mut receiver = Receiver::new(RecvStream::Quic(recv), Flight::before_hello());
+    let kind = within(limits::HELLO_WAIT, receiver.kind_byte()).await??;
+    if StreamKind::from_wire(kind) != Some(StreamKind::Control) {
+        let text = format!("the first stream is of kind {kind:#04x}, not the control stream");
+        return refuse(&carrier, Err((CloseCode::ProtocolError, TunnelError::Hello(text))));
+    }
+    let reader = receiver.into_messages(limits::CONTROL_MESSAGE_BYTES_MAX);
+    let writer = MessageWriter::new(Sender::new(SendStream::Quic(send)));
+    let mut control = ControlStream { reader, writer };
+    let done = async {
+        let peer = hello::receive(&mut control.reader, identity).await?;
+        admit(&peer).map_err(|(code, text)| (code, TunnelError::Hello(text)))?;
+        hello::send(&mut control.writer, ours).await.map_err(|e| (CloseCode::ProtocolError, e))?;
+        Ok(peer)
+    };
+    let peer = refuse(&carrier, done.await)?;
+    Ok(Tunnel::new(carrier, peer, false, control))
+}
+
+fn control_stream(
+    connection: quinn::Connection,
+    send: quinn::SendStream,
+    recv: quinn::RecvStream,
+) -> (ControlStream, Carrier) {
+    let receiver = Receiver::new(RecvStream::Quic(recv), Flight::before_hello());
+    let reader = receiver.into_messages(limits::CONTROL_MESSAGE_BYTES_MAX);
+    let writer = MessageWriter::new(Sender::new(SendStream::Quic(send)));
+    (ControlStream { reader, writer }, Carrier::Quic(connection))
+}
+
+/// Closes the connection with the code that says why HELLO failed.
+fn refuse<T>(carrier: &Carrier, done: Result<T, (CloseCode, TunnelError)>) -> Result<T, TunnelError> {
+    done.map_err(|(code, error)| {
+        carrier.close(code, &error.to_string());
+        error
+    })
+}
+
+/// The identity that the handshake proved.
+fn peer_identity(connection: &quinn::Connection) -> Result<identity::Identity, TunnelError> {
+    let certificates = connection
+        .peer_identity()
+        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
+        .ok_or_else(|| TunnelError::Hello("the peer has no certificate".into()))?;
+    identity::peer_identity(&certificates).map_err(|e| TunnelError::Hello(e.to_string()))
+}
+
+async fn within<F: IntoFuture>(wait: Duration, future: F) -> Result<F::Output, TunnelError> {
+    tokio::time::timeout(wait, future.into_future())
+        .await
+        .map_err(|_| TunnelError::Connect(format!("no answer within {wait:?}")))
+}
+
+fn lost(error: quinn::ConnectionError) -> TunnelError {
+    TunnelError::Connect(CloseReason::from(error).text)
+}

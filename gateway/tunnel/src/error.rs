@@ -1,0 +1,88 @@
+//! What can go wrong with a tunnel, and whether the request may be tried elsewhere.
+
+use proto::code::{CloseCode, Code};
+
+/// Why an exchange or a tunnel failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// The tunnel is down or draining; nothing was sent.
+    #[error("tunnel is not taking new streams: {0}")]
+    Down(CloseReason),
+    /// The peer allows no more streams at the moment; nothing was sent.
+    #[error("the peer's stream limit is reached")]
+    Busy,
+    /// The peer ended the stream with this code.
+    #[error("peer answered {}", .0.as_str())]
+    Reset(Code),
+    /// The stream is above the last one that the peer's GOAWAY accepted: it was not processed.
+    #[error("the peer went away before it took this stream")]
+    Abandoned,
+    /// The connection ended in the middle of the exchange.
+    #[error("connection lost: {0}")]
+    Lost(CloseReason),
+    /// The stream ended before its end frame: the message is cut, not complete.
+    #[error("stream cut short")]
+    Truncated,
+    /// The peer broke the protocol.
+    #[error("protocol error: {0}")]
+    Protocol(String),
+    /// The peer did not say HELLO, or said one that does not fit.
+    #[error("no HELLO: {0}")]
+    Hello(String),
+    /// Connecting failed: name, address or handshake.
+    #[error("{0}")]
+    Connect(String),
+}
+
+impl TunnelError {
+    /// Whether it is certain that the peer did not process the request, so that even a POST may be sent elsewhere.
+    pub fn certifies_unprocessed(&self) -> bool {
+        match self {
+            Self::Down(_) | Self::Busy | Self::Abandoned | Self::Connect(_) | Self::Hello(_) => true,
+            Self::Reset(code) => code.certifies_unprocessed(),
+            Self::Lost(_) | Self::Truncated | Self::Protocol(_) => false,
+        }
+    }
+}
+
+/// Why a connection ended, in words for a log line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseReason {
+    /// The code, if one of the two ends closed it on purpose.
+    pub code: Option<CloseCode>,
+    /// One line.
+    pub text: String,
+}
+
+impl std::fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<quinn::ConnectionError> for CloseReason {
+    fn from(e: quinn::ConnectionError) -> Self {
+        use quinn::ConnectionError as E;
+        match e {
+            E::ApplicationClosed(c) => {
+                let code = CloseCode::from_wire(c.error_code.into_inner());
+                let detail = String::from_utf8_lossy(&c.reason).into_owned();
+                let name = code.map_or("unknown code", CloseCode::as_str);
+                let text = if detail.is_empty() {
+                    format!("peer closed: {name}")
+                } else {
+                    format!("peer closed: {name} ({detail})")
+                };
+                Self { code, text }
+            }
+            // TLS alerts of the other side: its certificate check of ours failed, most of the time.
+            E::ConnectionClosed(c) => Self { code: None, text: format!("peer refused the handshake: {c}") },
+            E::TransportError(e) => Self { code: None, text: identity::reason_in(&e.reason).to_owned() },
+            E::TimedOut => Self { code: None, text: "timed out".into() },
+            E::Reset => Self { code: None, text: "peer has restarted".into() },
+            E::LocallyClosed => Self { code: None, text: "closed here".into() },
+            E::VersionMismatch => Self { code: None, text: "peer speaks another QUIC version".into() },
+            E::CidsExhausted => Self { code: None, text: "connection IDs exhausted".into() },
+        }
+    }
+}

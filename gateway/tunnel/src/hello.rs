@@ -1,0 +1,189 @@
+//! HELLO: the first message each way. A tunnel is up only after both.
+
+use std::time::Duration;
+
+use identity::{Identity, Role};
+use proto::code::CloseCode;
+use proto::control::Hello;
+use proto::limits;
+use proto::version::Versions;
+
+use crate::error::TunnelError;
+use crate::stream::{MessageReader, MessageWriter};
+
+/// What a process says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HelloInfo {
+    /// Its cluster.
+    pub cluster: String,
+    /// The cluster's region.
+    pub region: String,
+    /// Random, made once per cluster, kept in the state directory.
+    pub cluster_uid: [u8; 16],
+    /// Its gateway id.
+    pub gateway: String,
+    /// The worker that owns this end.
+    pub worker: u32,
+    /// Random for each start of the process.
+    pub boot: u64,
+    /// Where it may be dialled.
+    pub addresses: Vec<String>,
+}
+
+/// The process at the other end: what it said, and what its certificate proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is.
+    pub hello: HelloInfo,
+    /// Proven by its certificate; agrees with `hello`.
+    pub identity: Identity,
+    /// Streams that it lets us have open at once.
+    pub streams_max: u64,
+    /// The protocol version both speak.
+    pub version: u32,
+}
+
+impl HelloInfo {
+    fn to_message(&self) -> Hello {
+        Hello {
+            version_min: Versions::OURS.min,
+            version_max: Versions::OURS.max,
+            cluster: self.cluster.clone(),
+            region: self.region.clone(),
+            cluster_uid: self.cluster_uid.to_vec(),
+            gateway: self.gateway.clone(),
+            worker: self.worker,
+            boot: self.boot,
+            addresses: self.addresses.clone(),
+            limits: Some(proto::control::Limits {
+                streams_max: limits::STREAMS_MAX,
+                head_bytes_max: limits::HEAD_BYTES_MAX as u32,
+            }),
+            software: concat!("ringway/", env!("CARGO_PKG_VERSION")).into(),
+        }
+    }
+}
+
+/// Sends ours.
+pub(crate) async fn send(writer: &mut MessageWriter, ours: &HelloInfo) -> Result<(), TunnelError> {
+    writer.send(&ours.to_message()).await
+}
+
+/// Reads theirs and checks it against the certificate. The error says with which code to close.
+pub(crate) async fn receive(
+    reader: &mut MessageReader,
+    identity: Identity,
+) -> Result<Peer, (CloseCode, TunnelError)> {
+    let wait: Duration = limits::HELLO_WAIT;
+    let hello: Hello = match tokio::time::timeout(wait, reader.next()).await {
+        Ok(Ok(Some(hello))) => hello,
+        Ok(Ok(None)) => return Err((CloseCode::ProtocolError, said("the control stream ended"))),
+        Ok(Err(e)) => return Err((CloseCode::ProtocolError, e)),
+        Err(_) => return Err((CloseCode::HelloTimeout, said(&format!("nothing within {wait:?}")))),
+    };
+    check(hello, identity)
+}
+
+/// The rules, apart from any I/O.
+fn check(hello: Hello, identity: Identity) -> Result<Peer, (CloseCode, TunnelError)> {
+    let theirs = Versions { min: hello.version_min, max: hello.version_max };
+    let version = proto::version::negotiate(Versions::OURS, theirs)
+        .map_err(|e| (CloseCode::VersionMismatch, said(&e.to_string())))?;
+    let Role::Gateway { id } = &identity.role else {
+        return Err((CloseCode::WrongPeer, said(&format!("{identity} is no gateway"))));
+    };
+    if hello.cluster != identity.cluster || &hello.gateway != id {
+        let text = format!("says it is {}/{}, its certificate says {identity}", hello.cluster, hello.gateway);
+        return Err((CloseCode::WrongPeer, said(&text)));
+    }
+    let Ok(cluster_uid) = <[u8; 16]>::try_from(&hello.cluster_uid[..]) else {
+        return Err((CloseCode::ProtocolError, said("the cluster UID is not 16 bytes")));
+    };
+    if hello.region.len() > limits::NAME_BYTES_MAX
+        || hello.addresses.len() > limits::HELLO_ADDRESSES_MAX
+        || hello.addresses.iter().any(|a| a.len() > limits::NAME_BYTES_MAX)
+    {
+        return Err((
+            CloseCode::ProtocolError,
+            said("a region or address is too long, or there are too many"),
+        ));
+    }
+    let streams_max = hello.limits.as_ref().map_or(0, |l| l.streams_max).clamp(1, limits::STREAMS_MAX).into();
+    Ok(Peer {
+        hello: HelloInfo {
+            cluster: hello.cluster,
+            region: hello.region,
+            cluster_uid,
+            gateway: hello.gateway,
+            worker: hello.worker,
+            boot: hello.boot,
+            addresses: hello.addresses,
+        },
+        identity,
+        streams_max,
+        version,
+    })
+}
+
+fn said(text: &str) -> TunnelError {
+    TunnelError::Hello(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn east() -> (HelloInfo, Identity) {
+        let info = HelloInfo {
+            cluster: "east".into(),
+            region: "us-east".into(),
+            cluster_uid: [7; 16],
+            gateway: "gw-1".into(),
+            worker: 0,
+            boot: 9,
+            addresses: vec!["127.0.0.1:8443".into()],
+        };
+        (info, "spiffe://acme.example/cluster/east/gateway/gw-1".parse().unwrap())
+    }
+
+    fn close_code(hello: Hello, identity: Identity) -> CloseCode {
+        check(hello, identity).unwrap_err().0
+    }
+
+    #[test]
+    fn what_was_said_comes_back() {
+        let (info, identity) = east();
+        let peer = check(info.to_message(), identity.clone()).unwrap();
+        assert_eq!(peer.hello, info);
+        assert_eq!(peer.identity, identity);
+    }
+
+    #[test]
+    fn a_hello_must_agree_with_the_certificate() {
+        let (info, identity) = east();
+        let other = HelloInfo { cluster: "west".into(), ..info.clone() };
+        assert_eq!(close_code(other.to_message(), identity.clone()), CloseCode::WrongPeer);
+        let other = HelloInfo { gateway: "gw-2".into(), ..info.clone() };
+        assert_eq!(close_code(other.to_message(), identity), CloseCode::WrongPeer);
+        let workload: Identity = "spiffe://acme.example/cluster/east/ns/shop/sa/cart".parse().unwrap();
+        assert_eq!(close_code(info.to_message(), workload), CloseCode::WrongPeer);
+    }
+
+    #[test]
+    fn versions_that_do_not_overlap_are_refused() {
+        let (info, identity) = east();
+        let future = Hello { version_min: 1000, version_max: 1001, ..info.to_message() };
+        assert_eq!(close_code(future, identity), CloseCode::VersionMismatch);
+    }
+
+    #[test]
+    fn a_malformed_hello_is_a_protocol_error() {
+        let (info, identity) = east();
+        let short = Hello { cluster_uid: vec![1, 2], ..info.to_message() };
+        assert_eq!(close_code(short, identity.clone()), CloseCode::ProtocolError);
+        let many =
+            Hello { addresses: vec!["a:1".into(); limits::HELLO_ADDRESSES_MAX + 1], ..info.to_message() };
+        assert_eq!(close_code(many, identity), CloseCode::ProtocolError);
+    }
+}

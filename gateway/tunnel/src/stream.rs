@@ -1,0 +1,275 @@
+//! One exchange: frames written and read on a stream, and the difference between a whole message and a cut one.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use proto::code::Code;
+use proto::frame::{self, Decoder, Frame, FrameKind};
+use proto::limits;
+
+use crate::carrier::{RecvStream, SendStream};
+use crate::error::TunnelError;
+use crate::tunnel::Flight;
+
+/// Bytes asked of the carrier at once: large enough that bulk is not read in crumbs.
+const READ_BYTES_MAX: usize = 256 * 1024;
+
+/// An exchange in progress: what we send and what we receive.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Our half.
+    pub sender: Sender,
+    /// The peer's half.
+    pub receiver: Receiver,
+}
+
+/// The sending half of an exchange. Dropped before [`Sender::end`], it resets the stream with `CANCELLED`: a stream
+/// that quinn finishes by itself on drop would pass for a whole message.
+#[derive(Debug)]
+pub struct Sender {
+    stream: SendStream,
+    sent: u64,
+    ended: bool,
+}
+
+impl Sender {
+    pub(crate) fn new(stream: SendStream) -> Self {
+        Self { stream, sent: 0, ended: false }
+    }
+
+    /// Writes bytes that are frames already (a head with what follows it), waiting for flow control.
+    ///
+    /// # Errors
+    /// When the peer stopped the stream or the connection is lost. Not cancel safe.
+    pub async fn write(&mut self, frames: Bytes) -> Result<(), TunnelError> {
+        let before = self.sent;
+        self.sent += frames.len() as u64;
+        // Small exchanges overtake what has become bulk.
+        if before < limits::BULK_AFTER_BYTES && self.sent >= limits::BULK_AFTER_BYTES {
+            self.stream.lower_priority();
+        }
+        self.stream.write(frames).await
+    }
+
+    /// Writes a part of the body, as large as it comes.
+    ///
+    /// # Errors
+    /// As [`Sender::write`].
+    pub async fn data(&mut self, mut body: Bytes) -> Result<(), TunnelError> {
+        while !body.is_empty() {
+            let part = body.split_to(body.len().min(limits::FRAME_DATA_BYTES_MAX as usize));
+            let mut header = Vec::with_capacity(16);
+            frame::put_frame_header(&mut header, FrameKind::Data, part.len());
+            self.write(header.into()).await?;
+            self.write(part).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the trailers, if any, and the end frame, and finishes the stream: the message is whole.
+    ///
+    /// # Errors
+    /// As [`Sender::write`].
+    pub async fn end(&mut self, trailers: Option<&[u8]>) -> Result<(), TunnelError> {
+        let mut out = Vec::with_capacity(16);
+        if let Some(fields) = trailers {
+            frame::put_frame_header(&mut out, FrameKind::Trailers, fields.len());
+            out.extend_from_slice(fields);
+        }
+        frame::put_frame_header(&mut out, FrameKind::End, 0);
+        self.write(out.into()).await?;
+        self.finish();
+        Ok(())
+    }
+
+    /// Finishes a stream whose end frame was written by [`Sender::write`].
+    pub fn finish(&mut self) {
+        self.ended = true;
+        self.stream.finish();
+    }
+
+    /// Ends the stream with a code instead of an end frame.
+    pub fn reset(&mut self, code: Code) {
+        if !self.ended {
+            self.ended = true;
+            self.stream.reset(code);
+        }
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.reset(Code::Cancelled);
+    }
+}
+
+/// The receiving half of an exchange. Dropped before the end frame, it tells the peer to stop.
+#[derive(Debug)]
+pub struct Receiver {
+    stream: RecvStream,
+    decoder: Decoder,
+    flight: Arc<Flight>,
+    /// What came in one chunk with the stream's kind.
+    unread: Bytes,
+    /// The end frame was read, or the stream failed: nothing is to be stopped.
+    over: bool,
+}
+
+impl Receiver {
+    pub(crate) fn new(stream: RecvStream, flight: Arc<Flight>) -> Self {
+        Self { stream, decoder: Decoder::new(), flight, unread: Bytes::new(), over: false }
+    }
+
+    /// The next frame: head, pieces of data, trailers, end. After the end frame: `None`.
+    ///
+    /// # Errors
+    /// A code from the peer, a lost connection, a stream cut before its end frame, or broken frames.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, TunnelError>> {
+        if self.over {
+            return Poll::Ready(Ok(None));
+        }
+        if !self.unread.is_empty() {
+            self.decoder.push(std::mem::take(&mut self.unread));
+        }
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => {
+                    if matches!(frame, Frame::End) {
+                        self.over = true;
+                        self.drain(cx);
+                    }
+                    return Poll::Ready(Ok(Some(frame)));
+                }
+                Ok(None) => {}
+                Err(e) => return Poll::Ready(Err(self.fail(TunnelError::Protocol(e.to_string())))),
+            }
+            match ready!(self.stream.poll_read(cx, READ_BYTES_MAX)) {
+                Ok(Some(bytes)) => self.decoder.push(bytes),
+                Ok(None) => return Poll::Ready(Err(self.fail(TunnelError::Truncated))),
+                Err(e) => return Poll::Ready(Err(self.fail(e))),
+            }
+        }
+    }
+
+    /// As [`Receiver::poll_frame`]. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Receiver::poll_frame`].
+    pub async fn frame(&mut self) -> Result<Option<Frame>, TunnelError> {
+        std::future::poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    /// Tells the peer that we read no further.
+    pub fn stop(&mut self, code: Code) {
+        if !self.over {
+            self.over = true;
+            self.stream.stop(code);
+        }
+    }
+
+    /// The first byte of a stream that the peer opened: its kind.
+    pub(crate) async fn kind_byte(&mut self) -> Result<u8, TunnelError> {
+        match std::future::poll_fn(|cx| self.stream.poll_read(cx, READ_BYTES_MAX)).await {
+            Ok(Some(mut bytes)) if !bytes.is_empty() => {
+                let kind = bytes.split_to(1)[0];
+                self.unread = bytes;
+                Ok(kind)
+            }
+            Ok(_) => Err(self.fail(TunnelError::Truncated)),
+            Err(e) => Err(self.fail(e)),
+        }
+    }
+
+    /// Turns what follows on this stream into messages instead of frames.
+    pub(crate) fn into_messages(mut self, max: usize) -> MessageReader {
+        let buffer = BytesMut::from(std::mem::take(&mut self.unread));
+        MessageReader { receiver: self, buffer, max }
+    }
+
+    /// The FIN mostly travels with the end frame: taking it now spares the peer a STOP_SENDING.
+    fn drain(&mut self, cx: &mut Context<'_>) {
+        if !matches!(self.stream.poll_read(cx, 1), Poll::Ready(Ok(None))) {
+            self.stream.stop(Code::Cancelled);
+        }
+    }
+
+    fn fail(&mut self, error: TunnelError) -> TunnelError {
+        if matches!(error, TunnelError::Protocol(_)) {
+            self.stream.stop(Code::Internal);
+        }
+        self.over = true;
+        self.flight.judge(error)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.stop(Code::Cancelled);
+    }
+}
+
+/// Reads length-delimited messages from a control or sync stream.
+#[derive(Debug)]
+pub struct MessageReader {
+    receiver: Receiver,
+    buffer: BytesMut,
+    max: usize,
+}
+
+impl MessageReader {
+    /// The next message; `None` when the peer finished the stream. Cancel safe.
+    ///
+    /// # Errors
+    /// A lost connection, a message that is too long, cut or does not parse.
+    pub async fn next<M: prost::Message + Default>(&mut self) -> Result<Option<M>, TunnelError> {
+        loop {
+            let parsed = proto::message::take_message::<M>(&mut self.buffer, self.max);
+            match parsed {
+                Ok(Some(message)) => return Ok(Some(message)),
+                Ok(None) => {}
+                Err(e) => return Err(self.receiver.fail(TunnelError::Protocol(e.to_string()))),
+            }
+            let stream = &mut self.receiver.stream;
+            match std::future::poll_fn(|cx| stream.poll_read(cx, READ_BYTES_MAX)).await {
+                Ok(Some(bytes)) => self.buffer.extend_from_slice(&bytes),
+                Ok(None) if self.buffer.is_empty() => {
+                    self.receiver.over = true;
+                    return Ok(None);
+                }
+                Ok(None) => return Err(self.receiver.fail(TunnelError::Truncated)),
+                Err(e) => return Err(self.receiver.fail(e)),
+            }
+        }
+    }
+}
+
+/// Writes length-delimited messages to a control or sync stream.
+#[derive(Debug)]
+pub struct MessageWriter {
+    sender: Sender,
+}
+
+impl MessageWriter {
+    pub(crate) fn new(sender: Sender) -> Self {
+        Self { sender }
+    }
+
+    /// Writes one message, waiting for flow control.
+    ///
+    /// # Errors
+    /// As [`Sender::write`].
+    pub async fn send<M: prost::Message>(&mut self, message: &M) -> Result<(), TunnelError> {
+        self.sender.write(proto::message::encode_message(message).into()).await
+    }
+
+    /// Writes bytes as they are: the stream's kind before the first message.
+    pub(crate) async fn raw(&mut self, bytes: Bytes) -> Result<(), TunnelError> {
+        self.sender.write(bytes).await
+    }
+
+    /// Ends the stream after what was written.
+    pub fn finish(mut self) {
+        self.sender.finish();
+    }
+}

@@ -1,0 +1,400 @@
+//! The life of one connection after HELLO: streams, GOAWAY, probes, and its end.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::code::{CloseCode, Code};
+use proto::control::{Control, GoAway, control::Kind};
+use proto::limits;
+use proto::probe::{Probe, ProbeKind};
+use proto::stream::StreamKind;
+use tokio::sync::{Notify, mpsc};
+
+use crate::carrier::{Carrier, Stream};
+use crate::error::{CloseReason, TunnelError};
+use crate::hello::Peer;
+use crate::stream::{Exchange, MessageReader, MessageWriter, Receiver, Sender};
+
+/// No GOAWAY yet.
+const NONE: u64 = u64::MAX;
+/// Control messages waiting to be written; there are only a handful in the life of a tunnel, and when the queue is
+/// full the peer does not read: the connection's idle timeout ends that.
+const CONTROL_QUEUE: usize = 16;
+
+/// A tunnel to one process of a peer. Clones share the connection; it ends when it is closed, by either side.
+#[derive(Clone, Debug)]
+pub struct Tunnel {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    carrier: Carrier,
+    peer: Peer,
+    dialled: bool,
+    /// Streams that we opened and that are not over.
+    opened: AtomicUsize,
+    /// Streams of the peer that are not over.
+    accepted: AtomicUsize,
+    /// One above the highest stream index of the peer that we took.
+    accepted_next: AtomicU64,
+    /// One above the last stream of ours that the peer's GOAWAY accepts.
+    peer_takes: AtomicU64,
+    /// One above the last stream that our GOAWAY accepts.
+    we_take: AtomicU64,
+    /// Told when the first exchange is opened on an idle tunnel.
+    busy: OnceLock<Arc<Notify>>,
+    control: mpsc::Sender<Control>,
+}
+
+/// Counts a stream as long as something of it is held, and knows how its failures are to be read.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    /// `None` before HELLO.
+    tunnel: Option<Arc<Shared>>,
+    index: u64,
+    ours: bool,
+}
+
+impl Flight {
+    /// The flight of a control stream while there is no tunnel yet.
+    pub(crate) fn before_hello() -> Arc<Self> {
+        Arc::new(Self { tunnel: None, index: 0, ours: false })
+    }
+
+    fn new(shared: &Arc<Shared>, index: u64, ours: bool) -> Arc<Self> {
+        let counter = if ours { &shared.opened } else { &shared.accepted };
+        counter.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { tunnel: Some(shared.clone()), index, ours })
+    }
+
+    /// A lost connection certifies that nothing was processed for a stream above the peer's GOAWAY.
+    pub(crate) fn judge(&self, error: TunnelError) -> TunnelError {
+        match (&error, &self.tunnel) {
+            (TunnelError::Lost(_), Some(t))
+                if self.ours && self.index >= t.peer_takes.load(Ordering::Acquire) =>
+            {
+                TunnelError::Abandoned
+            }
+            _ => error,
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(t) = &self.tunnel {
+            let counter = if self.ours { &t.opened } else { &t.accepted };
+            counter.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What [`Tunnel::run`] tells while the tunnel lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The probe of this sequence number was answered; its clock came back.
+    Answered {
+        /// As given to [`Tunnel::probe`].
+        sequence: u64,
+        /// As given to [`Tunnel::probe`].
+        clock_us: u64,
+    },
+    /// The peer takes no new streams.
+    GoingAway,
+}
+
+/// The control stream of a tunnel, from HELLO on.
+#[derive(Debug)]
+pub(crate) struct ControlStream {
+    pub(crate) reader: MessageReader,
+    pub(crate) writer: MessageWriter,
+}
+
+/// The part of a tunnel that must be run on the worker that owns it; made with the tunnel.
+#[derive(Debug)]
+pub struct Driver {
+    shared: Arc<Shared>,
+    control: ControlStream,
+    outgoing: mpsc::Receiver<Control>,
+}
+
+/// A stream that the peer opened.
+#[derive(Debug)]
+pub struct Accepted {
+    stream: Stream,
+    flight: Arc<Flight>,
+}
+
+/// What a stream of the peer is for.
+#[derive(Debug)]
+pub enum Begun {
+    /// A request: its head is the first frame.
+    Exchange(Exchange),
+    /// The peer mirrors our exports.
+    Sync(MessageReader, MessageWriter),
+}
+
+impl Tunnel {
+    pub(crate) fn new(carrier: Carrier, peer: Peer, dialled: bool, control: ControlStream) -> (Self, Driver) {
+        let (sender, outgoing) = mpsc::channel(CONTROL_QUEUE);
+        let shared = Arc::new(Shared {
+            carrier,
+            peer,
+            dialled,
+            opened: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
+            accepted_next: AtomicU64::new(0),
+            peer_takes: AtomicU64::new(NONE),
+            we_take: AtomicU64::new(NONE),
+            busy: OnceLock::new(),
+            control: sender,
+        });
+        (Self { shared: shared.clone() }, Driver { shared, control, outgoing })
+    }
+
+    /// The process at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.shared.peer
+    }
+
+    /// Whether we dialled it.
+    pub fn dialled(&self) -> bool {
+        self.shared.dialled
+    }
+
+    /// The carrier's name: `quic`.
+    pub fn carrier(&self) -> &'static str {
+        self.shared.carrier.name()
+    }
+
+    /// The peer's address at the moment.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.shared.carrier.remote_address()
+    }
+
+    /// The carrier's smoothed round-trip time.
+    pub fn rtt(&self) -> Duration {
+        self.shared.carrier.rtt()
+    }
+
+    /// A number that grows whenever something authenticated arrives from the peer.
+    pub fn heard(&self) -> u64 {
+        self.shared.carrier.authenticated_frames()
+    }
+
+    /// Exchanges that we opened and that are not over.
+    pub fn outstanding(&self) -> usize {
+        self.shared.opened.load(Ordering::Relaxed)
+    }
+
+    /// Exchanges that the peer opened and that are not over.
+    pub fn serving(&self) -> usize {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Whether new exchanges may be opened: it is not closed and the peer has not said GOAWAY.
+    pub fn is_open(&self) -> bool {
+        self.shared.peer_takes.load(Ordering::Acquire) == NONE && self.shared.carrier.close_reason().is_none()
+    }
+
+    /// `notify` is told whenever the first exchange is opened on the idle tunnel. Only the first call counts.
+    pub fn notify_when_busy(&self, notify: Arc<Notify>) {
+        // A second call finds the cell set: the first owner keeps it.
+        let _ = self.shared.busy.set(notify);
+    }
+
+    /// Whether both are the same connection.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Opens an exchange and sends `first`: what [`begin_exchange`] began, the request's head frame and whatever of the
+    /// body is there; with `whole`, `first` ends with the end frame.
+    ///
+    /// # Errors
+    /// Nothing was sent if the error [certifies](TunnelError::certifies_unprocessed) it.
+    pub async fn open(&self, first: Bytes, whole: bool) -> Result<Exchange, TunnelError> {
+        let (mut exchange, _) = self.open_stream().await?;
+        exchange.sender.write(first).await?;
+        if whole {
+            exchange.sender.finish();
+        }
+        Ok(exchange)
+    }
+
+    /// Opens a stream of messages for the mirror.
+    ///
+    /// # Errors
+    /// As [`Tunnel::open`].
+    pub async fn open_sync(&self) -> Result<(MessageReader, MessageWriter), TunnelError> {
+        let (exchange, _) = self.open_stream().await?;
+        let reader = exchange.receiver.into_messages(limits::SYNC_MESSAGE_BYTES_MAX);
+        let mut writer = MessageWriter::new(exchange.sender);
+        writer.raw(Bytes::copy_from_slice(&[StreamKind::Sync.to_wire()])).await?;
+        Ok((reader, writer))
+    }
+
+    async fn open_stream(&self) -> Result<(Exchange, u64), TunnelError> {
+        let s = &self.shared;
+        if s.peer_takes.load(Ordering::Acquire) != NONE {
+            let text = "the peer is going away".into();
+            return Err(TunnelError::Down(CloseReason { code: None, text }));
+        }
+        if s.opened.load(Ordering::Relaxed) as u64 >= s.peer.streams_max {
+            return Err(TunnelError::Busy);
+        }
+        let (index, send, recv) = s.carrier.open().await?;
+        if s.opened.load(Ordering::Relaxed) == 0
+            && let Some(busy) = s.busy.get()
+        {
+            busy.notify_one();
+        }
+        let flight = Flight::new(s, index, true);
+        Ok((Exchange { sender: Sender::new(send), receiver: Receiver::new(recv, flight) }, index))
+    }
+
+    /// The peer's next stream. Streams above our GOAWAY are refused here. Cancel safe.
+    ///
+    /// # Errors
+    /// When the tunnel has ended.
+    pub async fn accept(&self) -> Result<Accepted, CloseReason> {
+        let s = &self.shared;
+        loop {
+            let (index, mut send, mut recv) = s.carrier.accept().await?;
+            if index >= s.we_take.load(Ordering::Acquire) {
+                send.reset(Code::Refused);
+                recv.stop(Code::Refused);
+                continue;
+            }
+            s.accepted_next.fetch_max(index + 1, Ordering::AcqRel);
+            return Ok(Accepted { stream: (index, send, recv), flight: Flight::new(s, index, false) });
+        }
+    }
+
+    /// Sends a probe; it may be lost.
+    ///
+    /// # Errors
+    /// When the tunnel has ended.
+    pub fn probe(&self, sequence: u64, clock_us: u64) -> Result<(), TunnelError> {
+        let ping = Probe { kind: ProbeKind::Ping, sequence, clock_us };
+        self.shared.carrier.send_datagram(Bytes::copy_from_slice(&ping.encode()))
+    }
+
+    /// Takes no further streams of the peer, and says so. What was accepted goes on.
+    pub fn go_away(&self, reason: &str) {
+        let s = &self.shared;
+        let take = s.accepted_next.load(Ordering::Acquire);
+        if s.we_take.compare_exchange(NONE, take, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            let go_away = GoAway { last_stream: take.checked_sub(1), reason: reason.into() };
+            // Full means that the peer reads nothing: it will see the close instead.
+            let _ = s.control.try_send(Control { kind: Some(Kind::GoAway(go_away)) });
+        }
+    }
+
+    /// Ends the tunnel at once: every exchange on it fails.
+    pub fn close(&self, code: CloseCode, reason: &str) {
+        self.shared.carrier.close(code, reason);
+    }
+
+    /// Waits for its end.
+    pub async fn closed(&self) -> CloseReason {
+        self.shared.carrier.closed().await
+    }
+}
+
+/// The first bytes of every exchange, with room for a usual head.
+pub fn begin_exchange() -> Vec<u8> {
+    let mut first = Vec::with_capacity(1024);
+    first.push(StreamKind::Exchange.to_wire());
+    first
+}
+
+impl Driver {
+    /// Runs the tunnel until its end: answers probes, writes and reads control messages.
+    pub async fn run(mut self, mut on_event: impl FnMut(Event)) -> CloseReason {
+        let carrier = self.shared.carrier.clone();
+        loop {
+            tokio::select! {
+                datagram = carrier.read_datagram() => match datagram {
+                    Ok(bytes) => self.datagram(&bytes, &mut on_event),
+                    Err(reason) => return reason,
+                },
+                Some(message) = self.outgoing.recv() => {
+                    if let Err(e) = self.control.writer.send(&message).await {
+                        return self.end(&e);
+                    }
+                }
+                message = self.control.reader.next::<Control>() => match message {
+                    Ok(Some(Control { kind: Some(Kind::GoAway(go_away)) })) => {
+                        let takes = go_away.last_stream.map_or(0, |last| last.saturating_add(1));
+                        self.shared.peer_takes.fetch_min(takes, Ordering::AcqRel);
+                        on_event(Event::GoingAway);
+                    }
+                    // Unknown is skipped: a newer peer says more.
+                    Ok(Some(Control { kind: None })) => {}
+                    Ok(None) => return self.end(&TunnelError::Truncated),
+                    Err(e) => return self.end(&e),
+                }
+            }
+        }
+    }
+
+    fn datagram(&self, bytes: &[u8], on_event: &mut impl FnMut(Event)) {
+        match Probe::decode(bytes) {
+            Some(ping @ Probe { kind: ProbeKind::Ping, .. }) => {
+                // Lost like any datagram if it cannot be sent: the next probe asks again.
+                let _ = self.shared.carrier.send_datagram(Bytes::copy_from_slice(&ping.pong().encode()));
+            }
+            Some(Probe { kind: ProbeKind::Pong, sequence, clock_us }) => {
+                on_event(Event::Answered { sequence, clock_us });
+            }
+            None => {}
+        }
+    }
+
+    /// The control stream is broken: so is the tunnel.
+    fn end(&self, error: &TunnelError) -> CloseReason {
+        if let Some(reason) = self.shared.carrier.close_reason() {
+            return reason;
+        }
+        let text = format!("control stream: {error}");
+        self.shared.carrier.close(CloseCode::ProtocolError, &text);
+        CloseReason { code: Some(CloseCode::ProtocolError), text }
+    }
+}
+
+impl Accepted {
+    /// Its place in the order of the peer's streams.
+    pub fn index(&self) -> u64 {
+        self.stream.0
+    }
+
+    /// Reads what it is for. A kind from the future is refused: that stream and nothing else.
+    ///
+    /// # Errors
+    /// When the stream or the tunnel ends before its first byte, or the kind is unknown.
+    pub async fn begin(self) -> Result<Begun, TunnelError> {
+        let (_, send, recv) = self.stream;
+        let mut sender = Sender::new(send);
+        let mut receiver = Receiver::new(recv, self.flight);
+        let kind = tokio::time::timeout(limits::STREAM_KIND_WAIT, receiver.kind_byte())
+            .await
+            .unwrap_or(Err(TunnelError::Truncated))?;
+        match StreamKind::from_wire(kind) {
+            Some(StreamKind::Exchange) => Ok(Begun::Exchange(Exchange { sender, receiver })),
+            Some(StreamKind::Sync) => {
+                let reader = receiver.into_messages(limits::SYNC_MESSAGE_BYTES_MAX);
+                Ok(Begun::Sync(reader, MessageWriter::new(sender)))
+            }
+            Some(StreamKind::Control) | None => {
+                sender.reset(Code::Refused);
+                receiver.stop(Code::Refused);
+                Err(TunnelError::Protocol(format!("stream of unknown kind {kind:#04x}")))
+            }
+        }
+    }
+}
