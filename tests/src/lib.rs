@@ -1,1 +1,19 @@
-//! placeholder
+//! Ringway as a whole: real processes, real clients, faults. Never published.
+//!
+//! What the tests build on: [`mesh`] starts clusters from manifests through the real binary, [`backend`] answers
+//! behind them, [`client`], [`traffic`] and [`curl`] ask in front of them, [`relay`] spoils the link between them,
+//! [`peer`] is a foreign peer that speaks the tunnel protocol by hand. Knows nothing of the rooms' private insides.
+
+pub mod backend;
+pub mod client;
+pub mod curl;
+pub mod http;
+pub mod manifest;
+pub mod mesh;
+pub mod port;
+pub mod process;
+pub mod relay;
+pub mod traffic;
+pub mod wait;
+
+pub use wait::{pause, wait_until};

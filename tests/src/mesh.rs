@@ -1,0 +1,249 @@
+//! Clusters made of real gateways, from a certificate authority to manifests, all through the real command line.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::client::{FetchError, Request, Response, fetch};
+use crate::manifest::object;
+use crate::port::free_port;
+use crate::process::{Process, Said, cli, ringway};
+use crate::wait::{SOON, wait_until};
+
+/// The trust domain of every test.
+pub const TRUST_DOMAIN: &str = "acme.example";
+
+/// A folder with a certificate authority; everything is gone when it is dropped.
+#[derive(Debug)]
+pub struct Mesh {
+    dir: TempDir,
+}
+
+/// A place for one gateway: its ports, identity and state stay over restarts.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// The cluster; its region is `us-CLUSTER`.
+    pub cluster: String,
+    /// The gateway's id.
+    pub gateway: String,
+    /// Where its manifest, identity and state are.
+    pub dir: PathBuf,
+    /// UDP port of its tunnels.
+    pub tunnel: SocketAddr,
+    /// Where it takes plain HTTP.
+    pub http: SocketAddr,
+    /// Where it takes commands.
+    pub admin: SocketAddr,
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Where it runs.
+    pub site: Site,
+    /// Its process.
+    pub process: Process,
+}
+
+impl Mesh {
+    /// # Panics
+    /// When `ringway pki init` fails.
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("ringway-e2e-").tempdir().expect("a temporary folder");
+        let mesh = Self { dir };
+        worked(&mesh.cli(&["pki", "init", "--trust-domain", TRUST_DOMAIN, "--out", "ca"]));
+        mesh
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `ringway ARGS` in the folder.
+    pub fn cli(&self, args: &[&str]) -> Said {
+        cli(self.dir(), args)
+    }
+
+    /// A place for gateway `gw-1` of `cluster`, with an identity and the bundles of `peers`.
+    ///
+    /// # Panics
+    /// When `ringway pki issue` fails.
+    pub fn site(&self, cluster: &str, peers: &[&str]) -> Site {
+        let dir = self.dir().join(cluster);
+        std::fs::create_dir_all(&dir).expect("a folder in our own");
+        self.issue("ca", cluster, peers, &dir.join("pki"));
+        let port = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let (tunnel, http, admin) = (port(), port(), port());
+        Site { cluster: cluster.into(), gateway: "gw-1".into(), dir, tunnel, http, admin }
+    }
+
+    /// Issues the identity of `gw-1` of `cluster` by the authority in the folder `ca`.
+    ///
+    /// # Panics
+    /// When `ringway pki issue` fails.
+    pub fn issue(&self, ca: &str, cluster: &str, peers: &[&str], out: &Path) {
+        let out = out.to_string_lossy();
+        let mut args =
+            vec!["pki", "issue", "--ca", ca, "--cluster", cluster, "--gateway", "gw-1", "--out", &out];
+        args.extend(peers.iter().flat_map(|p| ["--peer", p]));
+        worked(&self.cli(&args));
+    }
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Site {
+    /// Its `kind: Gateway`.
+    pub fn manifest(&self) -> String {
+        let Self { cluster, gateway, tunnel, http, admin, .. } = self;
+        object(
+            "Gateway",
+            gateway,
+            &format!(
+                "cluster: {cluster}\n  region: us-{cluster}\n  trustDomain: {TRUST_DOMAIN}\n  \
+                 identity: {{ directory: pki }}\n  state: {{ directory: state }}\n  \
+                 listen: {{ tunnel: \"{tunnel}\", http: \"{http}\", admin: \"{admin}\" }}"
+            ),
+        )
+    }
+
+    /// The file of its manifests.
+    pub fn file(&self) -> PathBuf {
+        self.dir.join("gateway.yaml")
+    }
+
+    /// Writes its Gateway and `objects` into its file.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn write(&self, objects: &[String]) {
+        let mut documents = vec![self.manifest()];
+        documents.extend_from_slice(objects);
+        std::fs::write(self.file(), documents.join("---\n")).expect("a file in our own folder");
+    }
+
+    /// Starts its gateway with `objects` and waits until it is ready.
+    pub fn start(&self, objects: &[String]) -> Gateway {
+        self.write(objects);
+        let gateway = self.spawn();
+        gateway.wait_ready();
+        gateway
+    }
+
+    /// Starts its gateway with what its file holds, and does not wait.
+    pub fn spawn(&self) -> Gateway {
+        let mut command = Command::new(ringway());
+        command.args(["gateway", "-f"]).arg(self.file()).current_dir(&self.dir);
+        let name = format!("{}/{}", self.cluster, self.gateway);
+        Gateway { site: self.clone(), process: Process::start(&name, command, &self.dir.join("log")) }
+    }
+}
+
+impl Gateway {
+    /// Starts it again on its ports with what its file holds, and waits until it is ready.
+    pub fn restart(&mut self) {
+        self.process.kill();
+        *self = self.site.spawn();
+        self.wait_ready();
+    }
+
+    /// Asks it over HTTP.
+    ///
+    /// # Errors
+    /// When there is no answer or it is cut.
+    pub fn ask(&self, request: &Request) -> Result<Response, FetchError> {
+        fetch(self.site.http, request)
+    }
+
+    /// A GET of `target` from `host` that gives an answer.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn get(&self, host: &str, target: &str) -> Response {
+        let request = Request::get(host, target);
+        self.ask(&request).unwrap_or_else(|e| panic!("GET {host}{target} at {}: {e:?}", self.site.cluster))
+    }
+
+    /// `GET path` on the admin port, if there is an answer.
+    pub fn admin(&self, path: &str) -> Option<Response> {
+        fetch(self.site.admin, &Request::get("localhost", path)).ok()
+    }
+
+    /// `/v1/status`, if it answers.
+    pub fn status(&self) -> Option<Value> {
+        serde_json::from_slice(&self.admin("/v1/status")?.body).ok()
+    }
+
+    /// Waits for `/ready`.
+    pub fn wait_ready(&self) {
+        wait_until(&format!("{} is ready", self.site.cluster), SOON, || {
+            (self.admin("/ready")?.status == 200).then_some(())
+        });
+    }
+
+    /// Waits until its status is so.
+    pub fn wait_status<T>(&self, what: &str, limit: Duration, look: impl Fn(&Value) -> Option<T>) -> T {
+        wait_until(&format!("{}: {what}", self.site.cluster), limit, || look(&self.status()?))
+    }
+
+    /// The state of its peer `cluster`, if it has ever been up.
+    pub fn peer_state(&self, cluster: &str) -> Option<String> {
+        state_of(&self.status()?, cluster)
+    }
+
+    /// Waits until `cluster` is in this state.
+    pub fn wait_peer(&self, cluster: &str, state: &str) {
+        self.wait_status(&format!("{cluster} is {state}"), SOON, |s| {
+            (state_of(s, cluster)? == state).then_some(())
+        });
+    }
+
+    /// Waits until it places `service` (`namespace/name`) on every one of `clusters`, all up.
+    pub fn wait_service(&self, service: &str, clusters: &[&str]) {
+        self.wait_status(&format!("{service} is served by {clusters:?}"), SOON, |status| {
+            let service = find(&status["services"], "name", service)?;
+            let serves = |c: &&str| {
+                let member = find(&service["members"], "cluster", c);
+                member.is_some_and(|m| m["serves"] == true && m["state"] == "up")
+            };
+            clusters.iter().all(serves).then_some(())
+        });
+    }
+
+    /// The conditions of `object` that do not hold, as `kind reason: message`.
+    pub fn complaints(&self, object: &str) -> Vec<String> {
+        let status = self.status().unwrap_or_default();
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        let of = |c: &&Value| c["object"] == object && c["status"] == false;
+        let text = |c: &Value, k: &str| c[k].as_str().unwrap_or_default().to_owned();
+        conditions
+            .iter()
+            .filter(of)
+            .map(|c| format!("{} {}: {}", text(c, "kind"), text(c, "reason"), text(c, "message")))
+            .collect()
+    }
+}
+
+/// The entry of `list` whose field `key` is `value`.
+pub fn find<'a>(list: &'a Value, key: &str, value: &str) -> Option<&'a Value> {
+    list.as_array()?.iter().find(|entry| entry[key] == value)
+}
+
+/// The state of the peer `cluster` in a status.
+pub fn state_of(status: &Value, cluster: &str) -> Option<String> {
+    Some(find(&status["peers"], "cluster", cluster)?["state"].as_str()?.to_owned())
+}
+
+/// A command that must have worked.
+fn worked(said: &Said) {
+    assert_eq!(said.code, Some(0), "{said:?}");
+}
