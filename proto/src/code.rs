@@ -143,3 +143,40 @@ impl fmt::Display for CloseCode {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_stable_and_read_back() {
+        for (value, code) in (0x100..).zip(Code::ALL) {
+            assert_eq!((code.to_wire(), Code::from_wire(value.into())), (value, code));
+        }
+        for (value, code) in (0x200..).zip(CloseCode::ALL) {
+            assert_eq!((code.to_wire(), CloseCode::from_wire(value.into())), (value, Some(code)));
+        }
+    }
+
+    #[test]
+    fn an_unknown_value_certifies_nothing() {
+        for value in [0, 1, 0xff, 0x108, 0x200, 1 << 32 | 0x100, u64::MAX] {
+            assert_eq!(Code::from_wire(value), Code::Internal);
+        }
+        assert!(!Code::Internal.certifies_unprocessed());
+        assert_eq!(CloseCode::from_wire(0x100), None);
+    }
+
+    #[test]
+    fn only_what_was_never_processed_is_certified() {
+        let certified: Vec<_> = Code::ALL.into_iter().filter(|code| code.certifies_unprocessed()).collect();
+        assert_eq!(certified, [Code::Refused, Code::Overloaded, Code::Misplaced]);
+    }
+
+    #[test]
+    fn words_are_distinct() {
+        let words: std::collections::BTreeSet<_> =
+            Code::ALL.map(Code::as_str).into_iter().chain(CloseCode::ALL.map(CloseCode::as_str)).collect();
+        assert_eq!(words.len(), Code::ALL.len() + CloseCode::ALL.len());
+    }
+}

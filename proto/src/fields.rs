@@ -162,3 +162,97 @@ pub(crate) fn is_field_value(bytes: &[u8]) -> bool {
 fn is_connection_specific(name: &[u8]) -> bool {
     matches!(name, b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn one(name: &[u8], value: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_fields([(name, value)], &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn only_lower_case_tokens_are_names() {
+        for byte in 0..=255u8 {
+            let token =
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            assert_eq!(Fields::decode(&one(&[b'x', byte], b"")).is_ok(), token, "{byte:#x}");
+        }
+        assert_eq!(Fields::decode(&one(b"", b"v")).unwrap_err(), HeadError::FieldName { index: 0 });
+    }
+
+    #[test]
+    fn only_the_tab_of_the_control_bytes_is_in_values() {
+        for byte in 0..=255u8 {
+            let allowed = byte == b'\t' || (byte >= b' ' && byte != 0x7f);
+            let result = Fields::decode(&one(b"x", &[b'a', byte, b'b'])).map(|fields| fields.len());
+            let expected = if allowed { Ok(1) } else { Err(HeadError::FieldValue { index: 0 }) };
+            assert_eq!(result, expected, "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn what_speaks_of_a_connection_does_not_travel() {
+        for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"] {
+            let mut buf = one(b"x-first", b"");
+            encode_fields([(name.as_bytes(), &b"chunked"[..])], &mut buf).unwrap();
+            assert_eq!(
+                Fields::decode(&buf).unwrap_err(),
+                HeadError::ConnectionSpecific { index: 1 },
+                "{name}"
+            );
+        }
+        for name in ["te", "trailer", "connection-id", "content-length"] {
+            assert!(Fields::decode(&one(name.as_bytes(), b"1")).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn one_field_too_many_is_refused_on_both_sides() {
+        let field = (&b"a"[..], &b"b"[..]);
+        let mut buf = b"kept".to_vec();
+        encode_fields(vec![field; HEADER_FIELDS_MAX], &mut buf).unwrap();
+        assert_eq!(Fields::decode(&buf[4..]).unwrap().count(), HEADER_FIELDS_MAX);
+
+        buf.truncate(4);
+        let error = encode_fields(vec![field; HEADER_FIELDS_MAX + 1], &mut buf).unwrap_err();
+        assert_eq!((error, &buf[..]), (HeadError::TooManyFields, &b"kept"[..]));
+        let wire = [1, b'a', 1, b'b'].repeat(HEADER_FIELDS_MAX + 1);
+        assert_eq!(Fields::decode(&wire).unwrap_err(), HeadError::TooManyFields);
+    }
+
+    #[test]
+    fn one_byte_too_many_is_refused_on_both_sides() {
+        // The name takes 2 bytes, the value's length 4.
+        let value = vec![b'v'; HEAD_BYTES_MAX - 6];
+        assert_eq!(Fields::decode(&one(b"a", &value)).unwrap().next(), Some((&b"a"[..], &value[..])));
+
+        let value = vec![b'v'; HEAD_BYTES_MAX - 5];
+        let too_large = HeadError::TooLarge { bytes: HEAD_BYTES_MAX + 1 };
+        let mut buf = b"kept".to_vec();
+        assert_eq!(encode_fields([(&b"a"[..], &value[..])], &mut buf).unwrap_err(), too_large);
+        assert_eq!(buf, b"kept");
+        assert_eq!(Fields::decode(&[0; HEAD_BYTES_MAX + 1]).unwrap_err(), too_large);
+    }
+
+    #[test]
+    fn a_length_beyond_the_end_is_cut_and_not_believed() {
+        for wire in [&[1][..], &[1, b'a'], &[1, b'a', 2, b'b'], &[0xff; 8], &[0xff, 0xff]] {
+            assert_eq!(Fields::decode(wire).unwrap_err(), HeadError::Truncated, "{wire:x?}");
+        }
+    }
+
+    #[test]
+    fn lengths_count_down() {
+        let mut buf = one(b"a", b"1");
+        encode_fields([(&b"b"[..], &b"2"[..])], &mut buf).unwrap();
+        let mut fields = Fields::decode(&buf).unwrap();
+        assert_eq!((fields.len(), fields.is_empty()), (2, false));
+        assert_eq!(fields.next(), Some((&b"a"[..], &b"1"[..])));
+        assert_eq!(fields.next(), Some((&b"b"[..], &b"2"[..])));
+        assert_eq!((fields.len(), fields.is_empty(), fields.next()), (0, true, None));
+    }
+}

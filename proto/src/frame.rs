@@ -344,3 +344,6 @@ fn parse_header(bytes: &[u8]) -> Option<(u64, u64)> {
 fn usize_of(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -422,3 +422,6 @@ impl<'a> Fact<'a> {
         if path.starts_with('/') || path == "*" { Ok(path) } else { Err(self.malformed()) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,3 +52,36 @@ impl Probe {
         Some(Self { kind, sequence: u64::from_be_bytes(*sequence), clock_us: u64::from_be_bytes(*clock_us) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn round_trips_needs_every_byte_and_skips_what_follows(sequence: u64, clock_us: u64, tail: Vec<u8>) {
+            let ping = Probe { kind: ProbeKind::Ping, sequence, clock_us };
+            for probe in [ping, ping.pong()] {
+                let bytes = probe.encode();
+                prop_assert_eq!(Probe::decode(&[&bytes[..], &tail].concat()), Some(probe));
+                for cut in 0..bytes.len() {
+                    prop_assert_eq!(Probe::decode(&bytes[..cut]), None);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pong_answers_its_ping_and_other_kinds_are_none() {
+        let ping = Probe { kind: ProbeKind::Ping, sequence: 7, clock_us: 9 };
+        assert_eq!(ping.pong(), Probe { kind: ProbeKind::Pong, sequence: 7, clock_us: 9 });
+        let mut bytes = ping.encode();
+        for kind in (0..=255).filter(|kind| !matches!(kind, 1 | 2)) {
+            bytes[0] = kind;
+            assert_eq!(Probe::decode(&bytes), None);
+        }
+    }
+}

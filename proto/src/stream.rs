@@ -29,3 +29,17 @@ impl StreamKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_names_one_purpose_or_none() {
+        let known: Vec<_> = (0..=255).filter_map(StreamKind::from_wire).collect();
+        assert_eq!(known, [StreamKind::Control, StreamKind::Exchange, StreamKind::Sync]);
+        for kind in known {
+            assert_eq!(StreamKind::from_wire(kind.to_wire()), Some(kind));
+        }
+    }
+}

@@ -52,3 +52,34 @@ pub fn negotiate(ours: Versions, theirs: Versions) -> Result<u32, VersionMismatc
     let best = ours.max.min(theirs.max);
     if best < ours.min || best < theirs.min { Err(VersionMismatch { ours, theirs }) } else { Ok(best) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_speak_the_older_ones_version_and_others_do_not_meet() {
+        let release = |n: u32| Versions { min: n - 1, max: n };
+        for n in 2..10 {
+            assert_eq!(negotiate(release(n), release(n)), Ok(n));
+            assert_eq!(negotiate(release(n), release(n + 1)), Ok(n));
+            assert_eq!(negotiate(release(n + 1), release(n)), Ok(n));
+            let mismatch = VersionMismatch { ours: release(n), theirs: release(n + 2) };
+            assert_eq!(negotiate(release(n), release(n + 2)), Err(mismatch));
+        }
+    }
+
+    #[test]
+    fn an_empty_range_meets_nothing() {
+        for theirs in [Versions { min: 0, max: 0 }, Versions { min: 2, max: 1 }] {
+            assert!(negotiate(Versions::OURS, theirs).is_err());
+        }
+    }
+
+    #[test]
+    fn a_mismatch_says_who_speaks_what() {
+        let theirs = Versions { min: 8, max: 9 };
+        let text = VersionMismatch { ours: Versions { min: 1, max: 2 }, theirs }.to_string();
+        assert!(text.contains("we speak 1 to 2, the peer 8 to 9"), "{text}");
+    }
+}
