@@ -2,4 +2,8 @@
 //!
 //! Knows nothing of requests, tunnels or rings.
 
+pub mod export;
+pub mod mirror;
 pub mod model;
+pub mod record;
+pub mod union;

@@ -371,7 +371,13 @@ pub struct Timeout {
 
 impl Default for Retry {
     fn default() -> Self {
-        let on = RetryOn { connect: true, refused: true, reset: true, unavailable: true, statuses: vec![502, 503, 504] };
+        let on = RetryOn {
+            connect: true,
+            refused: true,
+            reset: true,
+            unavailable: true,
+            statuses: vec![502, 503, 504],
+        };
         Self { attempts: 3, budget_percent: 20, min_per_second: 10, on, methods: Vec::new() }
     }
 }
@@ -408,6 +414,15 @@ pub struct Declared {
     pub policies: BTreeMap<ServiceName, Policy>,
 }
 
+/// A point in the history of one cluster's export.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Which history: random, new whenever the exporter lost part of the old one. 0: nothing was ever heard.
+    pub epoch: u64,
+    /// How far in it; grows with every change.
+    pub revision: u64,
+}
+
 /// A peer's export as mirrored here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Import {
@@ -432,8 +447,8 @@ pub struct PeerImports {
     pub revision: u64,
     /// When the last word of the peer's sync came, Unix milliseconds; 0: never.
     pub synced_unix_ms: u64,
-    /// The records.
-    pub services: BTreeMap<ServiceName, Import>,
+    /// The records, shared with every catalog that holds them.
+    pub services: BTreeMap<ServiceName, Arc<Import>>,
 }
 
 /// An immutable picture of services and imports at one revision.
@@ -448,7 +463,7 @@ pub struct Catalog {
     /// What we declare.
     pub declared: Declared,
     /// What is mirrored here.
-    pub imports: BTreeMap<ClusterName, PeerImports>,
+    pub imports: BTreeMap<ClusterName, Arc<PeerImports>>,
 }
 
 /// A condition on an object, in the terms of the Gateway API and MCS.

@@ -1,0 +1,374 @@
+//! What one peer exports, kept here: a fold over the events of its sync stream.
+//!
+//! Pure: no clock, no I/O; it returns what to write. Unknown is not empty: nothing here forgets a service because a
+//! link was lost, only because the peer said so or said nothing for [`EXPIRE_AFTER`].
+//!
+//! A snapshot is authoritative whatever the revisions in it; between snapshots the newer revision of a service wins.
+//! One stream at a time feeds a mirror: what an older one still delivers is not applied.
+
+mod selection;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::sync::event::Kind;
+use proto::{limits, sync};
+
+use self::selection::Selection;
+use crate::model::{Import, Link, PeerImports, Position, ServiceName};
+use crate::record;
+
+/// How long services stay that vanished in a mass from a snapshot: a half-started peer has mended itself by then.
+pub const HOLD: Duration = Duration::from_secs(60);
+
+/// Absences from one snapshot that are believed at once, whatever their share.
+pub const BELIEVED_AT_ONCE: usize = 5;
+
+/// After this long without a word from the peer its records go.
+pub const EXPIRE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What to write to make the mirrored state true in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// The service is new or changed.
+    Put(Arc<Import>),
+    /// The service is gone.
+    Delete(ServiceName),
+}
+
+/// The stream does not say what follows from what is known: close it and watch anew.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Desync {
+    /// No watch is open: none was begun, it was lost, or the selection changed meanwhile.
+    #[error("no watch is open")]
+    NotWatching,
+    /// A delta came where only a snapshot can help.
+    #[error("a delta came before the snapshot that it builds on")]
+    NoSnapshot,
+    /// The end of a snapshot that did not begin.
+    #[error("a snapshot ends at revision {0} that did not begin")]
+    EndWithoutBegin(u64),
+    /// A snapshot of epoch 0.
+    #[error("the peer's epoch is 0")]
+    ZeroEpoch,
+    /// An event belongs to another history than the stream.
+    #[error("epoch {got:x} in a stream of epoch {expected:x}")]
+    OtherEpoch {
+        /// The stream's.
+        expected: u64,
+        /// The event's.
+        got: u64,
+    },
+}
+
+/// The mirrored exports of one peer.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    imports: Arc<PeerImports>,
+    selection: Selection,
+    services_max: usize,
+    /// The watch that feeds us; none: the link is down, or the watch was not opened yet.
+    stream: Option<Stream>,
+    /// Whether `imports` has all of its revision: a snapshot ended, and nothing of it was skipped.
+    complete: bool,
+    /// Services that a snapshot did not name, by the Unix millisecond at which they were first missed.
+    held: BTreeMap<ServiceName, u64>,
+    /// Services deleted at a revision above the last complete one: an older record must not revive them.
+    gone: BTreeMap<ServiceName, u64>,
+    skipped: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Stream {
+    /// The last snapshot that began on this stream, or where it resumed.
+    base: Option<Position>,
+    /// The snapshot under way.
+    snapshot: Option<Snapshot>,
+}
+
+#[derive(Clone, Debug)]
+struct Snapshot {
+    position: Position,
+    seen: BTreeSet<ServiceName>,
+    /// Services known before it.
+    known: usize,
+    /// Whether every record could be used.
+    whole: bool,
+}
+
+impl Mirror {
+    /// The mirror of the peer at the far end of `link`, from what was kept of it (the default: nothing).
+    ///
+    /// What was kept is served at once; the first watch asks for a snapshot.
+    pub fn new(link: &Link, kept: Arc<PeerImports>) -> Self {
+        let mut mirror = Self {
+            imports: kept,
+            selection: Selection::of(link),
+            services_max: limits::SYNC_RECORDS_PER_PEER_MAX,
+            stream: None,
+            complete: false,
+            held: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            skipped: 0,
+        };
+        mirror.drop_unselected();
+        mirror
+    }
+
+    /// All that is mirrored, as the catalog takes it.
+    pub fn imports(&self) -> &Arc<PeerImports> {
+        &self.imports
+    }
+
+    /// Services that a snapshot did not name and that are still served.
+    pub fn held(&self) -> impl Iterator<Item = &ServiceName> {
+        self.held.keys()
+    }
+
+    /// Records skipped since the start: wrong, not understood, or above the limit of services.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Whether events may be applied; if not, [`Mirror::watch`] comes first.
+    pub fn is_watching(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Begins a new stream: the message that opens it, resuming where that is safe.
+    pub fn watch(&mut self) -> sync::Watch {
+        let PeerImports { epoch, revision, .. } = *self.imports;
+        // A held service is asked for again: the next snapshot may name it.
+        let resume = self.complete && self.held.is_empty();
+        let base = resume.then_some(Position { epoch, revision });
+        self.stream = Some(Stream { base, snapshot: None });
+        let Position { epoch, revision } = base.unwrap_or_default();
+        sync::Watch { epoch, revision, selectors: self.selection.selectors() }
+    }
+
+    /// The stream ended. Everything stays, and held services stay until a later snapshot decides.
+    pub fn lost(&mut self) {
+        if self.stream.take().is_some_and(|stream| stream.snapshot.is_some()) {
+            self.complete = false;
+        }
+    }
+
+    /// Follows a change of the link's import rules: what is no longer wanted goes at once, and the watch closes, so
+    /// that the caller opens one that asks for what is wanted now.
+    pub fn select(&mut self, link: &Link) -> Vec<Write> {
+        let selection = Selection::of(link);
+        if selection == self.selection {
+            return Vec::new();
+        }
+        self.selection = selection;
+        self.stream = None;
+        self.complete = false;
+        self.drop_unselected()
+    }
+
+    /// Folds one event in; returns the writes that make it true in the store. `now_unix_ms`: the time, in Unix
+    /// milliseconds.
+    ///
+    /// Duplicates and replays change nothing. A record that cannot be used is skipped and counted, and what was known
+    /// of its service stays.
+    ///
+    /// # Errors
+    /// [`Desync`]: the stream is of no further use; what was applied before stands.
+    pub fn apply(&mut self, event: &sync::Event, now_unix_ms: u64) -> Result<Vec<Write>, Desync> {
+        let stream = self.stream.as_ref().ok_or(Desync::NotWatching)?;
+        // A newer peer's event: unknown is skipped.
+        let Some(kind) = &event.kind else { return Ok(Vec::new()) };
+        let base = stream.base.ok_or(Desync::NoSnapshot);
+        let writes = match kind {
+            Kind::SnapshotBegin(begin) => {
+                self.begin(Position { epoch: begin.epoch, revision: begin.revision })?;
+                Vec::new()
+            }
+            Kind::Upsert(record) => self.upsert(record, base?),
+            Kind::Removed(removed) => {
+                base?;
+                self.remove(removed)
+            }
+            Kind::SnapshotEnd(end) => self.end(end.revision, now_unix_ms)?,
+            Kind::Current(current) => {
+                self.advance(Position { epoch: current.epoch, revision: current.revision }, base?)?;
+                Vec::new()
+            }
+        };
+        let synced = self.imports.synced_unix_ms.max(now_unix_ms);
+        Arc::make_mut(&mut self.imports).synced_unix_ms = synced;
+        Ok(writes)
+    }
+
+    /// What time alone changes: held services go once their time is over, everything after [`EXPIRE_AFTER`] without
+    /// a word. Call it every few seconds.
+    pub fn tick(&mut self, now_unix_ms: u64) -> Vec<Write> {
+        let silent_ms = now_unix_ms.saturating_sub(self.imports.synced_unix_ms);
+        if u128::from(silent_ms) >= EXPIRE_AFTER.as_millis() && !self.imports.services.is_empty() {
+            self.complete = false;
+            self.stream = None;
+            let names: Vec<_> = self.imports.services.keys().cloned().collect();
+            return self.delete_all(names);
+        }
+        // Without a stream nothing new can be said for or against them.
+        if self.stream.is_some() { self.release_held(now_unix_ms) } else { Vec::new() }
+    }
+
+    fn begin(&mut self, position: Position) -> Result<(), Desync> {
+        if position.epoch == 0 {
+            return Err(Desync::ZeroEpoch);
+        }
+        let known = self.imports.services.len();
+        let Some(stream) = &mut self.stream else { return Err(Desync::NotWatching) };
+        // A snapshot of this stream that began already. One that resumed gets another only from further on, for the
+        // exporter sends one where it cannot tell the difference.
+        let repeated = |base: Position| base.epoch == position.epoch && base.revision >= position.revision;
+        if !stream.base.is_some_and(repeated) {
+            stream.base = Some(position);
+            stream.snapshot = Some(Snapshot { position, seen: BTreeSet::new(), known, whole: true });
+            self.complete = false;
+            // An earlier history's deletions say nothing of this one's records.
+            self.gone.clear();
+        }
+        Ok(())
+    }
+
+    fn upsert(&mut self, record: &sync::Record, base: Position) -> Vec<Write> {
+        // Left over from the history before a snapshot on this stream.
+        if record.epoch != base.epoch {
+            return Vec::new();
+        }
+        let import = record::decode(record);
+        let name = match &import {
+            Ok(import) => Some(import.name.clone()),
+            Err(_) => ServiceName::new(&record.namespace, &record.name).ok(),
+        };
+        let snapshot = self.stream.as_mut().and_then(|stream| stream.snapshot.as_mut());
+        let in_snapshot = snapshot.is_some();
+        // Seen even if it cannot be read: it did not vanish.
+        let first_seen = match (snapshot, &name) {
+            (Some(snapshot), Some(name)) => snapshot.seen.insert(name.clone()),
+            _ => false,
+        };
+        let was_held = name.as_ref().is_some_and(|name| self.held.remove(name).is_some());
+        let Ok(import) = import else {
+            self.skip();
+            return Vec::new();
+        };
+        if !self.selection.takes(&import.name) || self.is_replay(&import, first_seen || was_held, in_snapshot)
+        {
+            return Vec::new();
+        }
+        if !self.imports.services.contains_key(&import.name)
+            && self.imports.services.len() >= self.services_max
+        {
+            self.skip();
+            return Vec::new();
+        }
+        let import = Arc::new(import);
+        let services = &mut Arc::make_mut(&mut self.imports).services;
+        let before = services.insert(import.name.clone(), Arc::clone(&import));
+        if before.is_some_and(|before| before == import) { Vec::new() } else { vec![Write::Put(import)] }
+    }
+
+    /// Whether a record says nothing new. `overrides`: whatever is known of the service is of an older snapshot.
+    fn is_replay(&self, import: &Import, overrides: bool, in_snapshot: bool) -> bool {
+        let deleted = self.gone.get(&import.name).is_some_and(|&gone| gone >= import.revision);
+        let known = match self.imports.services.get(&import.name) {
+            Some(known) => !overrides && known.revision >= import.revision,
+            // Deleted before the last complete revision.
+            None => !in_snapshot && import.revision <= self.imports.revision,
+        };
+        deleted || known
+    }
+
+    fn remove(&mut self, removed: &sync::Removed) -> Vec<Write> {
+        let Ok(name) = ServiceName::new(&removed.namespace, &removed.name) else {
+            self.skip();
+            return Vec::new();
+        };
+        let snapshot = self.stream.as_ref().and_then(|stream| stream.snapshot.as_ref());
+        let superseded =
+            self.held.contains_key(&name) || snapshot.is_some_and(|snapshot| !snapshot.seen.contains(&name));
+        let known = self.imports.services.get(&name);
+        if known.is_some_and(|known| !superseded && known.revision >= removed.revision) {
+            return Vec::new();
+        }
+        if self.gone.len() < self.services_max {
+            let gone = self.gone.entry(name.clone()).or_default();
+            *gone = removed.revision.max(*gone);
+        }
+        self.delete_all([name])
+    }
+
+    fn end(&mut self, revision: u64, now_unix_ms: u64) -> Result<Vec<Write>, Desync> {
+        let Some(stream) = &mut self.stream else { return Err(Desync::NotWatching) };
+        let Some(Snapshot { position, seen, known, whole }) =
+            stream.snapshot.take_if(|snapshot| snapshot.position.revision == revision)
+        else {
+            let repeated = stream.base.is_some_and(|base| base.revision >= revision);
+            return if repeated { Ok(Vec::new()) } else { Err(Desync::EndWithoutBegin(revision)) };
+        };
+        self.complete = whole;
+        self.gone.retain(|_, gone| *gone > revision);
+        let imports = Arc::make_mut(&mut self.imports);
+        (imports.epoch, imports.revision) = (position.epoch, position.revision);
+        let missing: Vec<_> = imports.services.keys().filter(|name| !seen.contains(*name)).cloned().collect();
+        if missing.len() <= BELIEVED_AT_ONCE.max(known / 2) {
+            return Ok(self.delete_all(missing));
+        }
+        for name in missing {
+            self.held.entry(name).or_insert(now_unix_ms);
+        }
+        Ok(self.release_held(now_unix_ms))
+    }
+
+    fn advance(&mut self, to: Position, base: Position) -> Result<(), Desync> {
+        if to.epoch != base.epoch {
+            return Err(Desync::OtherEpoch { expected: base.epoch, got: to.epoch });
+        }
+        let in_snapshot = self.stream.as_ref().is_some_and(|stream| stream.snapshot.is_some());
+        if !in_snapshot && to.revision > self.imports.revision {
+            Arc::make_mut(&mut self.imports).revision = to.revision;
+            self.gone.retain(|_, gone| *gone > to.revision);
+        }
+        Ok(())
+    }
+
+    fn release_held(&mut self, now_unix_ms: u64) -> Vec<Write> {
+        let due = |since: u64| u128::from(now_unix_ms.saturating_sub(since)) >= HOLD.as_millis();
+        let names: Vec<_> =
+            self.held.iter().filter(|(_, since)| due(**since)).map(|(name, _)| name.clone()).collect();
+        self.delete_all(names)
+    }
+
+    fn drop_unselected(&mut self) -> Vec<Write> {
+        let unwanted = |name: &&ServiceName| !self.selection.takes(name);
+        let names: Vec<_> = self.imports.services.keys().filter(unwanted).cloned().collect();
+        self.delete_all(names)
+    }
+
+    fn delete_all(&mut self, names: impl IntoIterator<Item = ServiceName>) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for name in names {
+            self.held.remove(&name);
+            if self.imports.services.contains_key(&name) {
+                Arc::make_mut(&mut self.imports).services.remove(&name);
+                writes.push(Write::Delete(name));
+            }
+        }
+        writes
+    }
+
+    /// What was skipped is not known, so the next stream asks for everything again.
+    fn skip(&mut self) {
+        self.skipped += 1;
+        self.complete = false;
+        if let Some(snapshot) = self.stream.as_mut().and_then(|stream| stream.snapshot.as_mut()) {
+            snapshot.whole = false;
+        }
+    }
+}
