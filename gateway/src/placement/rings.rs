@@ -1,0 +1,53 @@
+//! Rings that several services share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use hashring::{Ring, RingError};
+use registry::model::Member;
+
+/// All that a ring of clusters is a function of, in the ring's own order. Equal declarations have equal fingerprints,
+/// and unlike a fingerprint they are known before the ring is built.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Declaration {
+    seed: u64,
+    members: Vec<(String, String, u32)>,
+}
+
+/// The rings in use, each built once however many services declare it. A ring goes when the last placement that
+/// holds it goes.
+#[derive(Debug, Default)]
+pub struct Rings {
+    built: HashMap<Declaration, Weak<Ring>>,
+}
+
+impl Rings {
+    /// The ring of clusters that `members`, sorted by name, declare: ids are the names' bytes, zones the regions',
+    /// base 160.
+    ///
+    /// # Errors
+    /// As [`hashring::RingBuilder::build`]: a name twice, too many nodes or points.
+    pub fn get(&mut self, members: &[Member], seed: u64) -> Result<Arc<Ring>, RingError> {
+        let declaration = Declaration {
+            seed,
+            members: members
+                .iter()
+                .map(|member| (member.cluster.to_string(), member.region.clone(), member.weight))
+                .collect(),
+        };
+        if let Some(ring) = self.built.get(&declaration).and_then(Weak::upgrade) {
+            return Ok(ring);
+        }
+        let mut builder = Ring::builder().seed(seed);
+        for (cluster, region, weight) in &declaration.members {
+            builder = builder.node(cluster.as_bytes(), *weight, region.as_bytes());
+        }
+        let ring = Arc::new(builder.build()?);
+        // Swept only before the map would grow, so that building many rings stays linear.
+        if self.built.len() == self.built.capacity() {
+            self.built.retain(|_, ring| ring.strong_count() > 0);
+        }
+        self.built.insert(declaration, Arc::downgrade(&ring));
+        Ok(ring)
+    }
+}
