@@ -71,6 +71,8 @@ mod order;
 mod ring;
 mod siphash;
 mod sorted;
+#[cfg(test)]
+mod tests;
 
 pub use builder::{MAX_NAME_BYTES, MAX_NODE_POINTS, MAX_NODES, MAX_POINTS, RingBuilder};
 pub use error::RingError;
