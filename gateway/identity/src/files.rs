@@ -1,6 +1,6 @@
 //! Reading and writing certificates and keys.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -113,7 +113,7 @@ pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileErr
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| FileError::NoKey(show(path)))
 }
 
-/// Puts `bytes` at `path` in one step; with `secret` only the owner can read them, at no moment anybody else.
+/// Puts `bytes` at `path` in one step; with `secret`, at no moment can anybody but the owner read them.
 pub(crate) fn replace(path: &Path, bytes: &[u8], secret: bool) -> Result<(), FileError> {
     let fresh = path.with_added_extension("new");
     let put = || {
@@ -136,8 +136,6 @@ pub(crate) fn create_new(path: &Path, bytes: &[u8], secret: bool) -> Result<(), 
 fn create(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()> {
     let mode = if secret { 0o600 } else { 0o644 };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    // Against a umask that takes away more than asked.
-    file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -161,4 +159,62 @@ fn read(file: &File, path: &Path) -> Result<Vec<u8>, FileError> {
         .read_to_end(&mut bytes)
         .map_err(|source| FileError::Read { file: show(path), source })?;
     if bytes.len() as u64 > MAX_FILE { Err(FileError::TooLong(show(path))) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_secret_is_the_owners_alone_even_where_a_readable_file_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tls.key");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        // What a run that was killed half-way left, readable by all.
+        fs::write(dir.path().join("tls.key.new"), "left over").unwrap();
+
+        replace(&path, b"new", true).unwrap();
+        assert_eq!((mode(&path), fs::read(&path).unwrap()), (0o600, b"new".to_vec()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_exists_is_not_created_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.key");
+        create_new(&path, b"one", true).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        assert!(matches!(create_new(&path, b"two", true), Err(FileError::Write { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+    }
+
+    #[test]
+    fn only_certificates_are_taken_for_certificates() {
+        let path = Path::new("x.pem");
+        let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        assert_eq!(certificates_in(certificate.repeat(2).as_bytes(), path).unwrap().len(), 2);
+
+        let told = |pem: String| certificates_in(pem.as_bytes(), path).unwrap_err().to_string();
+        assert_eq!(
+            told(format!("{certificate}{key}")),
+            "x.pem: holds a PrivateKey besides certificates; only certificates belong here"
+        );
+        assert_eq!(told("nothing".into()), "x.pem: has no CERTIFICATE section");
+        assert_eq!(told(certificate.repeat(MAX_CERTIFICATES + 1)), "x.pem: has more than 64 certificates");
+        assert!(told("-----BEGIN CERTIFICATE-----\nAAAA\n".into()).starts_with("x.pem: is not valid PEM: "));
+    }
+
+    #[test]
+    fn a_file_too_long_is_not_read_to_its_end() {
+        let told = certificates(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert_eq!(told, "/dev/zero: longer than 262144 bytes; this is no certificate file");
+    }
 }

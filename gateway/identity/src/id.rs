@@ -59,12 +59,14 @@ pub enum InvalidIdentity {
     )]
     Path,
     /// A name in the path is invalid.
-    #[error("{value:?} is no {what} (1 to 63 of a-z, 0-9 and '-', a letter or digit at both ends)")]
+    #[error("{value:?} is no {what} ({shape})")]
     Name {
         /// Which name.
         what: &'static str,
         /// The name as given, cut to 64 characters.
         value: String,
+        /// What it has to look like.
+        shape: &'static str,
     },
 }
 
@@ -75,12 +77,12 @@ impl Identity {
     /// When a part is invalid: see [`InvalidIdentity`].
     pub fn new(trust_domain: &str, cluster: &str, role: Role) -> Result<Self, InvalidIdentity> {
         check_trust_domain(trust_domain)?;
-        check("cluster name", cluster, is_label)?;
+        check("cluster name", cluster, LABEL)?;
         match &role {
-            Role::Gateway { id } => check("gateway name", id, is_label)?,
+            Role::Gateway { id } => check("gateway name", id, LABEL)?,
             Role::Workload { namespace, service_account } => {
-                check("namespace", namespace, is_label)?;
-                check("service account", service_account, is_subdomain)?;
+                check("namespace", namespace, LABEL)?;
+                check("service account", service_account, SUBDOMAIN)?;
             }
         }
         let identity = Self { trust_domain: trust_domain.into(), cluster: cluster.into(), role };
@@ -148,11 +150,19 @@ pub(crate) fn check_trust_domain(s: &str) -> Result<(), InvalidIdentity> {
 
 /// Refuses what is no cluster name; a name that passes is safe as part of a file name.
 pub(crate) fn check_cluster(s: &str) -> Result<(), InvalidIdentity> {
-    check("cluster name", s, is_label)
+    check("cluster name", s, LABEL)
 }
 
-fn check(what: &'static str, value: &str, fits: fn(&str) -> bool) -> Result<(), InvalidIdentity> {
-    if fits(value) { Ok(()) } else { Err(InvalidIdentity::Name { what, value: cut(value) }) }
+/// How a kind of name looks: the test, and the words for it.
+type Shape = (fn(&str) -> bool, &'static str);
+
+const LABEL: Shape = (is_label, "1 to 63 of a-z, 0-9 and '-', a letter or digit at both ends");
+
+const SUBDOMAIN: Shape =
+    (is_subdomain, "at most 253 bytes: parts of 1 to 63 of a-z, 0-9 and '-', joined by dots");
+
+fn check(what: &'static str, value: &str, (fits, shape): Shape) -> Result<(), InvalidIdentity> {
+    if fits(value) { Ok(()) } else { Err(InvalidIdentity::Name { what, value: cut(value), shape }) }
 }
 
 /// An RFC 1123 label, lower case only.
@@ -173,4 +183,108 @@ fn is_subdomain(s: &str) -> bool {
 /// What is quoted of a refused text: enough to recognise it, not enough to flood a log.
 fn cut(s: &str) -> String {
     s.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GATEWAY: &str = "spiffe://acme.example/cluster/east/gateway/gw-1";
+    const WORKLOAD: &str = "spiffe://acme.example/cluster/east/ns/shop/sa/cart.v2";
+
+    #[test]
+    fn both_shapes_are_read() {
+        let gateway: Identity = GATEWAY.parse().unwrap();
+        assert_eq!((&*gateway.trust_domain, &*gateway.cluster), ("acme.example", "east"));
+        assert_eq!(gateway.gateway(), Some("gw-1"));
+        let workload: Identity = WORKLOAD.parse().unwrap();
+        let role = Role::Workload { namespace: "shop".into(), service_account: "cart.v2".into() };
+        assert_eq!((workload.gateway(), &workload.role), (None, &role));
+    }
+
+    #[test]
+    fn what_is_nearly_an_identity_is_none() {
+        let path = |p: &str| format!("spiffe://acme.example{p}");
+        for uri in [
+            "".into(),
+            "https://acme.example/cluster/east/gateway/gw-1".into(),
+            GATEWAY.replace("spiffe", "SPIFFE"),
+            GATEWAY.replace("acme", "Acme"),
+            GATEWAY.replace("acme.example", ""),
+            GATEWAY.replace("acme.example", "acme.example:443"),
+            GATEWAY.replace("acme.example", "user@acme.example"),
+            GATEWAY.replace("acme.example", &"a".repeat(256)),
+            GATEWAY.replace("east", "East"),
+            GATEWAY.replace("east", "../east"),
+            GATEWAY.replace("east", "%65ast"),
+            GATEWAY.replace("east", ""),
+            GATEWAY.replace("gw-1", "gw.1"),
+            GATEWAY.replace("gw-1", "-gw"),
+            GATEWAY.replace("gw-1", "gw-"),
+            GATEWAY.replace("gw-1", &"g".repeat(64)),
+            GATEWAY.replace("gateway", "gateways"),
+            format!("{GATEWAY}/"),
+            format!("{GATEWAY}?a=b"),
+            format!("{GATEWAY}#a"),
+            format!("{GATEWAY}\n"),
+            format!("{GATEWAY}{}", "/x".repeat(2000)),
+            WORKLOAD.replace("cart.v2", "cart..v2"),
+            WORKLOAD.replace("cart.v2", &"a.".repeat(130)),
+            WORKLOAD.replace("shop", "shop.a"),
+            format!("{WORKLOAD}/gateway/gw-1"),
+            path(""),
+            path("/"),
+            path("/cluster/east"),
+            path("/cluster/east/gateway"),
+            path("//cluster/east/gateway/gw-1"),
+        ] {
+            assert!(uri.parse::<Identity>().is_err(), "{uri:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_refusal_quotes_a_little_of_the_text() {
+        let told =
+            GATEWAY.replace("east", &"x\u{1b}[2J".repeat(100)).parse::<Identity>().unwrap_err().to_string();
+        assert!(told.len() < 300 && !told.contains('\u{1b}'), "{told}");
+    }
+
+    fn label() -> impl Strategy<Value = String> {
+        proptest::string::string_regex("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?").unwrap()
+    }
+
+    fn role() -> impl Strategy<Value = Role> {
+        prop_oneof![
+            label().prop_map(|id| Role::Gateway { id }),
+            (label(), proptest::collection::vec(label(), 1..4)).prop_map(|(namespace, accounts)| {
+                Role::Workload { namespace, service_account: accounts.join(".") }
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(domain in "[a-z0-9._-]{1,255}", cluster in label(), role in role()) {
+            let identity = Identity::new(&domain, &cluster, role).unwrap();
+            prop_assert_eq!(identity.to_string().parse::<Identity>().unwrap(), identity);
+        }
+
+        #[test]
+        fn what_is_read_prints_as_it_was(
+            uri in "spiffe://[a-zA-Z.%]{0,3}/(cluster|ns)/[a-b%.]{0,2}/(gateway|ns)/[a-b-]{0,2}(/sa/[a-b./]{0,3})?",
+        ) {
+            if let Ok(identity) = uri.parse::<Identity>() {
+                prop_assert_eq!(identity.to_string(), uri);
+            }
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(uri in "\\PC{0,80}") {
+            prop_assert!(uri.parse::<Identity>().is_err());
+        }
+    }
 }

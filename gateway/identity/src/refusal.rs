@@ -160,3 +160,34 @@ pub fn reason_in(text: &str) -> &str {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_sentence_survives_what_the_libraries_make_of_it() {
+        let identity: Identity = "spiffe://acme.example/cluster/east/gateway/gw-1".parse().unwrap();
+        let refusal = Refusal::UnknownAuthority(Box::new(identity));
+        let sentence = "spiffe://acme.example/cluster/east/gateway/gw-1 is not signed by an authority \
+                        in the trust bundle held here for cluster `east`";
+        let error = rustls::Error::from(refusal);
+        assert_eq!(reason(&error), sentence);
+        // As quinn prints it, here and at the peer, and as a full packet may cut it.
+        let printed = format!("aborted by peer: the cryptographic handshake failed: error 46: {error}");
+        assert_eq!(reason_in(&printed), sentence);
+        assert_eq!(reason_in(&printed[..printed.len() - 12]), &sentence[..sentence.len() - 10]);
+        assert_eq!(reason_in("timed out"), "timed out");
+    }
+
+    #[test]
+    fn dates_are_for_people() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(utc(at(1_795_169_001)), "2026-11-20 10:03:21 UTC");
+        assert_eq!(utc(at(0)), "1970-01-01 00:00:00 UTC");
+        assert_eq!(utc(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), "1969-12-31 23:59:59 UTC");
+        assert_eq!(utc(at(1 << 60)), "second 1152921504606846976 of the Unix epoch");
+    }
+}

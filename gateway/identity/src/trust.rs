@@ -1,6 +1,7 @@
 //! Whom we believe: per cluster, its trust domain and its authorities.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use rustls::pki_types::TrustAnchor;
@@ -28,14 +29,19 @@ pub enum TrustError {
     /// The cluster's or the trust domain's name is invalid.
     #[error(transparent)]
     Name(#[from] InvalidIdentity),
-    /// The bundle is missing or broken.
-    #[error("the trust bundle of cluster `{cluster}` cannot be used")]
-    Bundle {
+    /// There is no bundle.
+    #[error(
+        "{file}: no trust bundle for cluster `{cluster}`: put its ca.crt there (`ringway pki issue --peer {cluster}=FILE`)"
+    )]
+    Missing {
         /// Whose bundle.
         cluster: String,
-        /// What is wrong with the file.
-        source: FileError,
+        /// Where it should be.
+        file: String,
     },
+    /// The bundle cannot be read or is broken.
+    #[error(transparent)]
+    File(FileError),
     /// A certificate in the bundle is broken.
     #[error("{file}: certificate {position} of the bundle cannot be used")]
     Certificate {
@@ -108,8 +114,12 @@ fn authorities(dir: &Path, cluster: &str, trust_domain: &str) -> Result<Authorit
     crate::id::check_cluster(cluster)?;
     crate::id::check_trust_domain(trust_domain)?;
     let path = dir.join("bundles").join(format!("{cluster}.pem"));
-    let bundle = files::certificates(&path)
-        .map_err(|source| TrustError::Bundle { cluster: cluster.to_owned(), source })?;
+    let bundle = files::certificates(&path).map_err(|error| match error {
+        FileError::Read { file, source } if source.kind() == ErrorKind::NotFound => {
+            TrustError::Missing { cluster: cluster.to_owned(), file }
+        }
+        other => TrustError::File(other),
+    })?;
 
     let mut anchors = Vec::with_capacity(bundle.len());
     for (position, der) in (1..).zip(&bundle) {

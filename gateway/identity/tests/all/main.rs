@@ -1,0 +1,5 @@
+//! The promises of this crate, kept by real files and real handshakes.
+
+mod files;
+mod handshake;
+mod world;
