@@ -3,6 +3,7 @@
 //! Knows nothing of requests, tunnels or rings.
 
 pub mod export;
+pub mod manifest;
 pub mod mirror;
 pub mod model;
 pub mod record;

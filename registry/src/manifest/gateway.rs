@@ -1,0 +1,106 @@
+//! `kind: Gateway`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde_saphyr::Location;
+
+use super::raw::{Directory, Field, GatewaySpec, Listen as RawListen};
+use super::scope::Scope;
+use super::units;
+use crate::model::{Gateway, Listen};
+
+/// Most addresses that a gateway advertises: each is sent in every HELLO.
+const ADVERTISE_MAX: usize = 16;
+
+/// Reads a Gateway; relative paths count from `folder`.
+pub(super) fn read(
+    id: &str,
+    spec: &Field<GatewaySpec>,
+    at: Location,
+    folder: &Path,
+    scope: &mut Scope<'_, '_>,
+) -> Option<Gateway> {
+    let spec = scope.present(spec, "spec", at, "spec: { cluster: west, ... }")?;
+    let (at, spec) = (spec.referenced, &spec.value);
+    let cluster = scope.required(&spec.cluster, "spec.cluster", at, "cluster: west", units::cluster);
+    let region = scope.required(&spec.region, "spec.region", at, "region: us-west", units::zone);
+    let trust_domain = scope.required(
+        &spec.trust_domain,
+        "spec.trustDomain",
+        at,
+        "trustDomain: acme.example",
+        units::trust_domain,
+    );
+    let identity = directory(&spec.identity, "identity", "pki/west", at, folder, scope);
+    let state = directory(&spec.state, "state", "state/west", at, folder, scope);
+    if let Some(registry) = &spec.registry {
+        scope.later(&registry.value.etcd, "spec.registry.etcd");
+    }
+    let listen = listen(&spec.listen, scope);
+    let advertise: Option<Vec<_>> = scope
+        .list(&spec.advertise, "spec.advertise", ADVERTISE_MAX)
+        .map(|list| list.iter().filter_map(|a| scope.read(a, "spec.advertise", units::host_port)).collect());
+    let domain = scope.optional(&spec.domain, "spec.domain", units::domain);
+    Some(Gateway {
+        id: id.to_owned(),
+        cluster: cluster?,
+        region: region?,
+        trust_domain: trust_domain?,
+        identity_dir: identity?,
+        state_dir: state?,
+        listen: listen?,
+        advertise: advertise?,
+        domain: domain?.unwrap_or_else(|| "mesh".into()),
+    })
+}
+
+/// `identity` or `state`: a directory of which the Gateway must know.
+fn directory(
+    field: &Field<Directory>,
+    name: &str,
+    example: &str,
+    parent: Location,
+    folder: &Path,
+    scope: &mut Scope<'_, '_>,
+) -> Option<PathBuf> {
+    let example = format!("{name}: {{ directory: {example} }}");
+    let field = scope.present(field, &format!("spec.{name}"), parent, &example)?;
+    let name = format!("spec.{name}.directory");
+    let path = scope.present(&field.value.directory, &name, field.referenced, &example)?;
+    if path.value.is_empty() || path.value.contains('\0') {
+        scope.error(path.referenced, format!("{name} is no path"), format!("such as `{example}`"));
+        return None;
+    }
+    Some(folder.join(&path.value))
+}
+
+/// The sockets, with their defaults.
+fn listen(field: &Field<RawListen>, scope: &mut Scope<'_, '_>) -> Option<Listen> {
+    let mut listen = Listen {
+        tunnel: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7443)),
+        http: SocketAddr::from((Ipv4Addr::LOCALHOST, 7480)),
+        admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 7490)),
+    };
+    let Some(raw) = field else { return Some(listen) };
+    let tunnel = scope.optional(&raw.value.tunnel, "spec.listen.tunnel", units::socket);
+    let http = scope.optional(&raw.value.http, "spec.listen.http", units::socket);
+    let admin = scope.optional(&raw.value.admin, "spec.listen.admin", units::socket);
+    listen.tunnel = tunnel?.unwrap_or(listen.tunnel);
+    listen.http = http?.unwrap_or(listen.http);
+    listen.admin = admin?.unwrap_or(listen.admin);
+    // The tunnel's port is reserved for TCP, too: a carrier on it must not depend on what else is configured.
+    let sockets = [("tunnel", listen.tunnel), ("http", listen.http), ("admin", listen.admin)];
+    for (n, (name, socket)) in sockets.iter().enumerate() {
+        for (other, taken) in &sockets[..n] {
+            let overlap =
+                socket.ip() == taken.ip() || socket.ip().is_unspecified() || taken.ip().is_unspecified();
+            if socket.port() == taken.port() && socket.port() != 0 && overlap {
+                let message = format!("spec.listen: `{name}` and `{other}` both want port {}", socket.port());
+                scope.error(raw.referenced, message, "give each its own port");
+                return None;
+            }
+        }
+    }
+    Some(listen)
+}

@@ -1,0 +1,101 @@
+//! Manifests: what an operator writes, read strictly into the [`model`](crate::model).
+//!
+//! What was typed and what the program uses are two sets of types: the former stay in here, the latter cannot be
+//! wrong. Reading is pure but for [`load`]; it collects everything that is wrong (of each document the first error of
+//! shape, of all documents every error of meaning) before it gives up.
+
+use std::path::PathBuf;
+
+mod document;
+mod files;
+mod gateway;
+mod link;
+mod placement;
+mod policy;
+mod problem;
+mod raw;
+mod read;
+mod scope;
+mod service;
+mod shape;
+mod suggest;
+mod units;
+
+pub use files::load;
+pub use problem::{Problem, Problems, Severity};
+
+use crate::model::{Condition, Declared, Gateway};
+
+/// Largest manifest file. Kubernetes refuses objects above 1.5 MiB; a file may hold several.
+pub const FILE_BYTES_MAX: usize = 4 << 20;
+
+/// Most bytes of manifests in all: bounds memory and the time of a reload.
+pub const TOTAL_BYTES_MAX: usize = 64 << 20;
+
+/// The one version of the API there is.
+pub const API_VERSION: &str = "ringway.dev/v1alpha1";
+
+/// A file that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its path: named in problems, and the place from which relative paths in it count.
+    pub name: PathBuf,
+    /// Its text.
+    pub text: String,
+}
+
+/// One document as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// `Gateway`, `Link`, `MeshService` or `TrafficPolicy`.
+    pub kind: &'static str,
+    /// Its namespace, empty for a Gateway.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its original bytes, comments included.
+    pub bytes: String,
+    /// The file it stands in.
+    pub file: PathBuf,
+    /// Its first line there, from 1.
+    pub line: u32,
+}
+
+/// Manifests that can be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manifests {
+    /// The Gateway, if the files hold one; see [`Self::require_gateway`].
+    pub gateway: Option<Gateway>,
+    /// Everything else. Without a Gateway, a Link that names no trust domain has an empty one: such manifests can be
+    /// checked, not run.
+    pub declared: Declared,
+    /// What has no effect, or not the one meant.
+    pub warnings: Vec<Problem>,
+    /// The same for `status`: references to what is not there.
+    pub conditions: Vec<Condition>,
+    /// The documents as they were written, in order.
+    pub documents: Vec<Document>,
+}
+
+impl Manifests {
+    /// The Gateway that these manifests declare.
+    ///
+    /// # Errors
+    /// When they declare none.
+    pub fn require_gateway(&self) -> Result<&Gateway, Problems> {
+        self.gateway.as_ref().ok_or_else(|| {
+            let hint = format!("add a document with `apiVersion: {API_VERSION}` and `kind: Gateway`");
+            let files: Vec<String> = self.documents.iter().map(|d| d.file.display().to_string()).collect();
+            let file = files.first().cloned().unwrap_or_else(|| "manifests".into());
+            Problem::of_file(file, "no Gateway is declared".into(), Some(hint)).into()
+        })
+    }
+}
+
+/// Reads manifests from text.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn parse(sources: &[Source]) -> Result<Manifests, Problems> {
+    read::read(sources)
+}

@@ -1,0 +1,316 @@
+//! From text to [`Manifests`]: all documents by shape, then all objects by meaning, then what they refer to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_saphyr::Location;
+
+use super::document::{self, Chunk};
+use super::problem::{Problem, Problems, Severity};
+use super::raw::{self, Field, GatewaySpec, LinkSpec, PolicySpec, ServiceSpec};
+use super::scope::{Findings, Origin, PROBLEMS_MAX, Reference, Scope, Target};
+use super::units::{self, Wrong};
+use super::{API_VERSION, Document, FILE_BYTES_MAX, Manifests, Source, TOTAL_BYTES_MAX};
+use super::{gateway, link, policy, service, shape, suggest};
+use crate::model::{ClusterName, Condition, Declared, Gateway, ServiceName};
+
+/// The kinds there are.
+const KINDS: [&str; 4] = ["Gateway", "Link", "MeshService", "TrafficPolicy"];
+
+/// The kinds of DESIGN 6 whose time has not come.
+const LATER_KINDS: [&str; 8] = [
+    "AccessPolicy",
+    "ClusterDrain",
+    "HTTPRoute",
+    "GRPCRoute",
+    "ServiceExport",
+    "Processor",
+    "Pipeline",
+    "Sidecar",
+];
+
+/// One document whose kind and name are known.
+struct Piece<'a> {
+    origin: Origin<'a>,
+    source: &'a Source,
+    kind: &'static str,
+    namespace: String,
+    name: String,
+    /// Where its name stands.
+    at: Location,
+    /// What it says; none if its shape is wrong.
+    spec: Option<Spec>,
+}
+
+/// The specification of one kind.
+enum Spec {
+    Gateway(Field<GatewaySpec>),
+    Link(Field<LinkSpec>),
+    Service(Field<ServiceSpec>),
+    Policy(Field<PolicySpec>),
+}
+
+/// Reads manifests from text.
+pub(super) fn read(sources: &[Source]) -> Result<Manifests, Problems> {
+    let files: Vec<String> = sources.iter().map(|s| s.name.display().to_string()).collect();
+    check_sizes(sources, &files)?;
+    let mut findings = Findings::default();
+    let mut pieces = Vec::new();
+    // Whether every document could be told by kind and name: if not, what is missing may be in one of the others.
+    let mut all_known = true;
+    for (source, file) in sources.iter().zip(&files) {
+        for chunk in document::split(&source.text) {
+            match piece(source, file, chunk, &mut findings) {
+                Some(piece) => pieces.push(piece),
+                None => all_known = false,
+            }
+        }
+    }
+    refuse_duplicates(&pieces, &mut findings);
+    let gateway = gateways(&pieces, &mut findings);
+    let declared = objects(&pieces, gateway.as_ref(), &mut findings);
+    let conditions = match all_known {
+        true => resolve(&pieces, gateway.as_ref(), &declared, &mut findings),
+        false => Vec::new(),
+    };
+    if let (Some(severity), Some(file)) = (findings.dropped, files.last()) {
+        let more = format!("more than {PROBLEMS_MAX} problems; the rest is not shown");
+        findings.problems.push(Problem { severity, ..Problem::of_file(file.clone(), more, None) });
+    }
+    let warnings = Problems::check(findings.problems, &files)?;
+    let documents = pieces.into_iter().map(Piece::into_document).collect();
+    Ok(Manifests { gateway, declared, warnings, conditions, documents })
+}
+
+/// Refuses what is too large before it is looked at.
+fn check_sizes(sources: &[Source], files: &[String]) -> Result<(), Problems> {
+    let mut problems = Vec::new();
+    let mut total = 0_usize;
+    for (source, file) in sources.iter().zip(files) {
+        if source.text.len() > FILE_BYTES_MAX {
+            let message = format!("this file is larger than {} MiB", FILE_BYTES_MAX >> 20);
+            problems.push(Problem::of_file(file.clone(), message, Some("split it".into())));
+        }
+        let before = total;
+        total += source.text.len();
+        if before <= TOTAL_BYTES_MAX && total > TOTAL_BYTES_MAX {
+            let message = format!("with this file the manifests exceed {} MiB", TOTAL_BYTES_MAX >> 20);
+            problems.push(Problem::of_file(file.clone(), message, None));
+        }
+    }
+    Problems::check(problems, files).map(drop)
+}
+
+/// Reads one document's shape; none if not even its kind and name are known.
+fn piece<'a>(
+    source: &'a Source,
+    file: &'a str,
+    chunk: Chunk<'a>,
+    findings: &mut Findings<'a>,
+) -> Option<Piece<'a>> {
+    let mut origin = Origin { file, text: chunk.text, first_line: chunk.first_line, object: None };
+    let head: raw::Head = shape::read(&origin, findings)?;
+    let mut scope = Scope { origin: &origin, findings };
+    let start = head.kind.as_ref().or(head.api_version.as_ref()).map_or(Location::UNKNOWN, |f| f.referenced);
+    let kind = scope.required(&head.kind, "kind", start, "kind: MeshService", kind)?;
+    let version = scope.required(
+        &head.api_version,
+        "apiVersion",
+        start,
+        &format!("apiVersion: {API_VERSION}"),
+        version,
+    );
+    let metadata = scope.present(&head.metadata, "metadata", start, "metadata: { name: cart }")?;
+    let (at, metadata) = (metadata.referenced, &metadata.value);
+    let name = scope.required(&metadata.name, "metadata.name", at, "name: cart", units::label);
+    let namespace = scope.optional(&metadata.namespace, "metadata.namespace", units::label);
+    let at = metadata.name.as_ref().map_or(at, |n| n.referenced);
+    if let (Some(namespace), "Gateway") = (&metadata.namespace, kind) {
+        let hint = "leave `namespace` out";
+        scope.error(namespace.referenced, "metadata.namespace: a Gateway stands in no namespace", hint);
+    }
+    let name = name?;
+    let namespace =
+        if kind == "Gateway" { String::new() } else { namespace?.unwrap_or_else(|| "default".into()) };
+    origin.object = Some(match namespace.as_str() {
+        "" => format!("{kind} {name}"),
+        namespace => format!("{kind} {namespace}/{name}"),
+    });
+    // A document of another version may have another shape: nothing more can be said about it.
+    let spec = version.and_then(|()| match kind {
+        "Gateway" => shape::document(&origin, findings).map(|d| Spec::Gateway(d.spec)),
+        "Link" => shape::document(&origin, findings).map(|d| Spec::Link(d.spec)),
+        "MeshService" => shape::document(&origin, findings).map(|d| Spec::Service(d.spec)),
+        _ => shape::document(&origin, findings).map(|d| Spec::Policy(d.spec)),
+    });
+    Some(Piece { origin, source, kind, namespace, name, at, spec })
+}
+
+fn kind(text: &str) -> Result<&'static str, Wrong> {
+    if let Some(kind) = KINDS.iter().find(|kind| **kind == text) {
+        return Ok(kind);
+    }
+    if LATER_KINDS.contains(&text) {
+        let hint = format!("available now: {}", suggest::list(&KINDS));
+        return Err(Wrong::new(format!("`{text}` is not available yet"), hint));
+    }
+    Err(Wrong::new(format!("`{text}` is not known"), suggest::hint(text, &KINDS, "the kinds are")))
+}
+
+fn version(text: &str) -> Result<(), Wrong> {
+    if text == API_VERSION {
+        return Ok(());
+    }
+    Err(Wrong::new(format!("`{text}` is not known"), format!("write `apiVersion: {API_VERSION}`")))
+}
+
+impl Piece<'_> {
+    fn place(&self) -> String {
+        format!("{}:{}", self.origin.file, self.origin.line(self.at))
+    }
+
+    fn into_document(self) -> Document {
+        Document {
+            kind: self.kind,
+            namespace: self.namespace,
+            name: self.name,
+            bytes: self.origin.text.to_owned(),
+            file: self.source.name.clone(),
+            line: self.origin.first_line,
+        }
+    }
+}
+
+/// An object is declared once; a process is one Gateway; a peer has one Link, whatever its namespace.
+fn refuse_duplicates<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) {
+    let mut seen: BTreeMap<(&str, &str, &str), &Piece<'a>> = BTreeMap::new();
+    for piece in pieces {
+        let key = match piece.kind {
+            "Gateway" => (piece.kind, "", ""),
+            "Link" => (piece.kind, "", piece.name.as_str()),
+            kind => (kind, piece.namespace.as_str(), piece.name.as_str()),
+        };
+        let Some(first) = seen.get(&key) else {
+            seen.insert(key, piece);
+            continue;
+        };
+        let mut scope = Scope { origin: &piece.origin, findings };
+        let (message, hint) = match piece.kind {
+            "Gateway" => ("a second Gateway", "one process reads one Gateway: give each its own file"),
+            "Link" => ("a second Link to this cluster", "keep one of the two"),
+            _ => ("declared twice", "rename or remove one of the two"),
+        };
+        scope.error(piece.at, format!("{message}; the first stands at {}", first.place()), hint);
+    }
+}
+
+/// The first Gateway that can be read.
+fn gateways<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) -> Option<Gateway> {
+    let mut gateway = None;
+    for piece in pieces {
+        if let Some(Spec::Gateway(spec)) = &piece.spec {
+            let mut scope = Scope { origin: &piece.origin, findings };
+            let folder = piece.source.name.parent().unwrap_or(Path::new(""));
+            gateway = gateway.or(gateway::read(&piece.name, spec, piece.at, folder, &mut scope));
+        }
+    }
+    gateway
+}
+
+/// Everything but the Gateway.
+fn objects<'a>(pieces: &[Piece<'a>], gateway: Option<&Gateway>, findings: &mut Findings<'a>) -> Declared {
+    let mut declared = Declared::default();
+    let mut policies: BTreeMap<ServiceName, String> = BTreeMap::new();
+    for piece in pieces {
+        let mut scope = Scope { origin: &piece.origin, findings };
+        match &piece.spec {
+            Some(Spec::Link(spec)) => {
+                let cluster = cluster_of(piece, &mut scope);
+                let link = cluster.and_then(|c| link::read(c, spec, piece.at, gateway, &mut scope));
+                declared.links.extend(link.map(|l| (l.cluster.clone(), l)));
+            }
+            Some(Spec::Service(spec)) => {
+                let name = ServiceName::new(&piece.namespace, &piece.name).ok();
+                let service = name.and_then(|n| service::read(n, spec, piece.at, &mut scope));
+                declared.services.extend(service.map(|s| (s.name.clone(), s)));
+            }
+            Some(Spec::Policy(spec)) => {
+                let Some((policy, at)) = policy::read(&piece.namespace, spec, piece.at, &mut scope) else {
+                    continue;
+                };
+                if let Some(first) = policies.get(&policy.service) {
+                    let message = format!(
+                        "spec.service: a second policy for {}; the first stands at {first}",
+                        policy.service
+                    );
+                    scope.error(at, message, "join the two: a service has one TrafficPolicy");
+                    continue;
+                }
+                policies.insert(policy.service.clone(), piece.place());
+                declared.policies.insert(policy.service.clone(), policy);
+            }
+            Some(Spec::Gateway(_)) | None => {}
+        }
+    }
+    declared
+}
+
+/// The peer that a Link is named after.
+fn cluster_of(piece: &Piece<'_>, scope: &mut Scope<'_, '_>) -> Option<ClusterName> {
+    match units::cluster(&piece.name) {
+        Ok(cluster) => Some(cluster),
+        Err(wrong) => {
+            scope.error(
+                piece.at,
+                format!("metadata.name: {}", wrong.message),
+                wrong.hint.unwrap_or_default(),
+            );
+            None
+        }
+    }
+}
+
+/// Looks up what the objects refer to: a name without an object is a warning and a condition.
+fn resolve<'a>(
+    pieces: &[Piece<'a>],
+    gateway: Option<&Gateway>,
+    declared: &Declared,
+    findings: &mut Findings<'a>,
+) -> Vec<Condition> {
+    let named = |kind: &'static str| pieces.iter().filter(move |p| p.kind == kind);
+    let services: BTreeSet<(&str, &str)> = named("MeshService").map(|p| (&*p.namespace, &*p.name)).collect();
+    let own = gateway.map(|g| g.cluster.as_str());
+    let clusters: BTreeSet<&str> = named("Link").map(|p| p.name.as_str()).chain(own).collect();
+    let mut conditions = BTreeSet::new();
+    for Reference { origin, at, target } in std::mem::take(&mut findings.references) {
+        let (reason, message, hint) = match target {
+            Target::Service(name) => {
+                let here = services.contains(&(&*name.namespace, &*name.name));
+                if here || declared.links.values().any(|l| l.import_rule(&name).is_some()) {
+                    continue;
+                }
+                let near: Vec<&str> =
+                    services.iter().filter(|(ns, _)| *ns == &*name.namespace).map(|(_, n)| *n).collect();
+                let hint = suggest::suggest(&name.name, near).map(|n| format!("did you mean `{n}`?"));
+                let hint = hint.unwrap_or_else(|| "until one is, this policy has no effect".into());
+                let message =
+                    format!("spec.service: no MeshService {name} is declared, and no Link imports one");
+                ("BackendNotFound", message, hint)
+            }
+            // Whether our own cluster is meant is known only with a Gateway.
+            Target::Cluster(name, _) if clusters.contains(name.as_str()) || own.is_none() => continue,
+            Target::Cluster(name, field) => {
+                let hint = suggest::suggest(&name, clusters.iter().copied())
+                    .map(|near| format!("did you mean `{near}`?"))
+                    .unwrap_or_else(|| "until a Link leads there, it gets nothing".into());
+                ("LinkNotFound", format!("{field}: no Link leads to the cluster `{name}`"), hint)
+            }
+        };
+        if let Some(object) = origin.object.clone() {
+            let message = message.clone();
+            conditions.insert(Condition { object, kind: "ResolvedRefs", status: false, reason, message });
+        }
+        findings.push(origin.problem(at, Severity::Warning, Wrong::new(message, hint)));
+    }
+    conditions.into_iter().collect()
+}
