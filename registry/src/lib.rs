@@ -7,4 +7,5 @@ pub mod manifest;
 pub mod mirror;
 pub mod model;
 pub mod record;
+pub mod state;
 pub mod union;

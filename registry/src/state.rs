@@ -1,0 +1,240 @@
+//! The state directory: what outlives a process even if every peer and every store is away.
+//!
+//! One file, replaced whole: after a crash it is the old state or the new one, never half of both. One process at a
+//! time: a lock says so. Everything here blocks on the disk.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use prost::Message;
+use proto::limits::LAST_CATALOG_BYTES_MAX;
+use proto::store::{LastCatalog, PeerCatalog};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::export::random_epoch;
+use crate::model::{ClusterName, PeerImports, Position};
+use crate::record;
+
+/// First bytes of the file, the last of them the version of its format.
+const MAGIC: [u8; 8] = *b"ringway\x01";
+
+/// The magic and the checksum of what follows, big-endian.
+const HEADER_BYTES: usize = MAGIC.len() + size_of::<u64>();
+
+const CATALOG: &str = "catalog";
+const CATALOG_NEW: &str = "catalog.new";
+const LOCK: &str = "lock";
+
+/// What is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// This cluster's random identity, drawn once.
+    pub uid: [u8; 16],
+    /// How far our export had come. [`crate::export::Export::new`] goes on from here.
+    pub export: Position,
+    /// What was mirrored of each peer.
+    pub peers: BTreeMap<ClusterName, Arc<PeerImports>>,
+}
+
+/// What [`StateDir::load`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// What was kept, or a new identity.
+    pub saved: Saved,
+    /// Records that were left out because this version cannot read them; their cluster sends them again.
+    pub skipped: usize,
+}
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The system refused.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process works with this directory.
+    #[error(
+        "state directory `{}` is in use by another process; stop that one, or give this gateway a `state.directory` \
+         of its own", .0.display()
+    )]
+    InUse(PathBuf),
+    /// The file is not what was written.
+    #[error(
+        "`{}` is damaged ({reason}); move it away and start again: this cluster then gets a new UID, and what it \
+         imports comes back with the first sync of each peer", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The file has a format that this version does not know.
+    #[error(
+        "`{}` has format {found}, this version reads format {known}; start the version that wrote it, or move the \
+         file away for a new UID and an empty catalog", path.display(), known = MAGIC[7]
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u8,
+    },
+    /// There is more to keep than would be read back.
+    #[error("the catalog has {bytes} bytes, {max} fit into `{}`; import fewer namespaces", path.display(), max = LAST_CATALOG_BYTES_MAX)]
+    TooLarge {
+        /// The file, which keeps what it had.
+        path: PathBuf,
+        /// What the catalog needs.
+        bytes: u64,
+    },
+}
+
+/// A state directory that is ours until this is dropped.
+#[derive(Debug)]
+pub struct StateDir {
+    dir: PathBuf,
+    /// Holding it open holds the lock; the system frees it however the process ends.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Takes `dir`, made if need be, for this process alone.
+    ///
+    /// # Errors
+    /// [`StateError::InUse`], or [`StateError::Io`] where the directory cannot be made or written.
+    pub fn open(dir: &Path) -> Result<Self, StateError> {
+        // What is in it names clusters and services: nobody else's business.
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create directory", dir))?;
+        let path = dir.join(LOCK);
+        let lock = private().create(true).truncate(false).open(&path).map_err(failed("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { dir: dir.into(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse(dir.into())),
+            Err(TryLockError::Error(source)) => Err(StateError::Io { action: "lock", path, source }),
+        }
+    }
+
+    /// What was saved last; the first time a new UID and epoch, which are saved before they are returned.
+    ///
+    /// # Errors
+    /// [`StateError`]: the file is there and cannot be used. Nothing is overwritten: the caller decides.
+    pub fn load(&mut self, rng: &mut fastrand::Rng) -> Result<Loaded, StateError> {
+        let path = self.dir.join(CATALOG);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let export = Position { epoch: random_epoch(rng), revision: 0 };
+                let saved = Saved { uid: rng.u128(..).to_be_bytes(), export, peers: BTreeMap::new() };
+                self.save(&saved)?;
+                return Ok(Loaded { saved, skipped: 0 });
+            }
+            Err(source) => return Err(StateError::Io { action: "open", path, source }),
+        };
+        let mut bytes = Vec::new();
+        file.take(LAST_CATALOG_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed("read", &path))?;
+        decode(&bytes, &path)
+    }
+
+    /// Replaces what was saved; once this returns it survives a power cut.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] or [`StateError::TooLarge`]: what was saved before is still there.
+    pub fn save(&mut self, saved: &Saved) -> Result<(), StateError> {
+        let (new, path) = (self.dir.join(CATALOG_NEW), self.dir.join(CATALOG));
+        let bytes = encode(saved);
+        if bytes.len() as u64 > LAST_CATALOG_BYTES_MAX {
+            return Err(StateError::TooLarge { path, bytes: bytes.len() as u64 });
+        }
+        let mut file = private().create(true).truncate(true).open(&new).map_err(failed("create", &new))?;
+        file.write_all(&bytes).map_err(failed("write", &new))?;
+        // The content must be on the disk before the name points to it, and the name before we say so.
+        file.sync_all().map_err(failed("sync", &new))?;
+        std::fs::rename(&new, &path).map_err(failed("replace", &path))?;
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("sync directory", &self.dir))
+    }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::Io { action, path, source }
+}
+
+fn encode(saved: &Saved) -> Vec<u8> {
+    let peer = |(cluster, imports): (&ClusterName, &Arc<PeerImports>)| PeerCatalog {
+        cluster: cluster.to_string(),
+        epoch: imports.epoch,
+        revision: imports.revision,
+        synced_unix_ms: imports.synced_unix_ms,
+        records: imports.services.values().map(|import| record::encode(import, imports.epoch)).collect(),
+    };
+    let catalog = LastCatalog {
+        uid: saved.uid.to_vec(),
+        epoch: saved.export.epoch,
+        revision: saved.export.revision,
+        peers: saved.peers.iter().map(peer).collect(),
+    };
+    let mut bytes = vec![0; HEADER_BYTES];
+    catalog.encode_raw(&mut bytes);
+    let checksum = xxh3_64(&bytes[HEADER_BYTES..]);
+    bytes[..MAGIC.len()].copy_from_slice(&MAGIC);
+    bytes[MAGIC.len()..HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8], path: &Path) -> Result<Loaded, StateError> {
+    let damaged = |reason| StateError::Damaged { path: path.into(), reason };
+    if bytes.len() as u64 > LAST_CATALOG_BYTES_MAX {
+        return Err(damaged("it is larger than any that was written"));
+    }
+    let (magic, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
+    if magic[..7] != MAGIC[..7] {
+        return Err(damaged("it does not begin as it should"));
+    }
+    if magic[7] != MAGIC[7] {
+        return Err(StateError::Format { path: path.into(), found: magic[7] });
+    }
+    let (checksum, body) = rest.split_first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
+    if u64::from_be_bytes(*checksum) != xxh3_64(body) {
+        return Err(damaged("its checksum is wrong"));
+    }
+    let catalog = LastCatalog::decode(body).map_err(|_| damaged("its content is malformed"))?;
+    let uid = catalog.uid.as_slice().try_into().map_err(|_| damaged("its UID has not 16 bytes"))?;
+    if catalog.epoch == 0 {
+        return Err(damaged("its epoch is 0"));
+    }
+    let mut peers = BTreeMap::new();
+    let mut skipped = 0;
+    for peer in &catalog.peers {
+        let Ok(cluster) = ClusterName::new(&peer.cluster) else {
+            skipped += peer.records.len();
+            continue;
+        };
+        let imports: Vec<_> = peer.records.iter().filter_map(|record| record::decode(record).ok()).collect();
+        skipped += peer.records.len() - imports.len();
+        let services = imports.into_iter().map(|import| (import.name.clone(), Arc::new(import))).collect();
+        let PeerCatalog { epoch, revision, synced_unix_ms, .. } = *peer;
+        peers.insert(cluster, Arc::new(PeerImports { epoch, revision, synced_unix_ms, services }));
+    }
+    let export = Position { epoch: catalog.epoch, revision: catalog.revision };
+    Ok(Loaded { saved: Saved { uid, export, peers }, skipped })
+}

@@ -1,0 +1,128 @@
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::model::{Contract, Import, Port, Protocol, ServiceName};
+
+fn rng() -> fastrand::Rng {
+    fastrand::Rng::with_seed(7)
+}
+
+fn sample() -> Saved {
+    let name = ServiceName::new("shop", "cart").unwrap();
+    let import = Import {
+        name: name.clone(),
+        ports: vec![Port { name: "web".into(), number: 80, protocol: Protocol::Http }],
+        region: "us-east".into(),
+        contract: Some(Contract { generation: 3, members: Some(Vec::new()), ..Contract::default() }),
+        revision: 12,
+    };
+    let services = [(name, Arc::new(import))].into();
+    let east = PeerImports { epoch: 5, revision: 14, synced_unix_ms: 1_700_000_000_000, services };
+    Saved {
+        uid: [9; 16],
+        export: Position { epoch: 77, revision: 8 },
+        peers: [(ClusterName::new("east").unwrap(), Arc::new(east))].into(),
+    }
+}
+
+#[test]
+fn what_was_saved_is_loaded_by_the_next_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state/west");
+    let mut state = StateDir::open(&path).unwrap();
+    state.save(&sample()).unwrap();
+    drop(state);
+    let loaded = StateDir::open(&path).unwrap().load(&mut rng()).unwrap();
+    assert_eq!(loaded, Loaded { saved: sample(), skipped: 0 });
+}
+
+#[test]
+fn the_uid_and_the_epoch_are_drawn_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = StateDir::open(dir.path()).unwrap().load(&mut rng()).unwrap();
+    let second = StateDir::open(dir.path()).unwrap().load(&mut fastrand::Rng::with_seed(8)).unwrap();
+    assert_eq!(first, second);
+    assert_ne!(first.saved.export.epoch, 0);
+}
+
+#[test]
+fn two_processes_never_share_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = StateDir::open(dir.path()).unwrap();
+    let refused = StateDir::open(dir.path()).unwrap_err();
+    assert!(matches!(refused, StateError::InUse(_)), "{refused}");
+    assert!(refused.to_string().contains(&*dir.path().to_string_lossy()));
+    drop(first);
+    StateDir::open(dir.path()).unwrap();
+}
+
+#[test]
+fn nobody_else_may_read_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    StateDir::open(&path).unwrap().load(&mut rng()).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&path), mode(&path.join(CATALOG))), (0o700, 0o600));
+}
+
+#[test]
+fn a_crash_while_saving_leaves_the_old_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = StateDir::open(dir.path()).unwrap();
+    state.save(&sample()).unwrap();
+    std::fs::write(dir.path().join(CATALOG_NEW), b"half").unwrap();
+    assert_eq!(state.load(&mut rng()).unwrap().saved, sample());
+    state.save(&sample()).unwrap();
+    assert!(!dir.path().join(CATALOG_NEW).exists());
+}
+
+#[test]
+fn every_damaged_byte_and_every_cut_is_noticed() {
+    let whole = encode(&sample());
+    let path = Path::new("state/west/catalog");
+    for len in 0..whole.len() {
+        let error = decode(&whole[..len], path).unwrap_err();
+        assert!(matches!(error, StateError::Damaged { .. }), "cut to {len}: {error}");
+    }
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        decode(&bytes, path).unwrap_err();
+    }
+}
+
+#[test]
+fn damage_is_told_with_the_file_and_the_remedy_and_the_file_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(CATALOG);
+    std::fs::write(&file, b"ringway\x01garbage!garbage").unwrap();
+    let error = StateDir::open(dir.path()).unwrap().load(&mut rng()).unwrap_err().to_string();
+    for part in [&*file.to_string_lossy(), "checksum is wrong", "move it away", "new UID"] {
+        assert!(error.contains(part), "`{part}` is missing in: {error}");
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"ringway\x01garbage!garbage");
+}
+
+#[test]
+fn a_later_format_is_no_damage() {
+    let mut bytes = encode(&sample());
+    bytes[7] = 2;
+    let error = decode(&bytes, Path::new("catalog")).unwrap_err();
+    assert!(matches!(error, StateError::Format { found: 2, .. }), "{error}");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_costs_only_itself() {
+    let bytes = encode(&sample());
+    let mut catalog = LastCatalog::decode(&bytes[HEADER_BYTES..]).unwrap();
+    let mut unreadable = catalog.peers[0].records[0].clone();
+    unreadable.name = "Not A Label".into();
+    catalog.peers[0].records.push(unreadable);
+    let body = catalog.encode_to_vec();
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(xxh3_64(&body).to_be_bytes());
+    bytes.extend(body);
+    assert_eq!(decode(&bytes, Path::new("catalog")).unwrap(), Loaded { saved: sample(), skipped: 1 });
+}
