@@ -87,5 +87,61 @@ fn gcd(a: u64, b: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn turns(weights: &[u32]) -> Vec<usize> {
+        let schedule = Schedule::new(weights);
+        let mut counts = vec![0; weights.len()];
+        for &index in &schedule.turns {
+            counts[index as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn weights_in_lowest_terms_are_exact() {
+        assert_eq!(turns(&[100, 100]), [1, 1]);
+        assert_eq!(turns(&[300, 0, 50]), [6, 0, 1]);
+        assert_eq!(turns(&[0, 0]), [0, 0]);
+        assert_eq!(turns(&[u32::MAX]), [1]);
+        assert_eq!(&*Schedule::new(&[300, 100]).turns, [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn odd_weights_are_rounded_but_never_to_nothing() {
+        let counts = turns(&[1, 999_983, 499_979]);
+        assert_eq!(counts[0], 1);
+        assert!(counts[1].abs_diff(2 * counts[2]) <= 2, "{counts:?}");
+        assert!(counts.iter().sum::<usize>() <= 4097);
+    }
+
+    #[test]
+    fn a_large_set_stays_small() {
+        let weights: Vec<u32> = (0..10_000).map(|i| 1 + i % 97).collect();
+        assert!(Schedule::new(&weights).turns.len() < 60_000);
+        assert_eq!(Schedule::new(&[100; 10_000]).turns.len(), 10_000);
+    }
+
+    proptest! {
+        #[test]
+        fn turns_are_evenly_spread(weights in prop::collection::vec(0u32..20, 1..8)) {
+            let schedule = Schedule::new(&weights);
+            let cycle = schedule.turns.len();
+            let counts = turns(&weights);
+            let mut taken = vec![0; weights.len()];
+            for (i, &index) in schedule.turns.iter().enumerate() {
+                taken[index as usize] += 1;
+                // After each turn everyone has had its share of the turns so far, give or take less than the
+                // number of those that could be before it.
+                for (taken, count) in taken.iter().zip(&counts) {
+                    let due = (i + 1) as f64 * *count as f64 / cycle as f64;
+                    prop_assert!((*taken as f64 - due).abs() <= weights.len() as f64 / 2.0 + 0.5);
+                }
+            }
+        }
+    }
 }

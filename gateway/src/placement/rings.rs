@@ -50,4 +50,10 @@ impl Rings {
         self.built.insert(declaration, Arc::downgrade(&ring));
         Ok(ring)
     }
+
+    /// How many rings are remembered, in use or not.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.built.len()
+    }
 }
