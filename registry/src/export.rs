@@ -25,10 +25,11 @@ const ONCE_GRANTED_MAX: usize = 1024;
 
 /// The exported services of this cluster with the revision of each one's last change.
 ///
-/// # Saving before telling
+/// # One revision, one state
 ///
-/// A revision names one state for ever, also over a restart. So whoever owns an `Export` saves [`Export::position`]
-/// after [`Export::update`] or [`Export::admit`] said that it changed, and only then lets feeds go on.
+/// Peers resume by revision, so none may ever name two states, not even after a crash before the last one was saved
+/// or a restored backup. Therefore a start counts on from the clock, in microseconds: no run makes a million changes
+/// a second. Should the clock have been set back as well, [`Export::admit`] notices as soon as a peer knows more.
 #[derive(Clone, Debug)]
 pub struct Export {
     position: Position,
@@ -71,12 +72,11 @@ impl Entry {
 
 impl Export {
     /// The export of `declared`, continuing the history that `saved` left off; every peer gets a snapshot first,
-    /// since what was deleted while nothing ran is not known.
-    ///
-    /// Without a saved state the caller draws a new epoch: [`random_epoch`].
-    pub fn new(saved: Position, declared: &Declared, region: &str) -> Self {
+    /// since what was deleted while nothing ran is not known. `now_unix_ms`: the time, in Unix milliseconds.
+    pub fn new(saved: Position, declared: &Declared, region: &str, now_unix_ms: u64) -> Self {
+        let revision = saved.revision.max(now_unix_ms.saturating_mul(1000));
         let mut export = Self {
-            position: saved,
+            position: Position { revision, ..saved },
             floor: 0,
             services: BTreeMap::new(),
             by_revision: BTreeMap::new(),
@@ -114,7 +114,7 @@ impl Export {
         self.position.revision != before
     }
 
-    /// The epoch and the revision of the last change.
+    /// The epoch and the revision of the last change; its owner saves it when it changed.
     pub fn position(&self) -> Position {
         self.position
     }

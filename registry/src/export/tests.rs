@@ -1,1 +1,267 @@
+#![allow(clippy::unwrap_used)]
 
+use proto::limits::SYNC_SELECTORS_MAX;
+use proto::sync::event::Kind;
+
+use super::*;
+use crate::model::{Algorithm, Contract, Policy, Port, Protocol, Retry, Service, Timeout};
+
+fn cluster(name: &str) -> ClusterName {
+    ClusterName::new(name).unwrap()
+}
+
+fn name(name: &str) -> ServiceName {
+    ServiceName::new("shop", name).unwrap()
+}
+
+fn clusters(names: &[&str]) -> Grant {
+    Grant::Clusters(names.iter().map(|name| cluster(name)).collect())
+}
+
+fn declare(declared: &mut Declared, service: &str, number: u16, export: Grant) {
+    let ports = vec![Port { name: "web".into(), number, protocol: Protocol::Http }];
+    let service = Service { name: name(service), ports, endpoints: Vec::new(), export };
+    declared.services.insert(service.name.clone(), service);
+}
+
+fn saved() -> Position {
+    Position { epoch: 9, revision: 100 }
+}
+
+fn export(declared: &Declared) -> Export {
+    Export::new(saved(), declared, "us-east", 0)
+}
+
+fn watch(position: Position) -> sync::Watch {
+    sync::Watch { epoch: position.epoch, revision: position.revision, selectors: Vec::new() }
+}
+
+fn feed(peer: &str, position: Position) -> Feed {
+    Feed::new(cluster(peer), &watch(position)).unwrap()
+}
+
+/// All that `feed` has to say, in short.
+fn said(feed: &mut Feed, export: &Export) -> Vec<String> {
+    let mut said = Vec::new();
+    loop {
+        let events = feed.next(export, 3);
+        if events.is_empty() {
+            return said;
+        }
+        said.extend(events.into_iter().map(|event| match event.kind.unwrap() {
+            Kind::SnapshotBegin(_) => "begin".into(),
+            Kind::SnapshotEnd(_) => "end".into(),
+            Kind::Upsert(record) => format!("+{}", record.name),
+            Kind::Removed(removed) => format!("-{}", removed.name),
+            Kind::Current(_) => "current".into(),
+        }));
+    }
+}
+
+#[test]
+fn the_first_watch_gets_a_snapshot_of_what_it_is_granted() {
+    let mut declared = Declared::default();
+    declare(&mut declared, "all", 80, Grant::Everyone);
+    declare(&mut declared, "none", 80, Grant::Nobody);
+    declare(&mut declared, "other", 80, clusters(&["north"]));
+    declare(&mut declared, "west", 80, clusters(&["west"]));
+    let export = export(&declared);
+    let mut feed = feed("west", Position::default());
+    assert_eq!(said(&mut feed, &export), ["begin", "+all", "+west", "end"]);
+    assert!(said(&mut feed, &export).is_empty());
+    assert_eq!(export.granted_to(&cluster("west")).count(), 2);
+}
+
+#[test]
+fn a_change_is_one_delta_and_unchanged_declarations_are_none() {
+    let mut declared = Declared::default();
+    declare(&mut declared, "a", 80, Grant::Everyone);
+    declare(&mut declared, "b", 80, Grant::Everyone);
+    let mut export = export(&declared);
+    let mut feed = feed("west", Position::default());
+    said(&mut feed, &export);
+    assert!(!export.update(&declared, "us-east"));
+    declare(&mut declared, "b", 81, Grant::Everyone);
+    assert!(export.update(&declared, "us-east"));
+    assert_eq!(said(&mut feed, &export), ["+b", "current"]);
+}
+
+#[test]
+fn many_changes_of_one_service_are_told_once() {
+    let mut declared = Declared::default();
+    declare(&mut declared, "a", 80, Grant::Everyone);
+    let mut export = export(&declared);
+    let mut feed = feed("west", Position::default());
+    said(&mut feed, &export);
+    for number in 81..99 {
+        declare(&mut declared, "a", number, Grant::Everyone);
+        export.update(&declared, "us-east");
+    }
+    assert_eq!(said(&mut feed, &export), ["+a", "current"]);
+    assert_eq!((export.services.len(), export.by_revision.len()), (1, 1));
+}
+
+#[test]
+fn revoking_a_grant_is_a_deletion_for_that_peer_alone() {
+    let mut declared = Declared::default();
+    declare(&mut declared, "a", 80, clusters(&["west", "south"]));
+    let mut export = export(&declared);
+    let mut feeds = ["west", "south", "north"].map(|peer| feed(peer, Position::default()));
+    for feed in &mut feeds {
+        said(feed, &export);
+    }
+    declare(&mut declared, "a", 80, clusters(&["south"]));
+    export.update(&declared, "us-east");
+    let [west, south, north] = feeds.each_mut().map(|feed| said(feed, &export));
+    assert_eq!(west, ["-a", "current"]);
+    assert_eq!(south, ["+a", "current"]);
+    assert_eq!(north, ["current"], "a peer that was never granted a service does not learn of it");
+}
+
+#[test]
+fn a_deletion_is_told_to_whoever_resumes_and_was_granted_it() {
+    let mut declared = Declared::default();
+    declare(&mut declared, "a", 80, clusters(&["west"]));
+    declare(&mut declared, "b", 80, Grant::Everyone);
+    let mut export = export(&declared);
+    let before = export.position();
+    declared.services.clear();
+    export.update(&declared, "us-east");
+    assert_eq!(said(&mut feed("west", before), &export), ["-a", "-b", "current"]);
+    assert_eq!(said(&mut feed("north", before), &export), ["-b", "current"]);
+    assert_eq!(export.granted_to(&cluster("west")).count(), 0);
+    declare(&mut declared, "a", 80, clusters(&["west"]));
+    export.update(&declared, "us-east");
+    assert_eq!(said(&mut feed("west", before), &export), ["-b", "+a", "current"]);
+}
+
+#[test]
+fn resuming_where_nothing_changed_is_told_so() {
+    let export = export(&Declared::default());
+    let mut feed = feed("west", export.position());
+    assert_eq!(feed.heartbeat(&export), None, "the position is not confirmed yet");
+    assert_eq!(said(&mut feed, &export), ["current"]);
+    let Position { epoch, revision } = export.position();
+    let current = Kind::Current(sync::Current { epoch, revision });
+    assert_eq!(feed.heartbeat(&export).unwrap().kind, Some(current));
+}
+
+#[test]
+fn no_heartbeat_claims_what_was_not_sent() {
+    let mut declared = Declared::default();
+    let mut export = export(&declared);
+    let mut feed = feed("west", Position::default());
+    said(&mut feed, &export);
+    declare(&mut declared, "a", 80, Grant::Everyone);
+    export.update(&declared, "us-east");
+    assert_eq!(feed.heartbeat(&export), None);
+}
+
+#[test]
+fn a_restart_answers_with_a_snapshot_in_the_same_epoch() {
+    let mut declared = Declared::default();
+    declare(&mut declared, "a", 80, Grant::Everyone);
+    let before = export(&declared).position();
+    let mut export = Export::new(before, &declared, "us-east", 0);
+    assert!(!export.admit(&watch(before), &mut fastrand::Rng::with_seed(1)));
+    assert_eq!(export.position().epoch, before.epoch);
+    assert_eq!(said(&mut feed("west", before), &export), ["begin", "+a", "end"]);
+    let empty = Export::new(before, &Declared::default(), "us-east", 0);
+    assert_eq!(said(&mut feed("west", before), &empty), ["begin", "end"]);
+}
+
+#[test]
+fn a_restored_backup_never_counts_a_revision_twice() {
+    let mut declared = Declared::default();
+    declare(&mut declared, "a", 80, Grant::Everyone);
+    let told = Export::new(saved(), &declared, "us-east", 1_000).position();
+    declare(&mut declared, "b", 80, Grant::Everyone);
+    let restored = Export::new(saved(), &declared, "us-east", 1_001);
+    assert!(restored.position().revision > told.revision);
+    assert_eq!(said(&mut feed("west", told), &restored), ["begin", "+a", "+b", "end"]);
+}
+
+#[test]
+fn an_exporter_behind_what_a_peer_has_seen_begins_a_new_epoch() {
+    let mut declared = Declared::default();
+    declare(&mut declared, "a", 80, Grant::Everyone);
+    let mut export = export(&declared);
+    let mut other = feed("north", Position::default());
+    said(&mut other, &export);
+    let Position { epoch, revision } = export.position();
+    let mut rng = fastrand::Rng::with_seed(1);
+    assert!(!export.admit(&watch(Position { epoch, revision }), &mut rng));
+    let ahead = Position { epoch, revision: revision + 1 };
+    assert!(export.admit(&watch(ahead), &mut rng));
+    assert_ne!(export.position().epoch, epoch);
+    assert_eq!(said(&mut feed("west", ahead), &export), ["begin", "+a", "end"]);
+    assert_eq!(said(&mut other, &export), ["begin", "+a", "end"], "every feed follows into the new epoch");
+}
+
+#[test]
+fn a_change_during_a_snapshot_follows_as_a_delta() {
+    let mut declared = Declared::default();
+    for service in ["a", "b", "c", "d"] {
+        declare(&mut declared, service, 80, Grant::Everyone);
+    }
+    let mut export = export(&declared);
+    let mut feed = feed("west", Position::default());
+    assert_eq!(feed.next(&export, 3).len(), 3);
+    declare(&mut declared, "a", 81, Grant::Everyone);
+    declared.services.remove(&name("b"));
+    declared.services.remove(&name("d"));
+    export.update(&declared, "us-east");
+    assert_eq!(said(&mut feed, &export), ["+c", "end", "-b", "-d", "+a", "current"]);
+}
+
+#[test]
+fn selectors_narrow_a_watch_and_too_many_are_refused() {
+    let mut declared = Declared::default();
+    declare(&mut declared, "a", 80, Grant::Everyone);
+    let export = export(&declared);
+    let select = |namespace: &str| sync::Selector { namespace: namespace.into() };
+    for (selectors, count) in [(vec![select("bank")], 2), (vec![select("shop")], 3), (vec![select("")], 3)] {
+        let mut feed =
+            Feed::new(cluster("west"), &sync::Watch { selectors, ..watch(Position::default()) }).unwrap();
+        assert_eq!(said(&mut feed, &export).len(), count);
+    }
+    let selectors = (0..=SYNC_SELECTORS_MAX).map(|i| select(&i.to_string())).collect();
+    let refused = Feed::new(cluster("west"), &sync::Watch { selectors, ..watch(Position::default()) });
+    assert_eq!(refused.unwrap_err(), TooManySelectors(SYNC_SELECTORS_MAX + 1));
+}
+
+#[test]
+fn past_the_limit_of_deletions_older_resumes_get_a_snapshot() {
+    let mut declared = Declared::default();
+    for service in 0..=DELETIONS_MAX {
+        declare(&mut declared, &format!("s{service}"), 80, Grant::Everyone);
+    }
+    let mut export = export(&declared);
+    let before = export.position();
+    declared.services.clear();
+    export.update(&declared, "us-east");
+    assert!(export.services.len() <= DELETIONS_MAX);
+    assert_eq!(export.services.len(), export.deleted);
+    assert_eq!(said(&mut feed("west", before), &export), ["begin", "end"]);
+    assert_eq!(said(&mut feed("west", export.position()), &export), ["current"]);
+}
+
+#[test]
+fn the_contract_and_the_region_travel_and_their_change_is_a_change() {
+    let mut declared = Declared::default();
+    declare(&mut declared, "a", 80, Grant::Everyone);
+    let mut export = export(&declared);
+    assert!(export.update(&declared, "eu-west"));
+    let contract = Contract { generation: 1, ..Contract::default() };
+    let policy = Policy {
+        service: name("a"),
+        placement: Some(contract.clone()),
+        balance: Algorithm::P2cEwma,
+        retry: Retry::default(),
+        timeout: Timeout::default(),
+    };
+    declared.policies.insert(name("a"), policy);
+    assert!(export.update(&declared, "eu-west"));
+    let import = export.granted_to(&cluster("west")).next().unwrap().clone();
+    assert_eq!((import.region.as_str(), import.contract), ("eu-west", Some(contract)));
+}
