@@ -13,6 +13,9 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Bodies up to this size are kept; of longer ones only the digest is.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 
+/// Requests up to this size fit in the socket's buffer and are written before the answer is read.
+const AT_ONCE_BYTES_MAX: usize = 64 * 1024;
+
 /// What an exchange came to.
 #[derive(Clone, Debug)]
 pub struct Response {
@@ -186,8 +189,11 @@ impl Connection {
         let (status, fields) = loop {
             let head = read_head(&mut self.stream).map_err(|e| FetchError::NoAnswer(e.to_string()))?;
             let (start, fields) = head.ok_or_else(|| FetchError::NoAnswer("the connection ended".into()))?;
-            let status =
-                start.strip_prefix("HTTP/1.1 ").and_then(|s| s.get(..3)).and_then(|s| s.parse().ok());
+            let status = start
+                .strip_prefix("HTTP/1.")
+                .and_then(|s| s.get(2..))
+                .and_then(|s| s.get(..3))
+                .and_then(|s| s.parse().ok());
             let status: u16 =
                 status.ok_or_else(|| FetchError::NoAnswer(format!("no status line: {start}")))?;
             if !(100..200).contains(&status) || status == 101 {
@@ -212,13 +218,30 @@ impl Connection {
         Ok(Response { status, interim, fields, body, digest, trailers })
     }
 
-    /// Sends a request and reads its answer.
+    /// Sends a request and reads its answer, both at once: an answer may come before the request's body is sent.
     ///
     /// # Errors
-    /// When there is none or it is cut.
+    /// When there is no answer or it is cut. That the body could not be written whole is none if an answer came.
+    ///
+    /// # Panics
+    /// When the socket cannot be duplicated.
     pub fn exchange(&mut self, request: &Request) -> Result<Response, FetchError> {
-        self.send(request)?;
-        self.receive(request.method())
+        if request.body.len() <= AT_ONCE_BYTES_MAX {
+            let sent = self.send(request);
+            return self.receive(request.method()).or_else(|e| sent.and(Err(e)));
+        }
+        let mut writer = self.socket().try_clone().expect("an open socket can be duplicated");
+        std::thread::scope(|scope| {
+            let sent =
+                scope.spawn(move || writer.write_all(&[request.head.as_bytes(), &request.body].concat()));
+            let received = self.receive(request.method());
+            if received.is_err() {
+                // Ends the writer too: nobody reads any more.
+                let _ = self.socket().shutdown(std::net::Shutdown::Both);
+            }
+            let sent = sent.join().unwrap_or(Ok(()));
+            received.or_else(|e| sent.map_err(FetchError::Write).and(Err(e)))
+        })
     }
 }
 

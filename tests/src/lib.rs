@@ -10,6 +10,8 @@ pub mod curl;
 pub mod http;
 pub mod manifest;
 pub mod mesh;
+pub mod pair;
+pub mod peer;
 pub mod port;
 pub mod process;
 pub mod relay;

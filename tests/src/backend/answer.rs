@@ -114,6 +114,10 @@ impl Exchange<'_> {
                 self.write(b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n")?;
                 self.whole(method, 200, b"late\n")?;
             }
+            "hops" => self.write(
+                b"HTTP/1.1 200 Said\r\nconnection: keep-alive, x-hop\r\nkeep-alive: timeout=5\r\nx-hop: 1\r\n\
+                  proxy-authenticate: Basic\r\nx-end: 1\r\ncontent-length: 0\r\n\r\n",
+            )?,
             "trailers" => {
                 self.write_head(200, &[("transfer-encoding", "chunked"), ("trailer", "x-sum")])?;
                 self.chunk(b"seven")?;

@@ -10,6 +10,7 @@
 //! | `/cut/N/M`, `/cut-chunked/M` | announces N bytes (or chunks), sends M, closes |
 //! | `/status/N` | that status, no body where the status has none |
 //! | `/early` | 103, then 200 |
+//! | `/hops` | fields that are for one hop only, beside `x-end` |
 //! | `/trailers` | chunks, then the trailer `x-sum` |
 //! | `/hold` | nothing until [`Backend::release`] |
 //! | `/stall/N` | announces 10 bytes more than the N it sends, then says nothing until released |

@@ -1,0 +1,234 @@
+//! A peer that speaks the tunnel protocol by hand, so that it can also speak it badly: it asks for what it was not
+//! granted, lies about its name, sends nonsense.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use identity::{Credentials, Trust};
+use proto::code::Code;
+use proto::control::Hello;
+use proto::frame::{Decoder, END, Frame, FrameKind, put_frame, put_frame_header};
+use proto::head::{RequestHead, ResponseHead};
+use proto::message::{encode_message, take_message};
+use proto::probe::{Probe, ProbeKind};
+use proto::stream::StreamKind;
+use proto::version::Versions;
+use quinn::crypto::rustls::QuicClientConfig;
+use tokio::runtime::Runtime;
+
+use crate::mesh::TRUST_DOMAIN;
+use crate::wait::SOON;
+
+/// The protocol of a tunnel in TLS's negotiation.
+const ALPN: &[u8] = b"ringway/1";
+
+/// A tunnel from a foreign process; it answers probes. Dropping it ends it without a word.
+#[derive(Debug)]
+pub struct Peer {
+    runtime: Runtime,
+    _endpoint: quinn::Endpoint,
+    /// The connection, for what the methods here do not do.
+    pub connection: quinn::Connection,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// An answer, whole.
+    Whole {
+        /// Its status.
+        status: u16,
+        /// Its body.
+        body: Vec<u8>,
+    },
+    /// The stream was reset.
+    Reset(Code),
+    /// The whole connection went.
+    Lost(String),
+}
+
+/// A HELLO that fits the certificate of `gw-1` of `cluster`.
+pub fn hello(cluster: &str, uid: [u8; 16]) -> Hello {
+    Hello {
+        version_min: Versions::OURS.min,
+        version_max: Versions::OURS.max,
+        cluster: cluster.into(),
+        region: format!("us-{cluster}"),
+        cluster_uid: uid.to_vec(),
+        gateway: "gw-1".into(),
+        worker: 0,
+        boot: 1,
+        addresses: Vec::new(),
+        limits: None,
+        software: "e2e".into(),
+    }
+}
+
+/// The head of a GET of `/` for `shop/NAME`, port 80.
+pub fn get(name: &str) -> RequestHead<'_> {
+    RequestHead {
+        request_id: [7; 16],
+        namespace: "shop",
+        service: name,
+        port: 80,
+        attempts_left: 1,
+        attempt: 1,
+        replayable: true,
+        method: "GET",
+        path: "/",
+        authority: "cart.shop.mesh",
+        ..RequestHead::default()
+    }
+}
+
+impl Peer {
+    /// Shakes hands with the gateway of `cluster` at `address`, with the identity in `identity_dir`, even if that is
+    /// not valid now. `Ok` says little: a server that refuses a client's certificate is heard of later.
+    ///
+    /// # Errors
+    /// When the handshake fails on our side.
+    pub fn shake(identity_dir: &Path, cluster: &str, address: SocketAddr) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(|e| e.to_string())?;
+        let (endpoint, connection) = runtime.block_on(async {
+            let credentials = load(identity_dir)?;
+            let (trust, problems) = Trust::load(identity_dir, [(cluster, TRUST_DOMAIN)]);
+            if let Some((_, problem)) = problems.first() {
+                return Err(problem.to_string());
+            }
+            let tls = identity::client_config(&credentials, Arc::new(trust), cluster, &[ALPN]);
+            let tls = tls.map_err(|e| e.to_string())?;
+            let crypto = QuicClientConfig::try_from(tls).map_err(|e| e.to_string())?;
+            let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+            let mut transport = quinn::TransportConfig::default();
+            transport.keep_alive_interval(Some(Duration::from_millis(500)));
+            config.transport_config(Arc::new(transport));
+            let any = (Ipv4Addr::LOCALHOST, 0).into();
+            let endpoint = quinn::Endpoint::client(any).map_err(|e| e.to_string())?;
+            let connecting =
+                endpoint.connect_with(config, address, "x.invalid").map_err(|e| e.to_string())?;
+            let connection = soon(connecting).await.map_err(|e| e.to_string())?;
+            tokio::spawn(answer_probes(connection.clone()));
+            Ok((endpoint, connection))
+        })?;
+        Ok(Self { runtime, _endpoint: endpoint, connection })
+    }
+
+    /// The same, and exchanges HELLOs.
+    ///
+    /// # Errors
+    /// When either fails, with the gateway's reason if it gave one.
+    pub fn dial(identity_dir: &Path, target: (&str, SocketAddr), ours: &Hello) -> Result<Self, String> {
+        let peer = Self::shake(identity_dir, target.0, target.1)?;
+        let mut first = vec![StreamKind::Control.to_wire()];
+        first.extend(encode_message(ours));
+        let connection = peer.connection.clone();
+        peer.runtime.block_on(soon(async move {
+            let lost = |e: &dyn std::fmt::Display| format!("{e} ({:?})", connection.close_reason());
+            let (mut send, mut receive) = connection.open_bi().await.map_err(|e| lost(&e))?;
+            send.write_all(&first).await.map_err(|e| lost(&e))?;
+            let mut buffer = BytesMut::new();
+            loop {
+                if take_message::<Hello>(&mut buffer, 65_536).map_err(|e| e.to_string())?.is_some() {
+                    break;
+                }
+                match receive.read_chunk(65_536, true).await.map_err(|e| lost(&e))? {
+                    Some(chunk) => buffer.extend_from_slice(&chunk.bytes),
+                    None => return Err(lost(&"the control stream ended")),
+                }
+            }
+            // Both halves live as long as the tunnel: dropping them would end the control stream.
+            tokio::spawn(async move {
+                let _send = send;
+                while let Ok(Some(_)) = receive.read_chunk(65_536, true).await {}
+            });
+            Ok(())
+        }))?;
+        Ok(peer)
+    }
+
+    /// An exchange to its end: `head`, `fields`, and a body if there is one.
+    pub fn ask(&self, head: &RequestHead<'_>, fields: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut bytes = vec![StreamKind::Exchange.to_wire()];
+        let fields = fields.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+        put_frame(&mut bytes, FrameKind::Head, |out| head.encode(fields, out)).expect("a head that fits");
+        if !body.is_empty() {
+            put_frame_header(&mut bytes, FrameKind::Data, body.len());
+            bytes.extend_from_slice(body);
+        }
+        bytes.extend_from_slice(&END);
+        self.ask_raw(bytes.into())
+    }
+
+    /// A stream of these bytes, finished, and what comes back.
+    pub fn ask_raw(&self, bytes: Bytes) -> Answer {
+        let connection = self.connection.clone();
+        self.runtime.block_on(soon(async move {
+            match connection.open_bi().await {
+                Ok((send, receive)) => exchange(send, receive, bytes).await,
+                Err(e) => Answer::Lost(e.to_string()),
+            }
+        }))
+    }
+
+    /// Waits until the gateway has closed the connection, and gives its reason.
+    pub fn closed(&self) -> String {
+        let connection = self.connection.clone();
+        self.runtime.block_on(soon(async move { connection.closed().await.to_string() }))
+    }
+}
+
+/// The credentials in `dir` as of the day they were valid, so that expired ones can be shown to a gateway.
+fn load(dir: &Path) -> Result<Credentials, String> {
+    match Credentials::load(dir) {
+        Err(identity::IdentityError::Expired { .. }) => {
+            let day = Duration::from_secs(24 * 3600);
+            let then = SystemTime::now() - day;
+            Credentials::load_at(dir, then).map_err(|e| e.to_string())
+        }
+        other => other.map_err(|e| e.to_string()),
+    }
+}
+
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(SOON, future).await.expect("an answer within the time of a test")
+}
+
+async fn exchange(mut send: quinn::SendStream, mut receive: quinn::RecvStream, bytes: Bytes) -> Answer {
+    // A gateway may refuse before it has read all: what it answers then still counts.
+    let _ = send.write_chunk(bytes).await;
+    let _ = send.finish();
+    let mut decoder = Decoder::new();
+    let (mut status, mut body) = (0, Vec::new());
+    loop {
+        match receive.read_chunk(65_536, true).await {
+            Ok(Some(chunk)) => decoder.push(chunk.bytes),
+            Ok(None) => return Answer::Lost("FIN before END".into()),
+            Err(quinn::ReadError::Reset(code)) => return Answer::Reset(Code::from_wire(code.into_inner())),
+            Err(e) => return Answer::Lost(e.to_string()),
+        }
+        loop {
+            match decoder.next_frame() {
+                Ok(Some(Frame::Head(head))) => {
+                    status = ResponseHead::decode(&head).expect("a gateway's head is well-formed").0.status;
+                }
+                Ok(Some(Frame::Data(piece))) => body.extend_from_slice(&piece),
+                Ok(Some(Frame::Trailers(_))) => {}
+                Ok(Some(Frame::End)) => return Answer::Whole { status, body },
+                Ok(None) => break,
+                Err(e) => panic!("a gateway's frames are well-formed: {e}"),
+            }
+        }
+    }
+}
+
+async fn answer_probes(connection: quinn::Connection) {
+    while let Ok(datagram) = connection.read_datagram().await {
+        if let Some(probe) = Probe::decode(&datagram).filter(|p| p.kind == ProbeKind::Ping) {
+            let _ = connection.send_datagram(probe.pong().encode().to_vec().into());
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The arrows of the house: who may know whom. Read from manifests and imports, so that a wall that moves is seen.
+//!
+//! `hashring <- gateway`, `proto <- registry <- gateway <- tests`; inside the gateway each module stands on a floor and
+//! imports from lower floors only. Pure modules see no clock, no socket, no file and no `await`.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Each package of the house and those of its own house that it may use.
+const ROOMS: [(&str, &[&str]); 8] = [
+    ("hashring", &[]),
+    ("ringway-proto", &[]),
+    ("ringway-identity", &[]),
+    ("ringway-registry", &["ringway-proto"]),
+    ("ringway-tunnel", &["ringway-identity", "ringway-proto"]),
+    ("ringway", &["hashring", "ringway-identity", "ringway-proto", "ringway-registry", "ringway-tunnel"]),
+    ("e2e", &["ringway-identity", "ringway-proto"]),
+    ("load", &[]),
+];
+
+/// What a room does without: `hashring` and `proto` any runtime or network, `registry` requests and tunnels.
+const FOREIGN: [(&str, &[&str]); 3] = [
+    ("hashring", &["tokio", "quinn", "hyper", "http", "rustls"]),
+    ("ringway-proto", &["tokio", "quinn", "hyper", "http", "rustls"]),
+    ("ringway-registry", &["quinn", "hyper", "http", "rustls"]),
+];
+
+/// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
+const FLOORS: [&[&str]; 5] = [
+    &["error", "metrics", "drain"],
+    &["balance", "health", "route", "retry"],
+    &["placement"],
+    &["outbound", "inbound", "sync", "admin", "listeners"],
+    &["app", "cli"],
+];
+
+/// Pure: no input or output, no await; time and randomness are parameters.
+const PURE: [&str; 12] = [
+    "gateway/src/balance",
+    "gateway/src/health",
+    "gateway/src/placement",
+    "gateway/src/retry",
+    "gateway/src/route",
+    "hashring/src",
+    "proto/src",
+    "registry/src/export",
+    "registry/src/mirror",
+    "registry/src/model",
+    "registry/src/record",
+    "registry/src/union",
+];
+
+/// What purity forbids.
+const IMPURE: [&str; 16] = [
+    "tokio",
+    "quinn",
+    "hyper",
+    "socket2",
+    "async fn",
+    "async move",
+    ".await",
+    "Instant::now",
+    "SystemTime::now",
+    "std::fs",
+    "std::env",
+    "std::thread",
+    "std::process",
+    "TcpStream",
+    "UdpSocket",
+    "fastrand::Rng::new",
+];
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[test]
+fn rooms_depend_on_rooms_below_them_only() {
+    let args = ["metadata", "--format-version", "1", "--no-deps", "--locked"];
+    let output = Command::new(env!("CARGO")).args(args).current_dir(e2e::process::root()).output().unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let found: BTreeSet<&str> = packages.iter().filter_map(|p| p["name"].as_str()).collect();
+    assert_eq!(found, ROOMS.iter().map(|r| r.0).collect(), "a package without a place in the house");
+    for (room, allowed) in ROOMS {
+        let package = packages.iter().find(|p| p["name"] == room).unwrap();
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let name = dependency["name"].as_str().unwrap();
+            let own = dependency["path"].is_string();
+            assert!(!own || allowed.contains(&name), "`{room}` must not know `{name}`");
+            let foreign = FOREIGN.iter().any(|(r, names)| *r == room && names.contains(&name));
+            // Tests may bring a runtime along.
+            assert!(!foreign || dependency["kind"] == "dev", "`{room}` must do without `{name}`");
+        }
+    }
+}
+
+#[test]
+fn modules_of_the_gateway_import_from_lower_floors_only() {
+    let src = e2e::process::root().join("gateway/src");
+    let lib = code(&read(&src.join("lib.rs")));
+    let modules = lib
+        .lines()
+        .filter_map(|l| l.trim().trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'));
+    for module in modules {
+        let floor =
+            floor(module).unwrap_or_else(|| panic!("give `{module}` a floor in tests/tests/arrows.rs"));
+        for file in sources(&src.join(module)) {
+            for import in imports(&code(&read(&file))) {
+                let below = import == module || self::floor(&import).is_none_or(|f| f < floor);
+                assert!(below, "{}: `{module}` must not import `{import}`", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn pure_modules_have_no_clock_no_socket_and_no_await() {
+    let root = e2e::process::root();
+    let mut read_files = 0;
+    for module in PURE {
+        for file in sources(&root.join(module)) {
+            read_files += 1;
+            let code = code(&read(&file));
+            for impure in IMPURE {
+                assert!(!code.contains(impure), "{}: `{impure}` in a pure module", file.display());
+            }
+        }
+    }
+    assert!(read_files > 20, "only {read_files} files were read: has a module moved?");
+}
+
+fn floor(module: &str) -> Option<usize> {
+    FLOORS.iter().position(|floor| floor.contains(&module))
+}
+
+/// The files of a module `path`: `path.rs` and all below `path/`, without those of tests.
+fn sources(path: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let file = path.with_extension("rs");
+    if file.is_file() {
+        files.push(file);
+    }
+    for entry in fs::read_dir(path).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "tests" {
+            files.extend(sources(&path));
+        } else if name.ends_with(".rs") && name != "tests.rs" {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files.dedup();
+    files
+}
+
+/// The code of a file: without comments and without the tests at its end.
+fn code(text: &str) -> String {
+    let product = text.split("#[cfg(test)]\nmod ").next().unwrap();
+    let lines = product.lines().map(|l| l.split("//").next().unwrap());
+    lines.fold(String::new(), |code, line| code + line + "\n")
+}
+
+/// The modules of its own crate that `code` names: `crate::a::B`, `use crate::{a, b::{C, D}}`.
+fn imports(code: &str) -> BTreeSet<String> {
+    let ident = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut found = BTreeSet::new();
+    for (at, prefix) in code.match_indices("crate::") {
+        let rest = &code[at + prefix.len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            found.insert(ident(rest));
+            continue;
+        };
+        let (mut depth, mut start) = (1, true);
+        for (i, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => start = true,
+                c if start && !c.is_whitespace() => {
+                    found.insert(ident(&group[i..]));
+                    start = false;
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_are_found_in_every_form() {
+    let text = "use crate::a::B;\nuse crate::{c, d::{E, f}, g::H}; // crate::no\nfn x() { crate::i::j() }\n\
+                #[cfg(test)]\nmod tests { use crate::k; }\n";
+    let found = imports(&code(text));
+    assert_eq!(found, ["a", "c", "d", "g", "i"].map(String::from).into());
+}
