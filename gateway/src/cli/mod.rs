@@ -1,0 +1,221 @@
+//! The command line of the one binary, `ringway`.
+//!
+//! Each command is a module: its arguments, what it does, what it prints. Commands know files, the admin listener and
+//! the rooms' public interfaces; nothing of requests in flight.
+
+mod client;
+mod demo;
+mod gateway;
+mod output;
+mod pki;
+mod ring;
+mod status;
+mod validate;
+
+use std::future::Future;
+use std::io;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use output::{Format, chain, print_json};
+
+/// Exit codes and the form of errors, shown below every long help.
+const AFTER_HELP: &str = "\
+Examples:
+  ringway demo                                       three linked clusters, one killed, nothing lost
+  ringway pki init --trust-domain acme.example --out pki/ca
+  ringway pki issue --ca pki/ca --cluster west --gateway gw-1 --peer east --out pki/west
+  ringway validate -f west.yaml                      check manifests, touch nothing
+  ringway gateway -f west.yaml                       run until SIGTERM
+  ringway status                                     peers, links and services of a running gateway
+  ringway ring locate shop/cart user-17              which cluster owns this key, and who is next
+
+Exit codes: 0 worked, 1 failed, 2 wrong usage.
+With -o json a command prints one JSON object on standard output; a failure is {\"error\":..,\"hint\":..}.";
+
+/// Links clusters: mTLS QUIC tunnels, mirrored services, and every request placed on a consistent-hash ring.
+#[derive(Debug, Parser)]
+#[command(name = "ringway", version, after_help = AFTER_HELP, propagate_version = true)]
+struct Cli {
+    /// The form of the output.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Gateway(gateway::Args),
+    /// Make a certificate authority and certificates, for trials and small fleets.
+    #[command(subcommand)]
+    Pki(pki::Command),
+    Validate(validate::Args),
+    /// Show the peers, links, services and conditions of a running gateway.
+    Status(Admin),
+    /// Ask where the ring places keys.
+    #[command(subcommand)]
+    Ring(ring::Command),
+    #[command(hide = true)]
+    DemoBackend(demo::backend::Args),
+}
+
+/// Which running gateway to ask.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Admin {
+    /// Admin listener of the gateway, `listen.admin` of its manifest.
+    #[arg(long, env = "RINGWAY_ADMIN", value_name = "HOST:PORT", default_value = "127.0.0.1:7490")]
+    pub(crate) admin: String,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The gateway could not start, or stopped for a reason of its own.
+    #[error("the gateway did not start")]
+    Gateway(#[source] crate::app::StartError),
+    /// Certificates could not be made.
+    #[error("no certificate was made")]
+    Pki(#[source] identity::pki::PkiError),
+    /// Manifests are wrong.
+    #[error("the manifests have errors")]
+    Manifests(registry::manifest::Problems),
+    /// The gateway that was asked did not answer as it should.
+    #[error("the gateway was not heard")]
+    Admin(#[from] client::ClientError),
+    /// The ring cannot say where the key belongs.
+    #[error(transparent)]
+    Ring(#[from] ring::LocateError),
+    /// The demo could not run to its end.
+    #[error(transparent)]
+    Demo(#[from] demo::DemoError),
+    /// The system gave no event loop.
+    #[error("cannot start the event loop")]
+    Runtime(#[source] io::Error),
+}
+
+/// A failure as programs read it.
+#[derive(Serialize)]
+struct FailureJson<'a> {
+    error: String,
+    hint: Option<String>,
+    /// What is wrong with manifests, each with its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problems: Option<&'a registry::manifest::Problems>,
+}
+
+impl Failure {
+    /// What to do about it, where that is known.
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Admin(error) => Some(admin_hint(error).into()),
+            Self::Ring(error) => error.hint(),
+            Self::Demo(error) => error.hint(),
+            Self::Gateway(_) | Self::Pki(_) | Self::Manifests(_) | Self::Runtime(_) => None,
+        }
+    }
+
+    fn report(&self, format: Format) {
+        let hint = self.hint();
+        if format == Format::Json {
+            let error = chain(self);
+            let problems = match self {
+                Self::Manifests(problems) => Some(problems),
+                _ => None,
+            };
+            print_json(&FailureJson { error, hint, problems });
+            return;
+        }
+        if let Self::Manifests(problems) = self {
+            eprintln!("{problems}");
+        }
+        eprintln!("error: {}", chain(self));
+        if let Some(hint) = hint {
+            eprintln!("hint: {hint}");
+        }
+    }
+}
+
+fn admin_hint(error: &client::ClientError) -> &'static str {
+    use client::ClientError as E;
+    match error {
+        E::Connect { .. } | E::Timeout { .. } => {
+            "start one with `ringway gateway -f FILE`, or name its admin listener with --admin or RINGWAY_ADMIN"
+        }
+        E::Cut { .. } | E::Body { .. } | E::Json { .. } | E::Request { .. } => {
+            "check that --admin names the admin listener of a gateway of this version"
+        }
+        E::Status { .. } => "the answer above says what the gateway misses",
+    }
+}
+
+/// Parses the process's arguments, runs the command, and says how it went.
+pub fn main() -> ExitCode {
+    let Cli { output, command } = Cli::parse();
+    match run(command, output) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.report(output);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, format: Format) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Demo(args) => return demo::run(&args, format),
+        Command::Gateway(args) => gateway::run(args)?,
+        Command::Pki(command) => pki::run(command, format)?,
+        Command::Validate(args) => validate::run(&args, format)?,
+        Command::Status(admin) => status::run(&admin, format)?,
+        Command::Ring(command) => ring::run(command, format)?,
+        Command::DemoBackend(args) => demo::backend::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a short conversation on an event loop of its own.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+    Ok(runtime.block_on(work))
+}
+
+/// Milliseconds since 1970, 0 for a clock set before that.
+fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_output_form_may_stand_before_and_after_the_command() {
+        for args in [["ringway", "-o", "json", "status"], ["ringway", "status", "-o", "json"]] {
+            assert_eq!(Cli::try_parse_from(args).unwrap().output, Format::Json);
+        }
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2() {
+        for args in
+            [&["ringway"][..], &["ringway", "gateway"], &["ringway", "pki", "issue"], &["ringway", "nosuch"]]
+        {
+            assert_eq!(Cli::try_parse_from(args).unwrap_err().exit_code(), 2, "{args:?}");
+        }
+        let both = "ringway pki issue --ca c --cluster west --gateway g --workload n/s --out o";
+        assert_eq!(Cli::try_parse_from(both.split(' ')).unwrap_err().exit_code(), 2);
+    }
+}

@@ -1,0 +1,79 @@
+//! What commands print: text for people, JSON for programs.
+
+use std::error::Error;
+use std::io::{self, Write};
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde::Serialize;
+
+/// The form of a command's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people; may change between versions.
+    Text,
+    /// One JSON object on standard output, errors included.
+    Json,
+}
+
+/// Writes `text` to standard output. A reader that went away (`ringway status | head`) is no error.
+pub(crate) fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _reader_may_be_gone = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes `value` to standard output as one object on lines of its own.
+pub(crate) fn print_json(value: &impl Serialize) {
+    let mut text =
+        serde_json::to_string_pretty(value).expect("output types have string keys and no failing fields");
+    text.push('\n');
+    print(&text);
+}
+
+/// A borderless table with these column titles, as `kubectl` has it.
+pub(crate) fn table(titles: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(titles);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    table
+}
+
+/// The table as text, each line indented by `indent` and without the blanks at its end.
+pub(crate) fn lines(table: &Table, indent: &str) -> String {
+    table.lines().map(|line| format!("{indent}{}\n", line.trim_end())).collect()
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn a_chain_names_every_cause() {
+        assert_eq!(chain(&Outer(io::Error::other("inner"))), "outer: inner");
+    }
+
+    #[test]
+    fn tables_have_no_frame_and_no_blanks_at_the_end() {
+        let mut table = table(&["NAME", "STATE"]);
+        table.add_row(["east", "up"]);
+        assert_eq!(lines(&table, "  "), "  NAME   STATE\n  east   up\n");
+    }
+}

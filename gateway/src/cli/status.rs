@@ -1,0 +1,330 @@
+//! `ringway status`: what a running gateway knows, and the types in which it says so.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::client::{Client, ClientError};
+use super::output::{Format, lines, print, table};
+use super::{Admin, Failure, block_on};
+
+/// What `GET /v1/status` answers, as far as this command line reads it; fields of later versions are skipped.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Status {
+    /// Version of the gateway's binary.
+    pub(crate) version: String,
+    /// Its cluster.
+    pub(crate) cluster: String,
+    /// Its `metadata.name`.
+    pub(crate) gateway: String,
+    /// Its cluster's region.
+    pub(crate) region: String,
+    /// The cluster's random UID, hexadecimal.
+    pub(crate) uid: String,
+    /// When the process started.
+    pub(crate) started_unix_ms: u64,
+    /// Whether it is bound and its catalog is loaded.
+    pub(crate) ready: bool,
+    /// The peer gateways that were reached at least once.
+    pub(crate) peers: Vec<Peer>,
+    /// The declared links.
+    pub(crate) links: Vec<Link>,
+    /// Every service that can be asked for here.
+    pub(crate) services: Vec<Service>,
+    /// Conditions of declared objects.
+    pub(crate) conditions: Vec<Condition>,
+}
+
+/// One peer gateway.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Peer {
+    /// Its cluster.
+    pub(crate) cluster: String,
+    /// Its id.
+    pub(crate) gateway: String,
+    /// `up`, `suspect` or `down`.
+    pub(crate) state: String,
+    /// When it entered that state.
+    pub(crate) since_unix_ms: u64,
+    /// Why it is in that state.
+    #[serde(default)]
+    pub(crate) reason: String,
+    /// Its tunnels that are up.
+    #[serde(default)]
+    pub(crate) tunnels: Vec<Tunnel>,
+}
+
+/// One tunnel.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Tunnel {
+    /// What it runs on.
+    pub(crate) carrier: String,
+    /// The far end.
+    pub(crate) address: String,
+    /// Smoothed round trip, milliseconds.
+    pub(crate) rtt_ms: Option<f64>,
+    /// `us` or `peer`.
+    pub(crate) dialled_by: String,
+}
+
+/// One declared link.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Link {
+    /// The peer cluster.
+    pub(crate) cluster: String,
+    /// Where it is dialled.
+    pub(crate) addresses: Vec<String>,
+    /// `up`, `down`, `connecting` and the like.
+    pub(crate) state: String,
+    /// Why the last attempt failed.
+    pub(crate) last_error: Option<String>,
+    /// How many of its services are mirrored here.
+    pub(crate) imported: usize,
+    /// Age of what is mirrored, seconds; none before the first sync.
+    pub(crate) age_seconds: Option<f64>,
+}
+
+/// One service.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Service {
+    /// `namespace/name`.
+    pub(crate) name: String,
+    /// Generation of the contract in force.
+    pub(crate) generation: u64,
+    /// Placement mode of the contract.
+    pub(crate) mode: String,
+    /// The ring's fingerprint.
+    pub(crate) ring: String,
+    /// The members of the ring.
+    pub(crate) members: Vec<Member>,
+    /// Our own endpoints.
+    pub(crate) endpoints: Vec<Endpoint>,
+}
+
+/// A member of a service's ring.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Member {
+    /// The cluster.
+    pub(crate) cluster: String,
+    /// In hundredths.
+    pub(crate) weight: u32,
+    /// Whether the cluster serves this service to us.
+    pub(crate) serves: bool,
+    /// Its state as placement sees it.
+    pub(crate) state: String,
+}
+
+/// One of our own endpoints.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Endpoint {
+    /// Whether it takes requests.
+    pub(crate) ready: bool,
+}
+
+/// A condition of a declared object.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Condition {
+    /// `Kind namespace/name`.
+    pub(crate) object: String,
+    /// The condition's type.
+    pub(crate) kind: String,
+    /// Whether it holds.
+    pub(crate) status: bool,
+    /// For programs.
+    pub(crate) reason: String,
+    /// For people.
+    pub(crate) message: String,
+}
+
+impl Status {
+    /// Asks the gateway behind `client`; also the bytes of the answer.
+    ///
+    /// # Errors
+    /// When it does not answer with a status.
+    pub(crate) async fn read(client: &mut Client) -> Result<(Self, Bytes), ClientError> {
+        client.get_json("/v1/status").await
+    }
+
+    /// The peer gateway of `cluster`; of several the first.
+    pub(crate) fn peer(&self, cluster: &str) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.cluster == cluster)
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the gateway does not answer.
+pub(super) fn run(admin: &Admin, format: Format) -> Result<(), Failure> {
+    let (status, bytes) = block_on(Status::read(&mut Client::new(&admin.admin)))??;
+    match format {
+        Format::Json => print(&(String::from_utf8_lossy(&bytes).trim_end().to_owned() + "\n")),
+        Format::Text => print(&render(&status, super::unix_ms(SystemTime::now()))),
+    }
+    Ok(())
+}
+
+/// The status for people, seen at `now` (Unix milliseconds).
+fn render(status: &Status, now: u64) -> String {
+    let mut text = String::new();
+    let readiness = if status.ready { "ready" } else { "not ready" };
+    let Status { cluster, gateway, region, version, uid, .. } = status;
+    let up = since(status.started_unix_ms, now);
+    let _infallible =
+        writeln!(text, "gateway {gateway} of cluster {cluster} ({region}): {readiness}, up {up}");
+    let _infallible = writeln!(text, "ringway {version}, cluster uid {uid}");
+
+    let mut peers = table(&["CLUSTER", "GATEWAY", "STATE", "FOR", "TUNNELS", "REASON"]);
+    for peer in &status.peers {
+        let tunnels: Vec<_> = peer.tunnels.iter().map(describe_tunnel).collect();
+        let lasted = since(peer.since_unix_ms, now);
+        peers.add_row([
+            &peer.cluster,
+            &peer.gateway,
+            &peer.state,
+            &lasted,
+            &or_dash(tunnels.join(", ")),
+            &peer.reason,
+        ]);
+    }
+    section(&mut text, "peers", &peers, "no peer gateway was reached yet");
+
+    let mut links = table(&["CLUSTER", "STATE", "IMPORTED", "AGE", "ADDRESSES", "LAST ERROR"]);
+    for link in &status.links {
+        let age = link
+            .age_seconds
+            .map_or_else(|| "-".into(), |s| duration(Duration::from_secs_f64(s.clamp(0.0, 1e9))));
+        let addresses =
+            if link.addresses.is_empty() { "accept only".into() } else { link.addresses.join(", ") };
+        let error = link.last_error.clone().unwrap_or_default();
+        links.add_row([
+            link.cluster.clone(),
+            link.state.clone(),
+            link.imported.to_string(),
+            age,
+            addresses,
+            error,
+        ]);
+    }
+    section(&mut text, "links", &links, "none declared");
+
+    let mut services = table(&["NAME", "MODE", "GENERATION", "RING", "ENDPOINTS", "MEMBERS"]);
+    for service in &status.services {
+        let ready = service.endpoints.iter().filter(|e| e.ready).count();
+        let endpoints = match service.endpoints.len() {
+            0 => "-".into(),
+            all => format!("{ready} of {all} ready"),
+        };
+        let members: Vec<_> = service.members.iter().map(describe_member).collect();
+        let (name, mode, ring) = (service.name.clone(), service.mode.clone(), service.ring.clone());
+        services.add_row([name, mode, service.generation.to_string(), ring, endpoints, members.join(", ")]);
+    }
+    section(&mut text, "services", &services, "none declared, none imported");
+
+    let mut conditions = table(&["OBJECT", "CONDITION", "REASON", "MESSAGE"]);
+    for c in &status.conditions {
+        let state = format!("{}={}", c.kind, if c.status { "True" } else { "False" });
+        conditions.add_row([&c.object, &state, &c.reason, &c.message]);
+    }
+    section(&mut text, "conditions", &conditions, "nothing to report");
+    text
+}
+
+fn section(text: &mut String, title: &str, table: &comfy_table::Table, when_empty: &str) {
+    if table.row_count() == 0 {
+        let _infallible = write!(text, "\n{title}: {when_empty}\n");
+    } else {
+        let _infallible = write!(text, "\n{title}\n{}", lines(table, "  "));
+    }
+}
+
+fn describe_tunnel(tunnel: &Tunnel) -> String {
+    let Tunnel { carrier, address, dialled_by, .. } = tunnel;
+    let rtt = tunnel.rtt_ms.map_or_else(String::new, |ms| format!(" {ms:.2} ms"));
+    format!("{carrier} {address}{rtt} (dialled by {dialled_by})")
+}
+
+fn describe_member(member: &Member) -> String {
+    let Member { cluster, state, .. } = member;
+    let weight =
+        if member.weight == 100 { String::new() } else { format!("*{}", f64::from(member.weight) / 100.0) };
+    let state = if member.serves { state } else { "does not serve" };
+    format!("{cluster}{weight} ({state})")
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".into() } else { text }
+}
+
+fn since(then_unix_ms: u64, now_unix_ms: u64) -> String {
+    duration(Duration::from_millis(now_unix_ms.saturating_sub(then_unix_ms)))
+}
+
+/// A duration with its two largest units.
+fn duration(d: Duration) -> String {
+    match d.as_secs() {
+        0 => format!("{} ms", d.as_millis()),
+        s @ 1..60 => format!("{s} s"),
+        s @ 60..3600 => format!("{} min {} s", s / 60, s % 60),
+        s @ 3600..86400 => format!("{} h {} min", s / 3600, s / 60 % 60),
+        s => format!("{} d {} h", s / 86400, s / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const STATUS: &str = r#"{"version":"0.1.0","cluster":"west","gateway":"gw-1","region":"us-west","uid":"00ff",
+        "boot":"12","started_unix_ms":1000,"ready":true,"added later":{},
+        "peers":[{"cluster":"east","gateway":"gw-1","state":"up","since_unix_ms":61000,"reason":"tunnel up",
+            "tunnels":[{"carrier":"quic","address":"127.0.0.1:8443","rtt_ms":0.314,"dialled_by":"us"}]},
+            {"cluster":"north","gateway":"gw-1","state":"down","since_unix_ms":91000,"reason":"silent","tunnels":[]}],
+        "links":[{"cluster":"east","addresses":["127.0.0.1:8443"],"state":"up","last_error":null,"imported":2,
+            "epoch":"1","revision":4,"age_seconds":3.2}],
+        "services":[{"name":"shop/cart","local":true,"generation":1,"mode":"sharded","contract_from":"east",
+            "members":[{"cluster":"east","region":"us-east","weight":100,"serves":true,"state":"up"},
+                       {"cluster":"west","region":"us-west","weight":50,"serves":false,"state":"up"}],
+            "ring":"00000000000000ab",
+            "endpoints":[{"id":"a","address":"127.0.0.1:9001","ready":true},{"id":"b","address":"x","ready":false}]}],
+        "conditions":[]}"#;
+
+    #[test]
+    fn a_status_reads_as_tables() {
+        let status: Status = serde_json::from_str(STATUS).unwrap();
+        let expected = "\
+gateway gw-1 of cluster west (us-west): ready, up 1 min 40 s
+ringway 0.1.0, cluster uid 00ff
+
+peers
+  CLUSTER   GATEWAY   STATE   FOR    TUNNELS                                       REASON
+  east      gw-1      up      40 s   quic 127.0.0.1:8443 0.31 ms (dialled by us)   tunnel up
+  north     gw-1      down    10 s   -                                             silent
+
+links
+  CLUSTER   STATE   IMPORTED   AGE   ADDRESSES        LAST ERROR
+  east      up      2          3 s   127.0.0.1:8443
+
+services
+  NAME        MODE      GENERATION   RING               ENDPOINTS      MEMBERS
+  shop/cart   sharded   1            00000000000000ab   1 of 2 ready   east (up), west*0.5 (does not serve)
+
+conditions: nothing to report
+";
+        assert_eq!(render(&status, 101_000), expected);
+        assert_eq!(status.peer("north").unwrap().state, "down");
+    }
+
+    #[test]
+    fn durations_show_two_units() {
+        let shown = |s| duration(Duration::from_secs(s));
+        assert_eq!(duration(Duration::from_millis(999)), "999 ms");
+        assert_eq!(
+            [shown(59), shown(61), shown(3600), shown(90_000)],
+            ["59 s", "1 min 1 s", "1 h 0 min", "1 d 1 h"]
+        );
+    }
+}
