@@ -148,7 +148,6 @@ impl Iterator for Spread<'_> {
                 return Some(node);
             }
             self.passed.push(node);
-            self.looked += 1;
         }
     }
 

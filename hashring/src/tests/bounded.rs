@@ -78,9 +78,19 @@ proptest! {
 fn the_load_of_skipped_and_unplaced_nodes_does_not_count() {
     let ring = Ring::builder().node("a", 100, "").node("b", 100, "").node("gone", 0, "").build().unwrap();
     let hash = (0..).map(crate::inner).find(|hash| ring.owner(*hash) == Some(NodeIndex(0))).unwrap();
-    // Alone, "a" may have everything; together with "b", of a total of 2 + 1 it may have ceil(1.5) = 2.
+    // Alone, "a" may have all 3; with "b" it may have ceil(1.5) = 2 of them and has.
     assert_eq!(bounded(&ring, hash, 100, &[2, 0, 1000], &[false, true, false]), Some(NodeIndex(0)));
     assert_eq!(bounded(&ring, hash, 100, &[2, 0, 1000], &[false; 3]), Some(NodeIndex(1)));
+}
+
+#[test]
+fn the_cap_counts_this_request_and_is_for_the_node_below_it_only() {
+    let ring = ring_on(&[0; 2], &[at(0, 0), at(10, 1)]);
+    let taken = |c, loads: [u64; 2]| bounded(&ring, 0, c, &loads, &[false; 2]).map(|node| node.0);
+    // A cap of exactly 100 / 100 * 4 / 2 = 2 is reached at 2.
+    assert_eq!((taken(100, [2, 1]), taken(100, [1, 2])), (Some(1), Some(0)));
+    // ceil(150 / 100 * 2 / 2) = 2 with this request, 1 without it.
+    assert_eq!(taken(150, [1, 0]), Some(0));
 }
 
 #[test]
