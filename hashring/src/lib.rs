@@ -52,7 +52,7 @@
 //! |---|---|---|
 //! | [`RingBuilder::build`] | `O(p log p)` | 16 bytes a point, the nodes |
 //! | [`Ring::owner`] | `O(log p)` | nothing |
-//! | first of [`Ring::sequence`], [`Ring::near`], [`Ring::spread`] | `O(log p)` | `n / 8` bytes above 64 nodes |
+//! | first of [`Ring::sequence`], [`Ring::near`], [`Ring::spread`] | `O(log p)` | up to 64 nodes nothing; above, `n / 8` bytes, [`Ring::spread`] and a whole [`Ring::near`] twice that |
 //! | `k` of [`Ring::sequence`], `k` well below `n` | `O(log p + k)` | as above |
 //! | all of [`Ring::sequence`]; [`Ring::near`] twice that | `O(n log n)` expected at equal weights, `O(p)` at worst | as above |
 //! | all of [`Ring::spread`] | the same, and a scan of the nodes passed over in each round | also 2 bytes a node passed over |
