@@ -191,8 +191,11 @@ impl Detector {
         if !self.tunnel {
             return Tick::default();
         }
+        // After a stall several wake-ups are ready at once, and one that no timer caused may win: our own schedule tells
+        // the lateness all the same.
+        let expected = self.due(now).map_or(scheduled, |due| due.min(scheduled));
+        self.forgive(now.saturating_duration_since(expected), now);
         self.outstanding = outstanding;
-        self.forgive(now.saturating_duration_since(scheduled), now);
         if outstanding {
             self.owed_since.get_or_insert(now);
         } else if self.probes == 0 {

@@ -133,6 +133,15 @@ impl Sim {
     }
 }
 
+/// A driver that is always in time, with requests outstanding, but sends no probes.
+fn tick_until(detector: &mut Detector, from: Instant, until: Instant) {
+    let mut now = from;
+    while now <= until {
+        detector.tick(now, now, true);
+        now = detector.due(now).unwrap();
+    }
+}
+
 #[test]
 fn probes_go_out_every_50_ms_when_busy_and_every_second_when_idle() {
     let mut busy = Sim::busy(ms(1));
@@ -226,6 +235,24 @@ fn our_own_stall_accuses_nobody() {
 }
 
 #[test]
+fn a_stall_that_ends_with_a_new_request_accuses_nobody() {
+    let start = Instant::now();
+    let at = |after| start + ms(after);
+    let mut detector = Detector::new(start, ms(1));
+    for sent in [0, 50, 100] {
+        assert_eq!(detector.tick(at(sent), at(sent), true), Tick { probe: true, transition: None });
+        detector.probe_sent(at(sent));
+        detector.heard(at(sent + 1));
+    }
+    assert!(detector.tick(at(150), at(150), true).probe);
+    detector.probe_sent(at(150));
+    // Not the timer woke us, but a request: nothing says that we are late but the detector's own schedule.
+    assert_eq!(detector.tick(at(2150), at(2150), true).transition, None);
+    detector.heard(at(2151));
+    assert_eq!(detector.tick(at(2200), at(2200), true).transition, None);
+}
+
+#[test]
 fn a_peer_that_died_during_our_stall_is_found_after_it() {
     let mut sim = Sim { stall: Some((ms(1000), ms(3000))), frozen: Some(ms(1500)), ..Sim::busy(ms(1)) };
     sim.run(ms(10_000));
@@ -279,8 +306,10 @@ fn outstanding_requests_are_owed_even_if_no_probe_can_be_sent() {
     let start = Instant::now();
     let mut detector = Detector::new(start, ms(1));
     assert_eq!(detector.tick(start, start, true).transition, None);
-    let overdue = start + SUSPECT_AFTER;
-    assert_eq!(detector.tick(overdue, overdue, true).transition.unwrap().to, State::Suspect);
+    tick_until(&mut detector, start, start + SUSPECT_AFTER - ms(1));
+    assert_eq!(detector.state(), State::Up);
+    tick_until(&mut detector, start, start + SUSPECT_AFTER);
+    assert_eq!(detector.state(), State::Suspect);
 }
 
 #[test]
@@ -301,8 +330,13 @@ fn down_takes_both_five_probes_and_500_ms() {
     let at = |after| start + ms(after);
     let state_after = |probes: &[u64], now| {
         let mut detector = Detector::new(start, ms(1));
-        probes.iter().for_each(|&sent| detector.probe_sent(at(sent)));
-        detector.tick(at(now), at(now), true);
+        let mut last = 0;
+        for &sent in probes {
+            tick_until(&mut detector, at(last), at(sent));
+            detector.probe_sent(at(sent));
+            last = sent;
+        }
+        tick_until(&mut detector, at(last), at(now));
         detector.state()
     };
     let five = [0, 10, 20, 30, 40];
