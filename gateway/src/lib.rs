@@ -1,7 +1,33 @@
 //! The gateway: tunnels, placement, health, balancing, routes, listeners, admin and the command line.
+//!
+//! | part | rooms | knows |
+//! |---|---|---|
+//! | pure decisions | [`placement`], [`balance`], [`health`], [`route`], [`retry`] | no I/O, no await; time and randomness are parameters |
+//! | one moment | [`view`] | catalog, rings and endpoints, immutable, swapped whole |
+//! | the ways out | [`peers`], [`endpoint`] | other clusters' gateways; instances on this side |
+//! | a request | [`outbound`], [`inbound`] | places it; serves it: inbound is given no tunnels |
+//! | the process | [`worker`], [`sync`], [`admin`], [`app`] | threads, mirror, operators, wiring |
 
+pub mod admin;
+pub mod answer;
+pub mod app;
 pub mod balance;
+pub mod body;
+pub mod budget;
+pub mod cli;
+pub mod clock;
+pub mod endpoint;
+pub mod error;
+pub mod fields;
 pub mod health;
+pub mod inbound;
+pub mod listener;
+pub mod metrics;
+pub mod outbound;
+pub mod peers;
 pub mod placement;
 pub mod retry;
 pub mod route;
+pub mod sync;
+pub mod view;
+pub mod worker;

@@ -151,6 +151,17 @@ impl SendStream {
         }
     }
 
+    /// Waits until the peer stops the stream, has acknowledged all of it, or is gone.
+    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + 'static {
+        let stopped = match self {
+            Self::Quic(s) => s.stopped(),
+        };
+        async move {
+            // Every outcome means that nobody waits for more.
+            let _ = stopped.await;
+        }
+    }
+
     /// Lower than others from now on: their data goes first.
     pub(crate) fn lower_priority(&mut self) {
         match self {

@@ -223,7 +223,7 @@ async fn answer(
     let identity = peer_identity(&connection)?;
     let (send, recv) = within(limits::HELLO_WAIT, connection.accept_bi()).await?.map_err(lost)?;
     let carrier = Carrier::Quic(connection);
-    let mut receiver = Receiver::new(RecvStream::Quic(recv), Flight::before_hello());
+    let mut receiver = Receiver::new(RecvStream::Quic(recv), Flight::uncounted());
     let kind = within(limits::HELLO_WAIT, receiver.kind_byte()).await??;
     if StreamKind::from_wire(kind) != Some(StreamKind::Control) {
         let text = format!("the first stream is of kind {kind:#04x}, not the control stream");
@@ -247,7 +247,7 @@ fn control_stream(
     send: quinn::SendStream,
     recv: quinn::RecvStream,
 ) -> (ControlStream, Carrier) {
-    let receiver = Receiver::new(RecvStream::Quic(recv), Flight::before_hello());
+    let receiver = Receiver::new(RecvStream::Quic(recv), Flight::uncounted());
     let reader = receiver.into_messages(limits::CONTROL_MESSAGE_BYTES_MAX);
     let writer = MessageWriter::new(Sender::new(SendStream::Quic(send)));
     (ControlStream { reader, writer }, Carrier::Quic(connection))

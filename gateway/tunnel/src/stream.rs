@@ -1,5 +1,7 @@
 //! One exchange: frames written and read on a stream, and the difference between a whole message and a cut one.
 
+use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -89,6 +91,11 @@ impl Sender {
         self.stream.finish();
     }
 
+    /// Waits until the peer stops reading, or has read everything; the future does not borrow this half.
+    pub fn stopped(&self) -> impl Future<Output = ()> + 'static {
+        self.stream.stopped()
+    }
+
     /// Ends the stream with a code instead of an end frame.
     pub fn reset(&mut self, code: Code) {
         if !self.ended {
@@ -112,13 +119,22 @@ pub struct Receiver {
     flight: Arc<Flight>,
     /// What came in one chunk with the stream's kind.
     unread: Bytes,
+    /// Frames that [`Receiver::end_is_here`] has read ahead.
+    ahead: VecDeque<Frame>,
     /// The end frame was read, or the stream failed: nothing is to be stopped.
     over: bool,
 }
 
 impl Receiver {
     pub(crate) fn new(stream: RecvStream, flight: Arc<Flight>) -> Self {
-        Self { stream, decoder: Decoder::new(), flight, unread: Bytes::new(), over: false }
+        Self {
+            stream,
+            decoder: Decoder::new(),
+            flight,
+            unread: Bytes::new(),
+            ahead: VecDeque::new(),
+            over: false,
+        }
     }
 
     /// The next frame: head, pieces of data, trailers, end. After the end frame: `None`.
@@ -126,6 +142,9 @@ impl Receiver {
     /// # Errors
     /// A code from the peer, a lost connection, a stream cut before its end frame, or broken frames.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, TunnelError>> {
+        if let Some(frame) = self.ahead.pop_front() {
+            return Poll::Ready(Ok(Some(frame)));
+        }
         if self.over {
             return Poll::Ready(Ok(None));
         }
@@ -152,6 +171,21 @@ impl Receiver {
         }
     }
 
+    /// Whether the end frame came together with what was read so far: the whole message is here.
+    pub fn end_is_here(&mut self) -> bool {
+        // A broken frame is found again, and reported, by whoever reads on.
+        while let Ok(Some(frame)) = self.decoder.next_frame() {
+            let end = matches!(frame, Frame::End);
+            self.ahead.push_back(frame);
+            if end {
+                self.over = true;
+                self.drain(&mut Context::from_waker(std::task::Waker::noop()));
+                break;
+            }
+        }
+        self.over
+    }
+
     /// As [`Receiver::poll_frame`]. Cancel safe.
     ///
     /// # Errors
@@ -166,6 +200,11 @@ impl Receiver {
             self.over = true;
             self.stream.stop(code);
         }
+    }
+
+    /// Counts it from now on.
+    pub(crate) fn count(&mut self, flight: Arc<Flight>) {
+        self.flight = flight;
     }
 
     /// The first byte of a stream that the peer opened: its kind.

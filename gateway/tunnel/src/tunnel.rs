@@ -50,18 +50,18 @@ struct Shared {
     control: mpsc::Sender<Control>,
 }
 
-/// Counts a stream as long as something of it is held, and knows how its failures are to be read.
+/// Counts an exchange as long as something of it is held, and knows how its failures are to be read.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    /// `None` before HELLO.
+    /// `None` for streams that are not counted: control and sync streams last as long as the tunnel.
     tunnel: Option<Arc<Shared>>,
     index: u64,
     ours: bool,
 }
 
 impl Flight {
-    /// The flight of a control stream while there is no tunnel yet.
-    pub(crate) fn before_hello() -> Arc<Self> {
+    /// The flight of a stream that lasts as long as the tunnel.
+    pub(crate) fn uncounted() -> Arc<Self> {
         Arc::new(Self { tunnel: None, index: 0, ours: false })
     }
 
@@ -126,7 +126,7 @@ pub struct Driver {
 #[derive(Debug)]
 pub struct Accepted {
     stream: Stream,
-    flight: Arc<Flight>,
+    tunnel: Arc<Shared>,
 }
 
 /// What a stream of the peer is for.
@@ -218,7 +218,15 @@ impl Tunnel {
     /// # Errors
     /// Nothing was sent if the error [certifies](TunnelError::certifies_unprocessed) it.
     pub async fn open(&self, first: Bytes, whole: bool) -> Result<Exchange, TunnelError> {
-        let (mut exchange, _) = self.open_stream().await?;
+        let s = &self.shared;
+        let (index, send, recv) = self.open_stream().await?;
+        if s.opened.load(Ordering::Relaxed) == 0
+            && let Some(busy) = s.busy.get()
+        {
+            busy.notify_one();
+        }
+        let receiver = Receiver::new(recv, Flight::new(s, index, true));
+        let mut exchange = Exchange { sender: Sender::new(send), receiver };
         exchange.sender.write(first).await?;
         if whole {
             exchange.sender.finish();
@@ -231,14 +239,14 @@ impl Tunnel {
     /// # Errors
     /// As [`Tunnel::open`].
     pub async fn open_sync(&self) -> Result<(MessageReader, MessageWriter), TunnelError> {
-        let (exchange, _) = self.open_stream().await?;
-        let reader = exchange.receiver.into_messages(limits::SYNC_MESSAGE_BYTES_MAX);
-        let mut writer = MessageWriter::new(exchange.sender);
+        let (_, send, recv) = self.open_stream().await?;
+        let reader = Receiver::new(recv, Flight::uncounted()).into_messages(limits::SYNC_MESSAGE_BYTES_MAX);
+        let mut writer = MessageWriter::new(Sender::new(send));
         writer.raw(Bytes::copy_from_slice(&[StreamKind::Sync.to_wire()])).await?;
         Ok((reader, writer))
     }
 
-    async fn open_stream(&self) -> Result<(Exchange, u64), TunnelError> {
+    async fn open_stream(&self) -> Result<Stream, TunnelError> {
         let s = &self.shared;
         if s.peer_takes.load(Ordering::Acquire) != NONE {
             let text = "the peer is going away".into();
@@ -247,14 +255,7 @@ impl Tunnel {
         if s.opened.load(Ordering::Relaxed) as u64 >= s.peer.streams_max {
             return Err(TunnelError::Busy);
         }
-        let (index, send, recv) = s.carrier.open().await?;
-        if s.opened.load(Ordering::Relaxed) == 0
-            && let Some(busy) = s.busy.get()
-        {
-            busy.notify_one();
-        }
-        let flight = Flight::new(s, index, true);
-        Ok((Exchange { sender: Sender::new(send), receiver: Receiver::new(recv, flight) }, index))
+        s.carrier.open().await
     }
 
     /// The peer's next stream. Streams above our GOAWAY are refused here. Cancel safe.
@@ -271,7 +272,7 @@ impl Tunnel {
                 continue;
             }
             s.accepted_next.fetch_max(index + 1, Ordering::AcqRel);
-            return Ok(Accepted { stream: (index, send, recv), flight: Flight::new(s, index, false) });
+            return Ok(Accepted { stream: (index, send, recv), tunnel: s.clone() });
         }
     }
 
@@ -378,14 +379,17 @@ impl Accepted {
     /// # Errors
     /// When the stream or the tunnel ends before its first byte, or the kind is unknown.
     pub async fn begin(self) -> Result<Begun, TunnelError> {
-        let (_, send, recv) = self.stream;
+        let (index, send, recv) = self.stream;
         let mut sender = Sender::new(send);
-        let mut receiver = Receiver::new(recv, self.flight);
+        let mut receiver = Receiver::new(recv, Flight::uncounted());
         let kind = tokio::time::timeout(limits::STREAM_KIND_WAIT, receiver.kind_byte())
             .await
             .unwrap_or(Err(TunnelError::Truncated))?;
         match StreamKind::from_wire(kind) {
-            Some(StreamKind::Exchange) => Ok(Begun::Exchange(Exchange { sender, receiver })),
+            Some(StreamKind::Exchange) => {
+                receiver.count(Flight::new(&self.tunnel, index, false));
+                Ok(Begun::Exchange(Exchange { sender, receiver }))
+            }
             Some(StreamKind::Sync) => {
                 let reader = receiver.into_messages(limits::SYNC_MESSAGE_BYTES_MAX);
                 Ok(Begun::Sync(reader, MessageWriter::new(sender)))

@@ -1,0 +1,235 @@
+//! `/v1/status`: everything that this gateway knows of itself, its peers and its services, of one moment.
+
+use registry::model::{ClusterName, Condition, PeerImports};
+use serde::Serialize;
+
+use super::Admin;
+use crate::health::State;
+use crate::peers::{PeerCluster, PeerGateway};
+use crate::sync::unix_ms;
+use crate::view::{LocalService, Server, Service, View};
+
+/// The document.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    cluster: String,
+    gateway: String,
+    region: String,
+    uid: String,
+    boot: String,
+    started_unix_ms: u64,
+    ready: bool,
+    requests_in_progress: u64,
+    peers: Vec<Peer>,
+    links: Vec<Link>,
+    services: Vec<ServiceStatus>,
+    conditions: Vec<ConditionStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct Peer {
+    cluster: String,
+    gateway: String,
+    state: &'static str,
+    since_unix_ms: u64,
+    reason: String,
+    tunnels: Vec<TunnelStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct TunnelStatus {
+    carrier: &'static str,
+    address: String,
+    rtt_ms: f64,
+    dialled_by: &'static str,
+    outstanding: usize,
+    serving: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Link {
+    cluster: String,
+    addresses: Vec<String>,
+    state: &'static str,
+    last_error: Option<String>,
+    imported: usize,
+    epoch: String,
+    revision: u64,
+    age_seconds: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct ServiceStatus {
+    name: String,
+    local: bool,
+    generation: u64,
+    mode: &'static str,
+    contract_from: Option<String>,
+    members: Vec<Member>,
+    ring: String,
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Serialize)]
+struct Member {
+    cluster: String,
+    region: String,
+    weight: u32,
+    serves: bool,
+    state: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Endpoint {
+    id: String,
+    address: String,
+    ready: bool,
+    in_flight: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct ConditionStatus {
+    object: String,
+    kind: &'static str,
+    status: bool,
+    reason: &'static str,
+    message: String,
+}
+
+pub(super) fn of(admin: &Admin) -> Status {
+    let shared = &admin.shared;
+    let view = shared.view.load();
+    let now = shared.clock.micros();
+    let gateways = shared.peers.iter().flat_map(|cluster| cluster.gateways().to_vec());
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        cluster: shared.gateway.cluster.to_string(),
+        gateway: shared.gateway.id.clone(),
+        region: shared.gateway.region.clone(),
+        uid: admin.knowledge.uid().iter().map(|b| format!("{b:02x}")).collect(),
+        boot: format!("{:016x}", admin.boot),
+        started_unix_ms: admin.started_unix_ms,
+        ready: !shared.stop.is_cancelled(),
+        requests_in_progress: shared.in_progress.count(),
+        peers: gateways.map(|gateway| peer(&gateway)).collect(),
+        links: shared
+            .peers
+            .iter()
+            .map(|cluster| link(cluster, imports(&view, &cluster.link.cluster)))
+            .collect(),
+        services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
+        conditions: view.conditions.iter().map(condition).collect(),
+    }
+}
+
+/// Sets the gauges that are only looked at when somebody asks.
+pub(super) fn refresh_gauges(admin: &Admin) {
+    let view = admin.shared.view.load();
+    for cluster in admin.shared.peers.iter() {
+        let name = &cluster.link.cluster;
+        let gateways = cluster.gateways();
+        let tunnels =
+            gateways.iter().map(|g| g.tunnels().iter().filter(|t| t.is_open()).count()).sum::<usize>();
+        let rtt = gateways
+            .iter()
+            .filter(|g| g.state() != State::Down)
+            .map(|g| g.rtt().as_secs_f64())
+            .reduce(f64::min);
+        let age = imports(&view, name).and_then(age_seconds).and_then(|age| i64::try_from(age).ok());
+        admin.shared.metrics.set_peer(name.as_str(), i64::try_from(tunnels).unwrap_or(i64::MAX), rtt, age);
+    }
+}
+
+fn imports<'a>(view: &'a View, cluster: &ClusterName) -> Option<&'a PeerImports> {
+    view.catalog.as_ref()?.imports.get(cluster).map(|imports| &**imports)
+}
+
+fn age_seconds(imports: &PeerImports) -> Option<u64> {
+    (imports.synced_unix_ms > 0).then(|| unix_ms().saturating_sub(imports.synced_unix_ms) / 1000)
+}
+
+fn peer(gateway: &PeerGateway) -> Peer {
+    let tunnels = gateway.tunnels();
+    let tunnels = tunnels.iter().map(|tunnel| TunnelStatus {
+        carrier: tunnel.carrier(),
+        address: tunnel.remote_address().to_string(),
+        rtt_ms: tunnel.rtt().as_secs_f64() * 1000.0,
+        dialled_by: if tunnel.dialled() { "us" } else { "peer" },
+        outstanding: tunnel.outstanding(),
+        serving: tunnel.serving(),
+    });
+    Peer {
+        cluster: gateway.cluster.to_string(),
+        gateway: gateway.id.clone(),
+        state: gateway.state().as_str(),
+        since_unix_ms: gateway.since_unix_ms(),
+        reason: gateway.reason(),
+        tunnels: tunnels.collect(),
+    }
+}
+
+fn link(cluster: &PeerCluster, imports: Option<&PeerImports>) -> Link {
+    let gateways = cluster.gateways();
+    let state = match gateways.iter().map(|g| g.state()).min_by_key(|s| *s as u8) {
+        None => "connecting",
+        Some(state) => state.as_str(),
+    };
+    Link {
+        cluster: cluster.link.cluster.to_string(),
+        addresses: cluster.link.addresses.iter().map(ToString::to_string).collect(),
+        state,
+        last_error: cluster.last_error(),
+        imported: imports.map_or(0, |i| i.services.len()),
+        epoch: format!("{:016x}", imports.map_or(0, |i| i.epoch)),
+        revision: imports.map_or(0, |i| i.revision),
+        age_seconds: imports.and_then(age_seconds),
+    }
+}
+
+fn service(service: &Service, view: &View, now: u64) -> ServiceStatus {
+    let placement = &service.placement;
+    let port = service.ports.first().map_or(0, |p| p.number);
+    let local = view.local(&service.name.namespace, &service.name.name);
+    let members = placement.nodes().map(|(node, member)| Member {
+        cluster: member.cluster.to_string(),
+        region: member.region.clone(),
+        weight: member.weight,
+        serves: !matches!(service.server(node), Server::Unreachable),
+        state: service.availability(node, port, now).as_str(),
+    });
+    ServiceStatus {
+        name: service.name.to_string(),
+        local: local.is_some(),
+        generation: placement.generation(),
+        mode: match placement.mode() {
+            registry::model::Mode::LocalFirst => "local-first",
+            registry::model::Mode::Sharded => "sharded",
+        },
+        contract_from: service.contract_from.as_ref().map(ToString::to_string),
+        members: members.collect(),
+        ring: format!("{:016x}", placement.ring().fingerprint()),
+        endpoints: local.map_or_else(Vec::new, |local| endpoints(local, now)),
+    }
+}
+
+fn endpoints(local: &LocalService, now: u64) -> Vec<Endpoint> {
+    let all = local.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
+    all.map(|endpoint| Endpoint {
+        id: endpoint.id().to_owned(),
+        address: endpoint.address().to_string(),
+        ready: endpoint.ready(now),
+        in_flight: endpoint.in_flight(),
+    })
+    .collect()
+}
+
+fn condition(condition: &Condition) -> ConditionStatus {
+    ConditionStatus {
+        object: condition.object.clone(),
+        kind: condition.kind,
+        status: condition.status,
+        reason: condition.reason,
+        message: condition.message.clone(),
+    }
+}

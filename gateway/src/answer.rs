@@ -1,0 +1,264 @@
+//! An answer on its way to the caller, wherever it comes from.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use proto::frame::Frame as TunnelFrame;
+use proto::limits;
+use tokio::time::{Instant, Sleep};
+
+use crate::body::BodyError;
+use crate::budget::{ByteBudget, Reservation};
+use crate::endpoint::EndpointBody;
+use crate::fields;
+
+/// The head of an answer with its body to come.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields, hop-by-hop ones removed.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: AnswerBody,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub enum AnswerBody {
+    /// All of it: a cut can no longer reach the caller.
+    Whole(Whole),
+    /// Still coming.
+    Stream(Box<Streaming>),
+}
+
+/// A collected body.
+#[derive(Debug)]
+pub struct Whole {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+    /// Held against the budget until it is forwarded.
+    _reserved: Option<Reservation>,
+}
+
+/// A body that is forwarded as it comes.
+#[derive(Debug)]
+pub struct Streaming {
+    source: Source,
+    idle: Option<IdleTimer>,
+}
+
+/// Where the bytes come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A local endpoint.
+    Endpoint(EndpointBody),
+    /// A peer; the upload of the request, if it still goes on, lives as long as the answer.
+    Tunnel(tunnel::Receiver, Option<AbortOnDrop>),
+}
+
+/// A task of the exchange that must not outlive it.
+#[derive(Debug)]
+pub struct AbortOnDrop(pub tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// When something last moved in an exchange, in either direction.
+#[derive(Clone, Debug)]
+pub struct Activity(Rc<Cell<Instant>>);
+
+impl Activity {
+    /// Starts now.
+    pub fn new(now: Instant) -> Self {
+        Self(Rc::new(Cell::new(now)))
+    }
+
+    /// Something moved.
+    pub fn touch(&self) {
+        self.0.set(Instant::now());
+    }
+
+    /// When it did.
+    pub fn last(&self) -> Instant {
+        self.0.get()
+    }
+}
+
+#[derive(Debug)]
+struct IdleTimer {
+    limit: Duration,
+    activity: Activity,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Answer {
+    /// Collects a small answer: declared to be at most [`limits::SMALL_BODY_BYTES`], or complete with its head. Others
+    /// are left to stream, as is everything while the budget is spent.
+    ///
+    /// # Errors
+    /// When the body is cut: the attempt has failed, and nothing of it was forwarded.
+    pub async fn settle(self, budget: &std::sync::Arc<ByteBudget>) -> Result<Self, BodyError> {
+        let Self { status, headers, body } = self;
+        let AnswerBody::Stream(mut stream) = body else { return Ok(Self { status, headers, body }) };
+        let small = fields::content_length(&headers).is_some_and(|n| n <= limits::SMALL_BODY_BYTES as u64);
+        let mut reserved = budget.reservation();
+        let room = reserved.grow(limits::SMALL_BODY_BYTES);
+        let mut whole = Whole { data: None, trailers: None, _reserved: Some(reserved) };
+        if !room || !(small || stream.source.end_is_here()) {
+            return Ok(Self { status, headers, body: AnswerBody::Stream(stream) });
+        }
+        let mut gathered = BytesMut::new();
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_frame(cx)).await {
+            match frame?.into_data() {
+                Ok(data) if whole.data.is_none() && gathered.is_empty() => whole.data = Some(data),
+                Ok(data) => {
+                    if let Some(first) = whole.data.take() {
+                        gathered.extend_from_slice(&first);
+                    }
+                    gathered.extend_from_slice(&data);
+                }
+                Err(frame) => whole.trailers = frame.into_trailers().ok(),
+            }
+        }
+        if !gathered.is_empty() {
+            whole.data = Some(gathered.freeze());
+        }
+        Ok(Self { status, headers, body: AnswerBody::Whole(whole) })
+    }
+}
+
+impl AnswerBody {
+    /// A whole body.
+    pub fn whole(data: Bytes) -> Self {
+        Self::Whole(Whole { data: (!data.is_empty()).then_some(data), trailers: None, _reserved: None })
+    }
+
+    /// A body to come.
+    pub fn stream(source: Source) -> Self {
+        Self::Stream(Box::new(Streaming { source, idle: None }))
+    }
+
+    /// Ends it with an error when nothing moves for `limit`.
+    pub fn limit_idle(&mut self, limit: Duration, activity: Activity) {
+        if let Self::Stream(stream) = self {
+            stream.idle = Some(IdleTimer { limit, activity, sleep: None });
+        }
+    }
+}
+
+impl Whole {
+    /// The bytes, if any.
+    pub fn data(&self) -> Option<&Bytes> {
+        self.data.as_ref()
+    }
+
+    /// The trailers, if any.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+}
+
+impl Source {
+    /// Whether the end of the body came with the head.
+    fn end_is_here(&mut self) -> bool {
+        match self {
+            Self::Endpoint(body) => body.is_end_stream(),
+            Self::Tunnel(receiver, _) => receiver.end_is_here(),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Endpoint(body) => Pin::new(body).poll_frame(cx),
+            Self::Tunnel(receiver, _) => receiver.poll_frame(cx).map(|frame| match frame {
+                Ok(Some(TunnelFrame::Data(bytes))) => Some(Ok(Frame::data(bytes))),
+                Ok(Some(TunnelFrame::Trailers(bytes))) => {
+                    Some(fields::trailers(&bytes).map(Frame::trailers).ok_or(BodyError::Trailers))
+                }
+                Ok(Some(TunnelFrame::End) | None) => None,
+                // The decoder lets a head stand only at the beginning.
+                Ok(Some(TunnelFrame::Head(_))) => Some(Err(BodyError::Trailers)),
+                Err(e) => Some(Err(BodyError::Tunnel(e))),
+            }),
+        }
+    }
+}
+
+impl Body for Streaming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let polled = this.source.poll_frame(cx);
+        let Some(idle) = &mut this.idle else { return polled };
+        if polled.is_ready() {
+            idle.activity.touch();
+            return polled;
+        }
+        loop {
+            let due = idle.activity.last() + idle.limit;
+            let sleep = idle.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            if sleep.deadline() < due {
+                sleep.as_mut().reset(due);
+            }
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if idle.activity.last() + idle.limit <= Instant::now() {
+                return Poll::Ready(Some(Err(BodyError::Idle)));
+            }
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Whole(whole) => Poll::Ready(match (whole.data.take(), whole.trailers.take()) {
+                (Some(data), trailers) => {
+                    whole.trailers = trailers;
+                    Some(Ok(Frame::data(data)))
+                }
+                (None, Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
+                (None, None) => None,
+            }),
+            Self::Stream(stream) => Pin::new(&mut **stream).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.data.is_none() && whole.trailers.is_none(),
+            // Says "no" when in doubt: the body's last word must be heard, so that a cut is never missed.
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => SizeHint::with_exact(whole.data.as_ref().map_or(0, |d| d.len() as u64)),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Bodies: a request's, which may have to be sent twice, and an answer's, which must never look whole when it is cut.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use proto::frame::Frame as TunnelFrame;
+use proto::limits;
+
+use crate::budget::Reservation;
+use crate::fields;
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The HTTP connection that it came from failed.
+    #[error("the HTTP message was cut")]
+    Http(#[source] hyper::Error),
+    /// The tunnel that it came through failed.
+    #[error("the exchange was cut")]
+    Tunnel(#[source] tunnel::TunnelError),
+    /// Its beginning is gone: it was too long to be kept for another attempt.
+    #[error("the body was too long to be sent again")]
+    Gone,
+    /// Trailers that are no HTTP.
+    #[error("malformed trailers")]
+    Trailers,
+    /// Nothing moved for too long.
+    #[error("idle for too long")]
+    Idle,
+}
+
+/// Where the bytes of a request's body come from.
+#[derive(Debug)]
+enum Source {
+    Http(Incoming),
+    Tunnel(Box<tunnel::Receiver>),
+    /// Read to its end.
+    Ended,
+    /// Failed: whoever reads is told, once.
+    Failed,
+}
+
+/// The body of a request, read as it comes and kept from its beginning up to [`limits::REPLAY_BODY_BYTES_MAX`], so that
+/// another attempt can start over. Clones share it; at most one reader may be ahead of what is kept.
+#[derive(Clone, Debug)]
+pub struct RequestBody(Option<Rc<RefCell<Shared>>>);
+
+#[derive(Debug)]
+struct Shared {
+    source: Source,
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    trailers: Option<HeaderMap>,
+    /// The beginning was thrown away: nobody can start over.
+    dropped: bool,
+    /// Declared length, if any.
+    length: Option<u64>,
+    reserved: Reservation,
+    ended_at: Option<tokio::time::Instant>,
+}
+
+impl RequestBody {
+    /// No body at all.
+    pub fn empty() -> Self {
+        Self(None)
+    }
+
+    /// The body of a request that came over HTTP.
+    pub fn from_http(body: Incoming, reserved: Reservation) -> Self {
+        if body.is_end_stream() {
+            return Self::empty();
+        }
+        let length = body.size_hint().exact();
+        Self::new(Source::Http(body), length, reserved)
+    }
+
+    /// The body of a request that came through a tunnel; its head was read.
+    pub fn from_tunnel(receiver: tunnel::Receiver, length: Option<u64>, reserved: Reservation) -> Self {
+        Self::new(Source::Tunnel(Box::new(receiver)), length, reserved)
+    }
+
+    fn new(source: Source, length: Option<u64>, reserved: Reservation) -> Self {
+        Self(Some(Rc::new(RefCell::new(Shared {
+            source,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            trailers: None,
+            dropped: false,
+            length,
+            reserved,
+            ended_at: None,
+        }))))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether an attempt may start over: nothing of the beginning was thrown away and the source has not failed.
+    pub fn can_restart(&self) -> bool {
+        self.0.as_ref().is_none_or(|s| {
+            let s = s.borrow();
+            !s.dropped && !matches!(s.source, Source::Failed)
+        })
+    }
+
+    /// Whether all of it is here and kept: it can be sent any number of times, to several at once.
+    pub fn is_buffered(&self) -> bool {
+        self.0.as_ref().is_none_or(|s| {
+            let s = s.borrow();
+            !s.dropped && matches!(s.source, Source::Ended)
+        })
+    }
+
+    /// Since when the caller has nothing more to send; `None` while it still sends.
+    pub fn ended_at(&self, started: tokio::time::Instant) -> Option<tokio::time::Instant> {
+        self.0.as_ref().map_or(Some(started), |s| s.borrow().ended_at)
+    }
+
+    /// Whether the caller is at fault: its body broke off.
+    pub fn failed(&self) -> bool {
+        self.0.as_ref().is_some_and(|s| matches!(s.borrow().source, Source::Failed))
+    }
+
+    /// Reads what is there without waiting, so that a small body travels with the head.
+    pub fn read_ahead(&self, cx: &mut Context<'_>) {
+        let Some(shared) = &self.0 else { return };
+        let mut s = shared.borrow_mut();
+        while !s.dropped && s.kept_bytes < limits::SMALL_BODY_BYTES {
+            match s.poll_source(cx) {
+                Poll::Ready(Some(Ok(chunk))) => s.keep(chunk),
+                Poll::Ready(_) | Poll::Pending => return,
+            }
+        }
+    }
+
+    /// Appends all of a small buffered body and its end to `out` as frames, if that is what it is.
+    pub fn put_whole(&self, out: &mut Vec<u8>) -> bool {
+        use proto::frame::{END, FrameKind, put_frame_header};
+        if let Some(shared) = &self.0 {
+            let s = shared.borrow();
+            let small = s.kept_bytes <= limits::SMALL_BODY_BYTES;
+            if s.dropped || !small || !matches!(s.source, Source::Ended) || s.trailers.is_some() {
+                return false;
+            }
+            if s.kept_bytes > 0 {
+                put_frame_header(out, FrameKind::Data, s.kept_bytes);
+                s.kept.iter().for_each(|chunk| out.extend_from_slice(chunk));
+            }
+        }
+        out.extend_from_slice(&END);
+        true
+    }
+
+    /// This body, or none if it has turned out to be empty: then it is known without waiting that nothing comes.
+    pub fn or_empty(self) -> Self {
+        let nothing = self.0.as_ref().is_some_and(|s| {
+            let s = s.borrow();
+            matches!(s.source, Source::Ended) && !s.dropped && s.kept.is_empty() && s.trailers.is_none()
+        });
+        if nothing { Self::empty() } else { self }
+    }
+
+    /// A reader from the beginning.
+    pub fn reader(&self) -> Reader {
+        Reader { body: self.clone(), at: 0, ahead: false, trailers_given: false }
+    }
+}
+
+impl Shared {
+    /// The next chunk of the source; `None` at its end, with the trailers put aside.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            let next = match &mut self.source {
+                Source::Http(body) => match ready!(Pin::new(body).poll_frame(cx)) {
+                    None => Ok(None),
+                    Some(Ok(frame)) => Ok(Some(frame)),
+                    Some(Err(e)) => Err(BodyError::Http(e)),
+                },
+                Source::Tunnel(receiver) => match ready!(receiver.poll_frame(cx)) {
+                    Ok(Some(TunnelFrame::Data(bytes))) => Ok(Some(Frame::data(bytes))),
+                    Ok(Some(TunnelFrame::Trailers(bytes))) => match fields::trailers(&bytes) {
+                        Some(map) => Ok(Some(Frame::trailers(map))),
+                        None => Err(BodyError::Trailers),
+                    },
+                    Ok(Some(TunnelFrame::End) | None) => Ok(None),
+                    // The decoder lets a head stand only at the beginning.
+                    Ok(Some(TunnelFrame::Head(_))) => Err(BodyError::Trailers),
+                    Err(e) => Err(BodyError::Tunnel(e)),
+                },
+                Source::Ended => return Poll::Ready(None),
+                Source::Failed => return Poll::Ready(Some(Err(BodyError::Gone))),
+            };
+            match next {
+                Ok(Some(frame)) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => return Poll::Ready(Some(Ok(data))),
+                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                },
+                Ok(None) => {
+                    self.source = Source::Ended;
+                    self.ended_at = Some(tokio::time::Instant::now());
+                }
+                Err(e) => {
+                    self.source = Source::Failed;
+                    return Poll::Ready(Some(Err(e)));
+                }
+            }
+        }
+    }
+
+    /// Keeps a chunk for another attempt, or lets go of all if it is too much.
+    fn keep(&mut self, chunk: Bytes) {
+        let fits = self.kept_bytes + chunk.len() <= limits::REPLAY_BODY_BYTES_MAX;
+        if fits && self.reserved.grow(chunk.len()) {
+            self.kept_bytes += chunk.len();
+            self.kept.push(chunk);
+        } else {
+            self.let_go();
+        }
+    }
+
+    fn let_go(&mut self) {
+        self.dropped = true;
+        self.kept = Vec::new();
+        self.kept_bytes = 0;
+        self.reserved.release();
+    }
+}
+
+/// Reads a [`RequestBody`] from its beginning.
+#[derive(Debug)]
+pub struct Reader {
+    body: RequestBody,
+    at: usize,
+    /// This reader has passed what is kept.
+    ahead: bool,
+    trailers_given: bool,
+}
+
+impl Body for Reader {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let Some(shared) = &this.body.0 else { return Poll::Ready(None) };
+        let mut s = shared.borrow_mut();
+        if s.dropped && !this.ahead {
+            return Poll::Ready(Some(Err(BodyError::Gone)));
+        }
+        if !s.dropped
+            && let Some(chunk) = s.kept.get(this.at)
+        {
+            this.at += 1;
+            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        }
+        match ready!(s.poll_source(cx)) {
+            Some(Ok(chunk)) => {
+                if !s.dropped {
+                    s.keep(chunk.clone());
+                    this.at = s.kept.len();
+                    this.ahead = s.dropped;
+                }
+                Poll::Ready(Some(Ok(Frame::data(chunk))))
+            }
+            Some(Err(e)) => Poll::Ready(Some(Err(e))),
+            None => match s.trailers.clone() {
+                Some(trailers) if !this.trailers_given => {
+                    this.trailers_given = true;
+                    Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                }
+                _ => Poll::Ready(None),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.0.as_ref().is_none_or(|s| {
+            let s = s.borrow();
+            matches!(s.source, Source::Ended) && !s.dropped && s.kept.is_empty() && s.trailers.is_none()
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body.0 {
+            None => SizeHint::with_exact(0),
+            Some(s) => s.borrow().length.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The way to an instance of a service on this side: pooled HTTP/1.1 connections of one worker.
+
+mod pool;
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Uri};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+
+use crate::answer::{Answer, AnswerBody, Source};
+use crate::balance::{Endpoints, InFlight};
+use crate::body::{BodyError, RequestBody};
+use crate::clock::Clock;
+use crate::fields;
+use crate::retry::Failure;
+
+pub use pool::Pool;
+use pool::{Lease, SendError};
+
+/// What is sent, apart from the body: independent of where it goes.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// Path and query, in origin form.
+    pub target: Uri,
+    /// End-to-end fields with `Host`.
+    pub headers: HeaderMap,
+}
+
+/// What a request may do when an endpoint fails it.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    /// Whether it may reach a second endpoint after it has reached a first.
+    pub replayable: bool,
+    /// Endpoints that it may reach in all; those that refuse the connection do not count.
+    pub attempts: u8,
+}
+
+/// Sends a request to one of `endpoints`, and on to others as long as that can do no harm: after a refused connection
+/// any request, else those that are replayable.
+///
+/// # Errors
+/// What the last endpoint did; [`Failure::Unavailable`] when none is ready.
+pub async fn call(
+    pool: &Rc<Pool>,
+    endpoints: &Endpoints,
+    clock: &Clock,
+    head: &RequestHead,
+    body: &RequestBody,
+    allowance: Allowance,
+) -> Result<Answer, Failure> {
+    let mut tried = Vec::new();
+    let mut failure = Failure::Unavailable;
+    let mut reached = 0;
+    while let Some(index) = pool.with_rng(|rng| endpoints.pick(clock.micros(), rng, &tried)) {
+        let endpoint = endpoints.get(index);
+        let in_flight = endpoint.start(clock.micros());
+        match send(pool, &in_flight, clock, head, body, allowance.replayable).await {
+            Ok(answer) => return Ok(answer),
+            Err(SendError::Connect) => {
+                endpoint.refused(clock.micros());
+                failure = if reached == 0 { Failure::Connect } else { failure };
+            }
+            Err(SendError::Cut) => {
+                in_flight.failed(clock.micros());
+                reached += 1;
+                failure = Failure::Reset;
+                if !allowance.replayable || !body.can_restart() || reached >= allowance.attempts {
+                    break;
+                }
+            }
+        }
+        tried.push(index);
+    }
+    Err(failure)
+}
+
+async fn send(
+    pool: &Rc<Pool>,
+    in_flight: &InFlight,
+    clock: &Clock,
+    head: &RequestHead,
+    body: &RequestBody,
+    replayable: bool,
+) -> Result<Answer, SendError> {
+    let endpoint = in_flight.endpoint();
+    let address = endpoint.address();
+    let mut request = Request::new(body.reader());
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = head.target.clone();
+    *request.headers_mut() = head.headers.clone();
+    let (response, lease) = pool.send(address, request, replayable, || endpoint.connected()).await?;
+    in_flight.answered(clock.micros());
+    let (parts, incoming) = response.into_parts();
+    let mut headers = parts.headers;
+    fields::strip_hop_by_hop(&mut headers);
+    // A second guard for the time that the body takes; the first one ends with the attempt.
+    let guard = endpoint.start(clock.micros());
+    let body = EndpointBody { incoming, lease: Some(lease), _in_flight: guard };
+    Ok(Answer { status: parts.status, headers, body: AnswerBody::stream(Source::Endpoint(body)) })
+}
+
+/// The body of an endpoint's answer; its connection goes back to the pool when it was read to its end.
+#[derive(Debug)]
+pub struct EndpointBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+    _in_flight: InFlight,
+}
+
+impl Body for EndpointBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Poll::Ready(match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => Some(Ok(frame)),
+            Some(Err(e)) => {
+                self.lease = None;
+                Some(Err(BodyError::Http(e)))
+            }
+            None => {
+                if let Some(lease) = self.lease.take() {
+                    lease.give_back();
+                }
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+}

@@ -1,0 +1,141 @@
+//! What a caller is told when there is no answer to forward: one function turns a failure into a response.
+
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode};
+
+use crate::answer::{Answer, AnswerBody};
+use crate::retry::Failure;
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// An error type of RFC 9209, section 2.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyError {
+    /// No such name, or nothing of that name at the peer.
+    DestinationNotFound,
+    /// The name exists and nothing can serve it at the moment.
+    DestinationUnavailable,
+    /// A limit here or there is reached.
+    ConnectionLimitReached,
+    /// Every endpoint refused the connection.
+    ConnectionRefused,
+    /// The exchange broke off before an answer.
+    ConnectionTerminated,
+    /// No answer in time.
+    HttpResponseTimeout,
+    /// The service is not granted to this cluster.
+    HttpRequestDenied,
+    /// The request itself is wrong.
+    HttpRequestError,
+    /// The head does not fit.
+    HttpRequestHeadTooLarge,
+    /// The caller stopped sending in the middle.
+    ConnectionReadTimeout,
+}
+
+impl ProxyError {
+    /// Its name and the status that goes with it.
+    fn wire(self) -> (&'static str, StatusCode) {
+        match self {
+            Self::DestinationNotFound => ("destination_not_found", StatusCode::NOT_FOUND),
+            Self::DestinationUnavailable => ("destination_unavailable", StatusCode::SERVICE_UNAVAILABLE),
+            Self::ConnectionLimitReached => ("connection_limit_reached", StatusCode::SERVICE_UNAVAILABLE),
+            Self::ConnectionRefused => ("connection_refused", StatusCode::BAD_GATEWAY),
+            Self::ConnectionTerminated => ("connection_terminated", StatusCode::BAD_GATEWAY),
+            Self::HttpResponseTimeout => ("http_response_timeout", StatusCode::GATEWAY_TIMEOUT),
+            Self::HttpRequestDenied => ("http_request_denied", StatusCode::FORBIDDEN),
+            Self::HttpRequestError => ("http_request_error", StatusCode::BAD_REQUEST),
+            // RFC 9209 has no type of its own for the head as a whole.
+            Self::HttpRequestHeadTooLarge => {
+                ("http_request_error", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+            }
+            Self::ConnectionReadTimeout => ("connection_read_timeout", StatusCode::REQUEST_TIMEOUT),
+        }
+    }
+}
+
+/// Why a request was not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The kind.
+    pub error: ProxyError,
+    /// For people: what is missing, and where to look.
+    pub details: String,
+}
+
+impl Rejection {
+    /// A rejection.
+    pub fn new(error: ProxyError, details: impl Into<String>) -> Self {
+        Self { error, details: details.into() }
+    }
+
+    /// What the last failure of a request to `service` means to its caller.
+    pub fn from_failure(failure: Failure, service: &dyn std::fmt::Display) -> Self {
+        use ProxyError as E;
+        let (error, details) = match failure {
+            Failure::NotSent => (E::DestinationUnavailable, "no tunnel to a cluster that serves it"),
+            Failure::Connect => (E::ConnectionRefused, "every endpoint refused the connection"),
+            Failure::Unavailable | Failure::Refused => (E::DestinationUnavailable, "no endpoint is ready"),
+            Failure::Overloaded => (E::ConnectionLimitReached, "the cluster that serves it is at its limits"),
+            Failure::Misplaced => (E::DestinationUnavailable, "the clusters disagree about its placement"),
+            Failure::Denied => {
+                (E::HttpRequestDenied, "not granted to this cluster by the one that serves it")
+            }
+            Failure::Unknown => {
+                (E::DestinationNotFound, "the cluster that serves it does not know it (any more)")
+            }
+            Failure::PeerLost => (E::ConnectionTerminated, "the tunnel broke after the request was sent"),
+            Failure::Reset | Failure::Status(_) => {
+                (E::ConnectionTerminated, "the endpoint broke off before its answer")
+            }
+            Failure::Deadline => (E::HttpResponseTimeout, "no answer in time"),
+            Failure::Cancelled => (E::ConnectionTerminated, "cancelled"),
+        };
+        Self::new(error, format!("{service}: {details}"))
+    }
+
+    /// The answer that says so; `gateway` is the name of this intermediary, `<cluster>.gateway`.
+    pub fn into_answer(self, gateway: &str) -> Answer {
+        let (name, status) = self.error.wire();
+        // A structured-field string (RFC 8941, section 3.3.3): visible ASCII and space, quotes and backslashes escaped.
+        let details: String =
+            self.details.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
+        let quoted = details.replace('\\', "\\\\").replace('"', "\\\"");
+        let mut headers = HeaderMap::new();
+        if let Ok(value) = HeaderValue::try_from(format!("{gateway}; error={name}; details=\"{quoted}\"")) {
+            headers.insert(PROXY_STATUS, value);
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        Answer {
+            status,
+            headers,
+            body: AnswerBody::whole(format!("{gateway}: {name}: {}\n", self.details).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_rejection_names_the_gateway_the_error_and_the_reason() {
+        let rejection = Rejection::from_failure(Failure::Denied, &"shop/cart");
+        let answer = rejection.into_answer("west.gateway");
+        assert_eq!(answer.status, StatusCode::FORBIDDEN);
+        assert_eq!(
+            answer.headers[PROXY_STATUS].to_str().unwrap(),
+            "west.gateway; error=http_request_denied; \
+             details=\"shop/cart: not granted to this cluster by the one that serves it\""
+        );
+    }
+
+    #[test]
+    fn details_cannot_break_out_of_the_field() {
+        let answer =
+            Rejection::new(ProxyError::DestinationNotFound, "a\"b\\c\r\nx: é").into_answer("w.gateway");
+        let value = answer.headers[PROXY_STATUS].to_str().unwrap();
+        assert_eq!(value, "w.gateway; error=destination_not_found; details=\"a\\\"b\\\\c??x: ?\"");
+    }
+}

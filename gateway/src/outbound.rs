@@ -1,0 +1,434 @@
+//! A request of a local caller on its way to the cluster that serves it.
+//!
+//! [`serve`] is the whole path: name, key, placement, attempts, answer. What an attempt does is in `attempt`; which
+//! cluster is next and whether there is a next at all are decided by [`crate::placement`] and [`crate::retry`].
+
+mod attempt;
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hashring::NodeIndex;
+use http::header::{HOST, HeaderName, HeaderValue};
+use http::{Request, Response, Uri};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::answer::{Activity, Answer, AnswerBody};
+use crate::body::{BodyError, RequestBody};
+use crate::endpoint::RequestHead;
+use crate::error::{ProxyError, Rejection};
+use crate::fields;
+use crate::metrics::{AttemptKind, InProgressGuard, Outcome, RequestCounters};
+use crate::retry::{self, Failure, Progress, Verdict};
+use crate::route;
+use crate::view::{Service, View};
+use crate::worker::{REQUESTS_MAX, Worker};
+use attempt::{Attempt, Target};
+
+/// A response as the listener sends it: counted when it is over.
+#[derive(Debug)]
+pub struct Outgoing {
+    body: AnswerBody,
+    observed: Observed,
+}
+
+/// Counts the request when its answer is over, however it ends.
+#[derive(Debug)]
+struct Observed {
+    counters: Option<RequestCounters>,
+    outcome: Outcome,
+    _in_progress: Option<InProgressGuard>,
+}
+
+/// One request with everything that does not change over its attempts.
+#[derive(Debug)]
+struct Call<'a> {
+    worker: &'a Rc<Worker>,
+    service: &'a Arc<Service>,
+    port: u16,
+    head: &'a RequestHead,
+    authority: &'a str,
+    body: RequestBody,
+    activity: Activity,
+    started: Instant,
+    hash: Option<u64>,
+    request_id: [u8; 16],
+    replayable_method: bool,
+}
+
+/// How a call came out: the answer, and the node that gave it.
+type Served = Result<(Answer, NodeIndex), (Failure, bool)>;
+
+/// Clusters that were tried, in order.
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    nodes: [NodeIndex; 16],
+    len: usize,
+}
+
+impl Tried {
+    fn none() -> Self {
+        Self { nodes: [NodeIndex(0); 16], len: 0 }
+    }
+
+    fn push(&mut self, node: NodeIndex) {
+        // Attempts are limited to fewer than this by the manifest.
+        if let Some(slot) = self.nodes.get_mut(self.len) {
+            *slot = node;
+            self.len += 1;
+        }
+    }
+
+    fn as_slice(&self) -> &[NodeIndex] {
+        &self.nodes[..self.len]
+    }
+}
+
+/// Answers one request of a caller at `source`.
+pub async fn serve(
+    worker: &Rc<Worker>,
+    request: Request<Incoming>,
+    source: SocketAddr,
+) -> Response<Outgoing> {
+    let view = worker.shared.view.load_full();
+    let Some(guard) = worker.shared.in_progress.enter(REQUESTS_MAX) else {
+        let details = format!("this gateway serves {REQUESTS_MAX} requests at once and no more");
+        return reject(
+            worker,
+            Rejection::new(ProxyError::ConnectionLimitReached, details),
+            None,
+            Outcome::Overloaded,
+        );
+    };
+    let started = Instant::now();
+    let (parts, incoming) = request.into_parts();
+    let head_bytes = parts.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum::<usize>();
+    if head_bytes + parts.uri.path().len() > proto::limits::HEAD_BYTES_MAX {
+        let rejection =
+            Rejection::new(ProxyError::HttpRequestHeadTooLarge, "the request's head is over 64 KiB");
+        return reject(worker, rejection, None, Outcome::Unavailable);
+    }
+    let authority = match authority(&parts.uri, &parts.headers) {
+        Ok(authority) => authority,
+        Err(rejection) => return reject(worker, rejection, None, Outcome::NotFound),
+    };
+    let service = match find(worker, &view, &authority) {
+        Ok(found) => found,
+        Err(rejection) => return reject(worker, rejection, None, Outcome::NotFound),
+    };
+    let (service, port) = service;
+
+    let mut headers = parts.headers;
+    fields::strip_hop_by_hop(&mut headers);
+    if let Ok(host) = HeaderValue::from_str(&authority) {
+        headers.insert(HOST, host);
+    }
+    fields::append_via(&mut headers, &worker.shared.via);
+    let target =
+        parts.uri.path_and_query().map_or("/", |p| if p.as_str().is_empty() { "/" } else { p.as_str() });
+    let key =
+        route::key(&service.hash, |name| headers.get(name).map(HeaderValue::as_bytes), target, source.ip());
+    let hash = key.map(|key| service.placement.hash(&key));
+    let has_key = headers.contains_key(HeaderName::from_static("idempotency-key"));
+    let replayable_method = retry::replayable_method(parts.method.as_str(), has_key, &service.retry);
+    let head = RequestHead {
+        method: parts.method,
+        target: Uri::try_from(target).unwrap_or_else(|_| Uri::from_static("/")),
+        headers,
+    };
+    let activity = Activity::new(started);
+    let call = Call {
+        worker,
+        service: &service,
+        port,
+        head: &head,
+        authority: &authority,
+        body: RequestBody::from_http(incoming, worker.shared.budget.reservation()),
+        activity: activity.clone(),
+        started,
+        hash,
+        request_id: worker.pool.with_rng(|rng| rng.u128(..)).to_be_bytes(),
+        replayable_method,
+    };
+    let mut cancelled = Observed::of(service.unanswered.clone(), Outcome::Cancelled, None);
+    let served = call.run().await;
+    cancelled.counters = None;
+    match served {
+        Ok((mut answer, node)) => {
+            service.durations.observe(started.elapsed().as_secs_f64());
+            answer.body.limit_idle(service.timeout.idle, activity);
+            let counters = service.counters(node).clone();
+            respond(answer, Observed::of(counters, Outcome::Cancelled, Some(guard)))
+        }
+        Err((_, true)) => {
+            let rejection =
+                Rejection::new(ProxyError::ConnectionReadTimeout, "the request's body broke off or stalled");
+            reject(worker, rejection, Some(&service.unanswered), Outcome::Cancelled)
+        }
+        Err((failure, false)) => {
+            debug!(service = %service.name, ?failure, "No answer.");
+            let rejection = Rejection::from_failure(failure, &service.name);
+            reject(worker, rejection, Some(&service.unanswered), failure.into())
+        }
+    }
+}
+
+/// The authority that the caller asks for: of the target if it is absolute, else `Host` (RFC 9112, section 3.2.2).
+fn authority(uri: &Uri, headers: &http::HeaderMap) -> Result<String, Rejection> {
+    let bad = |text: &str| Rejection::new(ProxyError::HttpRequestError, text);
+    if let Some(authority) = uri.authority() {
+        return Ok(authority.as_str().to_owned());
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => {
+            host.to_str().map(str::to_owned).map_err(|_| bad("the Host field is not ASCII"))
+        }
+        (None, _) => Err(bad("the request has no Host field")),
+        // RFC 9112, section 3.2: more than one is a bad request, not a choice.
+        (Some(_), Some(_)) => Err(bad("the request has more than one Host field")),
+    }
+}
+
+fn find(worker: &Rc<Worker>, view: &View, authority: &str) -> Result<(Arc<Service>, u16), Rejection> {
+    let target = route::parse(authority, &worker.shared.gateway.domain).map_err(|e| match e {
+        route::NotMesh::Domain | route::NotMesh::Shape => {
+            Rejection::new(ProxyError::DestinationNotFound, format!("`{authority}`: {e}"))
+        }
+        _ => Rejection::new(ProxyError::HttpRequestError, e.to_string()),
+    })?;
+    let service = view.service(&target).ok_or_else(|| {
+        let details = format!(
+            "no service `{authority}` is served or imported here; `ringway status` lists those that are"
+        );
+        Rejection::new(ProxyError::DestinationNotFound, details)
+    })?;
+    let port = service.port(target.port).ok_or_else(|| {
+        let ports: Vec<String> = service.ports.iter().map(|p| p.number.to_string()).collect();
+        let details = format!("{} has no such port; it has {}", service.name, ports.join(", "));
+        Rejection::new(ProxyError::DestinationNotFound, details)
+    })?;
+    Ok((service.clone(), port.number))
+}
+
+impl Call<'_> {
+    /// Attempts until there is an answer or nothing more to try. The failure says whether the caller is at fault.
+    async fn run(&self) -> Served {
+        let shared = &self.worker.shared;
+        self.service.budgets.retries.deposit(shared.clock.micros());
+        self.service.budgets.hedges.deposit(shared.clock.micros());
+        let mut timer = std::pin::pin!(self.timer());
+        let mut attempts = std::pin::pin!(self.attempts());
+        tokio::select! {
+            biased;
+            served = &mut attempts => served,
+            caller_at_fault = &mut timer => Err((Failure::Deadline, caller_at_fault)),
+        }
+    }
+
+    /// Ends when time is up: true if it was the caller who let it pass.
+    async fn timer(&self) -> bool {
+        let timeout = &self.service.timeout;
+        let total = timeout.total.map(|t| self.started + t);
+        loop {
+            let ended = self.body.ended_at(self.started);
+            let idle = self.activity.last() + timeout.idle;
+            let due = ended.map_or(idle, |ended| ended + timeout.head);
+            let due = total.map_or(due, |total| total.min(due));
+            if due <= Instant::now() {
+                return ended.is_none() && total.is_none_or(|total| total > due);
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+
+    async fn attempts(&self) -> Served {
+        let shared = &self.worker.shared;
+        let mut tried = Tried::none();
+        let mut last = Failure::Unavailable;
+        let mut insist = false;
+        loop {
+            let node = if insist { tried.as_slice().last().copied() } else { self.next(&tried) };
+            let Some(node) = node else { return Err((last, false)) };
+            let kind = if tried.len == 0 { AttemptKind::First } else { AttemptKind::Retry };
+            if !insist {
+                tried.push(node);
+            }
+            let done = self.attempt_with_hedge(node, &mut tried, insist, kind).await;
+            let failure = match &done {
+                Err(failure) => *failure,
+                Ok((answer, _)) if self.service.retry.on.statuses.contains(&answer.status.as_u16()) => {
+                    Failure::Status(answer.status.as_u16())
+                }
+                Ok(_) => return done.map_err(|f| (f, false)),
+            };
+            if self.body.failed() {
+                return Err((failure, true));
+            }
+            let progress = Progress { insisted: insist, ..self.progress(&tried) };
+            let now = shared.clock.micros();
+            let verdict =
+                retry::verdict(failure, &progress, &self.service.retry, &self.service.budgets.retries, now);
+            debug!(service = %self.service.name, cluster = %self.service.placement.cluster(node), ?failure, ?verdict, "Attempt failed.");
+            insist = match verdict {
+                Verdict::TryNext => false,
+                Verdict::Insist => true,
+                // An answer of the endpoint, though a bad one, is better than ours.
+                Verdict::GiveUp(_) => return done.map_err(|f| (f, false)),
+            };
+            if let (Ok(_), false, None) = (&done, insist, self.next(&tried)) {
+                return done.map_err(|f| (f, false));
+            }
+            last = failure;
+        }
+    }
+
+    fn next(&self, tried: &Tried) -> Option<NodeIndex> {
+        let now = self.worker.shared.clock.micros();
+        let availability = |node| self.service.availability(node, self.port, now);
+        self.worker
+            .pool
+            .with_rng(|rng| self.service.placement.next(self.hash, tried.as_slice(), availability, rng))
+    }
+
+    fn progress(&self, tried: &Tried) -> Progress {
+        let used = u8::try_from(tried.len).unwrap_or(u8::MAX);
+        Progress {
+            attempts_left: self.service.retry.attempts.saturating_sub(used),
+            replayable_method: self.replayable_method,
+            body_kept: self.body.can_restart(),
+            forwarded: false,
+            insisted: false,
+            expired: false,
+        }
+    }
+
+    /// One attempt; while it waits for a peer that becomes suspect, a second one beside it at the next candidate.
+    async fn attempt_with_hedge(
+        &self,
+        node: NodeIndex,
+        tried: &mut Tried,
+        insist: bool,
+        kind: AttemptKind,
+    ) -> Result<(Answer, NodeIndex), Failure> {
+        let shared = &self.worker.shared;
+        let target = Target::of(self.service, node)?;
+        let attempt =
+            Attempt { number: tried.len.saturating_sub(1), left: self.progress(tried).attempts_left, insist };
+        shared.attempts.made(kind);
+        let gateway = target.gateway();
+        let mut primary = std::pin::pin!(self.attempt(target, attempt));
+        let Some(gateway) = gateway else { return primary.await.map(|answer| (answer, node)) };
+        loop {
+            let mut changed = std::pin::pin!(gateway.changed.notified());
+            changed.as_mut().enable();
+            if gateway.state() == crate::health::State::Suspect {
+                break;
+            }
+            tokio::select! {
+                biased;
+                done = &mut primary => return done.map(|answer| (answer, node)),
+                () = changed => {}
+            }
+        }
+        // Suspect: the answer may never come. A peer that was suspect from the start is a last resort, with no better
+        // candidate to hedge at.
+        let progress = Progress { body_kept: self.body.is_buffered(), ..self.progress(tried) };
+        let candidate = self.next(tried).filter(|&n| {
+            self.service.availability(n, self.port, shared.clock.micros())
+                == crate::placement::Availability::Up
+        });
+        let Some(beside) = candidate else { return primary.await.map(|answer| (answer, node)) };
+        let hedged = retry::hedge(&progress, false, &self.service.budgets.hedges, shared.clock.micros());
+        let second = if hedged { Target::of(self.service, beside).ok() } else { None };
+        let Some(second) = second else { return primary.await.map(|answer| (answer, node)) };
+        tried.push(beside);
+        shared.attempts.made(AttemptKind::Hedge);
+        let attempt =
+            Attempt { number: tried.len - 1, left: self.progress(tried).attempts_left, insist: false };
+        let mut hedge = Box::pin(self.attempt(second, attempt));
+        // The first good answer wins; dropping the other cancels it.
+        tokio::select! {
+            done = &mut primary => match done {
+                Ok(answer) => Ok((answer, node)),
+                Err(_) => hedge.await.map(|answer| (answer, beside)),
+            },
+            done = &mut hedge => match done {
+                Ok(answer) => Ok((answer, beside)),
+                Err(_) => primary.await.map(|answer| (answer, node)),
+            },
+        }
+    }
+}
+
+impl Observed {
+    fn of(counters: RequestCounters, outcome: Outcome, guard: Option<InProgressGuard>) -> Self {
+        Self { counters: Some(counters), outcome, _in_progress: guard }
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        if let Some(counters) = &self.counters {
+            counters.ended(self.outcome);
+        }
+    }
+}
+
+fn respond(answer: Answer, mut observed: Observed) -> Response<Outgoing> {
+    if matches!(answer.body, AnswerBody::Whole(_)) {
+        observed.outcome = Outcome::Answered;
+    }
+    let mut response = Response::new(Outgoing { body: answer.body, observed });
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
+    response
+}
+
+fn reject(
+    worker: &Rc<Worker>,
+    rejection: Rejection,
+    counters: Option<&RequestCounters>,
+    outcome: Outcome,
+) -> Response<Outgoing> {
+    let answer = rejection.into_answer(&worker.shared.name);
+    let mut response = respond(answer, Observed { counters: counters.cloned(), outcome, _in_progress: None });
+    response.body_mut().observed.outcome = outcome;
+    response
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Err(_))) => this.observed.outcome = Outcome::Cut,
+            Poll::Ready(None) if this.observed.outcome == Outcome::Cancelled => {
+                this.observed.outcome = Outcome::Answered;
+            }
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

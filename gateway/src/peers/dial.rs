@@ -1,0 +1,110 @@
+//! The task that dials one address of a link, again and again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use registry::model::HostPort;
+use tokio::net::lookup_host;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use tunnel::{Driver, Endpoint, Tunnel, TunnelError};
+
+use super::{PeerCluster, Peers, lock};
+
+/// First wait after a failure; doubled each time.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait between two dials.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Resolved addresses tried per dial.
+const ADDRESSES_MAX: usize = 16;
+/// A resolver that has not answered by then is given up for this dial.
+const RESOLVE_WAIT: Duration = Duration::from_secs(5);
+/// The same error again is only said every so often.
+const SAY_AGAIN: u32 = 20;
+
+/// Keeps one tunnel through `address` until `stop`: dials whenever the gateway that answers there has none, with
+/// jittered exponential backoff. `serve` gets each tunnel and returns at once.
+pub async fn keep_dialling(
+    endpoint: &Endpoint,
+    peers: Arc<Peers>,
+    cluster: Arc<PeerCluster>,
+    address: HostPort,
+    stop: CancellationToken,
+    mut serve: impl FnMut(Tunnel, Driver),
+) {
+    let mut backoff = BACKOFF_MIN;
+    let mut failures = 0u32;
+    let mut rng = fastrand::Rng::new();
+    loop {
+        let dialled = tokio::select! {
+            () = stop.cancelled() => return,
+            dialled = dial(endpoint, &peers, &cluster, &address) => dialled,
+        };
+        match dialled {
+            Ok((tunnel, driver)) => {
+                (backoff, failures) = (BACKOFF_MIN, 0);
+                *lock(&cluster.last_error) = None;
+                let gateway = tunnel.peer().hello.gateway.clone();
+                serve(tunnel, driver);
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = has_no_tunnel(&cluster, &gateway) => {}
+                }
+            }
+            Err(error) => {
+                let text = format!("{address}: {error}");
+                if failures.is_multiple_of(SAY_AGAIN) {
+                    warn!(peer = %cluster.link.cluster, %address, error = %error, "No tunnel.");
+                } else {
+                    debug!(peer = %cluster.link.cluster, %address, error = %error, "No tunnel.");
+                }
+                failures += 1;
+                *lock(&cluster.last_error) = Some(text);
+            }
+        }
+        // Full jitter: many gateways that lost one peer together do not come back together.
+        let wait = backoff.mul_f64(0.5 + rng.f64() / 2.0);
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+async fn dial(
+    endpoint: &Endpoint,
+    peers: &Peers,
+    cluster: &PeerCluster,
+    address: &HostPort,
+) -> Result<(Tunnel, Driver), TunnelError> {
+    let resolving = lookup_host((address.host.as_str(), address.port));
+    let resolved: Vec<SocketAddr> = match tokio::time::timeout(RESOLVE_WAIT, resolving).await {
+        Ok(Ok(found)) => found.take(ADDRESSES_MAX).collect(),
+        Ok(Err(e)) => return Err(TunnelError::Connect(format!("cannot resolve {}: {e}", address.host))),
+        Err(_) => return Err(TunnelError::Connect(format!("resolving {} took too long", address.host))),
+    };
+    let mut last = TunnelError::Connect(format!("{} has no address", address.host));
+    for socket in resolved {
+        match endpoint.dial(socket, cluster.link.cluster.as_str(), |peer| peers.admit(peer)).await {
+            Ok(up) => return Ok(up),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+/// Waits until there is no open tunnel to the gateway, whoever dialled it.
+async fn has_no_tunnel(cluster: &PeerCluster, gateway: &str) {
+    loop {
+        // Registered before the look, so that no change is missed between the two.
+        let mut changed = std::pin::pin!(cluster.changed.notified());
+        changed.as_mut().enable();
+        let gateways = cluster.gateways();
+        if !gateways.iter().any(|g| g.id == gateway && g.has_open_tunnel()) {
+            return;
+        }
+        changed.await;
+    }
+}

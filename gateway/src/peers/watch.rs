@@ -1,0 +1,87 @@
+//! The task that watches one peer gateway: probes, and the detector's clock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::code::CloseCode;
+use tokio_util::sync::CancellationToken;
+use tunnel::{Event, Tunnel};
+
+use super::{PeerGateway, lock};
+use crate::health::PROBE_IDLE;
+
+/// How long a tunnel that a duplicate has made redundant may finish what is on it.
+const REDUNDANT_GRACE: Duration = Duration::from_secs(30);
+
+impl PeerGateway {
+    /// What the driver of one of its tunnels tells. `epoch` is the start of the clock that probes carry.
+    pub fn on_event(&self, event: Event, epoch: Instant) {
+        match event {
+            Event::Answered { clock_us, .. } => {
+                let now = Instant::now();
+                let sent = Duration::from_micros(clock_us);
+                // The clock came back from the peer: a wrong one must not make nonsense of the round trip.
+                let rtt = now.duration_since(epoch).saturating_sub(sent).min(Duration::from_secs(10));
+                let mut detector = lock(&self.detector);
+                let transition = detector.answered(now, rtt);
+                self.apply(transition);
+            }
+            Event::GoingAway => self.changed.notify_waiters(),
+        }
+    }
+
+    fn heard(&self, tunnels: &[Tunnel]) -> u64 {
+        tunnels.iter().map(Tunnel::heard).fold(0, u64::wrapping_add)
+    }
+}
+
+/// Watches `gateway` until `stop`: ticks its detector when it is due and whenever an idle tunnel becomes busy, and sends
+/// the probes that it asks for.
+pub async fn watch(gateway: Arc<PeerGateway>, epoch: Instant, stop: CancellationToken) {
+    let mut sequence = 0u64;
+    let mut last_heard = 0u64;
+    loop {
+        let scheduled = lock(&gateway.detector).due(Instant::now());
+        let woken_by_timer = tokio::select! {
+            () = stop.cancelled() => return,
+            // While there is no tunnel nothing is due; the change that brings one wakes this task.
+            () = gateway.changed.notified(), if scheduled.is_none() => false,
+            () = tokio::time::sleep_until(scheduled.unwrap_or_else(|| Instant::now() + PROBE_IDLE).into()) => true,
+            () = gateway.busy.notified() => false,
+        };
+        let now = Instant::now();
+        let tunnels = gateway.tunnels();
+        let heard = gateway.heard(&tunnels);
+        let outstanding = tunnels.iter().any(|t| t.outstanding() > 0);
+        let mut detector = lock(&gateway.detector);
+        if heard != last_heard {
+            last_heard = heard;
+            let transition = detector.heard(now);
+            gateway.apply(transition);
+        }
+        let on_time = scheduled.filter(|_| woken_by_timer).unwrap_or(now);
+        let tick = detector.tick(on_time, now, outstanding);
+        if tick.probe
+            && let Some(tunnel) = gateway.tunnel().as_ref().or(tunnels.last())
+        {
+            sequence += 1;
+            let clock_us = u64::try_from(now.duration_since(epoch).as_micros()).unwrap_or(u64::MAX);
+            // A tunnel that has ended says so by itself.
+            let _ = tunnel.probe(sequence, clock_us);
+            detector.probe_sent(now);
+        }
+        gateway.apply(tick.transition);
+    }
+}
+
+/// Closes tunnels that another one has made redundant, each once what is on it is through.
+pub async fn close_redundant(tunnels: Vec<Tunnel>) {
+    for tunnel in tunnels {
+        tunnel.go_away("another tunnel stays");
+        let deadline = Instant::now() + REDUNDANT_GRACE;
+        while Instant::now() < deadline && tunnel.outstanding() + tunnel.serving() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tunnel.close(CloseCode::DuplicateTunnel, "another tunnel stays");
+    }
+}

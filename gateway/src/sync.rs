@@ -1,0 +1,173 @@
+//! The mirror's traffic: our exports to peers, theirs to us, and the view that follows from it. Runs on the control
+//! plane; what is right is decided by [`registry::export`], [`registry::mirror`] and [`registry::union`].
+
+mod exporter;
+mod importer;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use registry::export::Export;
+use registry::mirror::Mirror;
+use registry::model::{Catalog, ClusterName, Declared, PeerImports};
+use registry::state::{Saved, StateDir};
+use tokio::sync::{Notify, watch};
+use tracing::error;
+
+use crate::metrics::Metrics;
+use crate::view::{View, ViewBuilder};
+use crate::worker::Shared;
+
+pub use exporter::export_to_peers;
+pub use importer::import_from;
+
+/// Views are rebuilt at most so often.
+const REBUILD_PAUSE: Duration = Duration::from_millis(50);
+/// The last catalog is saved at most so often.
+const SAVE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What this cluster knows: declared by its manifests, mirrored from its peers.
+#[derive(Debug)]
+pub struct Knowledge {
+    cluster: ClusterName,
+    region: String,
+    uid: [u8; 16],
+    /// Short sections without await, on the control plane only.
+    state: Mutex<State>,
+    /// Told when the view must be built anew.
+    dirty: Notify,
+    /// Grows when the export changes.
+    exported: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    revision: u64,
+    declared: Declared,
+    mirrors: BTreeMap<ClusterName, Mirror>,
+    export: Export,
+}
+
+impl Knowledge {
+    /// From the manifests and what was saved last; `now_unix_ms` is the time.
+    pub fn new(
+        cluster: ClusterName,
+        region: &str,
+        declared: Declared,
+        saved: Saved,
+        now_unix_ms: u64,
+    ) -> Self {
+        let mirrors = declared.links.values().map(|link| {
+            let kept = saved.peers.get(&link.cluster).cloned().unwrap_or_default();
+            (link.cluster.clone(), Mirror::new(link, kept))
+        });
+        let state = State {
+            revision: 1,
+            mirrors: mirrors.collect(),
+            export: Export::new(saved.export, &declared, region, now_unix_ms),
+            declared,
+        };
+        Self {
+            cluster,
+            region: region.to_owned(),
+            uid: saved.uid,
+            state: Mutex::new(state),
+            dirty: Notify::new(),
+            exported: watch::Sender::new(0),
+        }
+    }
+
+    /// The random identity of this cluster.
+    pub fn uid(&self) -> [u8; 16] {
+        self.uid
+    }
+
+    /// The catalog of this moment.
+    pub fn catalog(&self) -> Catalog {
+        let state = self.lock();
+        Catalog {
+            revision: state.revision,
+            cluster: self.cluster.clone(),
+            region: self.region.clone(),
+            declared: state.declared.clone(),
+            imports: state.imports(),
+        }
+    }
+
+    fn saved(&self) -> Saved {
+        let state = self.lock();
+        Saved { uid: self.uid, export: state.export.position(), peers: state.imports() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Whoever panicked left values that are whole: every change is one call.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn touch(&self, state: &mut State) {
+        state.revision += 1;
+        self.dirty.notify_one();
+    }
+}
+
+impl State {
+    fn imports(&self) -> BTreeMap<ClusterName, Arc<PeerImports>> {
+        self.mirrors.iter().map(|(cluster, mirror)| (cluster.clone(), mirror.imports().clone())).collect()
+    }
+}
+
+/// Publishes a view whenever what is known changes, and keeps the last catalog on disk.
+pub async fn publish(
+    knowledge: Arc<Knowledge>,
+    shared: Arc<Shared>,
+    mut builder: ViewBuilder,
+    directory: StateDir,
+) {
+    let directory = Arc::new(Mutex::new(directory));
+    let mut saved_at = tokio::time::Instant::now();
+    let mut unsaved = false;
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => break,
+            () = knowledge.dirty.notified() => {
+                let previous = shared.view.load_full();
+                let view = build(&mut builder, &knowledge, &shared, &previous);
+                shared.view.store(Arc::new(view));
+                unsaved = true;
+                tokio::time::sleep(REBUILD_PAUSE).await;
+            }
+            () = tokio::time::sleep_until(saved_at + SAVE_PAUSE), if unsaved => {
+                save(&knowledge, &directory).await;
+                (saved_at, unsaved) = (tokio::time::Instant::now(), false);
+            }
+        }
+    }
+    save(&knowledge, &directory).await;
+}
+
+/// The view of what is known now.
+pub fn build(builder: &mut ViewBuilder, knowledge: &Knowledge, shared: &Shared, previous: &View) -> View {
+    let metrics: &Metrics = &shared.metrics;
+    builder.build(Arc::new(knowledge.catalog()), &shared.peers, metrics, previous)
+}
+
+async fn save(knowledge: &Arc<Knowledge>, directory: &Arc<Mutex<StateDir>>) {
+    let (saved, directory) = (knowledge.saved(), directory.clone());
+    let written = tokio::task::spawn_blocking(move || {
+        directory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).save(&saved)
+    });
+    match written.await {
+        Ok(Ok(())) => {}
+        Ok(Err(failed)) => {
+            error!(error = %failed, "The last catalog could not be saved; what was saved before stays.")
+        }
+        Err(panic) => error!(error = %panic, "Saving the last catalog panicked."),
+    }
+}
+
+/// Unix milliseconds.
+pub fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,119 @@
+//! Our side as importer: one sync stream to each peer, opened again whenever it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::sync::Event;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use tunnel::{Tunnel, TunnelError};
+
+use super::{Knowledge, unix_ms};
+use crate::peers::PeerCluster;
+
+/// Three missed signs of life: the exporter is stuck, though its tunnel is up.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// Wait before a stream that ended is opened again.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How often what only time changes is looked at.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Mirrors the exports of `peer` until `stop`.
+pub async fn import_from(knowledge: Arc<Knowledge>, peer: Arc<PeerCluster>, stop: CancellationToken) {
+    let cluster = &peer.link.cluster;
+    let mut pause = PAUSE_MIN;
+    loop {
+        let tunnel = tokio::select! {
+            () = stop.cancelled() => return,
+            tunnel = a_tunnel(&knowledge, &peer) => tunnel,
+        };
+        let started = tokio::time::Instant::now();
+        let ended = tokio::select! {
+            () = stop.cancelled() => return,
+            ended = follow(&knowledge, &peer, &tunnel) => ended,
+        };
+        if let Some(mirror) = knowledge.lock().mirrors.get_mut(cluster) {
+            mirror.lost();
+        }
+        info!(peer = %cluster, reason = %ended, "Mirror interrupted; its services stay as they were.");
+        pause = if started.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Waits for a tunnel to the peer; meanwhile time goes on for its records.
+async fn a_tunnel(knowledge: &Knowledge, peer: &PeerCluster) -> Tunnel {
+    loop {
+        let mut changed = std::pin::pin!(peer.changed.notified());
+        changed.as_mut().enable();
+        if let Some((_, tunnel)) = peer.pick() {
+            return tunnel;
+        }
+        tokio::select! {
+            () = changed => {}
+            () = tokio::time::sleep(TICK) => tick(knowledge, peer),
+        }
+    }
+}
+
+/// Follows one stream to its end; says why it ended.
+async fn follow(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> String {
+    match watch(knowledge, peer, tunnel).await {
+        Ok(why) => why,
+        Err(error) => error.to_string(),
+    }
+}
+
+async fn watch(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Result<String, TunnelError> {
+    let cluster = &peer.link.cluster;
+    let Some(watch) = knowledge.lock().mirrors.get_mut(cluster).map(registry::mirror::Mirror::watch) else {
+        return Ok("there is no mirror for it".into());
+    };
+    let (mut reader, mut writer) = tunnel.open_sync().await?;
+    writer.send(&watch).await?;
+    debug!(peer = %cluster, epoch = watch.epoch, revision = watch.revision, "Importing.");
+    let mut ticks = tokio::time::interval(TICK);
+    let mut heard = tokio::time::Instant::now();
+    loop {
+        let event = tokio::select! {
+            event = reader.next::<Event>() => event?,
+            _ = ticks.tick() => {
+                tick(knowledge, peer);
+                if heard.elapsed() > SILENCE_MAX {
+                    return Ok(format!("no sign of life for {SILENCE_MAX:?}"));
+                }
+                continue;
+            }
+        };
+        let Some(event) = event else { return Ok("the peer ended the stream".into()) };
+        heard = tokio::time::Instant::now();
+        let mut state = knowledge.lock();
+        let Some(mirror) = state.mirrors.get_mut(cluster) else {
+            return Ok("there is no mirror for it".into());
+        };
+        let skipped = mirror.skipped();
+        match mirror.apply(&event, unix_ms()) {
+            Ok(writes) => {
+                if mirror.skipped() > skipped {
+                    warn!(peer = %cluster, "Skipped a record that this version cannot use.");
+                }
+                if !writes.is_empty() {
+                    knowledge.touch(&mut state);
+                }
+            }
+            Err(desync) => return Ok(desync.to_string()),
+        }
+    }
+}
+
+fn tick(knowledge: &Knowledge, peer: &PeerCluster) {
+    let mut state = knowledge.lock();
+    let gone = state.mirrors.get_mut(&peer.link.cluster).map(|mirror| mirror.tick(unix_ms()));
+    if gone.is_some_and(|writes| !writes.is_empty()) {
+        knowledge.touch(&mut state);
+    }
+}
