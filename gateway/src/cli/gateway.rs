@@ -1,11 +1,18 @@
 //! `ringway gateway`: runs one gateway in this process.
 
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
 use std::process;
 use std::thread;
 
+use tracing_subscriber::EnvFilter;
+
 use super::Failure;
+use super::output::Format;
+use crate::app::{self, Options, StartError};
+
+/// What is logged, as `tracing_subscriber::EnvFilter` reads it.
+const LOG_VARIABLE: &str = "RINGWAY_LOG";
 
 /// Run a gateway until SIGTERM, then drain.
 #[derive(Debug, clap::Args)]
@@ -14,7 +21,9 @@ Examples:
   ringway gateway -f west.yaml
   ringway gateway -f gateway.yaml -f services/       a folder means every .yaml in it
 
-All manifests are checked before a port is bound; `ringway validate` does only that.")]
+All manifests are checked before a port is bound; `ringway validate` does only that.
+Logs go to standard error, with -o json one object a line. RINGWAY_LOG says what is logged:
+`info` unless set; `debug`, or `warn,ringway::sync=debug` for one part.")]
 pub(super) struct Args {
     /// A manifest file, or a folder of them; may be repeated. Exactly one document is the Gateway.
     #[arg(short, long = "file", value_name = "FILE", required = true)]
@@ -28,11 +37,31 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// When the gateway cannot start.
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: Args, format: Format) -> Result<(), Failure> {
+    log(format);
     if args.end_with_stdin {
         end_with_stdin();
     }
-    crate::app::run(crate::app::Options { files: args.files }).map_err(Failure::Gateway)
+    app::run(Options { files: args.files }).map_err(|error| match error {
+        StartError::Manifests(problems) => Failure::Manifests(problems),
+        error => Failure::Gateway(error),
+    })
+}
+
+/// Sends log lines to standard error: standard output is for what a command answers.
+fn log(format: Format) {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var(LOG_VARIABLE)
+        .from_env_lossy();
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
+    match format {
+        Format::Text => lines.init(),
+        Format::Json => lines.json().flatten_event(true).init(),
+    }
 }
 
 /// Ends this process once standard input is at its end, which is when its parent is gone however that died.

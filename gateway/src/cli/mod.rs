@@ -168,7 +168,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command, format: Format) -> Result<ExitCode, Failure> {
     match command {
         Command::Demo(args) => return demo::run(&args, format),
-        Command::Gateway(args) => gateway::run(args)?,
+        Command::Gateway(args) => gateway::run(args, format)?,
         Command::Pki(command) => pki::run(command, format)?,
         Command::Validate(args) => validate::run(&args, format)?,
         Command::Status(admin) => status::run(&admin, format)?,
