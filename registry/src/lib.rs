@@ -8,4 +8,5 @@ pub mod mirror;
 pub mod model;
 pub mod record;
 pub mod state;
+pub mod store;
 pub mod union;

@@ -14,12 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
 use proto::sync::event::Kind;
 use proto::{limits, sync};
 
 use self::selection::Selection;
-use crate::model::{Import, Link, PeerImports, Position, ServiceName};
+use crate::model::{ClusterName, Import, Link, PeerImports, Position, ServiceName};
 use crate::record;
+use crate::store::{Op, keys};
 
 /// How long services stay that vanished in a mass from a snapshot: a half-started peer has mended itself by then.
 pub const HOLD: Duration = Duration::from_secs(60);
@@ -37,6 +39,20 @@ pub enum Write {
     Put(Arc<Import>),
     /// The service is gone.
     Delete(ServiceName),
+}
+
+impl Write {
+    /// The change of the store that it stands for, for the imports of `peer` in its history `epoch`.
+    pub fn op(&self, peer: &ClusterName, epoch: u64) -> Op {
+        match self {
+            Self::Put(import) => Op::Put {
+                key: keys::import(peer, &import.name),
+                value: record::encode(import, epoch).encode_to_vec().into(),
+                lease: None,
+            },
+            Self::Delete(name) => Op::Delete(keys::import(peer, name)),
+        }
+    }
 }
 
 /// The stream does not say what follows from what is known: close it and watch anew.

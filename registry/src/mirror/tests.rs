@@ -312,6 +312,18 @@ fn a_stream_that_makes_no_sense_is_a_desync() {
 }
 
 #[test]
+fn writes_stand_under_the_key_of_the_peer_and_read_back() {
+    let mut mirror = synced(&[]);
+    let writes = mirror.apply(&upsert("a", 11), NOW).unwrap();
+    let peer = ClusterName::new("east").unwrap();
+    let Op::Put { key, value, lease: None } = writes[0].op(&peer, EPOCH) else { panic!("{writes:?}") };
+    assert_eq!(key, "/ringway/v1/imports/east/shop/a");
+    assert_eq!(sync::Record::decode(value).unwrap(), record("a", EPOCH, 11));
+    let writes = mirror.apply(&removed("a", 12), NOW).unwrap();
+    assert_eq!(writes[0].op(&peer, EPOCH), Op::Delete(key));
+}
+
+#[test]
 fn an_event_of_a_later_version_is_skipped() {
     let mut mirror = synced(&["a"]);
     assert_eq!(mirror.apply(&sync::Event { kind: None }, NOW), Ok(Vec::new()));

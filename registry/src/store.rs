@@ -1,0 +1,247 @@
+//! Where the registry is kept: keys with revisions, leases and watches, as etcd has them.
+//!
+//! Every back end passes [`conformance`]. Knows nothing of what the values mean; [`keys`] says where each one stands.
+
+pub mod conformance;
+pub mod keys;
+pub mod memory;
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// Bytes of a key: three labels of 63 bytes, a cluster's or an endpoint's name and the words between them.
+pub const KEY_BYTES_MAX: usize = 1024;
+
+/// Bytes of a value: etcd takes 1.5 MiB for a whole request, of which a value may need most.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Conditions, and operations, of one transaction: etcd's default (`--max-txn-ops`).
+pub const TRANSACTION_OPS_MAX: usize = 128;
+
+/// Shortest and longest time to live of a lease: a keep-alive must fit in well before the one, and the other bounds
+/// for how long the dead look alive.
+pub const TTL_MIN: Duration = Duration::from_secs(1);
+/// See [`TTL_MIN`].
+pub const TTL_MAX: Duration = Duration::from_secs(3600);
+
+/// A key's value and its place in history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: Bytes,
+    /// The revision at which the key came to be.
+    pub created: u64,
+    /// The revision of its last change.
+    pub modified: u64,
+    /// The lease it dies with.
+    pub lease: Option<LeaseId>,
+}
+
+/// What stands under a prefix at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The store's revision; a watch from the one after it misses nothing.
+    pub revision: u64,
+    /// By ascending key.
+    pub entries: Vec<Entry>,
+}
+
+/// Changes made together or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transaction {
+    /// What must hold.
+    pub expect: Vec<Expect>,
+    /// What is done then; each key at most once.
+    pub ops: Vec<Op>,
+}
+
+/// What a key must be for a transaction to go through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// It is not there.
+    Absent(String),
+    /// Its last change was at this revision.
+    Modified(String, u64),
+}
+
+/// One change of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Sets the key. It lives and dies with `lease`; none: until it is deleted.
+    Put {
+        /// The key.
+        key: String,
+        /// Its new value.
+        value: Bytes,
+        /// The lease, granted by this store.
+        lease: Option<LeaseId>,
+    },
+    /// Removes the key, if it is there.
+    Delete(
+        /// The key.
+        String,
+    ),
+}
+
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It went through; everything it changed has this revision.
+    Committed(u64),
+    /// Something it expected does not hold; nothing changed.
+    Conflict,
+}
+
+/// A lease: keys put with it vanish once it is not kept alive for its time to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub u64);
+
+/// The changes of one revision under a watched prefix, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// The revision.
+    pub revision: u64,
+    /// Never empty.
+    pub events: Vec<Event>,
+}
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The key is new or changed.
+    Put(Entry),
+    /// The key is gone: deleted, or its lease lapsed.
+    Deleted(String),
+}
+
+/// Why the store did not do it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The key is empty, longer than [`KEY_BYTES_MAX`] or does not begin with a slash.
+    #[error("key `{0}` is no path of 1 to {KEY_BYTES_MAX} bytes")]
+    Key(String),
+    /// The value is longer than [`VALUE_BYTES_MAX`].
+    #[error("the value of `{key}` has {bytes} bytes, {VALUE_BYTES_MAX} are allowed")]
+    Value {
+        /// The key.
+        key: String,
+        /// The value's length.
+        bytes: usize,
+    },
+    /// More conditions or operations than [`TRANSACTION_OPS_MAX`].
+    #[error("a transaction of {0} conditions or operations, {TRANSACTION_OPS_MAX} are allowed; split it")]
+    Transaction(usize),
+    /// Two operations of one transaction on one key.
+    #[error("two operations of one transaction change `{0}`")]
+    Twice(String),
+    /// The lease lapsed, was revoked or never was.
+    #[error("lease {} is gone; grant another and put its keys again", .0.0)]
+    LeaseGone(LeaseId),
+    /// A time to live outside [`TTL_MIN`] to [`TTL_MAX`].
+    #[error("a time to live of {0:?} is outside {TTL_MIN:?} to {TTL_MAX:?}")]
+    Ttl(Duration),
+    /// The history from the wanted revision on is no longer kept: get the range anew and watch from there.
+    #[error("history up to revision {0} is compacted")]
+    Compacted(u64),
+}
+
+/// A registry store. Handles are cheap to clone and share one store.
+///
+/// Every change has a revision, one higher than the last. Reads see every write that was answered before.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// A running watch.
+    type Watch: Watch;
+
+    /// The entry of `key`, if it is there.
+    fn get(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
+
+    /// Every entry whose key begins with `prefix`.
+    fn range(&self, prefix: &str) -> impl Future<Output = Result<Range, StoreError>> + Send;
+
+    /// Compare and write: all of `transaction`, if everything it expects holds. One that changes nothing commits at
+    /// the store's revision.
+    ///
+    /// Not cancel safe: a future dropped half way may or may not have committed.
+    fn commit(&self, transaction: Transaction) -> impl Future<Output = Result<Outcome, StoreError>> + Send;
+
+    /// A new lease that lives for `ttl` after its grant and after each keep-alive.
+    fn grant(&self, ttl: Duration) -> impl Future<Output = Result<LeaseId, StoreError>> + Send;
+
+    /// Lets the lease live for another time to live.
+    fn keep_alive(&self, lease: LeaseId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Ends the lease and deletes its keys in one revision. One that is gone already is no error.
+    fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Every change under `prefix` from revision `from` on, that one included; a `from` in the future waits for it.
+    fn watch(&self, prefix: &str, from: u64) -> impl Future<Output = Result<Self::Watch, StoreError>> + Send;
+}
+
+/// A running watch.
+pub trait Watch: Send {
+    /// The next changes, oldest first, none left out. [`StoreError::Compacted`] ends the watch: the reader was slower
+    /// than the store keeps history.
+    ///
+    /// Cancel safe: a dropped future loses nothing.
+    fn next(&mut self) -> impl Future<Output = Result<Changes, StoreError>> + Send;
+}
+
+impl Op {
+    /// The key it changes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete(key) => key,
+        }
+    }
+}
+
+impl Transaction {
+    /// What every back end checks before it does anything.
+    ///
+    /// # Errors
+    /// [`StoreError`]: which limit is exceeded.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let largest = self.expect.len().max(self.ops.len());
+        if largest > TRANSACTION_OPS_MAX {
+            return Err(StoreError::Transaction(largest));
+        }
+        for expect in &self.expect {
+            let (Expect::Absent(key) | Expect::Modified(key, _)) = expect;
+            check_key(key)?;
+        }
+        let mut keys: Vec<_> = self.ops.iter().map(Op::key).collect();
+        keys.sort_unstable();
+        if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(StoreError::Twice(twice[0].into()));
+        }
+        for op in &self.ops {
+            check_key(op.key())?;
+            if let Op::Put { key, value, .. } = op
+                && value.len() > VALUE_BYTES_MAX
+            {
+                return Err(StoreError::Value { key: key.clone(), bytes: value.len() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks a key, or a prefix of keys.
+///
+/// # Errors
+/// [`StoreError::Key`].
+pub fn check_key(key: &str) -> Result<(), StoreError> {
+    if key.starts_with('/') && key.len() <= KEY_BYTES_MAX { Ok(()) } else { Err(StoreError::Key(key.into())) }
+}
+
+/// Checks a lease's time to live.
+///
+/// # Errors
+/// [`StoreError::Ttl`].
+pub fn check_ttl(ttl: Duration) -> Result<(), StoreError> {
+    if (TTL_MIN..=TTL_MAX).contains(&ttl) { Ok(()) } else { Err(StoreError::Ttl(ttl)) }
+}

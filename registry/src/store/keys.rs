@@ -1,0 +1,83 @@
+//! Where everything stands in a store. All of Ringway's keys begin with [`ROOT`].
+
+use crate::model::{ClusterName, ServiceName};
+
+/// The first part of every key; the number changes when neighbouring versions could misread each other's values.
+pub const ROOT: &str = "/ringway/v1/";
+
+/// The cluster's UID and epoch.
+pub const CLUSTER: &str = "/ringway/v1/cluster";
+
+/// The original bytes of a manifest.
+pub fn config(kind: &str, namespace: &str, name: &str) -> String {
+    format!("{ROOT}config/{kind}/{namespace}/{name}")
+}
+
+/// All manifests.
+pub fn configs() -> String {
+    format!("{ROOT}config/")
+}
+
+/// The status of what a manifest declares: under a key of its own, so that a status never rewrites a manifest.
+pub fn status(kind: &str, namespace: &str, name: &str) -> String {
+    format!("{ROOT}status/{kind}/{namespace}/{name}")
+}
+
+/// One endpoint, leased by whoever registered it.
+pub fn endpoint(service: &ServiceName, id: &str) -> String {
+    format!("{}{id}", endpoints(service))
+}
+
+/// All endpoints of a service.
+pub fn endpoints(service: &ServiceName) -> String {
+    format!("{ROOT}endpoints/{service}/")
+}
+
+/// The mirrored record of a peer's export.
+pub fn import(peer: &ClusterName, service: &ServiceName) -> String {
+    format!("{}{service}", imports(peer))
+}
+
+/// All that is mirrored of a peer.
+pub fn imports(peer: &ClusterName) -> String {
+    format!("{ROOT}imports/{peer}/")
+}
+
+/// A gateway of this cluster, leased by it.
+pub fn gateway(id: &str) -> String {
+    format!("{ROOT}gateways/{id}")
+}
+
+/// All gateways of this cluster.
+pub fn gateways() -> String {
+    format!("{ROOT}gateways/")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn keys_stand_where_the_design_puts_them() {
+        let east = ClusterName::new("east").unwrap();
+        let cart = ServiceName::new("shop", "cart").unwrap();
+        assert_eq!(config("MeshService", "shop", "cart"), "/ringway/v1/config/MeshService/shop/cart");
+        assert_eq!(status("Link", "default", "east"), "/ringway/v1/status/Link/default/east");
+        assert_eq!(endpoint(&cart, "a"), "/ringway/v1/endpoints/shop/cart/a");
+        assert_eq!(import(&east, &cart), "/ringway/v1/imports/east/shop/cart");
+        assert_eq!(gateway("gw-1"), "/ringway/v1/gateways/gw-1");
+        for key in [configs(), endpoints(&cart), imports(&east), gateways(), CLUSTER.into()] {
+            assert!(key.starts_with(ROOT));
+        }
+    }
+
+    #[test]
+    fn the_range_of_one_peer_or_service_never_holds_another_whose_name_begins_alike() {
+        let imports_of = |peer| imports(&ClusterName::new(peer).unwrap());
+        assert!(!imports_of("east-2").starts_with(&imports_of("east")));
+        let endpoints_of = |name| endpoints(&ServiceName::new("shop", name).unwrap());
+        assert!(!endpoints_of("cart-2").starts_with(&endpoints_of("cart")));
+    }
+}
