@@ -174,6 +174,28 @@ impl Peer {
         }))
     }
 
+    /// Opens up to `n` exchanges that send one byte and then nothing, and keeps them; how many the gateway allowed.
+    pub fn open_silent(&self, n: usize) -> usize {
+        let connection = self.connection.clone();
+        self.runtime.block_on(async move {
+            let mut held = Vec::new();
+            while held.len() < n {
+                let open = tokio::time::timeout(Duration::from_millis(200), connection.open_bi()).await;
+                let Ok(Ok((mut send, receive))) = open else { break };
+                if send.write_all(&[StreamKind::Exchange.to_wire()]).await.is_err() {
+                    break;
+                }
+                held.push((send, receive));
+            }
+            let count = held.len();
+            tokio::spawn(async move {
+                connection.closed().await;
+                drop(held);
+            });
+            count
+        })
+    }
+
     /// Waits until the gateway has closed the connection, and gives its reason.
     pub fn closed(&self) -> String {
         let connection = self.connection.clone();

@@ -1,0 +1,84 @@
+//! What is known of peers: unknown is not empty, explicit removals apply, state survives a restart.
+#![allow(clippy::unwrap_used)]
+
+use e2e::manifest::{link, service};
+use e2e::mesh::find;
+use e2e::pair::{CART, Pair};
+use e2e::process::cli;
+use e2e::wait::{SOON, wait_until};
+
+#[test]
+fn a_restart_with_the_peer_down_keeps_the_catalog() {
+    let mut pair = Pair::new();
+    let uid = |p: &Pair| p.west.status().unwrap()["uid"].as_str().unwrap().to_owned();
+    let before = uid(&pair);
+    pair.east.process.kill();
+    pair.west.restart();
+    // The name is known and nobody is there: 503. 404 would mean that it had been forgotten.
+    assert_eq!(pair.get("/").status, 503);
+    assert_eq!(pair.west.get("nothing.shop.mesh", "/").status, 404);
+    let status = pair.west.status().unwrap();
+    let east = find(&status["links"], "cluster", "east").unwrap();
+    assert_eq!((&east["imported"], east["age_seconds"].is_number()), (&1.into(), true), "{east}");
+    assert_eq!(uid(&pair), before, "the cluster's UID is kept in the state directory");
+    pair.east.restart();
+    pair.west.wait_service("shop/cart", &["east"]);
+    assert_eq!(pair.get("/").status, 200);
+}
+
+#[test]
+fn a_peer_that_is_lost_keeps_its_records() {
+    let mut pair = Pair::new();
+    pair.east.process.kill();
+    pair.west.wait_peer("east", "down");
+    let status = pair.west.status().unwrap();
+    assert_eq!(find(&status["links"], "cluster", "east").unwrap()["imported"], 1);
+    assert_eq!(pair.get("/").status, 503);
+}
+
+#[test]
+fn what_a_peer_adds_and_removes_is_mirrored() {
+    let pair = Pair::new();
+    let (site, address) = (pair.east.site.clone(), pair.backend().address());
+    drop(pair.east);
+    let _east = site.start(&[link("west", &[]), service("basket", &[("a", address)])]);
+    pair.west.wait_service("shop/basket", &["east"]);
+    assert_eq!(pair.west.get("basket.shop.mesh", "/").status, 200);
+    // One record of one is within what a snapshot may take away at once.
+    wait_until("the old name is gone", SOON, || (pair.west.get(CART, "/").status == 404).then_some(()));
+}
+
+#[test]
+fn two_processes_never_share_a_state_directory() {
+    let pair = Pair::new();
+    let site = &pair.west.site;
+    // The ports are taken as well: another manifest with other ports, the same state.
+    let other = pair.mesh.site("west", &["east"]);
+    assert_eq!(other.dir, site.dir);
+    let file = site.dir.join("second.yaml");
+    std::fs::write(&file, other.manifest()).unwrap();
+    let said = cli(&site.dir, &["gateway", "-f", file.to_str().unwrap()]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("state"), "{said:?}");
+    assert_eq!(pair.get("/").status, 200);
+}
+
+#[test]
+fn a_damaged_catalog_is_named_with_its_remedy() {
+    let mut pair = Pair::new();
+    pair.west.process.kill();
+    let state = pair.west.site.dir.join("state");
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(&state).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        if path.file_name().unwrap().to_string_lossy().contains("catalog") {
+            std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+            damaged += 1;
+        }
+    }
+    assert_eq!(damaged, 1, "no catalog in {}", state.display());
+    let said = cli(&pair.west.site.dir, &["gateway", "-f", pair.west.site.file().to_str().unwrap()]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("catalog") && said.err.contains("remove"), "{said:?}");
+}

@@ -1,0 +1,66 @@
+//! The commands that the project keeps: the demo from one command, and how the scripts behave.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use e2e::process::root;
+use serde_json::Value;
+
+fn run(dir: &Path, script: &str, args: &[&str]) -> Output {
+    Command::new(root().join(script)).args(args).current_dir(dir).output().unwrap()
+}
+
+#[test]
+fn the_quickstart_shows_three_clusters_and_loses_nothing() {
+    // From another folder, as people do.
+    let output = run(Path::new("/"), "deploy/quickstart", &["-o", "json"]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    let summary: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: not one object: {out}"));
+    assert_eq!(
+        (&summary["clusters"], &summary["failed"], &summary["keys_misplaced"]),
+        (&3.into(), &0.into(), &0.into())
+    );
+    assert!(summary["requests"].as_u64() > Some(1_000), "{summary}");
+    assert!(summary["keys_checked"].as_u64() > Some(500), "{summary}");
+    assert!(summary["detect_ms"].as_f64().unwrap() < 3_000.0, "{summary}");
+    assert!(summary["reroute_ms"].as_f64().unwrap() < 3_000.0, "{summary}");
+}
+
+#[test]
+fn the_quickstart_names_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    // A PATH that holds the shell's own needs, and neither cargo nor a compiler.
+    for program in ["bash", "dirname", "env"] {
+        let found = ["/usr/bin", "/bin"].map(|d| Path::new(d).join(program));
+        std::os::unix::fs::symlink(found.iter().find(|p| p.exists()).unwrap(), dir.path().join(program))
+            .unwrap();
+    }
+    let output = Command::new(root().join("deploy/quickstart"))
+        .env("PATH", dir.path())
+        .env("CARGO_HOME", dir.path().join("none"))
+        .output()
+        .unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(err.contains("cargo") && err.contains("hint:"), "{err}");
+}
+
+#[test]
+fn the_bench_names_what_it_has_and_refuses_the_rest() {
+    let bench = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_bench")).args(args).output().unwrap();
+    let help = bench(&["--help"]);
+    assert!(help.status.success());
+    for name in ["hop", "ring", "wan", "failover", "registry", "--quick"] {
+        assert!(String::from_utf8_lossy(&help.stdout).contains(name), "{name}");
+    }
+    for args in [&["ring"][..], &["wan", "--quick"]] {
+        let output = bench(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("later issue"), "{args:?}");
+    }
+    for args in [&[][..], &["nonsense"], &["hop", "--fast"]] {
+        assert_eq!(bench(args).status.code(), Some(2), "{args:?}");
+    }
+}
