@@ -48,6 +48,12 @@ pub enum BadRecord {
     /// A declared contract starts at generation 1.
     #[error("the contract has generation 0, which means that nobody declared one")]
     NoGeneration,
+    /// An explicit list of members of which none has any weight: it would place nobody.
+    #[error("no member has any weight")]
+    NoMembers,
+    /// Tiers, which `sharded` has no use for.
+    #[error("a sharded contract has tiers")]
+    TiersInSharded,
     /// A member's weight is above [`MEMBER_WEIGHT_MAX`].
     #[error("a member's weight of {0} is above {MEMBER_WEIGHT_MAX}")]
     Weight(u32),
@@ -162,13 +168,15 @@ fn decode_contract(contract: &sync::Contract) -> Result<Contract, BadRecord> {
         return Err(BadRecord::NoGeneration);
     }
     at_most(contract.hash.len(), limits::CONTRACT_HASH_KEYS_MAX, "hash keys")?;
+    let mode = match contract.mode() {
+        sync::Mode::LocalFirst => Mode::LocalFirst,
+        sync::Mode::Sharded if contract.tiers.is_some() => return Err(BadRecord::TiersInSharded),
+        sync::Mode::Sharded => Mode::Sharded,
+        sync::Mode::Unspecified => return Err(BadRecord::Unknown("mode")),
+    };
     Ok(Contract {
         generation: contract.generation,
-        mode: match contract.mode() {
-            sync::Mode::LocalFirst => Mode::LocalFirst,
-            sync::Mode::Sharded => Mode::Sharded,
-            sync::Mode::Unspecified => return Err(BadRecord::Unknown("mode")),
-        },
+        mode,
         members: contract.members.as_ref().map(decode_members).transpose()?,
         seed: contract.seed,
         tiers: contract.tiers.as_ref().map(decode_tiers).transpose()?,
@@ -196,6 +204,9 @@ fn decode_members(members: &sync::Members) -> Result<Vec<Member>, BadRecord> {
     let mut members = members.members.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     members.sort_by(|a, b| a.cluster.cmp(&b.cluster));
     all_differ(members.iter().map(|member| &member.cluster), "members")?;
+    if members.iter().all(|member| member.weight == 0) {
+        return Err(BadRecord::NoMembers);
+    }
     Ok(members)
 }
 

@@ -78,8 +78,9 @@ fn service(owner: usize, index: usize) -> ServiceName {
     .unwrap()
 }
 
-fn link_to(exporter: usize, namespace: Option<&str>) -> Link {
-    let import = vec![ImportRule { namespace: namespace.map(Into::into), union: true }];
+fn link_to(exporter: usize, namespaces: &[Option<&str>]) -> Link {
+    let rule = |namespace: &Option<&str>| ImportRule { namespace: namespace.map(Into::into), union: true };
+    let import = namespaces.iter().map(rule).collect();
     Link {
         cluster: cluster(CLUSTERS[exporter]),
         addresses: Vec::new(),
@@ -104,7 +105,7 @@ impl Sim {
         let exporters = (0..CLUSTERS.len()).map(exporter).collect();
         let pairs = (0..3).flat_map(|a| (0..3).map(move |b| (a, b))).filter(|(a, b)| a != b);
         let link = |(importer, exporter)| {
-            let mirror = Mirror::new(&link_to(exporter, None), Arc::default());
+            let mirror = Mirror::new(&link_to(exporter, &[None]), Arc::default());
             let link = SimLink { mirror, store: BTreeMap::new(), stream: None, cut: false };
             ((importer, exporter), link)
         };
@@ -184,13 +185,17 @@ impl Sim {
         self.drop_stream(pair);
         let link = self.link(pair);
         let kept = Arc::new(PeerImports { ..(**link.mirror.imports()).clone() });
-        link.mirror = Mirror::new(&link_to(pair.1, None), kept);
+        link.mirror = Mirror::new(&link_to(pair.1, &[None]), kept);
     }
 
     fn change_selection(&mut self, pair: (usize, usize)) {
-        let namespace = self.rng.bool().then_some("shop");
+        let namespaces: &[Option<&str>] = match self.rng.u8(..3) {
+            0 => &[],
+            1 => &[Some("shop")],
+            _ => &[None],
+        };
         let link = self.link(pair);
-        let writes = link.mirror.select(&link_to(pair.1, namespace));
+        let writes = link.mirror.select(&link_to(pair.1, namespaces));
         link.store(writes);
     }
 
@@ -260,7 +265,7 @@ impl Sim {
         for _ in 0..2 {
             for &pair in &pairs {
                 self.link(pair).cut = false;
-                let writes = self.link(pair).mirror.select(&link_to(pair.1, None));
+                let writes = self.link(pair).mirror.select(&link_to(pair.1, &[None]));
                 self.link(pair).store(writes);
                 self.connect(pair);
                 for _ in 0..200 {

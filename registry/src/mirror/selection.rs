@@ -6,12 +6,15 @@ use proto::{limits, sync};
 
 use crate::model::{Link, ServiceName};
 
+/// Selects nothing: no namespace has this name, for it is no label. A watch without selectors would mean everything.
+const NOTHING: &str = "-";
+
 /// The namespaces that a link's import rules name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Selection {
     /// Every namespace: a rule names none, or there are more than one watch may select.
     All,
-    /// These.
+    /// These; empty: nothing, though the watch still tells that the peer lives.
     Namespaces(BTreeSet<String>),
 }
 
@@ -34,11 +37,11 @@ impl Selection {
     }
 
     pub(super) fn selectors(&self) -> Vec<sync::Selector> {
+        let selector = |namespace: &str| sync::Selector { namespace: namespace.into() };
         match self {
             Self::All => Vec::new(),
-            Self::Namespaces(namespaces) => {
-                namespaces.iter().map(|namespace| sync::Selector { namespace: namespace.clone() }).collect()
-            }
+            Self::Namespaces(namespaces) if namespaces.is_empty() => vec![selector(NOTHING)],
+            Self::Namespaces(namespaces) => namespaces.iter().map(|namespace| selector(namespace)).collect(),
         }
     }
 }

@@ -285,6 +285,15 @@ fn only_selected_namespaces_are_asked_for_and_kept() {
 }
 
 #[test]
+fn a_link_that_imports_nothing_asks_for_nothing() {
+    let mut mirror = Mirror::new(&link(&[]), Arc::clone(synced(&["a"]).imports()));
+    assert!(names(&mirror).is_empty());
+    let watch = mirror.watch();
+    assert_eq!(watch.selectors.len(), 1, "none would be all");
+    assert!(ServiceName::new(&watch.selectors[0].namespace, "a").is_err());
+}
+
+#[test]
 fn what_was_kept_is_served_at_once_and_a_snapshot_brings_it_up_to_date() {
     let kept = Arc::clone(synced(&["a", "b"]).imports());
     let mut mirror = Mirror::new(&link(&[None]), Arc::clone(&kept));

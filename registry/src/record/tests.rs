@@ -15,7 +15,7 @@ fn record() -> sync::Record {
     };
     let contract = Contract {
         generation: 3,
-        mode: Mode::Sharded,
+        mode: Mode::LocalFirst,
         members: Some(vec![member("east"), member("west")]),
         seed: 5,
         tiers: Some(vec![vec![Tier::Local, Tier::Cluster(member("east").cluster)], vec![Tier::Any]]),
@@ -113,12 +113,10 @@ fn the_order_in_which_members_are_sent_does_not_matter() {
 }
 
 #[test]
-fn no_members_and_no_list_of_members_stay_apart() {
-    let mut empty = record();
-    members(&mut empty).clear();
-    assert_eq!(decode(&empty).unwrap().contract.unwrap().members, Some(Vec::new()));
-    contract(&mut empty).members = None;
-    assert_eq!(decode(&empty).unwrap().contract.unwrap().members, None);
+fn a_contract_that_contradicts_itself_spoils_the_record() {
+    assert_eq!(spoilt(|r| contract(r).mode = sync::Mode::Sharded.into()), BadRecord::TiersInSharded);
+    assert_eq!(spoilt(|r| members(r).clear()), BadRecord::NoMembers);
+    assert_eq!(spoilt(|r| members(r).iter_mut().for_each(|member| member.weight = 0)), BadRecord::NoMembers);
 }
 
 fn label() -> impl Strategy<Value = String> {
@@ -126,9 +124,9 @@ fn label() -> impl Strategy<Value = String> {
 }
 
 fn any_contract() -> impl Strategy<Value = Contract> {
-    let member = (label(), "[a-z-]{1,9}", 0..=MEMBER_WEIGHT_MAX);
-    let members = prop::collection::btree_map(label(), member, 0..5).prop_map(|members| {
-        let member = |(cluster, (_, region, weight)): (String, (String, String, u32))| Member {
+    let member = ("[a-z-]{1,9}", 1..=MEMBER_WEIGHT_MAX);
+    let members = prop::collection::btree_map(label(), member, 1..5).prop_map(|members| {
+        let member = |(cluster, (region, weight)): (String, (String, u32))| Member {
             cluster: ClusterName::new(&cluster).unwrap(),
             region,
             weight,
@@ -152,7 +150,7 @@ fn any_contract() -> impl Strategy<Value = Contract> {
             mode,
             members,
             seed,
-            tiers,
+            tiers: tiers.filter(|_| mode == Mode::LocalFirst),
             hash,
             on_owner_unavailable,
         },

@@ -15,7 +15,7 @@ fn sample() -> Saved {
         name: name.clone(),
         ports: vec![Port { name: "web".into(), number: 80, protocol: Protocol::Http }],
         region: "us-east".into(),
-        contract: Some(Contract { generation: 3, members: Some(Vec::new()), ..Contract::default() }),
+        contract: Some(Contract { generation: 3, tiers: Some(Vec::new()), ..Contract::default() }),
         revision: 12,
     };
     let services = [(name, Arc::new(import))].into();
