@@ -22,10 +22,9 @@ pub(crate) fn print(text: &str) {
     let _reader_may_be_gone = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Writes `value` to standard output as one object on lines of its own.
+/// Writes `value` to standard output as one object on one line.
 pub(crate) fn print_json(value: &impl Serialize) {
-    let mut text =
-        serde_json::to_string_pretty(value).expect("output types have string keys and no failing fields");
+    let mut text = serde_json::to_string(value).expect("output types have string keys and no failing fields");
     text.push('\n');
     print(&text);
 }
