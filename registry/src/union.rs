@@ -162,7 +162,7 @@ fn same_ports(a: &[Port], b: &[Port]) -> bool {
         ports.sort_by_key(|port| port.number);
         ports
     };
-    a.first() == b.first() && sorted(a) == sorted(b)
+    a == b || (a.first() == b.first() && sorted(a) == sorted(b))
 }
 
 fn list_ports(ports: &[Port]) -> String {
