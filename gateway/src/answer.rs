@@ -52,7 +52,7 @@ pub struct Whole {
 #[derive(Debug)]
 pub struct Streaming {
     source: Source,
-    idle: Option<IdleTimer>,
+    limit: Option<Limit>,
 }
 
 /// Where the bytes come from.
@@ -95,11 +95,20 @@ impl Activity {
     }
 }
 
+/// How long a body may take.
 #[derive(Debug)]
-struct IdleTimer {
-    limit: Duration,
+struct Limit {
+    idle: Duration,
+    total: Option<Instant>,
     activity: Activity,
     sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Limit {
+    fn due(&self) -> Instant {
+        let idle = self.activity.last() + self.idle;
+        self.total.map_or(idle, |total| total.min(idle))
+    }
 }
 
 impl Answer {
@@ -146,13 +155,13 @@ impl AnswerBody {
 
     /// A body to come.
     pub fn stream(source: Source) -> Self {
-        Self::Stream(Box::new(Streaming { source, idle: None }))
+        Self::Stream(Box::new(Streaming { source, limit: None }))
     }
 
-    /// Ends it with an error when nothing moves for `limit`.
-    pub fn limit_idle(&mut self, limit: Duration, activity: Activity) {
+    /// Ends it with an error when nothing moves for `idle`, and at `total`.
+    pub fn limit(&mut self, idle: Duration, total: Option<Instant>, activity: Activity) {
         if let Self::Stream(stream) = self {
-            stream.idle = Some(IdleTimer { limit, activity, sleep: None });
+            stream.limit = Some(Limit { idle, total, activity, sleep: None });
         }
     }
 }
@@ -205,22 +214,22 @@ impl Body for Streaming {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let polled = this.source.poll_frame(cx);
-        let Some(idle) = &mut this.idle else { return polled };
+        let Some(limit) = &mut this.limit else { return polled };
         if polled.is_ready() {
-            idle.activity.touch();
+            limit.activity.touch();
             return polled;
         }
         loop {
-            let due = idle.activity.last() + idle.limit;
-            let sleep = idle.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-            if sleep.deadline() < due {
+            let due = limit.due();
+            let sleep = limit.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            if sleep.deadline() != due {
                 sleep.as_mut().reset(due);
             }
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            if idle.activity.last() + idle.limit <= Instant::now() {
-                return Poll::Ready(Some(Err(BodyError::Idle)));
+            if limit.due() <= Instant::now() {
+                return Poll::Ready(Some(Err(BodyError::TooSlow)));
             }
         }
     }

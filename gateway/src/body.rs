@@ -30,9 +30,9 @@ pub enum BodyError {
     /// Trailers that are no HTTP.
     #[error("malformed trailers")]
     Trailers,
-    /// Nothing moved for too long.
-    #[error("idle for too long")]
-    Idle,
+    /// Nothing moved for too long, or the whole exchange took too long.
+    #[error("idle for too long, or past its deadline")]
+    TooSlow,
 }
 
 /// Where the bytes of a request's body come from.

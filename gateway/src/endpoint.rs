@@ -7,12 +7,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Uri};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use crate::answer::{Answer, AnswerBody, Source};
-use crate::balance::{Endpoints, InFlight};
+use crate::balance::{EndpointState, Endpoints, InFlight};
 use crate::body::{BodyError, RequestBody};
 use crate::clock::Clock;
 use crate::fields;
@@ -60,8 +60,8 @@ pub async fn call(
     while let Some(index) = pool.with_rng(|rng| endpoints.pick(clock.micros(), rng, &tried)) {
         let endpoint = endpoints.get(index);
         let in_flight = endpoint.start(clock.micros());
-        match send(pool, &in_flight, clock, head, body, allowance.replayable).await {
-            Ok(answer) => return Ok(answer),
+        match send(pool, endpoint, head, body, allowance.replayable).await {
+            Ok((response, lease)) => return Ok(answer(response, lease, in_flight, clock)),
             Err(SendError::Connect) => {
                 endpoint.refused(clock.micros());
                 failure = if reached == 0 { Failure::Connect } else { failure };
@@ -82,27 +82,30 @@ pub async fn call(
 
 async fn send(
     pool: &Rc<Pool>,
-    in_flight: &InFlight,
-    clock: &Clock,
+    endpoint: &EndpointState,
     head: &RequestHead,
     body: &RequestBody,
     replayable: bool,
-) -> Result<Answer, SendError> {
-    let endpoint = in_flight.endpoint();
-    let address = endpoint.address();
+) -> Result<(Response<Incoming>, Lease), SendError> {
     let mut request = Request::new(body.reader());
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = head.target.clone();
     *request.headers_mut() = head.headers.clone();
-    let (response, lease) = pool.send(address, request, replayable, || endpoint.connected()).await?;
-    in_flight.answered(clock.micros());
+    pool.send(endpoint.address(), request, replayable, || endpoint.connected()).await
+}
+
+fn answer(response: Response<Incoming>, lease: Lease, in_flight: InFlight, clock: &Clock) -> Answer {
     let (parts, incoming) = response.into_parts();
+    // An endpoint that fails fast must not look like the best one.
+    if parts.status.is_server_error() {
+        in_flight.failed(clock.micros());
+    } else {
+        in_flight.answered(clock.micros());
+    }
     let mut headers = parts.headers;
     fields::strip_hop_by_hop(&mut headers);
-    // A second guard for the time that the body takes; the first one ends with the attempt.
-    let guard = endpoint.start(clock.micros());
-    let body = EndpointBody { incoming, lease: Some(lease), _in_flight: guard };
-    Ok(Answer { status: parts.status, headers, body: AnswerBody::stream(Source::Endpoint(body)) })
+    let body = EndpointBody { incoming, lease: Some(lease), _in_flight: in_flight };
+    Answer { status: parts.status, headers, body: AnswerBody::stream(Source::Endpoint(body)) }
 }
 
 /// The body of an endpoint's answer; its connection goes back to the pool when it was read to its end.

@@ -185,15 +185,15 @@ impl Detector {
         }
     }
 
-    /// Looks at the clock. `scheduled` is when the driver's timer should have fired (`now` for a tick that no timer
-    /// caused); `outstanding`: whether any request to the peer waits for something.
-    pub fn tick(&mut self, scheduled: Instant, now: Instant, outstanding: bool) -> Tick {
+    /// Looks at the clock; `outstanding`: whether any request to the peer waits for something. How late the driver is
+    /// shows against [`Detector::due`].
+    pub fn tick(&mut self, now: Instant, outstanding: bool) -> Tick {
         if !self.tunnel {
             return Tick::default();
         }
         // After a stall several wake-ups are ready at once, and one that no timer caused may win: our own schedule tells
         // the lateness all the same.
-        let expected = self.due(now).map_or(scheduled, |due| due.min(scheduled));
+        let expected = self.due(now).map_or(now, |due| due.min(now));
         self.forgive(now.saturating_duration_since(expected), now);
         self.outstanding = outstanding;
         if outstanding {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::debug;
 use tunnel::{Exchange, Peer, Receiver, Sender};
 
-use crate::answer::{Answer, AnswerBody};
+use crate::answer::{Activity, Answer, AnswerBody};
 use crate::body::RequestBody;
 use crate::endpoint::{self, Allowance, RequestHead};
 use crate::fields;
@@ -69,7 +69,10 @@ pub async fn serve(worker: Rc<Worker>, peer: &Peer, exchange: Exchange) {
         () = stopped => return,
     };
     match answered {
-        Ok(answer) => {
+        Ok(mut answer) => {
+            if let Some(left) = request.deadline {
+                answer.body.limit(left, Some(started + left), Activity::new(started));
+            }
             request.local.durations.observe(started.elapsed().as_secs_f64());
             counted.outcome = forward(&mut sender, answer).await;
         }
@@ -92,6 +95,7 @@ struct Request {
     port: u16,
     head: RequestHead,
     allowance: Allowance,
+    /// What is left of the total deadline.
     deadline: Option<Duration>,
     counters: Option<RequestCounters>,
 }

@@ -163,7 +163,8 @@ pub async fn serve(
     match served {
         Ok((mut answer, node)) => {
             service.durations.observe(started.elapsed().as_secs_f64());
-            answer.body.limit_idle(service.timeout.idle, activity);
+            let total = service.timeout.total.map(|total| started + total);
+            answer.body.limit(service.timeout.idle, total, activity);
             let counters = service.counters(node).clone();
             respond(answer, Observed::of(counters, Outcome::Cancelled, Some(guard)))
         }

@@ -154,7 +154,7 @@ fn peer(gateway: &PeerGateway) -> Peer {
     let tunnels = tunnels.iter().map(|tunnel| TunnelStatus {
         carrier: tunnel.carrier(),
         address: tunnel.remote_address().to_string(),
-        rtt_ms: tunnel.rtt().as_secs_f64() * 1000.0,
+        rtt_ms: gateway.rtt().as_secs_f64() * 1000.0,
         dialled_by: if tunnel.dialled() { "us" } else { "peer" },
         outstanding: tunnel.outstanding(),
         serving: tunnel.serving(),

@@ -42,13 +42,13 @@ pub async fn watch(gateway: Arc<PeerGateway>, epoch: Instant, stop: Cancellation
     let mut last_heard = 0u64;
     loop {
         let scheduled = lock(&gateway.detector).due(Instant::now());
-        let woken_by_timer = tokio::select! {
+        tokio::select! {
             () = stop.cancelled() => return,
             // While there is no tunnel nothing is due; the change that brings one wakes this task.
-            () = gateway.changed.notified(), if scheduled.is_none() => false,
-            () = tokio::time::sleep_until(scheduled.unwrap_or_else(|| Instant::now() + PROBE_IDLE).into()) => true,
-            () = gateway.busy.notified() => false,
-        };
+            () = gateway.changed.notified(), if scheduled.is_none() => {}
+            () = tokio::time::sleep_until(scheduled.unwrap_or_else(|| Instant::now() + PROBE_IDLE).into()) => {}
+            () = gateway.busy.notified() => {}
+        }
         let now = Instant::now();
         let tunnels = gateway.tunnels();
         let heard = gateway.heard(&tunnels);
@@ -59,16 +59,16 @@ pub async fn watch(gateway: Arc<PeerGateway>, epoch: Instant, stop: Cancellation
             let transition = detector.heard(now);
             gateway.apply(transition);
         }
-        let on_time = scheduled.filter(|_| woken_by_timer).unwrap_or(now);
-        let tick = detector.tick(on_time, now, outstanding);
+        let tick = detector.tick(now, outstanding);
         if tick.probe
             && let Some(tunnel) = gateway.tunnel().as_ref().or(tunnels.last())
         {
             sequence += 1;
             let clock_us = u64::try_from(now.duration_since(epoch).as_micros()).unwrap_or(u64::MAX);
-            // A tunnel that has ended says so by itself.
-            let _ = tunnel.probe(sequence, clock_us);
-            detector.probe_sent(now);
+            // A tunnel that has ended says so by itself; what was not sent cannot be owed.
+            if tunnel.probe(sequence, clock_us).is_ok() {
+                detector.probe_sent(now);
+            }
         }
         gateway.apply(tick.transition);
     }
