@@ -141,7 +141,7 @@ pub struct Link {
     pub addresses: Vec<HostPort>,
     /// The peer's trust domain; our own unless given.
     pub trust_domain: String,
-    /// What of the peer's exports is taken in, first match wins; never empty.
+    /// What of the peer's exports is taken in, first match wins; empty: nothing.
     pub import: Vec<ImportRule>,
 }
 
@@ -199,8 +199,7 @@ pub struct Endpoint {
     pub id: String,
     /// DNS name or address.
     pub host: String,
-    /// Port numbers by the service's port names; a single-port service may leave the name's entry out only where
-    /// the number is the service's own.
+    /// Port numbers by the service's port names: one for each of them.
     pub ports: BTreeMap<String, u16>,
     /// In hundredths, 100 is one.
     pub weight: u32,

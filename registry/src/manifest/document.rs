@@ -18,7 +18,7 @@ pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
     let mut open = Open::at(0, 1);
     let mut offset = 0;
     let mut line_number = 0_u32;
-    for line in text.split_inclusive('\n') {
+    for line in lines(text) {
         line_number = line_number.saturating_add(1);
         let rest = after_marker(line, "---");
         if rest.is_some() && (open.marked || open.content) {
@@ -36,6 +36,27 @@ pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
     }
     chunks.extend(open.close(text, offset));
     chunks
+}
+
+/// The lines of `text` with their ends: line feed, carriage return, or both (YAML 1.2.2, section 5.4).
+pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let end = match rest.find(['\n', '\r']) {
+            Some(at) if rest[at..].starts_with("\r\n") => at + 2,
+            Some(at) => at + 1,
+            None if rest.is_empty() => return None,
+            None => rest.len(),
+        };
+        let (line, after) = rest.split_at(end);
+        rest = after;
+        Some(line)
+    })
+}
+
+/// Index of the first line of a document that says something, for what has no better place.
+pub(super) fn first_content_line(text: &str) -> usize {
+    lines(text).position(|line| has_content(after_marker(line, "---").unwrap_or(line), false)).unwrap_or(0)
 }
 
 /// The document being collected.
@@ -92,6 +113,10 @@ mod tests {
         assert_eq!(
             texts("%YAML 1.2\n---\na: 1\n...\nb: 2"),
             [(1, "%YAML 1.2\n---\na: 1\n...\n"), (5, "b: 2")]
+        );
+        assert_eq!(
+            texts("a: 1\r---\rb: 2\r\n---\r\nc: 3"),
+            [(1, "a: 1\r"), (2, "---\rb: 2\r\n"), (4, "---\r\nc: 3")]
         );
         assert_eq!(texts("--- {a: 1}\n---b: 1\n"), [(1, "--- {a: 1}\n---b: 1\n")]);
     }

@@ -13,15 +13,15 @@ const ADDRESSES_MAX: usize = 64;
 /// Most import rules of one link: every record of the peer is held against them.
 const IMPORT_RULES_MAX: usize = 256;
 
-/// Reads the Link to `cluster`; `gateway` is ours, if there is one.
+/// Reads the Link to `cluster`, none where its name is wrong; `gateway` is ours, if there is one.
 pub(super) fn read(
-    cluster: ClusterName,
+    cluster: Option<ClusterName>,
     spec: &Field<LinkSpec>,
     at: Location,
     gateway: Option<&Gateway>,
     scope: &mut Scope<'_, '_>,
 ) -> Option<Link> {
-    if gateway.is_some_and(|g| g.cluster == cluster) {
+    if let (Some(cluster), true) = (&cluster, cluster.as_ref() == gateway.map(|g| &g.cluster)) {
         let message = format!("metadata.name: `{cluster}` is our own cluster");
         scope.error(at, message, "a Link is named after the peer it leads to");
     }
@@ -33,7 +33,7 @@ pub(super) fn read(
     let trust_domain = scope.optional(&spec.trust_domain, "spec.trustDomain", units::trust_domain);
     let import = import(spec, scope);
     Some(Link {
-        cluster,
+        cluster: cluster?,
         addresses: addresses?,
         trust_domain: trust_domain?.or_else(|| gateway.map(|g| g.trust_domain.clone())).unwrap_or_default(),
         import: import?,

@@ -3,6 +3,22 @@
 //! What was typed and what the program uses are two sets of types: the former stay in here, the latter cannot be
 //! wrong. Reading is pure but for [`load`]; it collects everything that is wrong (of each document the first error of
 //! shape, of all documents every error of meaning) before it gives up.
+//!
+//! ```
+//! use registry::manifest::{Source, parse};
+//!
+//! let text = "
+//! apiVersion: ringway.dev/v1alpha1
+//! kind: TrafficPolicy
+//! metadata: { name: cart, namespace: shop }
+//! spec: { service: cart, timeout: { head: 2 sec } }
+//! ";
+//! let problems = parse(&[Source { name: "cart.yaml".into(), text: text.into() }]).unwrap_err();
+//! let problem = problems.iter().last().unwrap();
+//! assert_eq!(problem.place(), "cart.yaml:5:41");
+//! assert_eq!(problem.message, "spec.timeout.head: `2 sec` is no duration");
+//! assert_eq!(problem.hint.as_deref(), Some("write `2s`"));
+//! ```
 
 use std::path::PathBuf;
 

@@ -70,9 +70,7 @@ fn retry(field: &Field<raw::Retry>, scope: &mut Scope<'_, '_>) -> Option<Retry> 
     let least = number::<u32>(0..=MIN_PER_SECOND_MAX);
     let min_per_second = scope.optional(&raw.min_per_second, "spec.retry.minPerSecond", least);
     let on = if raw.on.is_some() { retry_on(raw, scope) } else { Some(default.on) };
-    let methods = scope.list(&raw.methods, "spec.retry.methods", RETRY_LIST_MAX).and_then(|list| {
-        list.iter().map(|m| scope.read(m, "spec.retry.methods", units::method)).collect::<Option<Vec<_>>>()
-    });
+    let methods = methods(raw, scope);
     Some(Retry {
         attempts: attempts?.unwrap_or(default.attempts),
         budget_percent: budget?.unwrap_or(default.budget_percent),
@@ -80,6 +78,13 @@ fn retry(field: &Field<raw::Retry>, scope: &mut Scope<'_, '_>) -> Option<Retry> 
         on: on?,
         methods: methods?,
     })
+}
+
+fn methods(raw: &raw::Retry, scope: &mut Scope<'_, '_>) -> Option<Vec<String>> {
+    const NAME: &str = "spec.retry.methods";
+    let list = scope.list(&raw.methods, NAME, RETRY_LIST_MAX)?;
+    let methods: Vec<String> = list.iter().filter_map(|m| scope.read(m, NAME, units::method)).collect();
+    (methods.len() == list.len()).then_some(methods)
 }
 
 /// `retry.on`: words, and status codes of the server's kind.

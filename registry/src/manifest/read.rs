@@ -44,10 +44,10 @@ struct Piece<'a> {
 
 /// The specification of one kind.
 enum Spec {
-    Gateway(Field<GatewaySpec>),
-    Link(Field<LinkSpec>),
-    Service(Field<ServiceSpec>),
-    Policy(Field<PolicySpec>),
+    Gateway(Box<Field<GatewaySpec>>),
+    Link(Box<Field<LinkSpec>>),
+    Service(Box<Field<ServiceSpec>>),
+    Policy(Box<Field<PolicySpec>>),
 }
 
 /// Reads manifests from text.
@@ -59,7 +59,12 @@ pub(super) fn read(sources: &[Source]) -> Result<Manifests, Problems> {
     // Whether every document could be told by kind and name: if not, what is missing may be in one of the others.
     let mut all_known = true;
     for (source, file) in sources.iter().zip(&files) {
-        for chunk in document::split(&source.text) {
+        let chunks = document::split(&source.text);
+        if chunks.is_empty() {
+            let nothing = Problem::of_file(file.clone(), "this file holds no document".into(), None);
+            findings.push(Problem { severity: Severity::Warning, ..nothing });
+        }
+        for chunk in chunks {
             match piece(source, file, chunk, &mut findings) {
                 Some(piece) => pieces.push(piece),
                 None => all_known = false,
@@ -110,40 +115,51 @@ fn piece<'a>(
 ) -> Option<Piece<'a>> {
     let mut origin = Origin { file, text: chunk.text, first_line: chunk.first_line, object: None };
     let head: raw::Head = shape::read(&origin, findings)?;
-    let mut scope = Scope { origin: &origin, findings };
     let start = head.kind.as_ref().or(head.api_version.as_ref()).map_or(Location::UNKNOWN, |f| f.referenced);
+    let mut scope = Scope { origin: &origin, findings };
     let kind = scope.required(&head.kind, "kind", start, "kind: MeshService", kind)?;
-    let version = scope.required(
-        &head.api_version,
-        "apiVersion",
-        start,
-        &format!("apiVersion: {API_VERSION}"),
-        version,
-    );
-    let metadata = scope.present(&head.metadata, "metadata", start, "metadata: { name: cart }")?;
-    let (at, metadata) = (metadata.referenced, &metadata.value);
-    let name = scope.required(&metadata.name, "metadata.name", at, "name: cart", units::label);
-    let namespace = scope.optional(&metadata.namespace, "metadata.namespace", units::label);
-    let at = metadata.name.as_ref().map_or(at, |n| n.referenced);
-    if let (Some(namespace), "Gateway") = (&metadata.namespace, kind) {
-        let hint = "leave `namespace` out";
-        scope.error(namespace.referenced, "metadata.namespace: a Gateway stands in no namespace", hint);
+    origin.object = Some(kind.to_owned());
+    let mut scope = Scope { origin: &origin, findings };
+    let example = format!("apiVersion: {API_VERSION}");
+    let version = scope.required(&head.api_version, "apiVersion", start, &example, version);
+    let (namespace, name, at) = metadata(kind, &head.metadata, start, &mut scope);
+    if !name.is_empty() {
+        let slash = if namespace.is_empty() { "" } else { "/" };
+        origin.object = Some(format!("{kind} {namespace}{slash}{name}"));
     }
-    let name = name?;
-    let namespace =
-        if kind == "Gateway" { String::new() } else { namespace?.unwrap_or_else(|| "default".into()) };
-    origin.object = Some(match namespace.as_str() {
-        "" => format!("{kind} {name}"),
-        namespace => format!("{kind} {namespace}/{name}"),
-    });
     // A document of another version may have another shape: nothing more can be said about it.
     let spec = version.and_then(|()| match kind {
-        "Gateway" => shape::document(&origin, findings).map(|d| Spec::Gateway(d.spec)),
-        "Link" => shape::document(&origin, findings).map(|d| Spec::Link(d.spec)),
-        "MeshService" => shape::document(&origin, findings).map(|d| Spec::Service(d.spec)),
-        _ => shape::document(&origin, findings).map(|d| Spec::Policy(d.spec)),
+        "Gateway" => shape::document(&origin, findings).map(|d| Spec::Gateway(d.spec.into())),
+        "Link" => shape::document(&origin, findings).map(|d| Spec::Link(d.spec.into())),
+        "MeshService" => shape::document(&origin, findings).map(|d| Spec::Service(d.spec.into())),
+        _ => shape::document(&origin, findings).map(|d| Spec::Policy(d.spec.into())),
     });
     Some(Piece { origin, source, kind, namespace, name, at, spec })
+}
+
+/// Namespace, name and the name's place; both are empty where they are wrong, so that reading goes on.
+fn metadata(
+    kind: &str,
+    field: &Field<raw::Metadata<true>>,
+    start: Location,
+    scope: &mut Scope<'_, '_>,
+) -> (String, String, Location) {
+    let default = if kind == "Gateway" { "" } else { "default" };
+    let Some(metadata) = scope.present(field, "metadata", start, "metadata: { name: ... }") else {
+        return (default.into(), String::new(), start);
+    };
+    let (at, metadata) = (metadata.referenced, &metadata.value);
+    let name = scope.required(&metadata.name, "metadata.name", at, "name: ...", units::label);
+    let namespace = match (&metadata.namespace, kind) {
+        (Some(namespace), "Gateway") => {
+            let message = "metadata.namespace: a Gateway stands in no namespace";
+            scope.error(namespace.referenced, message, "leave `namespace` out");
+            None
+        }
+        (namespace, _) => scope.optional(namespace, "metadata.namespace", units::label).flatten(),
+    };
+    let at = metadata.name.as_ref().map_or(at, |n| n.referenced);
+    (namespace.unwrap_or_else(|| default.into()), name.unwrap_or_default(), at)
 }
 
 fn kind(text: &str) -> Result<&'static str, Wrong> {
@@ -184,7 +200,7 @@ impl Piece<'_> {
 /// An object is declared once; a process is one Gateway; a peer has one Link, whatever its namespace.
 fn refuse_duplicates<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) {
     let mut seen: BTreeMap<(&str, &str, &str), &Piece<'a>> = BTreeMap::new();
-    for piece in pieces {
+    for piece in pieces.iter().filter(|p| !p.name.is_empty()) {
         let key = match piece.kind {
             "Gateway" => (piece.kind, "", ""),
             "Link" => (piece.kind, "", piece.name.as_str()),
@@ -226,12 +242,12 @@ fn objects<'a>(pieces: &[Piece<'a>], gateway: Option<&Gateway>, findings: &mut F
         match &piece.spec {
             Some(Spec::Link(spec)) => {
                 let cluster = cluster_of(piece, &mut scope);
-                let link = cluster.and_then(|c| link::read(c, spec, piece.at, gateway, &mut scope));
+                let link = link::read(cluster, spec, piece.at, gateway, &mut scope);
                 declared.links.extend(link.map(|l| (l.cluster.clone(), l)));
             }
             Some(Spec::Service(spec)) => {
                 let name = ServiceName::new(&piece.namespace, &piece.name).ok();
-                let service = name.and_then(|n| service::read(n, spec, piece.at, &mut scope));
+                let service = service::read(name, spec, piece.at, &mut scope);
                 declared.services.extend(service.map(|s| (s.name.clone(), s)));
             }
             Some(Spec::Policy(spec)) => {
@@ -255,9 +271,11 @@ fn objects<'a>(pieces: &[Piece<'a>], gateway: Option<&Gateway>, findings: &mut F
     declared
 }
 
-/// The peer that a Link is named after.
+/// The peer that a Link is named after; none if that is wrong.
 fn cluster_of(piece: &Piece<'_>, scope: &mut Scope<'_, '_>) -> Option<ClusterName> {
     match units::cluster(&piece.name) {
+        // Reported with the metadata.
+        Err(_) if piece.name.is_empty() => None,
         Ok(cluster) => Some(cluster),
         Err(wrong) => {
             scope.error(

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 
 use serde_saphyr::{Location, Spanned};
 
+use super::document;
 use super::problem::{Problem, Severity};
 use super::raw::{Field, Later, List};
 use super::units::Wrong;
@@ -28,8 +29,8 @@ pub(super) struct Origin<'a> {
 impl Origin<'_> {
     /// A problem at `at`, a place counted from this document's start.
     pub(super) fn problem(&self, at: Location, severity: Severity, wrong: Wrong) -> Problem {
-        let line = u32::try_from(at.line()).unwrap_or(u32::MAX).max(1);
-        let excerpt = self.text.lines().nth(line as usize - 1).map(str::to_owned);
+        let index = self.line_index(at);
+        let excerpt = document::lines(self.text).nth(index).map(|l| l.trim_end().to_owned());
         Problem {
             file: self.file.to_owned(),
             line: self.line(at),
@@ -44,7 +45,16 @@ impl Origin<'_> {
 
     /// The file's line of `at`.
     pub(super) fn line(&self, at: Location) -> u32 {
-        u32::try_from(at.line()).unwrap_or(u32::MAX).max(1).saturating_add(self.first_line - 1)
+        u32::try_from(self.line_index(at)).unwrap_or(u32::MAX).saturating_add(self.first_line)
+    }
+
+    /// The index of `at`'s line in this document.
+    fn line_index(&self, at: Location) -> usize {
+        match usize::try_from(at.line()).unwrap_or(usize::MAX) {
+            // The parser could not say where.
+            0 => document::first_content_line(self.text),
+            line => line - 1,
+        }
     }
 }
 

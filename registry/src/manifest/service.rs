@@ -25,9 +25,9 @@ const WEIGHT_MAX: i128 = 10_000;
 /// Most requests that an endpoint may declare to hold at once.
 const CAPACITY_MAX: i128 = 1_000_000;
 
-/// Reads a MeshService.
+/// Reads a MeshService; `name` is none where it is wrong.
 pub(super) fn read(
-    name: ServiceName,
+    name: Option<ServiceName>,
     spec: &Field<ServiceSpec>,
     at: Location,
     scope: &mut Scope<'_, '_>,
@@ -38,7 +38,7 @@ pub(super) fn read(
     let ports = ports(spec, at, scope);
     let endpoints = endpoints(spec, ports.as_deref(), scope);
     let export = export(&spec.export, scope);
-    Some(Service { name, ports: ports?, endpoints: endpoints?, export: export? })
+    Some(Service { name: name?, ports: ports?, endpoints: endpoints?, export: export? })
 }
 
 /// The ports: at least one, names and numbers unique.
@@ -143,11 +143,13 @@ fn endpoint_ports(
             scope.error(value.referenced, format!("{NAME}: the service has no port `{name}`"), hint);
         }
     }
-    for name in names.iter().filter(|n| !given.value.contains_key(**n)) {
+    // Where a name is unknown, it is most likely the missing one.
+    let known = given.value.keys().all(|name| names.contains(&name.as_str()));
+    for name in names.iter().filter(|n| known && !given.value.contains_key(**n)) {
         let message = format!("{NAME}: the number for the service's port `{name}` is missing");
         scope.error(given.referenced, message, format!("write `{example}`"));
     }
-    (numbers.len() == names.len() && given.value.len() == names.len()).then_some(numbers)
+    (known && numbers.len() == names.len()).then_some(numbers)
 }
 
 /// The grant: nobody unless given.

@@ -55,6 +55,9 @@ fn explain(error: &Error) -> Wrong {
         Error::SerdeUnknownField { field, expected, .. } => {
             let hint = match suggest::suggest(field, expected.iter().copied()) {
                 Some(word) => format!("did you mean `{word}`?"),
+                None if expected.contains(&"spec") => {
+                    "the fields of the object itself stand under `spec`".into()
+                }
                 None => {
                     let now: Vec<&str> = expected.iter().copied().filter(|f| !LATER.contains(f)).collect();
                     format!("the fields here are {}", suggest::list(&now))
@@ -93,14 +96,12 @@ fn explain(error: &Error) -> Wrong {
         ),
         other => {
             let message = DefaultMessageFormatter.format_message(other).into_owned();
-            let hint = if message.contains("anchor or alias") {
-                Some("a text that starts with `*` or `&` needs quotes, such as `\"*\"`")
-            } else if message.contains("tab") {
-                Some("indent with spaces")
-            } else {
-                None
-            };
-            Wrong { message, hint: hint.map(str::to_owned) }
+            if message.contains("anchor or alias") {
+                let hint = "a text that starts with `*` or `&` needs quotes, such as `\"*\"`";
+                return Wrong::new("no name follows this `*` or `&`", hint);
+            }
+            let hint = message.starts_with("tabs ").then(|| "indent with spaces".to_owned());
+            Wrong { message, hint }
         }
     }
 }

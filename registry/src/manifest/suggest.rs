@@ -16,9 +16,13 @@ pub(crate) fn suggest<'k>(typed: &str, known: impl IntoIterator<Item = &'k str>)
         let part = typed.len() >= 4
             && folded.iter().collect::<String>().ends_with(&typed.iter().collect::<String>());
         let distance = if part { 1 } else { distance(&typed, &folded) };
-        (distance <= allowed).then_some((distance, word))
+        (distance <= allowed).then_some((distance, part, word))
     };
-    known.into_iter().filter_map(score).min_by_key(|(distance, _)| *distance).map(|(_, word)| word)
+    known
+        .into_iter()
+        .filter_map(score)
+        .min_by_key(|(distance, part, _)| (*distance, *part))
+        .map(|(.., word)| word)
 }
 
 /// `did you mean ...?`, else what there is to choose from.

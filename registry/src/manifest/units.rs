@@ -27,15 +27,17 @@ impl Wrong {
 /// A number within `range`.
 pub(super) fn number<N: TryFrom<i128>>(range: RangeInclusive<i128>) -> impl Fn(&Number) -> Result<N, Wrong> {
     move |number| {
-        let bounds = format!("from {} to {}", range.start(), range.end());
+        let bounds = match *range.end() {
+            end if end == i128::from(u64::MAX) => format!("of at least {}", range.start()),
+            end => format!("from {} to {end}", range.start()),
+        };
         match number {
-            Number::Whole(n) if range.contains(n) => N::try_from(*n).map_err(|_| Wrong {
-                message: format!("{n} is out of range"),
-                hint: Some(format!("write a whole number {bounds}")),
-            }),
-            Number::Whole(n) => {
-                Err(Wrong::new(format!("{n} is out of range"), format!("write a number {bounds}")))
-            }
+            Number::Whole(n) => match N::try_from(*n) {
+                Ok(fits) if range.contains(n) => Ok(fits),
+                _ => {
+                    Err(Wrong::new(format!("{n} is out of range"), format!("write a whole number {bounds}")))
+                }
+            },
             Number::Other(text) => {
                 let unquoted = text.parse().ok().filter(|n| range.contains(n));
                 let hint = match unquoted {
@@ -308,4 +310,98 @@ pub(super) fn endpoint_id(text: &str) -> Result<String, Wrong> {
         format!("`{text}` is no endpoint id"),
         "write 1 to 253 visible ASCII characters, without spaces",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_to_the_edge_and_no_further() {
+        let read = |text| duration(text).map(|d| d.as_millis());
+        assert_eq!(read("1ms"), Ok(1));
+        assert_eq!(read("86400000ms"), Ok(86_400_000));
+        assert_eq!(read("1440m"), Ok(86_400_000));
+        assert_eq!(read("24h"), Ok(86_400_000));
+        for text in ["0ms", "86400001ms", "25h", "18446744073709551615h", "18446744073709551615s"] {
+            assert!(read(text).is_err_and(|w| w.message.ends_with("is out of range")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_unit_is_answered_with_the_right_one() {
+        let meant = |text: &str| duration(text).err().and_then(|w| w.hint);
+        for (text, right) in [
+            ("2 sec", "write `2s`"),
+            ("2S", "write `2s`"),
+            ("10", "write `10s`"),
+            ("0.25s", "write `250ms`"),
+            ("5 minutes", "write `5m`"),
+            ("300 millis", "write `300ms`"),
+            ("1d", "write `24h`"),
+        ] {
+            assert_eq!(meant(text).as_deref(), Some(right), "{text}");
+        }
+        for text in ["", "s", "-1s", "5us", "1m30s", "99999999999999999999s", "\u{661}s", "1.s.s"] {
+            assert!(meant(text).is_some_and(|hint| hint.starts_with("a duration is")), "{text}");
+        }
+    }
+
+    #[test]
+    fn percentages_are_whole_and_from_0_to_100() {
+        assert_eq!((percent("0%"), percent("100%")), (Ok(0), Ok(100)));
+        for text in ["101%", "-1%", "+1%", "%", "1.5%", "20", "", "99999%", "NaN"] {
+            assert!(percent(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_know_both_ends_of_their_range() {
+        let read = number::<u16>(1..=65_535);
+        assert_eq!((read(&Number::Whole(1)), read(&Number::Whole(65_535))), (Ok(1), Ok(65_535)));
+        for n in [0, 65_536, -1, i128::MAX, i128::MIN] {
+            assert!(read(&Number::Whole(n)).is_err(), "{n}");
+        }
+        assert!(number::<u8>(0..=1_000)(&Number::Whole(300)).is_err(), "a range wider than its type");
+    }
+
+    #[test]
+    fn addresses_have_hosts_and_ports() {
+        let read = |text| host_port(text).map(|a| (a.host, a.port));
+        assert_eq!(read("gw.east.example:7443"), Ok(("gw.east.example".into(), 7443)));
+        assert_eq!(read("[::1]:65535"), Ok(("::1".into(), 65_535)));
+        assert_eq!(read("my_host.:1"), Ok(("my_host.".into(), 1)));
+        for text in [
+            "",
+            ":1",
+            "a:",
+            "a:+1",
+            "a:0",
+            "a:65536",
+            "::1:7443x",
+            "[::1]",
+            "[a]:1",
+            "a b:1",
+            "-a:1",
+            "a..b:1",
+            "256.0.0.1:1",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+        assert!(host(&format!("{}a", "a.".repeat(126))).is_ok(), "253 bytes");
+        assert!(host(&format!("{}aa", "a.".repeat(126))).is_err(), "254 bytes");
+    }
+
+    #[test]
+    fn names_end_where_their_limits_say() {
+        assert!(trust_domain(&"a".repeat(255)).is_ok() && trust_domain(&"a".repeat(256)).is_err());
+        assert!(zone(&"a".repeat(63)).is_ok() && zone(&"a".repeat(64)).is_err());
+        assert!(label(&"a".repeat(63)).is_ok() && label(&"a".repeat(64)).is_err());
+        assert!(header(&"a".repeat(256)).is_ok() && header(&"a".repeat(257)).is_err());
+        assert_eq!(header("X-User"), Ok("x-user".into()));
+        assert!(["", "a:b", "x user", "\u{e9}"].iter().all(|text| header(text).is_err()));
+        assert!(["", "a=b", "a&b", "a#", "\u{e9}"].iter().all(|text| query(text).is_err()));
+        assert!(["mesh", "mesh.acme.example"].iter().all(|text| domain(text).is_ok()));
+        assert!(["", ".", "Mesh", "mesh."].iter().all(|text| domain(text).is_err()));
+    }
 }

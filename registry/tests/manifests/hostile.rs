@@ -1,0 +1,100 @@
+//! Whatever is fed in: no panic, no endless work, and places that exist.
+
+use proptest::prelude::*;
+use registry::manifest;
+
+use super::right::EXAMPLE;
+use super::source;
+
+/// Parses, and checks that every problem points into the text.
+fn survives(text: &str) {
+    let result = manifest::parse(&[source("m.yaml", text)]);
+    // YAML ends lines with CR, too.
+    let lines = text.replace("\r\n", "\n").split(['\n', '\r']).count();
+    let problems = match &result {
+        Ok(manifests) => manifests.warnings.iter().collect::<Vec<_>>(),
+        Err(problems) => problems.iter().collect(),
+    };
+    for problem in problems {
+        assert!(problem.line as usize <= lines, "{problem}");
+        assert!(!problem.message.is_empty() && problem.to_string().contains(&problem.message));
+    }
+}
+
+/// What a typing error may put in.
+fn scrap() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            ",",
+            "- ",
+            "\n",
+            "\n---\n",
+            "\n...\n",
+            "\t",
+            "&a ",
+            "*a",
+            "!x ",
+            "<<: *a\n",
+            "\"",
+            "'",
+            "|\n",
+            "#",
+            "null",
+            "~",
+            "-1",
+            "1e999",
+            ".nan",
+            "99999999999999999999999999999999999999999",
+            "\u{feff}",
+            "é",
+            "\0",
+            "%",
+            "? ",
+            "0x",
+        ])
+        .prop_map(str::to_owned),
+        ".{0,8}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn bytes_without_sense_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        survives(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn scraps_of_yaml_never_panic(parts in prop::collection::vec(scrap(), 0..64)) {
+        survives(&parts.concat());
+    }
+
+    #[test]
+    fn manifests_with_typing_errors_never_panic(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..12, scrap()), 1..6),
+    ) {
+        let mut text: Vec<char> = EXAMPLE.chars().collect();
+        for (at, removed, put) in edits {
+            let start = at.index(text.len() + 1);
+            let end = (start + removed).min(text.len());
+            text.splice(start..end, put.chars());
+        }
+        survives(&text.into_iter().collect::<String>());
+    }
+}
+
+#[test]
+fn what_is_built_to_exhaust_is_refused() {
+    let mut bombs =
+        vec!["[".repeat(1 << 20), "- ".repeat(1 << 19), "{a: ".repeat(1 << 18), "---\n".repeat(1 << 18)];
+    bombs.push(format!("a: &a {}\nb: [{}]", "x".repeat(1 << 20), "*a, ".repeat(1 << 16)));
+    bombs.push("&a [".repeat(1 << 18));
+    bombs.push("kind: Link\n---\n".repeat(1 << 14));
+    for bomb in bombs {
+        survives(&bomb);
+    }
+}

@@ -1,0 +1,295 @@
+//! Manifests that are right, and what they mean.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use registry::manifest::{self, Manifests};
+use registry::model::{
+    Algorithm, ClusterName, Contract, Endpoint, Gateway, Grant, HashKey, HostPort, ImportRule, Link, Listen,
+    Member, Mode, OnOwnerUnavailable, Policy, Port, Protocol, Retry, RetryOn, Service, ServiceName, Tier,
+    Timeout,
+};
+
+use super::source;
+
+/// The example of the design, without what is not available yet.
+pub(crate) const EXAMPLE: &str = r#"# West links to east.
+apiVersion: ringway.dev/v1alpha1
+kind: Gateway                               # one process; only ever a file
+metadata: { name: gw-1 }
+spec:
+  cluster: west
+  region: us-west
+  trustDomain: acme.example
+  identity: { directory: pki/west }         # tls.crt, tls.key (0600), bundles/<cluster>.pem; watched
+  state: { directory: /var/lib/ringway }    # keys, last catalog, embedded registry
+  registry: { embedded: {} }
+  listen: { tunnel: 0.0.0.0:7443, http: 127.0.0.1:7480, admin: 127.0.0.1:7490 }   # tunnel: UDP and TCP
+  advertise: [gw.west.example:7443]
+---
+apiVersion: ringway.dev/v1alpha1
+kind: Link
+metadata: { name: east }                    # the peer's cluster name
+spec:
+  addresses: [gw.east.example:7443, "[2001:db8::1]:7443"]
+  trustDomain: acme.example                 # default: our own
+  import: [{ namespace: shop, union: true }]
+---
+apiVersion: ringway.dev/v1alpha1
+kind: MeshService
+metadata: { name: cart, namespace: shop }
+spec:
+  ports: [{ name: web, port: 80, protocol: http }]
+  endpoints: [{ id: a, host: 127.0.0.1, ports: { web: 9001 }, weight: 100, zone: a, capacity: 64 }]
+  export: { to: ["*"] }                     # the grant, checked at every inbound request; none by default
+---
+apiVersion: ringway.dev/v1alpha1
+kind: TrafficPolicy
+metadata: { name: cart, namespace: shop }
+spec:
+  service: cart
+  placement:                                # the contract
+    mode: local-first
+    generation: 1
+    members: [{ cluster: west, region: us-west, weight: 100 }, { cluster: east, region: us-east, weight: 100 }]
+    seed: 0
+    tiers: [[local], [same-region], [any]]
+    hash: [{ header: X-User }, { query: id }, { sourceIp: {} }]
+    onOwnerUnavailable: next                # or fail
+  balance: { algorithm: p2c-ewma }
+  retry: { attempts: 3, budget: 20%, minPerSecond: 10, on: [connect, refused, reset, "502", "503", "504", unavailable] }
+  timeout: { head: 10s, idle: 60s }
+"#;
+
+fn read(text: &str) -> Manifests {
+    let manifests = manifest::parse(&[source("etc/west.yaml", text)]).unwrap_or_else(|p| panic!("{p}"));
+    assert_eq!((&*manifests.warnings, &*manifests.conditions), (&[][..], &[][..]));
+    manifests
+}
+
+fn cluster(name: &str) -> ClusterName {
+    ClusterName::new(name).unwrap()
+}
+
+fn cart() -> ServiceName {
+    ServiceName::new("shop", "cart").unwrap()
+}
+
+fn at(host: &str, port: u16) -> HostPort {
+    HostPort { host: host.into(), port }
+}
+
+fn member(name: &str, region: &str) -> Member {
+    Member { cluster: cluster(name), region: region.into(), weight: 100 }
+}
+
+#[test]
+fn the_example_of_the_design_means_what_the_design_says() {
+    let manifests = read(EXAMPLE);
+    let gateway = Gateway {
+        id: "gw-1".into(),
+        cluster: cluster("west"),
+        region: "us-west".into(),
+        trust_domain: "acme.example".into(),
+        identity_dir: "etc/pki/west".into(),
+        state_dir: "/var/lib/ringway".into(),
+        listen: Listen {
+            tunnel: "0.0.0.0:7443".parse().unwrap(),
+            http: "127.0.0.1:7480".parse().unwrap(),
+            admin: "127.0.0.1:7490".parse().unwrap(),
+        },
+        advertise: vec![at("gw.west.example", 7443)],
+        domain: "mesh".into(),
+    };
+    assert_eq!(manifests.require_gateway(), Ok(&gateway));
+    let link = Link {
+        cluster: cluster("east"),
+        addresses: vec![at("gw.east.example", 7443), at("2001:db8::1", 7443)],
+        trust_domain: "acme.example".into(),
+        import: vec![ImportRule { namespace: Some("shop".into()), union: true }],
+    };
+    assert_eq!(manifests.declared.links, BTreeMap::from([(cluster("east"), link)]));
+    let service = Service {
+        name: cart(),
+        ports: vec![Port { name: "web".into(), number: 80, protocol: Protocol::Http }],
+        endpoints: vec![Endpoint {
+            id: "a".into(),
+            host: "127.0.0.1".into(),
+            ports: BTreeMap::from([("web".into(), 9001)]),
+            weight: 100,
+            zone: "a".into(),
+            capacity: Some(64),
+        }],
+        export: Grant::Everyone,
+    };
+    assert_eq!(manifests.declared.services, BTreeMap::from([(cart(), service)]));
+    let contract = Contract {
+        generation: 1,
+        mode: Mode::LocalFirst,
+        members: Some(vec![member("east", "us-east"), member("west", "us-west")]),
+        seed: 0,
+        tiers: Some(vec![vec![Tier::Local], vec![Tier::SameRegion], vec![Tier::Any]]),
+        hash: vec![HashKey::Header("x-user".into()), HashKey::Query("id".into()), HashKey::SourceIp],
+        on_owner_unavailable: OnOwnerUnavailable::Next,
+    };
+    let policy = Policy {
+        service: cart(),
+        placement: Some(contract),
+        balance: Algorithm::P2cEwma,
+        retry: Retry::default(),
+        timeout: Timeout::default(),
+    };
+    assert_eq!(manifests.declared.policies, BTreeMap::from([(cart(), policy)]));
+}
+
+#[test]
+fn what_is_left_out_has_the_documented_default() {
+    let manifests = read(
+        "
+apiVersion: ringway.dev/v1alpha1
+kind: Gateway
+metadata: { name: gw-1 }
+spec: { cluster: west, region: us, trustDomain: acme.example, identity: { directory: pki }, state: { directory: s } }
+---
+apiVersion: ringway.dev/v1alpha1
+kind: Link
+metadata: { name: east }
+spec: {}
+---
+apiVersion: ringway.dev/v1alpha1
+kind: MeshService
+metadata: { name: cart }
+spec:
+  ports: [{ name: web, port: 80, protocol: http }]
+  endpoints: [{ host: '::1' }, { host: cart.internal, ports: { web: 9001 } }]
+---
+apiVersion: ringway.dev/v1alpha1
+kind: TrafficPolicy
+metadata: { name: any-name }
+spec: { service: cart, placement: {} }
+",
+    );
+    let gateway = manifests.require_gateway().unwrap();
+    assert_eq!(gateway.listen.tunnel, "0.0.0.0:7443".parse().unwrap());
+    assert_eq!(gateway.listen.http, "127.0.0.1:7480".parse().unwrap());
+    assert_eq!(gateway.listen.admin, "127.0.0.1:7490".parse().unwrap());
+    assert_eq!((gateway.advertise.len(), gateway.domain.as_str()), (0, "mesh"));
+    let link = &manifests.declared.links[&cluster("east")];
+    assert_eq!((link.addresses.len(), link.trust_domain.as_str()), (0, "acme.example"));
+    assert_eq!(link.import, [ImportRule { namespace: None, union: false }]);
+    let name = ServiceName::new("default", "cart").unwrap();
+    let service = &manifests.declared.services[&name];
+    assert_eq!(service.export, Grant::Nobody);
+    let endpoints: Vec<_> = service
+        .endpoints
+        .iter()
+        .map(|e| (e.id.as_str(), e.ports["web"], e.weight, &*e.zone, e.capacity))
+        .collect();
+    assert_eq!(endpoints, [("[::1]:80", 80, 100, "", None), ("cart.internal:9001", 9001, 100, "", None)]);
+    let policy = &manifests.declared.policies[&name];
+    assert_eq!(policy.placement, Some(Contract { generation: 1, ..Contract::default() }));
+    assert_eq!((&policy.retry, &policy.timeout), (&Retry::default(), &Timeout::default()));
+}
+
+#[test]
+fn everything_that_can_be_said_is_understood() {
+    let manifests = read(
+        "
+apiVersion: ringway.dev/v1alpha1
+kind: Link
+metadata: { name: east }
+spec: { trustDomain: east.example, import: [{ namespace: shop }, { union: true }] }
+---
+apiVersion: ringway.dev/v1alpha1
+kind: Link
+metadata: { name: north }
+spec: { import: [] }
+---
+apiVersion: ringway.dev/v1alpha1
+kind: MeshService
+metadata: { name: cart, namespace: shop }
+spec:
+  ports: [{ name: web, port: 80, protocol: http }]
+  export: { to: [east] }
+---
+apiVersion: ringway.dev/v1alpha1
+kind: TrafficPolicy
+metadata: { name: cart, namespace: shop }
+spec:
+  service: cart
+  placement:
+    mode: sharded
+    generation: 18446744073709551615
+    seed: 18446744073709551615
+    hash: [{ header: x-user }]
+    members: [{ cluster: west, region: us, weight: 0 }, { cluster: east, region: us, weight: 10000 }]
+    onOwnerUnavailable: fail
+  balance: { algorithm: round-robin }
+  retry: { attempts: 1, budget: 0%, minPerSecond: 0, on: [503, '500', 503], methods: [POST] }
+  timeout: { head: 500ms, idle: 2m, total: 24h }
+---
+apiVersion: ringway.dev/v1alpha1
+kind: MeshService
+metadata: { name: web, namespace: shop }
+spec: { ports: [{ name: web, port: 80, protocol: http }], export: { to: [] } }
+---
+apiVersion: ringway.dev/v1alpha1
+kind: TrafficPolicy
+metadata: { name: web, namespace: shop }
+spec:
+  service: web
+  placement: { members: [{ cluster: east, region: us }], tiers: [[local, east], [any]] }
+",
+    );
+    let east = &manifests.declared.links[&cluster("east")];
+    assert_eq!(east.trust_domain, "east.example");
+    assert!(!east.import_rule(&cart()).unwrap().union);
+    assert!(east.import_rule(&ServiceName::new("other", "cart").unwrap()).unwrap().union);
+    assert_eq!(manifests.declared.links[&cluster("north")].import_rule(&cart()), None);
+    let grant = &manifests.declared.services[&cart()].export;
+    assert_eq!(*grant, Grant::Clusters(BTreeSet::from([cluster("east")])));
+    let policy = &manifests.declared.policies[&cart()];
+    let contract = policy.placement.clone().unwrap();
+    assert_eq!((contract.generation, contract.seed, contract.mode), (u64::MAX, u64::MAX, Mode::Sharded));
+    assert_eq!(contract.on_owner_unavailable, OnOwnerUnavailable::Fail);
+    assert_eq!(contract.members.unwrap().iter().map(|m| m.weight).collect::<Vec<_>>(), [10_000, 0]);
+    assert_eq!(policy.balance, Algorithm::RoundRobin);
+    let on = RetryOn { statuses: vec![500, 503], ..RetryOn::default() };
+    let retry = Retry { attempts: 1, budget_percent: 0, min_per_second: 0, on, methods: vec!["POST".into()] };
+    assert_eq!(policy.retry, retry);
+    let (head, idle, total) =
+        (Duration::from_millis(500), Duration::from_secs(120), Duration::from_secs(86_400));
+    assert_eq!(policy.timeout, Timeout { head, idle, total: Some(total) });
+    let web = ServiceName::new("shop", "web").unwrap();
+    assert_eq!(manifests.declared.services[&web].export, Grant::Nobody);
+    let tiers = manifests.declared.policies[&web].placement.clone().unwrap().tiers.unwrap();
+    assert_eq!(tiers, [vec![Tier::Local, Tier::Cluster(cluster("east"))], vec![Tier::Any]]);
+}
+
+#[test]
+fn documents_keep_their_original_bytes() {
+    let documents = read(EXAMPLE).documents;
+    let joined: String = documents.iter().map(|d| d.bytes.as_str()).collect();
+    assert_eq!(joined, EXAMPLE);
+    let names: Vec<_> = documents.iter().map(|d| (d.kind, &*d.namespace, &*d.name, d.line)).collect();
+    let expected = [
+        ("Gateway", "", "gw-1", 1),
+        ("Link", "default", "east", 14),
+        ("MeshService", "shop", "cart", 22),
+        ("TrafficPolicy", "shop", "cart", 30),
+    ];
+    assert_eq!(names, expected);
+    // Each can be stored and read again by itself.
+    for document in &documents {
+        manifest::parse(&[source("stored.yaml", &document.bytes)]).unwrap_or_else(|p| panic!("{p}"));
+    }
+}
+
+#[test]
+fn anchors_byte_order_marks_and_carriage_returns_are_yaml_too() {
+    let text = EXAMPLE
+        .replace("{ cluster: west, region: us-west, weight: 100 }", "&w { cluster: west, region: us-west }");
+    assert_eq!(read(&text).declared, read(EXAMPLE).declared);
+    let text = format!("\u{feff}{}", EXAMPLE.replace('\n', "\r\n"));
+    assert_eq!(read(&text).declared, read(EXAMPLE).declared);
+}

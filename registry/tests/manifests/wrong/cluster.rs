@@ -1,0 +1,158 @@
+//! Wrong Gateways and Links.
+
+use super::{Case, GATEWAY_HEAD, LINK_HEAD, WHOLE};
+
+/// One process.
+pub(super) const GATEWAY: &[Case] = &[
+    Case {
+        head: WHOLE,
+        rest: "apiVersion: ringway.dev/v1alpha1
+kind: Gateway
+metadata: { name: gw-1, namespace: shop }
+spec: {}
+",
+        said: &[
+            "3:36 Gateway: metadata.namespace: a Gateway stands in no namespace => leave `namespace` out",
+            "4:7 Gateway gw-1: spec.cluster is missing => add `cluster: west`",
+            "4:7 Gateway gw-1: spec.region is missing => add `region: us-west`",
+            "4:7 Gateway gw-1: spec.trustDomain is missing => add `trustDomain: acme.example`",
+            "4:7 Gateway gw-1: spec.identity is missing => add `identity: { directory: pki/west }`",
+            "4:7 Gateway gw-1: spec.state is missing => add `state: { directory: state/west }`",
+        ],
+    },
+    Case {
+        head: GATEWAY_HEAD,
+        rest: "spec:
+  cluster: west
+  region: us-west
+  trustDomain: acme.example
+  identity: { directory: pki }
+  state: { directory: state }
+  listen: { tunnel: ':8443', http: localhost:8480, admin: 8490 }
+",
+        said: &[
+            "10:21 Gateway gw-1: spec.listen.tunnel: `:8443` is no address to listen on => write `0.0.0.0:8443`",
+            "10:36 Gateway gw-1: spec.listen.http: `localhost:8480` is no address to listen on => write `127.0.0.1:8480`",
+            "10:59 Gateway gw-1: spec.listen.admin: `8490` is no address to listen on => write `127.0.0.1:8490`",
+        ],
+    },
+    Case {
+        head: GATEWAY_HEAD,
+        rest: "spec:
+  cluster: west
+  region: us-west
+  trustDomain: acme.example
+  identity: { directory: pki }
+  state: { directory: state }
+  listen: { tunnel: 0.0.0.0:7480 }
+",
+        said: &[
+            "10:11 Gateway gw-1: spec.listen: `http` and `tunnel` both want port 7480 => give each its own port",
+        ],
+    },
+    Case {
+        head: GATEWAY_HEAD,
+        rest: "spec:
+  cluster: west
+  region: us-west
+  trustDomain: acme.example
+  identity: { directory: pki }
+  state: { directory: state }
+  registry: { etcd: { endpoints: [http://127.0.0.1:2379] } }
+",
+        said: &["10:21 Gateway gw-1: spec.registry.etcd is not available yet => leave it out for now"],
+    },
+    Case {
+        head: GATEWAY_HEAD,
+        rest: "spec:
+  cluster: west
+  region: us-west
+  trustDomain: acme.example
+  identity: { directory: pki }
+  state: { directory: state }
+  domain: Mesh_
+  advertise: [gw.west.example, 0]
+",
+        said: &[
+            "10:11 Gateway gw-1: spec.domain: `Mesh_` is no domain => write lower-case labels joined by dots, such as `mesh`",
+            "11:15 Gateway gw-1: spec.advertise: `gw.west.example` is no `host:port` => write `gw.west.example:PORT`",
+            "11:32 Gateway gw-1: spec.advertise: `0` is no `host:port` => such as `gw.east.example:7443`",
+        ],
+    },
+    Case {
+        head: GATEWAY_HEAD,
+        rest: "spec:
+  cluster: any
+  region: us west
+  trustDomain: spiffe://Acme.example/
+  identity: {}
+  state: { directory: '' }
+",
+        said: &[
+            "5:12 Gateway gw-1: spec.cluster: no cluster can be named `any` => choose another name: `local`, `same-region` and `any` are the words of `placement.tiers`",
+            "6:11 Gateway gw-1: spec.region: `us west` is no name of a region or zone => write 1 to 63 letters, digits, `-`, `_`, `.`",
+            "7:16 Gateway gw-1: spec.trustDomain: `spiffe://Acme.example/` is no trust domain => write `acme.example`",
+            "8:13 Gateway gw-1: spec.identity.directory is missing => add `identity: { directory: pki/west }`",
+            "9:23 Gateway gw-1: spec.state.directory is no path => such as `state: { directory: state/west }`",
+        ],
+    },
+];
+
+/// The relation to a peer.
+pub(super) const LINK: &[Case] = &[
+    Case { head: LINK_HEAD, rest: "spec: { addresses: [east, 'http://gw.east.example:7443/', '::1', gw:99999, gw:0, 1.2.3:4, '[gw]:1'] }
+", said: &[
+        "4:21 Link default/east: spec.addresses: `east` is no `host:port` => write `east:PORT`",
+        "4:27 Link default/east: spec.addresses: `http://gw.east.example:7443/` is no `host:port` => write `gw.east.example:7443`, without a scheme",
+        r#"4:59 Link default/east: spec.addresses: `::1` is no `host:port` => write `"[::1]:PORT"`, the address in brackets"#,
+        "4:66 Link default/east: spec.addresses: `gw:99999` is no `host:port` => `99999` is no port: write one from 1 to 65535",
+        "4:76 Link default/east: spec.addresses: `gw:0` is no `host:port` => `0` is no port: write one from 1 to 65535",
+        "4:82 Link default/east: spec.addresses: `1.2.3:4` is no `host:port` => such as `gw.east.example:7443`",
+        "4:91 Link default/east: spec.addresses: `[gw]:1` is no `host:port` => such as `gw.east.example:7443`",
+    ] },
+    Case { head: LINK_HEAD, rest: "spec: { trustDomain: Acme }
+", said: &[
+        "4:22 Link default/east: spec.trustDomain: `Acme` is no trust domain => write `acme`",
+    ] },
+    Case { head: LINK_HEAD, rest: "spec: { import: [{ union: true }, { namespace: shop }] }
+", said: &[
+        "4:35 warning: Link default/east: spec.import: this rule is never reached => the first rule that fits wins: put the general rule last",
+    ] },
+    Case { head: WHOLE, rest: "apiVersion: ringway.dev/v1alpha1
+kind: Link
+metadata: { name: local }
+spec: { addresses: [east] }
+", said: &[
+        "3:19 Link default/local: metadata.name: no cluster can be named `local` => choose another name: `local`, `same-region` and `any` are the words of `placement.tiers`",
+        "4:21 Link default/local: spec.addresses: `east` is no `host:port` => write `east:PORT`",
+    ] },
+    Case { head: WHOLE, rest: "apiVersion: ringway.dev/v1alpha1
+kind: Link
+metadata: { name: east }
+spec: {}
+---
+apiVersion: ringway.dev/v1alpha1
+kind: Link
+metadata: { name: east, namespace: shop }
+spec: {}
+", said: &[
+        "8:19 Link shop/east: a second Link to this cluster; the first stands at m.yaml:3 => keep one of the two",
+    ] },
+    Case { head: WHOLE, rest: "apiVersion: ringway.dev/v1alpha1
+kind: Gateway
+metadata: { name: gw-1 }
+spec:
+  cluster: west
+  region: us-west
+  trustDomain: acme.example
+  identity: { directory: pki }
+  state: { directory: state }
+---
+apiVersion: ringway.dev/v1alpha1
+kind: Link
+metadata: { name: west }
+spec: {}
+", said: &[
+        "13:19 Link default/west: metadata.name: `west` is our own cluster => a Link is named after the peer it leads to",
+    ] },
+];
