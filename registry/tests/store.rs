@@ -24,6 +24,14 @@ async fn the_memory_store_tells_who_fell_behind_its_history() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_slower_than_the_memory_store_keeps_history_ends() {
+    let store = MemoryStore::with_history(8);
+    let Ok(mut slow) = store.watch("/other/", 1).await else { panic!("nothing is compacted yet") };
+    overflow(&store).await;
+    assert_eq!(slow.next().await, Err(StoreError::Compacted(1)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_memory_store_forgets_history_revision_by_revision() {
     let store = MemoryStore::with_history(8);
     overflow(&store).await;

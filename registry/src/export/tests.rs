@@ -172,13 +172,19 @@ fn a_restart_answers_with_a_snapshot_in_the_same_epoch() {
 
 #[test]
 fn a_restored_backup_never_counts_a_revision_twice() {
-    let mut declared = Declared::default();
-    declare(&mut declared, "a", 80, Grant::Everyone);
-    let told = Export::new(saved(), &declared, "us-east", 1_000).position();
-    declare(&mut declared, "b", 80, Grant::Everyone);
-    let restored = Export::new(saved(), &declared, "us-east", 1_001);
-    assert!(restored.position().revision > told.revision);
-    assert_eq!(said(&mut feed("west", told), &restored), ["begin", "+a", "+b", "end"]);
+    let run = |now_unix_ms, changes: u16, service: &str| {
+        let mut declared = Declared::default();
+        let mut export = Export::new(saved(), &declared, "us-east", now_unix_ms);
+        for number in 1..=changes {
+            declare(&mut declared, service, number, Grant::Everyone);
+            export.update(&declared, "us-east");
+        }
+        export
+    };
+    let told = run(1_000, 5, "a").position();
+    // The second run makes more changes than the first, so that counting alone would overtake what was told.
+    let restored = run(1_001, 50, "b");
+    assert_eq!(said(&mut feed("west", told), &restored), ["begin", "+b", "end"]);
 }
 
 #[test]
