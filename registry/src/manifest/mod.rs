@@ -38,7 +38,7 @@ mod suggest;
 mod units;
 
 pub use files::load;
-pub use problem::{Problem, Problems, Severity};
+pub use problem::{Excerpt, Problem, Problems, Severity};
 
 use crate::model::{Condition, Declared, Gateway};
 

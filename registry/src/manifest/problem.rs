@@ -42,10 +42,20 @@ pub struct Problem {
     pub severity: Severity,
     /// The line itself, for `Display`.
     #[serde(skip)]
-    pub excerpt: Option<String>,
+    pub excerpt: Option<Excerpt>,
 }
 
-/// Longest excerpt in characters: longer lines are cut around the column, so that the caret stays on the screen.
+/// The part of a line that a problem is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// The text, without control characters.
+    pub text: String,
+    /// How many characters of it stand before the place.
+    pub caret: usize,
+}
+
+/// Longest excerpt in characters: longer lines are cut around the column, so that the caret stays on the screen and
+/// a file on one line is not repeated in every problem.
 const EXCERPT_CHARS_MAX: usize = 100;
 
 impl Problem {
@@ -63,14 +73,17 @@ impl Problem {
             format!("{}:{}:{}", self.file, self.line, self.column)
         }
     }
+}
 
-    /// The excerpt as shown, and the caret's indent in it.
-    fn window(&self, line: &str) -> (String, usize) {
-        let caret = (self.column as usize).saturating_sub(1);
-        let start = if caret < EXCERPT_CHARS_MAX { 0 } else { caret - EXCERPT_CHARS_MAX / 2 };
+impl Excerpt {
+    /// The part of `line` around `column`, counted from 1.
+    pub(crate) fn new(line: &str, column: u32) -> Self {
+        let before = (column as usize).saturating_sub(1);
+        let start = if before < EXCERPT_CHARS_MAX { 0 } else { before - EXCERPT_CHARS_MAX / 2 };
         // Tabs and other control characters would move the caret or the terminal's cursor.
         let visible = line.chars().map(|c| if c.is_control() { ' ' } else { c });
-        (visible.skip(start).take(EXCERPT_CHARS_MAX).collect(), caret - start)
+        let text: String = visible.skip(start).take(EXCERPT_CHARS_MAX).collect();
+        Self { text: text.trim_end().to_owned(), caret: before - start }
     }
 }
 
@@ -86,9 +99,8 @@ impl fmt::Display for Problem {
         }
         f.write_str(&self.message)?;
         if let Some(excerpt) = &self.excerpt {
-            let (text, caret) = self.window(excerpt);
-            write!(f, "\n{:>5} | {}", self.line, text.trim_end())?;
-            write!(f, "\n      | {:caret$}^", "")?;
+            write!(f, "\n{:>5} | {}", self.line, excerpt.text)?;
+            write!(f, "\n      | {:caret$}^", "", caret = excerpt.caret)?;
         }
         if let Some(hint) = &self.hint {
             write!(f, "\n      = hint: {hint}")?;
@@ -165,7 +177,7 @@ mod tests {
             message: "unknown field `endpoint`".into(),
             hint: Some("did you mean `endpoints`?".into()),
             severity: Severity::Error,
-            excerpt: Some("\tx endpoint: []".into()),
+            excerpt: Some(Excerpt::new("\tx endpoint: []\n", 3)),
         }
     }
 
@@ -180,6 +192,7 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_around_the_column() {
         let excerpt = format!("{}X{}", "a".repeat(5000), "b".repeat(5000));
+        let excerpt = Excerpt::new(&excerpt, 5001);
         let text = Problem { column: 5001, excerpt: Some(excerpt), ..problem() }.to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].len() <= EXCERPT_CHARS_MAX + 8, "{}", lines[1].len());

@@ -182,7 +182,7 @@ fn version(text: &str) -> Result<(), Wrong> {
 
 impl Piece<'_> {
     fn place(&self) -> String {
-        format!("{}:{}", self.origin.file, self.origin.line(self.at))
+        format!("{}:{}:{}", self.origin.file, self.origin.line(self.at), self.at.column())
     }
 
     fn into_document(self) -> Document {

@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use serde_saphyr::{Location, Spanned};
 
 use super::document;
-use super::problem::{Problem, Severity};
+use super::problem::{Excerpt, Problem, Severity};
 use super::raw::{Field, Later, List};
 use super::units::Wrong;
 use crate::model::ServiceName;
@@ -30,11 +30,12 @@ impl Origin<'_> {
     /// A problem at `at`, a place counted from this document's start.
     pub(super) fn problem(&self, at: Location, severity: Severity, wrong: Wrong) -> Problem {
         let index = self.line_index(at);
-        let excerpt = document::lines(self.text).nth(index).map(|l| l.trim_end().to_owned());
+        let column = u32::try_from(at.column()).unwrap_or(u32::MAX).max(1);
+        let excerpt = document::lines(self.text).nth(index).map(|line| Excerpt::new(line, column));
         Problem {
             file: self.file.to_owned(),
             line: self.line(at),
-            column: u32::try_from(at.column()).unwrap_or(u32::MAX).max(1),
+            column,
             object: self.object.clone(),
             message: wrong.message,
             hint: wrong.hint,

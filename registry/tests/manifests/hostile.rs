@@ -93,6 +93,7 @@ fn what_is_built_to_exhaust_is_refused() {
         vec!["[".repeat(1 << 20), "- ".repeat(1 << 19), "{a: ".repeat(1 << 18), "---\n".repeat(1 << 18)];
     bombs.push(format!("a: &a {}\nb: [{}]", "x".repeat(1 << 20), "*a, ".repeat(1 << 16)));
     bombs.push("&a [".repeat(1 << 18));
+    bombs.push(format!("apiVersion: ringway.dev/v1alpha1\nkind: Link\nmetadata: {{ name: east }}\nspec: {{ addresses: [{}] }}", "x, ".repeat(64)));
     bombs.push("kind: Link\n---\n".repeat(1 << 14));
     for bomb in bombs {
         survives(&bomb);

@@ -5,7 +5,7 @@ mod policy;
 mod service;
 mod shape;
 
-use registry::manifest::{self, Problem, Problems, Severity};
+use registry::manifest::{self, FILE_BYTES_MAX, Problem, Problems, Severity, TOTAL_BYTES_MAX};
 
 use super::source;
 
@@ -126,6 +126,23 @@ fn every_kind_and_field_whose_time_has_not_come_is_told_apart_from_an_unknown_on
 }
 
 #[test]
+fn what_is_not_available_yet_is_not_offered() {
+    let placement = "spec: { service: cart, placement: { hash: [{ jwt: sub }] } }";
+    let cases = [
+        (POLICY_HEAD, placement, "`header`, `query` and `sourceIp`"),
+        (POLICY_HEAD, "spec: { quota: 1 }", "`service`, `placement`, `balance`, `retry` and `timeout`"),
+        (GATEWAY_HEAD, "spec: { registry: { consul: {} } }", "`embedded`"),
+    ];
+    for (head, rest, offered) in cases {
+        let said = all_said(&manifest::parse(&[source("m.yaml", &format!("{head}{rest}\n"))]));
+        assert!(
+            said.len() == 1 && said[0].ends_with(&format!("=> the fields here are {offered}")),
+            "{said:?}"
+        );
+    }
+}
+
+#[test]
 fn one_report_covers_all_documents_of_all_files() {
     let first = format!(
         "{LINK_HEAD}spec: {{ adresses: [] }}\n---\n{SERVICE_HEAD}spec: [\n---\n{GATEWAY_HEAD}spec: {{}}\n"
@@ -176,4 +193,55 @@ fn manifests_without_a_gateway_say_how_to_add_one() {
     let problems = manifests.require_gateway().unwrap_err().to_string();
     assert!(problems.starts_with("m.yaml: error: no Gateway is declared"), "{problems}");
     assert!(problems.contains("kind: Gateway"), "{problems}");
+}
+
+/// A manifest whose list, under `spec`, has `count` entries.
+fn with_list(head: &str, before: &str, entry: impl Fn(usize) -> String, count: usize, after: &str) -> String {
+    let entries: Vec<String> = (0..count).map(entry).collect();
+    format!("{head}spec: {{ {before}[{}]{after} }}\n", entries.join(", "))
+}
+
+#[test]
+fn every_list_has_a_limit() {
+    const PORTS: &str = "ports: [{ name: web, port: 80, protocol: http }]";
+    type Entry = fn(usize) -> String;
+    let gateway = "cluster: west, region: us, trustDomain: a, identity: { directory: p }, state: { directory: s }, advertise: ";
+    let service = format!("{PORTS}, endpoints: ");
+    let export = format!("{PORTS}, export: {{ to: ");
+    let placement = |list: &str| format!("service: cart, placement: {{ {list}: ");
+    let [members, tiers, tier, hash] = ["members", "tiers", "tiers: [[any], ", "hash"].map(placement);
+    let tier = tier.trim_end_matches(": ");
+    let lists: [(&str, &str, Entry, usize, &str); 11] = [
+        (GATEWAY_HEAD, gateway, |n| format!("gw-{n}:7443"), 16, ""),
+        (LINK_HEAD, "addresses: ", |n| format!("gw-{n}:7443"), 64, ""),
+        (LINK_HEAD, "import: ", |n| format!("{{ namespace: ns-{n} }}"), 256, ""),
+        (SERVICE_HEAD, "ports: ", |n| format!("{{ name: p{n}, port: {}, protocol: http }}", n + 1), 64, ""),
+        (SERVICE_HEAD, &service, |n| format!("{{ id: e{n}, host: a }}"), 10_000, ""),
+        (SERVICE_HEAD, &export, |n| format!("c{n}"), 1024, " }"),
+        (POLICY_HEAD, &members, |n| format!("{{ cluster: c{n}, region: r }}"), 256, " }"),
+        (POLICY_HEAD, &tiers, |_| "[local]".into(), 64, " }"),
+        (POLICY_HEAD, tier, |_| "local".into(), 64, "] }"),
+        (POLICY_HEAD, &hash, |n| format!("{{ header: x-{n} }}"), 8, " }"),
+        (POLICY_HEAD, "service: cart, retry: { on: ", |_| "connect".into(), 128, " }"),
+    ];
+    for (head, before, entry, most, after) in lists {
+        let parse =
+            |count| manifest::parse(&[source("m.yaml", &with_list(head, before, entry, count, after))]);
+        assert!(parse(most).is_ok(), "{before}{most}: {:?}", all_said(&parse(most)));
+        let said = all_said(&parse(most + 1)).join("\n");
+        assert!(
+            said.contains(&format!("{} entries", most + 1)) && said.contains(&most.to_string()),
+            "{before}{said}"
+        );
+    }
+}
+
+#[test]
+fn manifests_have_a_limit_in_all() {
+    let full = format!("#{}\n", " ".repeat(FILE_BYTES_MAX - 2));
+    let mut sources = vec![source("full.yaml", &full); TOTAL_BYTES_MAX / FILE_BYTES_MAX];
+    assert!(manifest::parse(&sources).is_ok());
+    sources.push(source("more.yaml", "#"));
+    let problems = manifest::parse(&sources).unwrap_err().to_string();
+    assert_eq!(problems, "more.yaml: error: with this file the manifests exceed 64 MiB");
 }

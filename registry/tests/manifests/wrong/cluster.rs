@@ -136,7 +136,7 @@ kind: Link
 metadata: { name: east, namespace: shop }
 spec: {}
 ", said: &[
-        "8:19 Link shop/east: a second Link to this cluster; the first stands at m.yaml:3 => keep one of the two",
+        "8:19 Link shop/east: a second Link to this cluster; the first stands at m.yaml:3:19 => keep one of the two",
     ] },
     Case { head: WHOLE, rest: "apiVersion: ringway.dev/v1alpha1
 kind: Gateway

@@ -194,7 +194,7 @@ spec: { service: cart }
 ",
         said: &[
             "4:18 warning: TrafficPolicy default/a: spec.service: no MeshService default/cart is declared, and no Link imports one => until one is, this policy has no effect",
-            "9:18 TrafficPolicy default/b: spec.service: a second policy for default/cart; the first stands at m.yaml:3 => join the two: a service has one TrafficPolicy",
+            "9:18 TrafficPolicy default/b: spec.service: a second policy for default/cart; the first stands at m.yaml:3:19 => join the two: a service has one TrafficPolicy",
             "9:18 warning: TrafficPolicy default/b: spec.service: no MeshService default/cart is declared, and no Link imports one => until one is, this policy has no effect",
         ],
     },

@@ -127,7 +127,7 @@ metadata: { name: cart, namespace: default }
 spec: { ports: [{ name: web, port: 80, protocol: http }] }
 ",
         said: &[
-            "8:19 MeshService default/cart: declared twice; the first stands at m.yaml:3 => rename or remove one of the two",
+            "8:19 MeshService default/cart: declared twice; the first stands at m.yaml:3:19 => rename or remove one of the two",
         ],
     },
 ];
