@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use registry::model::ServiceName;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::sync::Knowledge;
 use crate::worker::Shared;
@@ -28,12 +29,15 @@ pub struct Admin {
     pub started_unix_ms: u64,
 }
 
-/// Serves the admin port until the process drains.
+/// Serves the admin port until the process has drained.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(admin: Admin, listener: tokio::net::TcpListener) -> std::io::Result<()> {
-    let stop = admin.shared.stop.clone();
+pub async fn serve(
+    admin: Admin,
+    listener: tokio::net::TcpListener,
+    drained: CancellationToken,
+) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
@@ -41,7 +45,7 @@ pub async fn serve(admin: Admin, listener: tokio::net::TcpListener) -> std::io::
         .route("/v1/status", get(status))
         .route("/v1/ring/locate", get(locate))
         .with_state(admin);
-    axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await }).await
+    axum::serve(listener, routes).with_graceful_shutdown(drained.cancelled_owned()).await
 }
 
 /// Ready: sockets are bound and the catalog is loaded (both happen before this port answers), and it does not drain.
@@ -97,7 +101,12 @@ async fn locate(State(admin): State<Admin>, Query(query): Query<LocateQuery>) ->
     let (namespace, name) = query.service.split_once('/').unwrap_or(("default", &query.service));
     let name = match ServiceName::new(namespace, name) {
         Ok(name) => name,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, error.to_string()),
+        Err(error) => {
+            return problem(
+                StatusCode::BAD_REQUEST,
+                format!("{error}; a service is asked for as `namespace/name`"),
+            );
+        }
     };
     let view = admin.shared.view.load();
     let Some(service) = view.union_of(&name) else {

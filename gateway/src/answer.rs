@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use proto::frame::Frame as TunnelFrame;
 use proto::limits;
@@ -108,6 +108,14 @@ impl Limit {
     fn due(&self) -> Instant {
         let idle = self.activity.last() + self.idle;
         self.total.map_or(idle, |total| total.min(idle))
+    }
+}
+
+impl From<Response<EndpointBody>> for Answer {
+    fn from(response: Response<EndpointBody>) -> Self {
+        let (parts, body) = response.into_parts();
+        let body = AnswerBody::stream(Source::Endpoint(body));
+        Self { status: parts.status, headers: parts.headers, body }
     }
 }
 

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::{Credentials, Trust};
 use registry::manifest::{self, Manifests, Problems};
-use registry::model::Gateway;
+use registry::model::{Condition, Gateway};
 use registry::state::StateDir;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -22,11 +22,12 @@ use tunnel::{HelloInfo, Local};
 use crate::admin::{self, Admin};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::clock::Clock;
-use crate::metrics::{InProgress, Metrics};
+use crate::dataplane;
+use crate::metrics::{Direction, InProgress, Metrics};
 use crate::peers::Peers;
 use crate::sync::{self, Knowledge};
 use crate::view::{View, ViewBuilder};
-use crate::worker::{self, Shared};
+use crate::worker::Shared;
 
 /// Sync streams that wait for the control plane.
 const SYNCS_QUEUE: usize = 64;
@@ -45,7 +46,7 @@ pub enum StartError {
     #[error("the manifests cannot be used")]
     Manifests(#[source] Problems),
     /// Our certificate or key cannot be used.
-    #[error("the identity cannot be used")]
+    #[error("the identity cannot be used; `ringway pki issue` makes one")]
     Identity(#[from] identity::IdentityError),
     /// The certificate is another process's.
     #[error(
@@ -106,7 +107,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
 
 async fn start(gateway: Gateway, manifests: Manifests) -> Result<(), StartError> {
     let credentials = credentials(&gateway)?;
-    let trust = trust(&gateway, &manifests);
+    let (trust, mut conditions) = trust(&gateway, &manifests);
+    conditions.extend(manifests.conditions);
     let mut directory = StateDir::open(&gateway.state_dir)?;
     let loaded = directory.load(&mut fastrand::Rng::new())?;
     if loaded.skipped > 0 {
@@ -135,6 +137,7 @@ async fn start(gateway: Gateway, manifests: Manifests) -> Result<(), StartError>
         view: ArcSwap::from_pointee(View::default()),
         peers,
         attempts: metrics.attempts(),
+        nameless: metrics.requests(Direction::Outbound, "", ""),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock: Clock::start(),
@@ -143,15 +146,19 @@ async fn start(gateway: Gateway, manifests: Manifests) -> Result<(), StartError>
         stop: CancellationToken::new(),
         gateway,
     });
-    let mut builder = ViewBuilder::new(shared.gateway.cluster.clone(), shared.gateway.region.clone());
+    let mut builder =
+        ViewBuilder::new(shared.gateway.cluster.clone(), shared.gateway.region.clone(), conditions);
     shared.view.store(Arc::new(sync::build(&mut builder, &knowledge, &shared, &View::default())));
 
     let worker = start_worker(&shared, local, http).await?;
     let mut tasks = JoinSet::new();
+    // The admin port answers until the drain is over: that is when operators look.
+    let drained = CancellationToken::new();
     let admin = Admin { shared: shared.clone(), knowledge: knowledge.clone(), boot, started_unix_ms };
+    let admin_ends = drained.clone();
     let admin_listener = tokio::net::TcpListener::from_std(admin_listener).map_err(StartError::Thread)?;
     tasks.spawn(async move {
-        if let Err(failed) = admin::serve(admin, admin_listener).await {
+        if let Err(failed) = admin::serve(admin, admin_listener, admin_ends).await {
             error!(error = %failed, "The admin port failed.");
         }
     });
@@ -172,6 +179,7 @@ async fn start(gateway: Gateway, manifests: Manifests) -> Result<(), StartError>
         // The drain has its own grace; this only waits for the thread.
         let _ = worker.await;
     }
+    drained.cancel();
     while tasks.join_next().await.is_some() {}
     info!("Stopped.");
     Ok(())
@@ -179,16 +187,21 @@ async fn start(gateway: Gateway, manifests: Manifests) -> Result<(), StartError>
 
 /// Waits for a signal; gives the worker back, which is still running. `None`: it has ended by itself.
 async fn until_told_to_stop(mut worker: oneshot::Receiver<()>) -> Option<oneshot::Receiver<()>> {
-    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+    let signals =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
         error!("Cannot listen for signals; this process can only be killed.");
         let _ = worker.await;
         return None;
     };
-    tokio::select! {
-        _ = terminate.recv() => Some(worker),
-        _ = interrupt.recv() => Some(worker),
-        _ = &mut worker => None,
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Some(worker),
+            _ = interrupt.recv() => return Some(worker),
+            // Its default would end the process in the middle of requests.
+            _ = hangup.recv() => warn!("SIGHUP changes nothing yet: restart this gateway to read its files again."),
+            _ = &mut worker => return None,
+        }
     }
 }
 
@@ -203,7 +216,7 @@ async fn start_worker(
     let shared = shared.clone();
     let run = move || {
         let _ended = ended;
-        if let Err(failed) = worker::run(shared, local, http, ready) {
+        if let Err(failed) = dataplane::run(shared, local, http, ready) {
             error!(error = %failed, "The worker failed.");
         }
     };
@@ -230,14 +243,22 @@ fn credentials(gateway: &Gateway) -> Result<Credentials, StartError> {
 }
 
 /// A link without a usable bundle stays down and says so; the others work.
-fn trust(gateway: &Gateway, manifests: &Manifests) -> Trust {
+fn trust(gateway: &Gateway, manifests: &Manifests) -> (Trust, Vec<Condition>) {
     let links = manifests.declared.links.values();
     let (trust, problems) =
         Trust::load(&gateway.identity_dir, links.map(|l| (l.cluster.as_str(), l.trust_domain.as_str())));
-    for (cluster, problem) in problems {
+    let condition = |(cluster, problem): (String, identity::TrustError)| {
         error!(peer = %cluster, error = %problem, "The link stays down: its trust bundle cannot be used.");
-    }
-    trust
+        Condition {
+            object: format!("Link {cluster}"),
+            kind: "ResolvedRefs",
+            status: false,
+            reason: "BundleNotUsable",
+            message: problem.to_string(),
+        }
+    };
+    let conditions = problems.into_iter().map(condition).collect();
+    (trust, conditions)
 }
 
 fn local(

@@ -11,7 +11,6 @@ use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use crate::answer::{Answer, AnswerBody, Source};
 use crate::balance::{EndpointState, Endpoints, InFlight};
 use crate::body::{BodyError, RequestBody};
 use crate::clock::Clock;
@@ -42,7 +41,7 @@ pub struct Allowance {
 }
 
 /// Sends a request to one of `endpoints`, and on to others as long as that can do no harm: after a refused connection
-/// any request, else those that are replayable.
+/// any request, else those that are replayable. Of the answer, hop-by-hop fields are removed.
 ///
 /// # Errors
 /// What the last endpoint did; [`Failure::Unavailable`] when none is ready.
@@ -53,7 +52,7 @@ pub async fn call(
     head: &RequestHead,
     body: &RequestBody,
     allowance: Allowance,
-) -> Result<Answer, Failure> {
+) -> Result<Response<EndpointBody>, Failure> {
     let mut tried = Vec::new();
     let mut failure = Failure::Unavailable;
     let mut reached = 0;
@@ -94,18 +93,22 @@ async fn send(
     pool.send(endpoint.address(), request, replayable, || endpoint.connected()).await
 }
 
-fn answer(response: Response<Incoming>, lease: Lease, in_flight: InFlight, clock: &Clock) -> Answer {
-    let (parts, incoming) = response.into_parts();
+fn answer(
+    response: Response<Incoming>,
+    lease: Lease,
+    in_flight: InFlight,
+    clock: &Clock,
+) -> Response<EndpointBody> {
     // An endpoint that fails fast must not look like the best one.
-    if parts.status.is_server_error() {
+    if response.status().is_server_error() {
         in_flight.failed(clock.micros());
     } else {
         in_flight.answered(clock.micros());
     }
-    let mut headers = parts.headers;
-    fields::strip_hop_by_hop(&mut headers);
-    let body = EndpointBody { incoming, lease: Some(lease), _in_flight: in_flight };
-    Answer { status: parts.status, headers, body: AnswerBody::stream(Source::Endpoint(body)) }
+    let mut response =
+        response.map(|incoming| EndpointBody { incoming, lease: Some(lease), _in_flight: in_flight });
+    fields::strip_hop_by_hop(response.headers_mut());
+    response
 }
 
 /// The body of an endpoint's answer; its connection goes back to the pool when it was read to its end.

@@ -75,7 +75,9 @@ impl Rejection {
         let (error, details) = match failure {
             Failure::NotSent => (E::DestinationUnavailable, "no tunnel to a cluster that serves it"),
             Failure::Connect => (E::ConnectionRefused, "every endpoint refused the connection"),
-            Failure::Unavailable | Failure::Refused => (E::DestinationUnavailable, "no endpoint is ready"),
+            Failure::Unavailable | Failure::Refused => {
+                (E::DestinationUnavailable, "nothing that serves it is ready")
+            }
             Failure::Overloaded => (E::ConnectionLimitReached, "the cluster that serves it is at its limits"),
             Failure::Misplaced => (E::DestinationUnavailable, "the clusters disagree about its placement"),
             Failure::Denied => {

@@ -105,6 +105,8 @@ pub struct Detector {
     /// Whether a tunnel is there to be heard through.
     tunnel: bool,
     rtt: Duration,
+    /// Whether a probe has measured the round trip; the handshake's figure has the cost of its cryptography in it.
+    measured: bool,
     /// When the oldest thing was sent that the peer has not reacted to by any sign of life.
     owed_since: Option<Instant>,
     /// Probes sent since it was last heard.
@@ -125,6 +127,7 @@ impl Detector {
             since: now,
             tunnel: true,
             rtt,
+            measured: false,
             owed_since: None,
             probes: 0,
             decisive_probe: None,
@@ -153,6 +156,7 @@ impl Detector {
         if !self.tunnel {
             self.tunnel = true;
             self.rtt = rtt;
+            self.measured = false;
         }
         self.alive(now, Reason::TunnelUp)
     }
@@ -172,7 +176,8 @@ impl Detector {
     /// A probe was answered after `rtt`. Includes [`Detector::heard`].
     pub fn answered(&mut self, now: Instant, rtt: Duration) -> Option<Transition> {
         // RFC 6298, section 2: an eighth of each new sample.
-        self.rtt = (self.rtt * 7 + rtt) / 8;
+        self.rtt = if self.measured { (self.rtt * 7 + rtt) / 8 } else { rtt };
+        self.measured = true;
         self.heard(now)
     }
 

@@ -121,11 +121,12 @@ impl Request {
         }
         let agrees =
             local.placement.as_ref().is_none_or(|p| p.agrees(head.generation, head.key_hash, head.owner));
+        if !agrees && !head.insist {
+            return Err(Refusal(Code::Misplaced, Outcome::Misplaced));
+        }
         if !agrees {
+            // The caller has looked again and still disagrees: served, and said.
             worker.shared.metrics.mismatch(&local.name, asks.as_str());
-            if !head.insist {
-                return Err(Refusal(Code::Misplaced, Outcome::Misplaced));
-            }
         }
         let broken = || Refusal(Code::Internal, Outcome::Broken);
         let mut headers = fields::to_headers(bytes, head_fields).ok_or_else(broken)?;
@@ -152,16 +153,10 @@ impl Request {
     async fn call(&self, worker: &Rc<Worker>, body: &RequestBody) -> Result<Answer, Failure> {
         let endpoints = self.local.endpoints(self.port).ok_or(Failure::Unavailable)?;
         let calling = async {
-            let answer = endpoint::call(
-                &worker.pool,
-                endpoints,
-                &worker.shared.clock,
-                &self.head,
-                body,
-                self.allowance,
-            )
-            .await?;
-            answer.settle(&worker.shared.budget).await.map_err(|_| Failure::Reset)
+            let clock = &worker.shared.clock;
+            let response =
+                endpoint::call(&worker.pool, endpoints, clock, &self.head, body, self.allowance).await?;
+            Answer::from(response).settle(&worker.shared.budget).await.map_err(|_| Failure::Reset)
         };
         match self.deadline {
             None => calling.await,

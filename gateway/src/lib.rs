@@ -6,7 +6,7 @@
 //! | one moment | [`view`] | catalog, rings and endpoints, immutable, swapped whole |
 //! | the ways out | [`peers`], [`endpoint`] | other clusters' gateways; instances on this side |
 //! | a request | [`outbound`], [`inbound`] | places it; serves it: inbound is given no tunnels |
-//! | the process | [`worker`], [`sync`], [`admin`], [`app`] | threads, mirror, operators, wiring |
+//! | the process | [`dataplane`], [`sync`], [`admin`], [`app`] | threads, mirror, operators, wiring |
 
 pub mod admin;
 pub mod answer;
@@ -16,6 +16,7 @@ pub mod body;
 pub mod budget;
 pub mod cli;
 pub mod clock;
+pub mod dataplane;
 pub mod endpoint;
 pub mod error;
 pub mod fields;

@@ -1,10 +1,10 @@
 //! Metrics of a gateway. Labels are enums or configured names; handles are resolved when a view is built, not per
 //! request.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -14,15 +14,16 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::retry::Failure;
 
 /// Which way a request goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
+    /// From a caller here.
     Outbound,
+    /// From a peer.
     Inbound,
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// A whole answer, whatever its status.
     Answered,
@@ -44,10 +45,12 @@ pub enum Outcome {
     Broken,
     /// Placed elsewhere by us than by the caller's gateway.
     Misplaced,
+    /// The request itself is wrong.
+    Malformed,
 }
 
 impl Outcome {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Answered,
         Self::Cut,
         Self::Cancelled,
@@ -58,7 +61,51 @@ impl Outcome {
         Self::Overloaded,
         Self::Broken,
         Self::Misplaced,
+        Self::Malformed,
     ];
+}
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Cut => "cut",
+            Self::Cancelled => "cancelled",
+            Self::Unavailable => "unavailable",
+            Self::NotFound => "not_found",
+            Self::Denied => "denied",
+            Self::Timeout => "timeout",
+            Self::Overloaded => "overloaded",
+            Self::Broken => "broken",
+            Self::Misplaced => "misplaced",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(self.as_str())
+    }
+}
+
+impl EncodeLabelValue for Direction {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        })
+    }
+}
+
+impl EncodeLabelValue for AttemptKind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::First => "first",
+            Self::Retry => "retry",
+            Self::Hedge => "hedge",
+        })
+    }
 }
 
 impl From<Failure> for Outcome {
@@ -94,7 +141,7 @@ struct ServiceLabels {
 }
 
 /// What an attempt was made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AttemptKind {
     /// The first.
     First,

@@ -98,14 +98,11 @@ pub async fn serve(
     source: SocketAddr,
 ) -> Response<Outgoing> {
     let view = worker.shared.view.load_full();
+    let nameless = &worker.shared.nameless;
     let Some(guard) = worker.shared.in_progress.enter(REQUESTS_MAX) else {
         let details = format!("this gateway serves {REQUESTS_MAX} requests at once and no more");
-        return reject(
-            worker,
-            Rejection::new(ProxyError::ConnectionLimitReached, details),
-            None,
-            Outcome::Overloaded,
-        );
+        let rejection = Rejection::new(ProxyError::ConnectionLimitReached, details);
+        return reject(worker, rejection, nameless, Outcome::Overloaded);
     };
     let started = Instant::now();
     let (parts, incoming) = request.into_parts();
@@ -113,15 +110,15 @@ pub async fn serve(
     if head_bytes + parts.uri.path().len() > proto::limits::HEAD_BYTES_MAX {
         let rejection =
             Rejection::new(ProxyError::HttpRequestHeadTooLarge, "the request's head is over 64 KiB");
-        return reject(worker, rejection, None, Outcome::Unavailable);
+        return reject(worker, rejection, nameless, Outcome::Malformed);
     }
     let authority = match authority(&parts.uri, &parts.headers) {
         Ok(authority) => authority,
-        Err(rejection) => return reject(worker, rejection, None, Outcome::NotFound),
+        Err(rejection) => return reject(worker, rejection, nameless, Outcome::Malformed),
     };
     let service = match find(worker, &view, &authority) {
         Ok(found) => found,
-        Err(rejection) => return reject(worker, rejection, None, Outcome::NotFound),
+        Err(rejection) => return reject(worker, rejection, nameless, Outcome::NotFound),
     };
     let (service, port) = service;
 
@@ -171,12 +168,15 @@ pub async fn serve(
         Err((_, true)) => {
             let rejection =
                 Rejection::new(ProxyError::ConnectionReadTimeout, "the request's body broke off or stalled");
-            reject(worker, rejection, Some(&service.unanswered), Outcome::Cancelled)
+            reject(worker, rejection, &service.unanswered, Outcome::Cancelled)
         }
         Err((failure, false)) => {
             debug!(service = %service.name, ?failure, "No answer.");
-            let rejection = Rejection::from_failure(failure, &service.name);
-            reject(worker, rejection, Some(&service.unanswered), failure.into())
+            let mut rejection = Rejection::from_failure(failure, &service.name);
+            if rejection.error == ProxyError::DestinationUnavailable {
+                rejection.details = format!("{}; {}", rejection.details, call.states());
+            }
+            reject(worker, rejection, &service.unanswered, failure.into())
         }
     }
 }
@@ -299,6 +299,15 @@ impl Call<'_> {
             .with_rng(|rng| self.service.placement.next(self.hash, tried.as_slice(), availability, rng))
     }
 
+    /// How the clusters are that could have served it, for people.
+    fn states(&self) -> String {
+        let (placement, now) = (&self.service.placement, self.worker.shared.clock.micros());
+        let states = placement.nodes().map(|(node, member)| {
+            format!("{} is {}", member.cluster, self.service.availability(node, self.port, now).as_str())
+        });
+        states.collect::<Vec<_>>().join(", ")
+    }
+
     fn progress(&self, tried: &Tried) -> Progress {
         let used = u8::try_from(tried.len).unwrap_or(u8::MAX);
         Progress {
@@ -396,11 +405,11 @@ fn respond(answer: Answer, mut observed: Observed) -> Response<Outgoing> {
 fn reject(
     worker: &Rc<Worker>,
     rejection: Rejection,
-    counters: Option<&RequestCounters>,
+    counters: &RequestCounters,
     outcome: Outcome,
 ) -> Response<Outgoing> {
     let answer = rejection.into_answer(&worker.shared.name);
-    let mut response = respond(answer, Observed { counters: counters.cloned(), outcome, _in_progress: None });
+    let mut response = respond(answer, Observed::of(counters.clone(), outcome, None));
     response.body_mut().observed.outcome = outcome;
     response
 }

@@ -95,6 +95,11 @@ impl Knowledge {
         }
     }
 
+    /// What is mirrored of a peer at this moment, signs of life included.
+    pub fn imports(&self, cluster: &ClusterName) -> Option<Arc<PeerImports>> {
+        self.lock().mirrors.get(cluster).map(|mirror| mirror.imports().clone())
+    }
+
     fn saved(&self) -> Saved {
         let state = self.lock();
         Saved { uid: self.uid, export: state.export.position(), peers: state.imports() }

@@ -190,13 +190,15 @@ pub struct ViewBuilder {
     cluster: ClusterName,
     region: String,
     rings: Rings,
+    /// What the manifests themselves leave open.
+    conditions: Vec<Condition>,
     budgets: HashMap<(ServiceName, Option<ClusterName>), Arc<Budgets>>,
 }
 
 impl ViewBuilder {
-    /// For a gateway of `cluster` in `region`.
-    pub fn new(cluster: ClusterName, region: String) -> Self {
-        Self { cluster, region, rings: Rings::default(), budgets: HashMap::new() }
+    /// For a gateway of `cluster` in `region`, whose manifests leave `conditions` open.
+    pub fn new(cluster: ClusterName, region: String, conditions: Vec<Condition>) -> Self {
+        Self { cluster, region, rings: Rings::default(), conditions, budgets: HashMap::new() }
     }
 
     /// The view of `catalog`; endpoints that stay keep what `previous` measured of them.
@@ -208,7 +210,8 @@ impl ViewBuilder {
         previous: &View,
     ) -> View {
         let resolved = union::resolve(&catalog);
-        let mut view = View { conditions: resolved.conditions, ..View::default() };
+        let mut view = View { conditions: self.conditions.clone(), ..View::default() };
+        view.conditions.extend(resolved.conditions);
         for (name, service) in &catalog.declared.services {
             let placed = resolved.union.get(name);
             let placement = placed.and_then(|p| self.placement(p).ok());

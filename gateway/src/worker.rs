@@ -1,40 +1,24 @@
-//! The data plane: a thread with a current-thread runtime that owns its listener, its tunnels and its pools.
+//! What a thread of the data plane works with: what all threads share, and what is its own.
 
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use registry::model::{ClusterName, Gateway};
-use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::spawn_local;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
-use tunnel::endpoint::HANDSHAKES_MAX;
-use tunnel::{Begun, Driver, Endpoint, EndpointError, Event, Local, MessageReader, MessageWriter, Tunnel};
+use tunnel::{Endpoint, MessageReader, MessageWriter};
 
 use crate::budget::ByteBudget;
 use crate::clock::Clock;
 use crate::endpoint::Pool;
-use crate::metrics::{AttemptCounters, InProgress, Metrics};
-use crate::peers::{self, Offer, Peers};
+use crate::metrics::{AttemptCounters, InProgress, Metrics, RequestCounters};
+use crate::peers::Peers;
 use crate::view::View;
-use crate::{inbound, listener};
 
 /// Requests that a process works on at once, in both directions; more are shed.
 pub const REQUESTS_MAX: u64 = 32 * 1024;
-/// How long a draining process waits for what it has accepted.
-pub const DRAIN_GRACE: Duration = Duration::from_secs(25);
-/// How long the last packets may take once everything is closed.
-const CLOSE_WAIT: Duration = Duration::from_secs(1);
-/// How often a draining worker looks whether it is done.
-const DRAIN_LOOK: Duration = Duration::from_millis(10);
-/// How often idle connections are looked through.
-const SWEEP: Duration = Duration::from_secs(5);
-
 /// What all threads of the process share. Read by requests without a lock.
 #[derive(Debug)]
 pub struct Shared {
@@ -52,6 +36,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Handles that every request uses.
     pub attempts: AttemptCounters,
+    /// Requests that named no service.
+    pub nameless: RequestCounters,
     /// Bytes held for requests and answers.
     pub budget: Arc<ByteBudget>,
     /// Time since the start.
@@ -82,155 +68,6 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Connections to endpoints.
     pub pool: Rc<Pool>,
-    endpoint: Endpoint,
-}
-
-/// Runs a worker on the calling thread until the process has drained. `ready` is told once its sockets are bound.
-pub fn run(
-    shared: Arc<Shared>,
-    local: Local,
-    http: TcpListener,
-    ready: oneshot::Sender<Result<(), EndpointError>>,
-) -> std::io::Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    runtime.block_on(async move {
-        let endpoint = match Endpoint::bind(shared.gateway.listen.tunnel, local) {
-            Ok(endpoint) => endpoint,
-            Err(error) => {
-                // The receiver is gone only if the process is ending anyway.
-                let _ = ready.send(Err(error));
-                return Ok(());
-            }
-        };
-        let http = tokio::net::TcpListener::from_std(http)?;
-        let worker = Rc::new(Worker { shared, endpoint, pool: Rc::default() });
-        let _ = ready.send(Ok(()));
-        let accepting = spawn_local(accept_tunnels(worker.clone()));
-        let listening = spawn_local(listener::serve(worker.clone(), http));
-        let sweeping = spawn_local(sweep(worker.pool.clone()));
-        for cluster in worker.shared.peers.iter() {
-            for address in cluster.link.addresses.clone() {
-                let (worker, cluster) = (worker.clone(), cluster.clone());
-                spawn_local(async move {
-                    let stop = worker.shared.stop.clone();
-                    let peers = worker.shared.peers.clone();
-                    let own = |tunnel, driver| own_tunnel(&worker, tunnel, driver);
-                    peers::keep_dialling(&worker.endpoint, peers, cluster, address, stop, own).await;
-                });
-            }
-        }
-        worker.shared.stop.cancelled().await;
-        drain(&worker).await;
-        accepting.abort();
-        sweeping.abort();
-        // Ends by itself once its connections have; they were told to.
-        listening.abort();
-        Ok(())
-    })
-}
-
-/// Finishes what was accepted, takes nothing new, then closes.
-async fn drain(worker: &Rc<Worker>) {
-    let shared = &worker.shared;
-    info!(in_progress = shared.in_progress.count(), "Draining.");
-    for cluster in shared.peers.iter() {
-        for gateway in cluster.gateways().iter() {
-            gateway.tunnels().iter().for_each(|tunnel| tunnel.go_away("the gateway drains"));
-        }
-    }
-    let finished = async {
-        while shared.in_progress.count() > 0 {
-            tokio::time::sleep(DRAIN_LOOK).await;
-        }
-    };
-    if tokio::time::timeout(DRAIN_GRACE, finished).await.is_err() {
-        warn!(left = shared.in_progress.count(), grace = ?DRAIN_GRACE, "The grace is over; requests are cut.");
-    }
-    worker.endpoint.close("the gateway has drained");
-    // Peers that hear nothing of it notice by their probes.
-    let _ = tokio::time::timeout(CLOSE_WAIT, worker.endpoint.wait_idle()).await;
-}
-
-async fn sweep(pool: Rc<Pool>) {
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        pool.sweep();
-    }
-}
-
-/// Accepts tunnels for as long as the endpoint lives; [`HANDSHAKES_MAX`] at a time.
-async fn accept_tunnels(worker: Rc<Worker>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        // Never closed, so there is always a permit sooner or later.
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-        let peers = worker.shared.peers.clone();
-        let Some(handshake) = worker.endpoint.accept(move |peer| peers.admit(peer)).await else { return };
-        let worker = worker.clone();
-        spawn_local(async move {
-            match handshake.await {
-                Ok((tunnel, driver)) => own_tunnel(&worker, tunnel, driver),
-                Err((from, error)) => warn!(%from, %error, "Refused a tunnel."),
-            }
-            drop(permit);
-        });
-    }
-}
-
-/// Takes a tunnel into use and runs it on this worker until its end.
-fn own_tunnel(worker: &Rc<Worker>, tunnel: Tunnel, driver: Driver) {
-    let peers = &worker.shared.peers;
-    let Some((gateway, offer)) = peers.offer(&tunnel) else { return };
-    let (cluster, id) = (gateway.cluster.clone(), gateway.id.clone());
-    match offer {
-        Offer::Duplicate => debug!(peer = %cluster, gateway = %id, "One tunnel is enough; closing this one."),
-        Offer::TakenFromNew | Offer::Taken => info!(
-            peer = %cluster, gateway = %id, address = %tunnel.remote_address(), carrier = tunnel.carrier(),
-            dialled_by = if tunnel.dialled() { "us" } else { "peer" }, "Tunnel up."
-        ),
-    }
-    if offer == Offer::TakenFromNew {
-        spawn_local(peers::watch(gateway.clone(), worker.shared.clock.epoch(), worker.shared.stop.clone()));
-    }
-    let mut redundant = gateway.redundant(peers);
-    if offer == Offer::Duplicate {
-        redundant.push(tunnel.clone());
-    }
-    spawn_local(peers::close_redundant(redundant));
-    spawn_local(serve_streams(worker.clone(), tunnel.clone()));
-    let (peers, epoch) = (peers.clone(), worker.shared.clock.epoch());
-    spawn_local(async move {
-        let on_event = |event| {
-            gateway.on_event(event, epoch);
-            if event == Event::GoingAway
-                && let Some(cluster) = peers.get(&gateway.cluster)
-            {
-                cluster.changed.notify_waiters();
-            }
-        };
-        let reason = driver.run(on_event).await;
-        info!(peer = %cluster, gateway = %id, %reason, "Tunnel ended.");
-        peers.ended(&tunnel, &reason);
-    });
-}
-
-/// Serves every stream that the peer opens on a tunnel.
-async fn serve_streams(worker: Rc<Worker>, tunnel: Tunnel) {
-    let peer = Rc::new(tunnel.peer().clone());
-    while let Ok(accepted) = tunnel.accept().await {
-        let (worker, peer) = (worker.clone(), peer.clone());
-        // Ends with its stream; streams are limited per tunnel by the transport.
-        spawn_local(async move {
-            match accepted.begin().await {
-                Ok(Begun::Exchange(exchange)) => inbound::serve(worker, &peer, exchange).await,
-                Ok(Begun::Sync(reader, writer)) => {
-                    let Ok(peer) = ClusterName::new(&peer.hello.cluster) else { return };
-                    if worker.shared.syncs.try_send(SyncStream { peer, reader, writer }).is_err() {
-                        debug!("Too many sync streams wait; the peer tries again.");
-                    }
-                }
-                Err(error) => debug!(peer = %peer.hello.cluster, %error, "Stream without purpose."),
-            }
-        });
-    }
+    /// Where it accepts tunnels and dials them.
+    pub endpoint: Endpoint,
 }

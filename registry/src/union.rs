@@ -8,9 +8,11 @@ mod contract;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::model::{
-    Algorithm, Catalog, ClusterName, Condition, Contract, Member, Policy, Port, Retry, ServiceName, Timeout,
+    Algorithm, Catalog, ClusterName, Condition, Contract, Member, PeerImports, Policy, Port, Retry,
+    ServiceName, Timeout,
 };
 
 /// The weight of a member that no contract names, in hundredths.
@@ -84,6 +86,7 @@ pub fn resolve(catalog: &Catalog) -> Resolved {
         }
         resolved.union.extend(union.map(|placed| (name.clone(), placed)));
     }
+    resolved.conditions.extend(unresolved_policies(catalog));
     resolved.conditions.extend(inert_placements(catalog));
     resolved.conditions.sort();
     resolved
@@ -223,10 +226,37 @@ fn member(offer: &Offer<'_>) -> Member {
     Member { cluster: offer.cluster.clone(), region: offer.region.into(), weight: DEFAULT_WEIGHT }
 }
 
+/// Policies of a service that is neither declared here nor imported (yet): they wait for it, without effect.
+fn unresolved_policies(catalog: &Catalog) -> impl Iterator<Item = Condition> + '_ {
+    let declared = &catalog.declared;
+    let unresolved = |policy: &&Policy| {
+        !declared.services.contains_key(&policy.service) && !is_imported(catalog, &policy.service)
+    };
+    declared.policies.values().filter(unresolved).map(|policy| Condition {
+        object: format!("TrafficPolicy {}", policy.service),
+        kind: "ResolvedRefs",
+        status: false,
+        reason: "BackendNotFound",
+        message: format!(
+            "{} is neither declared here nor imported; declare a MeshService, or check the link and the peer's grant",
+            policy.service
+        ),
+    })
+}
+
+fn is_imported(catalog: &Catalog, service: &ServiceName) -> bool {
+    let imports = |(cluster, imports): (&ClusterName, &Arc<PeerImports>)| {
+        let link = catalog.declared.links.get(cluster);
+        link.is_some_and(|link| link.import_rule(service).is_some()) && imports.services.contains_key(service)
+    };
+    catalog.imports.iter().any(imports)
+}
+
 /// Policies whose placement says something here, where the service has no endpoint: it travels nowhere.
 fn inert_placements(catalog: &Catalog) -> impl Iterator<Item = Condition> + '_ {
     let inert = |policy: &&Policy| {
-        policy.placement.is_some() && !catalog.declared.services.contains_key(&policy.service)
+        let served = catalog.declared.services.contains_key(&policy.service);
+        policy.placement.is_some() && !served && is_imported(catalog, &policy.service)
     };
     catalog.declared.policies.values().filter(inert).map(|policy| Condition {
         object: format!("TrafficPolicy {}", policy.service),

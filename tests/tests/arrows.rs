@@ -31,12 +31,17 @@ const FOREIGN: [(&str, &[&str]); 3] = [
 ];
 
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
-const FLOORS: [&[&str]; 5] = [
-    &["error", "metrics", "drain"],
-    &["balance", "health", "route", "retry"],
-    &["placement"],
-    &["outbound", "inbound", "sync", "admin", "listeners"],
-    &["app", "cli"],
+const FLOORS: [&[&str]; 10] = [
+    &["balance", "budget", "clock", "fields", "health", "retry", "route"],
+    &["body", "metrics", "placement"],
+    &["endpoint", "peers"],
+    &["answer", "view"],
+    &["error", "worker"],
+    &["inbound", "outbound", "sync"],
+    &["admin", "listener"],
+    &["dataplane"],
+    &["app"],
+    &["cli"],
 ];
 
 /// Pure: no input or output, no await; time and randomness are parameters.

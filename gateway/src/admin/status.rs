@@ -1,6 +1,6 @@
 //! `/v1/status`: everything that this gateway knows of itself, its peers and its services, of one moment.
 
-use registry::model::{ClusterName, Condition, PeerImports};
+use registry::model::{Condition, PeerImports};
 use serde::Serialize;
 
 use super::Admin;
@@ -113,11 +113,7 @@ pub(super) fn of(admin: &Admin) -> Status {
         ready: !shared.stop.is_cancelled(),
         requests_in_progress: shared.in_progress.count(),
         peers: gateways.map(|gateway| peer(&gateway)).collect(),
-        links: shared
-            .peers
-            .iter()
-            .map(|cluster| link(cluster, imports(&view, &cluster.link.cluster)))
-            .collect(),
+        links: shared.peers.iter().map(|cluster| link(admin, cluster)).collect(),
         services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
         conditions: view.conditions.iter().map(condition).collect(),
     }
@@ -125,7 +121,6 @@ pub(super) fn of(admin: &Admin) -> Status {
 
 /// Sets the gauges that are only looked at when somebody asks.
 pub(super) fn refresh_gauges(admin: &Admin) {
-    let view = admin.shared.view.load();
     for cluster in admin.shared.peers.iter() {
         let name = &cluster.link.cluster;
         let gateways = cluster.gateways();
@@ -136,13 +131,10 @@ pub(super) fn refresh_gauges(admin: &Admin) {
             .filter(|g| g.state() != State::Down)
             .map(|g| g.rtt().as_secs_f64())
             .reduce(f64::min);
-        let age = imports(&view, name).and_then(age_seconds).and_then(|age| i64::try_from(age).ok());
+        let imports = admin.knowledge.imports(name);
+        let age = imports.as_deref().and_then(age_seconds).and_then(|age| i64::try_from(age).ok());
         admin.shared.metrics.set_peer(name.as_str(), i64::try_from(tunnels).unwrap_or(i64::MAX), rtt, age);
     }
-}
-
-fn imports<'a>(view: &'a View, cluster: &ClusterName) -> Option<&'a PeerImports> {
-    view.catalog.as_ref()?.imports.get(cluster).map(|imports| &**imports)
 }
 
 fn age_seconds(imports: &PeerImports) -> Option<u64> {
@@ -169,7 +161,9 @@ fn peer(gateway: &PeerGateway) -> Peer {
     }
 }
 
-fn link(cluster: &PeerCluster, imports: Option<&PeerImports>) -> Link {
+fn link(admin: &Admin, cluster: &PeerCluster) -> Link {
+    let imports = admin.knowledge.imports(&cluster.link.cluster);
+    let imports = imports.as_deref();
     let gateways = cluster.gateways();
     let state = match gateways.iter().map(|g| g.state()).min_by_key(|s| *s as u8) {
         None => "connecting",

@@ -76,7 +76,10 @@ impl Call<'_> {
         let allowance =
             Allowance { replayable: self.replayable_method, attempts: self.service.retry.attempts };
         let worker = self.worker;
-        endpoint::call(&worker.pool, endpoints, &worker.shared.clock, self.head, &self.body, allowance).await
+        let clock = &worker.shared.clock;
+        let response =
+            endpoint::call(&worker.pool, endpoints, clock, self.head, &self.body, allowance).await?;
+        Ok(response.into())
     }
 
     async fn through(

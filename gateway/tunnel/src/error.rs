@@ -76,7 +76,15 @@ impl From<quinn::ConnectionError> for CloseReason {
                 Self { code, text }
             }
             // TLS alerts of the other side: its certificate check of ours failed, most of the time.
-            E::ConnectionClosed(c) => Self { code: None, text: format!("peer refused the handshake: {c}") },
+            E::ConnectionClosed(c) => {
+                let said = String::from_utf8_lossy(&c.reason);
+                let said = if said.is_empty() {
+                    c.error_code.to_string()
+                } else {
+                    identity::reason_in(&said).into()
+                };
+                Self { code: None, text: format!("peer refused: {said}") }
+            }
             E::TransportError(e) => Self { code: None, text: identity::reason_in(&e.reason).to_owned() },
             E::TimedOut => Self { code: None, text: "timed out".into() },
             E::Reset => Self { code: None, text: "peer has restarted".into() },
