@@ -1,25 +1,10 @@
 //! From a set of nodes to a ring, or the reason why not.
 
+use crate::declaration::Declaration;
 use crate::error::RingError;
-use crate::hash::{KeyHash, PointHasher};
-use crate::node::{NodeIndex, NodeSpec};
+use crate::hash::KeyHash;
+use crate::node::Node;
 use crate::ring::Ring;
-use crate::sorted::Point;
-
-/// Most nodes in a ring: two 16-bit numbers stay free for an index that needs marks of its own.
-pub const MAX_NODES: usize = 65_534;
-
-/// Most points of one node: 6,553 times the weight 1 at the base 160.
-pub const MAX_NODE_POINTS: u64 = 1 << 20;
-
-/// Most points in a ring: the largest set of nodes has 1024 points a node, in a gibibyte.
-pub const MAX_POINTS: u64 = 1 << 26;
-
-/// Longest id and longest zone, in bytes: a DNS name, 253 bytes, with room for a port and a prefix.
-pub const MAX_NAME_BYTES: usize = 1024;
-
-/// How much of an id that is too long an error shows, in bytes.
-const SHOWN_BYTES: usize = 32;
 
 /// Collects what a [`Ring`] is made of.
 #[derive(Debug, Clone)]
@@ -28,7 +13,15 @@ pub struct RingBuilder {
     base: u32,
     seed: u64,
     key_hash: KeyHash,
-    nodes: Vec<NodeSpec>,
+    nodes: Vec<Owned>,
+}
+
+/// A node until there is a ring to hold it.
+#[derive(Debug, Clone)]
+struct Owned {
+    id: Box<[u8]>,
+    weight: u32,
+    zone: Box<[u8]>,
 }
 
 impl RingBuilder {
@@ -56,9 +49,9 @@ impl RingBuilder {
         self
     }
 
-    /// Adds a node; the order of calls does not matter. See [`NodeSpec`] for what the parts mean.
+    /// Adds a node; the order of calls does not matter. See [`Node`] for what the parts mean.
     pub fn node(mut self, id: impl AsRef<[u8]>, weight: u32, zone: impl AsRef<[u8]>) -> Self {
-        self.nodes.push(NodeSpec { id: id.as_ref().into(), weight, zone: zone.as_ref().into() });
+        self.nodes.push(Owned { id: id.as_ref().into(), weight, zone: zone.as_ref().into() });
         self
     }
 
@@ -66,44 +59,12 @@ impl RingBuilder {
     ///
     /// # Errors
     ///
-    /// An id that occurs twice, and whatever passes one of the limits [`MAX_NODES`], [`MAX_NODE_POINTS`],
-    /// [`MAX_POINTS`] and [`MAX_NAME_BYTES`].
+    /// An id that occurs twice, and whatever passes one of the limits [`MAX_NODES`](crate::MAX_NODES),
+    /// [`MAX_NODE_POINTS`](crate::MAX_NODE_POINTS), [`MAX_POINTS`](crate::MAX_POINTS) and
+    /// [`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES).
     pub fn build(self) -> Result<Ring, RingError> {
-        let Self { base, seed, key_hash, mut nodes } = self;
-        if nodes.len() > MAX_NODES {
-            return Err(RingError::TooManyNodes { nodes: nodes.len() });
-        }
-        nodes.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        if let Some(pair) = nodes.windows(2).find(|pair| pair[0].id == pair[1].id) {
-            return Err(RingError::DuplicateId { id: pair[0].id.clone() });
-        }
-        // Every limit is checked before the first point is computed.
-        let counts = nodes.iter().map(|node| count(base, node)).collect::<Result<Vec<u32>, _>>()?;
-        let total = counts.iter().map(|count| u64::from(*count)).sum();
-        if total > MAX_POINTS {
-            return Err(RingError::TooManyPoints { points: total });
-        }
-
-        let mut points = Vec::with_capacity(total as usize);
-        for ((index, node), count) in (0..).map(NodeIndex).zip(&nodes).zip(counts) {
-            let mut hasher = PointHasher::new(&node.id, seed);
-            points.extend((0..count).map(|i| Point { position: hasher.position(i), node: index }));
-        }
-        Ok(Ring::new(seed, key_hash, nodes, points))
+        let Self { base, seed, key_hash, nodes } = self;
+        let nodes = nodes.iter().map(|node| Node { id: &node.id, weight: node.weight, zone: &node.zone });
+        Declaration::new(base, seed, key_hash, nodes.collect()).map(Ring::new)
     }
-}
-
-/// How many points a node has.
-fn count(base: u32, node: &NodeSpec) -> Result<u32, RingError> {
-    if node.id.len() > MAX_NAME_BYTES {
-        return Err(RingError::IdTooLong { start: node.id[..SHOWN_BYTES].into(), bytes: node.id.len() });
-    }
-    if node.zone.len() > MAX_NAME_BYTES {
-        return Err(RingError::ZoneTooLong { id: node.id.clone(), bytes: node.zone.len() });
-    }
-    let points = u64::from(base) * u64::from(node.weight) / 100;
-    if points > MAX_NODE_POINTS {
-        return Err(RingError::TooManyNodePoints { id: node.id.clone(), points });
-    }
-    Ok(points as u32)
 }

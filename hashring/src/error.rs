@@ -1,8 +1,8 @@
-//! Why a set of nodes is no ring.
+//! Why there is no such ring.
 
-use crate::builder::{MAX_NAME_BYTES, MAX_NODE_POINTS, MAX_NODES, MAX_POINTS};
+use crate::limits::{MAX_NAME_BYTES, MAX_NODE_POINTS, MAX_NODES, MAX_POINTS};
 
-/// Why [`RingBuilder::build`](crate::RingBuilder::build) refused a set of nodes.
+/// Why a set of nodes makes no ring, or two rings cannot be compared.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
     /// Two nodes have the same id.
@@ -11,6 +11,15 @@ pub enum RingError {
         /// The id that occurs again.
         id: Box<[u8]>,
     },
+    /// A change of a node that the ring does not have.
+    #[error("the ring has no node \"{}\"", .id.escape_ascii())]
+    UnknownId {
+        /// The id, or its first 32 bytes.
+        id: Box<[u8]>,
+    },
+    /// Two rings under different seeds or kinds of key hash.
+    #[error("the rings hash keys differently: compare rings of one seed and kind of key hash")]
+    DifferentHashes,
     /// More nodes than [`MAX_NODES`].
     #[error("{nodes} nodes are more than a ring holds ({MAX_NODES}); split the set")]
     TooManyNodes {

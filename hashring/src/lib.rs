@@ -61,22 +61,29 @@
 //! | [`Ring::node`], [`Ring::fingerprint`] | `O(1)` | nothing |
 //! | [`Ring::index_of`] | `O(log n)` | nothing |
 
-mod bitset;
 mod bounded;
 mod builder;
+mod change;
+mod declaration;
+mod diff;
 mod error;
 mod hash;
+mod index;
+mod limits;
 mod node;
 mod order;
 mod ring;
 mod siphash;
-mod sorted;
 #[cfg(test)]
 mod tests;
+mod zones;
 
-pub use builder::{MAX_NAME_BYTES, MAX_NODE_POINTS, MAX_NODES, MAX_POINTS, RingBuilder};
+pub use bounded::Totals;
+pub use builder::RingBuilder;
+pub use diff::Flow;
 pub use error::RingError;
 pub use hash::{KeyHash, inner, moves, point, threshold};
-pub use node::{NodeIndex, NodeSpec};
+pub use limits::{MAX_NAME_BYTES, MAX_NODE_POINTS, MAX_NODES, MAX_POINTS};
+pub use node::{Node, NodeIndex};
 pub use order::{Near, Sequence, Spread};
-pub use ring::Ring;
+pub use ring::{Footprint, Ring};

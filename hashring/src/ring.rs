@@ -2,31 +2,22 @@
 
 use std::fmt;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use crate::builder::RingBuilder;
-use crate::hash::KeyHash;
-use crate::node::{NodeIndex, NodeSpec};
+use crate::declaration::Declaration;
+use crate::hash::PointHasher;
+use crate::index::{Index, Point, Walk};
+use crate::node::{Node, NodeIndex};
 use crate::order::{Near, Sequence, Spread};
-use crate::sorted::{Point, Sorted, Walk};
+use crate::zones::Zones;
 
 /// An immutable ring; [`Ring::builder`] makes one. `Send` and `Sync`: put it in an `Arc` to share it.
+///
+/// [`Ring::with_node`], [`Ring::without_node`] and [`Ring::with_weight`] make a changed copy in a fraction of
+/// the time of a build.
 pub struct Ring {
-    seed: u64,
-    key_hash: KeyHash,
-    /// By ascending id.
-    nodes: Box<[NodeSpec]>,
-    /// How many points each node has.
-    points: Box<[u32]>,
-    /// Each node's zone: its rank among the ring's zones.
-    zones: Box<[u16]>,
-    /// How many nodes with points each zone has.
-    zone_sizes: Box<[usize]>,
-    /// How many nodes each round of a spread order takes: the zones that have more nodes than rounds went by.
-    rounds: Box<[usize]>,
-    /// How many nodes have points.
-    placed: usize,
-    index: Sorted,
+    pub(crate) declaration: Declaration,
+    pub(crate) zones: Zones,
+    pub(crate) index: Index,
     fingerprint: u64,
 }
 
@@ -36,59 +27,40 @@ impl Ring {
         RingBuilder::new()
     }
 
-    /// A ring of `nodes`, ascending by id and at most [`MAX_NODES`](crate::MAX_NODES), on exactly `points`.
-    pub(crate) fn new(seed: u64, key_hash: KeyHash, nodes: Vec<NodeSpec>, points: Vec<Point>) -> Self {
-        let mut counts = vec![0_u32; nodes.len()];
-        for point in &points {
-            counts[point.node.get()] += 1;
-        }
+    /// The ring of a declaration.
+    pub(crate) fn new(declaration: Declaration) -> Self {
+        let counts =
+            (0..).map(NodeIndex).take(declaration.len()).map(|node| (node, declaration.points(node)));
+        let counts: Vec<(NodeIndex, u32)> = counts.collect();
+        let total = counts.iter().map(|(_, count)| *count as usize).sum();
+        let index = Index::new(total, || {
+            counts.iter().flat_map(|&(node, count)| {
+                let mut hasher = PointHasher::new(declaration.node(node).id, declaration.seed);
+                (0..count).map(move |i| Point { position: hasher.position(i), node })
+            })
+        });
+        let zones = Zones::new(declaration.nodes().map(|node| node.zone), |node| counts[node.get()].1 > 0);
+        Self::from_parts(declaration, zones, index)
+    }
 
-        let mut names: Vec<&[u8]> = nodes.iter().map(|node| &*node.zone).collect();
-        names.sort_unstable();
-        names.dedup();
-        let zones: Box<[u16]> =
-            nodes.iter().map(|node| names.partition_point(|name| *name < &*node.zone) as u16).collect();
-        let mut zone_sizes = vec![0; names.len()];
-        let mut rounds = Vec::new();
-        for (zone, count) in zones.iter().zip(&counts) {
-            if *count > 0 {
-                let size = &mut zone_sizes[usize::from(*zone)];
-                // The zone's nodes are taken one a round, so this one makes the round numbered `size` longer.
-                if *size == rounds.len() {
-                    rounds.push(0);
-                }
-                rounds[*size] += 1;
-                *size += 1;
-            }
-        }
-
-        Self {
-            seed,
-            key_hash,
-            fingerprint: fingerprint(seed, key_hash, &nodes, &counts),
-            placed: counts.iter().filter(|count| **count > 0).count(),
-            nodes: nodes.into(),
-            points: counts.into(),
-            zones,
-            zone_sizes: zone_sizes.into(),
-            rounds: rounds.into(),
-            index: Sorted::new(points),
-        }
+    /// A ring of parts that belong together.
+    pub(crate) fn from_parts(declaration: Declaration, zones: Zones, index: Index) -> Self {
+        Self { fingerprint: declaration.fingerprint(), declaration, zones, index }
     }
 
     /// How many nodes the ring has, those without points included.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.declaration.len()
     }
 
     /// Whether the ring has no node. A ring whose nodes all lack points is not empty but owns nothing either.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.len() == 0
     }
 
-    /// All nodes by ascending id: the slice that a [`NodeIndex`] points into.
-    pub fn nodes(&self) -> &[NodeSpec] {
-        &self.nodes
+    /// All nodes by ascending id: the first has the [`NodeIndex`] 0.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = Node<'_>> + DoubleEndedIterator {
+        self.declaration.nodes()
     }
 
     /// The node at `index`.
@@ -96,29 +68,32 @@ impl Ring {
     /// # Panics
     ///
     /// If the index is not below [`Ring::len`]; one that came from this ring is.
-    pub fn node(&self, index: NodeIndex) -> &NodeSpec {
-        &self.nodes[index.get()]
+    pub fn node(&self, index: NodeIndex) -> Node<'_> {
+        self.declaration.node(index)
     }
 
     /// The index of the node with this id.
     pub fn index_of(&self, id: &[u8]) -> Option<NodeIndex> {
-        let found = self.nodes.binary_search_by(|node| (*node.id).cmp(id)).ok()?;
-        Some(NodeIndex(found as u16))
+        // A ring has at most MAX_NODES.
+        self.declaration.search(id).ok().map(|found| NodeIndex(found as u16))
     }
 
     /// The hash that places `key`: computed once, at the first hop, and carried with the request.
+    #[inline]
     pub fn hash(&self, key: &[u8]) -> u64 {
-        self.key_hash.hash(self.seed, key)
+        self.declaration.key_hash.hash(self.declaration.seed, key)
     }
 
     /// The node that owns `hash`; none if no node has points.
+    #[inline]
     pub fn owner(&self, hash: u64) -> Option<NodeIndex> {
-        self.walk(hash).next()
+        self.index.owner(hash)
     }
 
     /// Every node with points, by the distance of its nearest point to `hash`; the owner first.
     ///
     /// The next node of this order is the owner in a ring without the nodes before it, for every hash.
+    #[inline]
     pub fn sequence(&self, hash: u64) -> Sequence<'_> {
         Sequence::new(self, hash)
     }
@@ -147,9 +122,20 @@ impl Ring {
 
     /// How many of the 2^64 hashes each node owns, by index. The sum is 2^64, or 0 if no node has points.
     pub fn shares(&self) -> Vec<u128> {
-        let mut shares = vec![0; self.nodes.len()];
-        self.index.add_shares(&mut shares);
+        let mut shares = vec![0; self.len()];
+        let mut arcs = self.index.arcs().peekable();
+        while let Some((first, owner)) = arcs.next() {
+            let end = arcs.peek().map_or(1 << 64, |(next, _)| u128::from(*next));
+            shares[owner.get()] += end - u128::from(first);
+        }
         shares
+    }
+
+    /// What the ring keeps in memory.
+    pub fn footprint(&self) -> Footprint {
+        let (hot, index) = self.index.bytes();
+        let rest = self.declaration.heap_bytes() + self.zones.heap_bytes();
+        Footprint { points: self.index.len(), hot, total: index + rest + size_of::<Self>() }
     }
 
     pub(crate) fn walk(&self, hash: u64) -> Walk<'_> {
@@ -158,28 +144,23 @@ impl Ring {
 
     /// How many nodes have points.
     pub(crate) fn placed(&self) -> usize {
-        self.placed
+        self.zones.members().len()
     }
 
-    /// The nodes that have points.
-    pub(crate) fn placed_nodes(&self) -> impl Iterator<Item = NodeIndex> {
-        (0..).map(NodeIndex).zip(&self.points).filter_map(|(node, points)| (*points > 0).then_some(node))
+    pub(crate) fn zones(&self) -> &Zones {
+        &self.zones
     }
+}
 
-    /// The rank of a node's zone.
-    pub(crate) fn zone(&self, node: NodeIndex) -> usize {
-        usize::from(self.zones[node.get()])
-    }
-
-    /// How many nodes with points the zone of this rank has.
-    pub(crate) fn zone_size(&self, zone: usize) -> usize {
-        self.zone_sizes[zone]
-    }
-
-    /// How many zones have more than `round` nodes with points.
-    pub(crate) fn round_size(&self, round: usize) -> usize {
-        self.rounds.get(round).copied().unwrap_or_default()
-    }
+/// What a ring keeps in memory, from [`Ring::footprint`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// How many points the ring has.
+    pub points: usize,
+    /// Bytes that [`Ring::owner`] reads from, each time 64 of them: what has to stay in a cache.
+    pub hot: usize,
+    /// All bytes of the ring.
+    pub total: usize,
 }
 
 /// A ring has up to 2^26 points: its picture is their number.
@@ -187,26 +168,8 @@ impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring")
             .field("fingerprint", &format_args!("{:016x}", self.fingerprint))
-            .field("nodes", &self.nodes.len())
+            .field("nodes", &self.len())
             .field("points", &self.index.len())
             .finish_non_exhaustive()
     }
-}
-
-fn fingerprint(seed: u64, key_hash: KeyHash, nodes: &[NodeSpec], counts: &[u32]) -> u64 {
-    let mut hasher = Xxh3::new();
-    let name = |hasher: &mut Xxh3, bytes: &[u8]| {
-        // Names are at most MAX_NAME_BYTES long.
-        hasher.update(&(bytes.len() as u32).to_le_bytes());
-        hasher.update(bytes);
-    };
-    hasher.update(b"ring-v1");
-    hasher.update(&[key_hash.kind()]);
-    hasher.update(&seed.to_le_bytes());
-    for (node, count) in nodes.iter().zip(counts) {
-        name(&mut hasher, &node.id);
-        hasher.update(&count.to_le_bytes());
-        name(&mut hasher, &node.zone);
-    }
-    hasher.digest()
 }

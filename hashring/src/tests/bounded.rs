@@ -1,10 +1,9 @@
 //! Bounded load.
 
-use std::cell::RefCell;
-
 use proptest::prelude::*;
 
 use super::*;
+use crate::Totals;
 
 /// `ceil(c * (total + 1) * weight / (100 * weights))`, with the division the product avoids.
 fn cap(ring: &Ring, c: u32, loads: &[u64], skip: &[bool], node: NodeIndex) -> u128 {
@@ -17,7 +16,8 @@ fn cap(ring: &Ring, c: u32, loads: &[u64], skip: &[bool], node: NodeIndex) -> u1
 }
 
 fn bounded(ring: &Ring, hash: u64, c: u32, loads: &[u64], skip: &[bool]) -> Option<NodeIndex> {
-    ring.bounded(ring.near(hash), c, |node| loads[node.get()], |node| skip[node.get()])
+    let (load, skips) = (|node: NodeIndex| loads[node.get()], |node: NodeIndex| skip[node.get()]);
+    ring.bounded(ring.near(hash).skipping(skips), c, ring.totals(load, skips), load)
 }
 
 /// Weights and loads of every size, up to the largest the types hold.
@@ -39,12 +39,7 @@ proptest! {
         hash: u64,
     ) {
         let points: Vec<_> = (0..weights.len() as u16).map(|node| at(crate::inner(node.into()), node)).collect();
-        let nodes = (0_u16..).zip(&weights).map(|(id, weight)| NodeSpec {
-            id: id.to_be_bytes().into(),
-            weight: *weight,
-            zone: [].into(),
-        });
-        let ring = Ring::new(0, KeyHash::Xxh3, nodes.collect(), points);
+        let ring = ring_of(&weights.iter().map(|weight| (*weight, 0)).collect::<Vec<_>>(), &points);
 
         let open: Vec<_> = ring.near(hash).filter(|node| !skip[node.get()]).collect();
         let below = open.iter().find(|node| u128::from(loads[node.get()]) < cap(&ring, c, &loads, &skip, **node));
@@ -97,7 +92,8 @@ fn the_cap_counts_this_request_and_is_for_the_node_below_it_only() {
 fn an_order_cut_short_falls_back_within_itself() {
     let ring = ring_on(&[0; 3], &[at(0, 0), at(10, 1), at(30, 2)]);
     let loads = [9_u64, 8, 0];
-    let two = ring.bounded(ring.sequence(0).take(2), 100, |node| loads[node.get()], |_| false);
+    let load = |node: NodeIndex| loads[node.get()];
+    let two = ring.bounded(ring.sequence(0).take(2), 100, ring.totals(load, |_| false), load);
     assert_eq!(two, Some(NodeIndex(1)));
 }
 
@@ -106,15 +102,25 @@ fn an_order_cut_short_falls_back_within_itself() {
 fn a_quarter_above_the_mean_is_the_most_and_few_keys_are_displaced() {
     let nodes: u32 = 100;
     let ring = (0..nodes).fold(Ring::builder(), |b, i| b.node(format!("node-{i}"), 100, "")).build().unwrap();
-    let loads = RefCell::new(vec![0_u64; nodes as usize]);
+    let mut loads = vec![0_u64; nodes as usize];
     let (keys, mut displaced) = (100_000_u64, 0);
+    // Every node counts, so the totals need no sum each time.
+    let mut totals = ring.totals(|_| 0, |_| false);
     for hash in (0..keys).map(|key| ring.hash(&key.to_le_bytes())) {
-        let node =
-            ring.bounded(ring.sequence(hash), 125, |node| loads.borrow()[node.get()], |_| false).unwrap();
+        let node = ring.bounded(ring.sequence(hash), 125, totals, |node| loads[node.get()]).unwrap();
         displaced += u64::from(ring.owner(hash) != Some(node));
-        loads.borrow_mut()[node.get()] += 1;
+        loads[node.get()] += 1;
+        totals.load += 1;
     }
-    let most = loads.into_inner().into_iter().max().unwrap();
+    assert_eq!(totals, ring.totals(|node| loads[node.get()], |_| false));
+    let most = loads.into_iter().max().unwrap();
     assert!(most <= 1250, "{most}");
     assert!(displaced * 50 <= keys, "{displaced}");
+}
+
+#[test]
+fn totals_that_no_ring_has_do_no_harm() {
+    let ring = ring_on(&[0; 2], &[at(0, 0), at(10, 1)]);
+    let totals = Totals { load: u64::MAX, weight: u64::MAX };
+    assert_eq!(ring.bounded(ring.sequence(0), u32::MAX, totals, |_| u64::MAX), Some(NodeIndex(0)));
 }

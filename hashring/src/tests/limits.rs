@@ -72,7 +72,7 @@ fn as_many_nodes_as_the_limit_and_no_more() {
     assert_eq!(ring.index_of(&65_533_u32.to_be_bytes()), Some(last));
     assert_eq!(ring.owner(point(&65_533_u32.to_be_bytes(), 0, 0)), Some(last));
     assert_eq!(ring.spread(1).take(1000).count(), 1000);
-    assert_eq!(ring.placed_nodes().last(), Some(last));
+    assert_eq!(ring.zones().members().last(), Some(&last));
 
     let error = of(MAX_NODES + 1).unwrap_err();
     assert_eq!(error, RingError::TooManyNodes { nodes: 65_535 });

@@ -2,17 +2,23 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bounded;
+mod change;
+mod diff;
+mod index;
 mod limits;
 mod movement;
 mod orders;
 mod shares;
+mod skipping;
+mod sorted;
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
-use crate::node::{NodeIndex, NodeSpec};
-use crate::sorted::Point;
-use crate::{KeyHash, Ring, RingBuilder, point};
+use crate::declaration::Declaration;
+use crate::index::{Index, Point};
+use crate::zones::Zones;
+use crate::{KeyHash, Node, NodeIndex, Ring, RingBuilder, point};
 
 /// The nodes in the order of the contract, from a distance to every point: the definition, word for word.
 fn oracle(points: &[Point], hash: u64) -> Vec<NodeIndex> {
@@ -52,14 +58,26 @@ fn edges(points: &[Point]) -> Vec<u64> {
     edges
 }
 
-/// A ring of nodes "\0\0", "\0\1", ... with these zones on exactly these points.
-fn ring_on(zones: &[u8], points: &[Point]) -> Ring {
-    let nodes = (0_u16..).zip(zones).map(|(id, zone)| NodeSpec {
-        id: id.to_be_bytes().into(),
-        weight: 100,
-        zone: [*zone].into(),
+/// A ring of nodes "\0\0", "\0\1", ... with these weights and zones on exactly these points.
+fn ring_of(nodes: &[(u32, u8)], points: &[Point]) -> Ring {
+    let names: Vec<[u8; 2]> = (0_u16..).take(nodes.len()).map(u16::to_be_bytes).collect();
+    let nodes = names.iter().zip(nodes);
+    let nodes =
+        nodes.map(|(id, (weight, zone))| Node { id, weight: *weight, zone: std::slice::from_ref(zone) });
+    let declaration = Declaration::new(0, 0, KeyHash::Xxh3, nodes.collect()).unwrap();
+    let zones = Zones::new(declaration.nodes().map(|node| node.zone), |node| {
+        points.iter().any(|point| point.node == node)
     });
-    Ring::new(0, KeyHash::Xxh3, nodes.collect(), points.to_vec())
+    Ring::from_parts(declaration, zones, index_of(points))
+}
+
+/// The same with equal weights.
+fn ring_on(zones: &[u8], points: &[Point]) -> Ring {
+    ring_of(&zones.iter().map(|zone| (100, *zone)).collect::<Vec<_>>(), points)
+}
+
+fn index_of(points: &[Point]) -> Index {
+    Index::new(points.len(), || points.iter().copied())
 }
 
 fn at(position: u64, node: u16) -> Point {

@@ -6,11 +6,11 @@ use super::*;
 use crate::{moves, threshold};
 
 /// An owner's id.
-type Owner = Option<Box<[u8]>>;
+type Owner = Option<Vec<u8>>;
 
 /// The owners, before and after, of every hash that has another one in the second ring.
 fn moved(before: &Ring, after: &Ring, hashes: &[u64]) -> Vec<(Owner, Owner)> {
-    let owner = |ring: &Ring, hash| ring.owner(hash).map(|node| ring.node(node).id.clone());
+    let owner = |ring: &Ring, hash| ring.owner(hash).map(|node| ring.node(node).id.to_vec());
     let pairs = hashes.iter().map(|hash| (owner(before, *hash), owner(after, *hash)));
     pairs.filter(|(before, after)| before != after).collect()
 }
@@ -25,7 +25,7 @@ proptest! {
     ) {
         prop_assume!(!declared.nodes.is_empty());
         let which = which.index(declared.nodes.len());
-        let id = Some(declared.nodes[which].0.clone().into());
+        let id = Some(declared.nodes[which].0.clone());
         let (mut less, mut more) = (declared.clone(), declared.clone());
         less.nodes[which].1 = weights[0].min(weights[1]);
         more.nodes[which].1 = weights[0].max(weights[1]);
@@ -50,8 +50,8 @@ proptest! {
     #[test]
     fn the_next_of_the_sequence_inherits(declared in declared()) {
         let ring = declared.ring();
-        let ids = |ring: &Ring, hash| -> Vec<Box<[u8]>> {
-            ring.sequence(hash).map(|node| ring.node(node).id.clone()).collect()
+        let ids = |ring: &Ring, hash| -> Vec<Vec<u8>> {
+            ring.sequence(hash).map(|node| ring.node(node).id.to_vec()).collect()
         };
         for gone in &declared.nodes {
             let mut rest = declared.clone();
@@ -59,7 +59,7 @@ proptest! {
             let rest = rest.ring();
             for hash in declared.hashes() {
                 let mut expected = ids(&ring, hash);
-                expected.retain(|id| **id != *gone.0);
+                expected.retain(|id| *id != gone.0);
                 prop_assert_eq!(ids(&rest, hash), expected);
             }
         }
@@ -95,4 +95,26 @@ fn a_fraction_moves_that_share_of_the_keys_and_transitions_are_independent() {
     assert!(first.abs_diff(10_000) < 300 && second.abs_diff(10_000) < 300, "{first} {second}");
     let both = quarter(1).filter(|hash| moves(*hash, 2, 16_384)).count();
     assert!(both.abs_diff(2500) < 200, "{both}");
+}
+
+/// A node is drained: key by key, as the fraction grows, each goes to where it would go without the node, and as
+/// the fraction shrinks each returns at the same fraction.
+#[test]
+fn a_partial_drain_moves_each_key_once_and_where_it_belongs() {
+    let builder = || Ring::builder().node("b", 100, "x").node("c", 100, "y").node("d", 50, "x");
+    let (with, without) = (builder().node("a", 100, "y").build().unwrap(), builder().build().unwrap());
+    let (draining, transition) = (with.index_of(b"a").unwrap(), 7);
+    let owner = |hash, fraction| {
+        let mut order =
+            with.sequence(hash).skipping(|node| node == draining && moves(hash, transition, fraction));
+        order.next().unwrap()
+    };
+    for hash in (0..2000).map(crate::inner) {
+        let (before, after) = (with.owner(hash).unwrap(), without.owner(hash).unwrap());
+        let after = with.index_of(without.node(after).id).unwrap();
+        let own = (threshold(hash, transition) >> 48) as u32;
+        assert_eq!([owner(hash, 0), owner(hash, own)], [before; 2]);
+        assert_eq!([owner(hash, own + 1), owner(hash, 65_536)], [after; 2]);
+        assert!(before == after || before == draining);
+    }
 }

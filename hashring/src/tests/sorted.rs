@@ -1,35 +1,25 @@
-//! The points of a ring in a sorted array: the plainest index that answers the contract.
+//! The points of a ring in a sorted array and a binary search: the plainest index that answers the contract, to
+//! compare the fast one with where the oracle takes too long.
 
-use std::iter::FusedIterator;
 use std::ops::Range;
 
+use crate::index::Point;
 use crate::node::NodeIndex;
-
-/// A point on the ring. The derived order, position and then id (indices ascend with ids), is the contract's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Point {
-    pub(crate) position: u64,
-    pub(crate) node: NodeIndex,
-}
 
 /// All points of a ring, ascending.
 #[derive(Debug)]
-pub(crate) struct Sorted {
+pub(super) struct Sorted {
     points: Box<[Point]>,
 }
 
 impl Sorted {
-    pub(crate) fn new(mut points: Vec<Point>) -> Self {
+    pub(super) fn new(mut points: Vec<Point>) -> Self {
         points.sort_unstable();
         Self { points: points.into() }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.points.len()
-    }
-
     /// Every point once, by ring distance from `hash`; ties as the contract has them.
-    pub(crate) fn walk(&self, hash: u64) -> Walk<'_> {
+    pub(super) fn walk(&self, hash: u64) -> Walk<'_> {
         let points = &*self.points;
         let cut = points.partition_point(|point| point.position < hash);
         let below = run_before(points, cut);
@@ -41,26 +31,6 @@ impl Sorted {
             below_start: below.start,
             below,
         }
-    }
-
-    /// Adds to each node's entry the number of hashes that its points own; 2^64 in all if there is a point.
-    pub(crate) fn add_shares(&self, shares: &mut [u128]) {
-        // The owners: of the points at one position only the first id owns anything.
-        let mut owners = self.points.chunk_by(|a, b| a.position == b.position).map(|run| run[0]);
-        let Some(first) = owners.next() else { return };
-        let mut split = |from: Point, to: Point| {
-            // With a single position the gap is the whole ring, not zero.
-            let gap = u128::from(to.position.wrapping_sub(from.position).wrapping_sub(1)) + 1;
-            // `from` owns its own position and what is as near to it as to `to`.
-            let lower = gap / 2 + 1;
-            shares[from.node.get()] += lower;
-            shares[to.node.get()] += gap - lower;
-        };
-        let last = owners.fold(first, |from, to| {
-            split(from, to);
-            to
-        });
-        split(last, first);
     }
 }
 
@@ -78,7 +48,7 @@ fn run_before(points: &[Point], end: usize) -> Range<usize> {
 ///
 /// What was visited is one arc around the hash, so the cursors meet only when nothing is left.
 #[derive(Debug, Clone)]
-pub(crate) struct Walk<'a> {
+pub(super) struct Walk<'a> {
     points: &'a [Point],
     hash: u64,
     /// How many points were not visited yet.
@@ -112,5 +82,3 @@ impl Iterator for Walk<'_> {
         }
     }
 }
-
-impl FusedIterator for Walk<'_> {}
