@@ -2,13 +2,16 @@
 
 use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::http::{Digest, Fields, Framing, read_body, read_head, value};
 
 /// How long a client waits for the next byte unless told otherwise. Longer than any default of the gateway (`head`
 /// 10 s), so that a gateway's own deadline is what a test sees.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The longest that a whole answer may take to come: a body without end must fail a test, not hang it.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Bodies up to this size are kept; of longer ones only the digest is.
 const KEPT_BYTES_MAX: usize = 1 << 20;
@@ -185,6 +188,7 @@ impl Connection {
         method: &str,
         mut look: impl FnMut(&[u8]),
     ) -> Result<Response, FetchError> {
+        let started = Instant::now();
         let mut interim = Vec::new();
         let (status, fields) = loop {
             let head = read_head(&mut self.stream).map_err(|e| FetchError::NoAnswer(e.to_string()))?;
@@ -212,6 +216,9 @@ impl Connection {
             body.extend_from_slice(&piece[..piece.len().min(room)]);
             digest.update(piece);
             look(piece);
+            if started.elapsed() > ANSWER_MAX {
+                return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the body does not end"));
+            }
             Ok(())
         });
         let trailers = trailers.map_err(|cause| FetchError::Cut { status, got: digest.len, cause })?;

@@ -56,6 +56,18 @@ fn streamed_bodies_arrive_whole_both_ways() {
 }
 
 #[test]
+fn a_body_arrives_with_any_method() {
+    // RFC 9110, section 9.3.1: content in a GET has no general meaning, and is still the client's to send.
+    let pair = Pair::new();
+    for method in ["GET", "DELETE", "OPTIONS", "PUT", "X-OWN"] {
+        let known = Request::new(method, CART, "/echo").with("content-length", "5").with_body(b"known");
+        let streamed = Request::new(method, CART, "/echo").with_chunks(b"streamed", 3, &[]);
+        assert_eq!(ask(&pair, &known).text(), "known", "{method}");
+        assert_eq!(ask(&pair, &streamed).text(), "streamed", "{method}");
+    }
+}
+
+#[test]
 fn trailers_arrive_both_ways() {
     let pair = Pair::new();
     let request = Request::new("POST", CART, "/echo")

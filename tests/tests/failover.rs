@@ -211,8 +211,6 @@ fn loss_and_delay_alone_kill_nothing() {
 fn a_tunnel_survives_thirty_per_cent_of_loss_during_a_download() {
     const BYTES: u64 = 32 * 1_048_576;
     let pair = Pair::with(Setup { relayed: true, ..Setup::default() });
-    let up_since = || pair.west.status().unwrap()["peers"][0]["since_unix_ms"].clone();
-    let since = up_since();
     let mut connection = Connection::open(pair.west.site.http).unwrap();
     connection.send(&Request::get(CART, &format!("/bytes/{BYTES}"))).unwrap();
     let mut lossy = None;
@@ -230,7 +228,7 @@ fn a_tunnel_survives_thirty_per_cent_of_loss_during_a_download() {
     assert_eq!(answer.unwrap().digest, Digest::of_pattern(BYTES));
     let (_, lost) = pair.relay().counts(Toward::Client);
     assert!(lost > 20, "the relay lost only {lost}");
-    assert_eq!(up_since(), since, "the tunnel was lost meanwhile");
+    assert_eq!(pair.west.process.log().matches("Tunnel up.").count(), 1, "the tunnel was lost meanwhile");
 }
 
 #[test]

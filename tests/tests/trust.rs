@@ -52,7 +52,7 @@ fn an_expired_certificate_of_our_own_stops_the_start_and_is_named() {
     assert!(said.contains("tls.crt") && said.contains("expired"), "{said}");
     issue_at(&mesh, "east", gateway_role(), &site.dir.join("pki"), now + DAY, now + 2 * DAY);
     let said = refused(&site);
-    assert!(said.contains("tls.crt") && said.contains("not valid"), "{said}");
+    assert!(said.contains("tls.crt") && said.contains("valid only from"), "{said}");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_second_cluster_of_the_same_name_is_refused_while_the_first_is_up() {
         Err(refusal) => refusal,
         Ok(second) => second.closed(),
     };
-    east.process.wait_log(&["west", "UID"]);
+    east.process.wait_log(&["west", "DuplicateCluster"]);
     assert!(!refusal.is_empty());
     assert_eq!(east.peer_state("west").as_deref(), Some("up"));
     assert_eq!(first.connection.close_reason(), None);

@@ -1,6 +1,6 @@
 //! One exchange: reads the request, answers as its path asks, keeps the journal.
 
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +64,9 @@ impl Exchange<'_> {
             "echo" => return self.echo(),
             "refuse-body" => {
                 self.write_head(413, &[("connection", "close"), ("content-length", "0")])?;
+                // RFC 9112, section 9.6: closing at once could reset the connection and destroy the answer.
+                let mut rest = [0; 8192];
+                while self.reader.read(&mut rest)? > 0 {}
                 return Ok(End::Close);
             }
             _ => self.read_request_body(|_| Ok(()))?,
@@ -169,7 +172,10 @@ impl Exchange<'_> {
         let declared =
             if chunked { ("transfer-encoding", "chunked") } else { ("content-length", length.as_str()) };
         self.continue_if_expected()?;
-        self.write_head(200, &[declared])?;
+        let trailer = value(&self.fields, "trailer").map(str::to_owned);
+        let mut fields = vec![declared];
+        fields.extend(trailer.as_deref().map(|t| ("trailer", t)));
+        self.write_head(200, &fields)?;
         self.read_request_body(|piece| {
             if chunked {
                 out.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;

@@ -18,7 +18,7 @@
 //! | `/close` | 200 with `connection: close` |
 //! | `/hang-up` | 200, then closes without having said so |
 //! | `/slam` | reads the request and closes without an answer |
-//! | `/refuse-body` | 413 before the body is read, then closes |
+//! | `/refuse-body` | 413 before the body is read, then throws that away until the other side closes |
 //!
 //! Every answer carries `x-served-by: NAME`. A field `x-id` in a request is counted: [`Backend::deliveries`].
 
