@@ -2,6 +2,7 @@
 //! request.
 
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -189,7 +190,8 @@ pub struct Metrics {
 /// The counters of one service, direction and peer, by outcome.
 #[derive(Clone, Debug)]
 pub struct RequestCounters {
-    outcomes: [Counter; Outcome::ALL.len()],
+    /// Shared: a request takes a clone along.
+    outcomes: Arc<[Counter; Outcome::ALL.len()]>,
 }
 
 /// The handles of attempts, by kind.
@@ -275,7 +277,7 @@ impl Metrics {
             let labels = RequestLabels { direction, service: service.into(), peer: peer.into(), outcome };
             self.requests.get_or_create(&labels).clone()
         });
-        RequestCounters { outcomes }
+        RequestCounters { outcomes: Arc::new(outcomes) }
     }
 
     /// The histogram of a service's durations.
@@ -349,7 +351,7 @@ impl InProgress {
 
 /// One of those under way.
 #[derive(Debug)]
-pub struct InProgressGuard(std::sync::Arc<InProgress>);
+pub struct InProgressGuard(Arc<InProgress>);
 
 impl Drop for InProgressGuard {
     fn drop(&mut self) {
