@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -40,26 +41,7 @@ impl Verifier {
     ) -> Result<Identity, Refusal> {
         let identity = Facts::read(leaf)?.identity()?;
         self.expected(&identity)?;
-        let Some(authorities) = self.trust.of(&identity.cluster) else {
-            return Err(Refusal::NotLinked(Box::new(identity)));
-        };
-        if authorities.trust_domain != identity.trust_domain {
-            let expected = authorities.trust_domain.clone();
-            return Err(Refusal::TrustDomain { identity: Box::new(identity), expected });
-        }
-        let chain = EndEntityCert::try_from(leaf).map_err(|_| Refusal::Malformed)?;
-        match chain.verify_for_usage(
-            self.algorithms.all,
-            &authorities.anchors,
-            between,
-            now,
-            usage,
-            None,
-            None,
-        ) {
-            Ok(_) => Ok(identity),
-            Err(fault) => Err(Refusal::of_chain(identity, fault)),
-        }
+        vouched(&self.trust, self.algorithms, identity, leaf, between, now, usage)
     }
 
     fn expected(&self, identity: &Identity) -> Result<(), Refusal> {
@@ -81,6 +63,52 @@ impl Verifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         rustls::crypto::verify_tls13_signature(message, leaf, signed, &self.algorithms)
+    }
+}
+
+impl Trust {
+    /// Whether a peer that was believed in a handshake would be believed again at `now`: its certificate is valid then,
+    /// and the authorities of its cluster, as they are now, vouch for it. `chain` is what the peer showed; `we_dialled`
+    /// says on which side it stood.
+    ///
+    /// # Errors
+    /// Why it would not be.
+    pub fn still_believes(
+        &self,
+        chain: &[CertificateDer<'_>],
+        we_dialled: bool,
+        now: SystemTime,
+    ) -> Result<(), Refusal> {
+        let (leaf, between) = chain.split_first().ok_or(Refusal::NoCertificate)?;
+        let identity = Facts::read(leaf)?.identity()?;
+        let usage = if we_dialled { KeyUsage::server_auth() } else { KeyUsage::client_auth() };
+        let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        let algorithms = crate::tls::provider().signature_verification_algorithms;
+        vouched(self, algorithms, identity, leaf, between, now, usage).map(drop)
+    }
+}
+
+/// Whether the authorities of *its* cluster vouch for the certificate `leaf` of `identity`.
+fn vouched(
+    trust: &Trust,
+    algorithms: WebPkiSupportedAlgorithms,
+    identity: Identity,
+    leaf: &CertificateDer<'_>,
+    between: &[CertificateDer<'_>],
+    now: UnixTime,
+    usage: KeyUsage,
+) -> Result<Identity, Refusal> {
+    let Some(authorities) = trust.of(&identity.cluster) else {
+        return Err(Refusal::NotLinked(Box::new(identity)));
+    };
+    if authorities.trust_domain != identity.trust_domain {
+        let expected = authorities.trust_domain.clone();
+        return Err(Refusal::TrustDomain { identity: Box::new(identity), expected });
+    }
+    let chain = EndEntityCert::try_from(leaf).map_err(|_| Refusal::Malformed)?;
+    match chain.verify_for_usage(algorithms.all, &authorities.anchors, between, now, usage, None, None) {
+        Ok(_) => Ok(identity),
+        Err(fault) => Err(Refusal::of_chain(identity, fault)),
     }
 }
 

@@ -316,3 +316,23 @@ fn nobody_is_dialled_without_trust() {
         "cluster `south` cannot be dialled: no trust bundle is loaded for it (`bundles/south.pem`)"
     );
 }
+
+#[test]
+fn a_peer_is_believed_for_as_long_as_its_bundle_and_its_certificate_say() {
+    let world = World::linked();
+    let (client, server) = handshake(world.client(), world.server()).up();
+    let (east, west) = (client.peer_certificates().unwrap(), server.peer_certificates().unwrap());
+    let now = SystemTime::now();
+    assert!(world.trust("west", &["east"]).still_believes(east, true, now).is_ok());
+    assert!(world.trust("east", &["west"]).still_believes(west, false, now).is_ok());
+
+    let expired = world.trust("west", &["east"]).still_believes(east, true, now + 2 * YEAR);
+    assert!(matches!(expired, Err(Refusal::Expired { .. })), "{expired:?}");
+    // The link, and with it the bundle, is gone.
+    let gone = world.trust("west", &[]).still_believes(east, true, now);
+    assert!(matches!(gone, Err(Refusal::NotLinked(_))), "{gone:?}");
+    // The bundle holds another authority now.
+    world.authority("other", DOMAIN);
+    fs::copy(world.dir("ca-other").join("ca.crt"), world.dir("west").join("bundles/east.pem")).unwrap();
+    assert!(world.trust("west", &["east"]).still_believes(east, true, now).is_err());
+}
