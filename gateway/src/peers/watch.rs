@@ -26,7 +26,7 @@ impl PeerGateway {
                 let transition = detector.answered(now, rtt);
                 self.apply(transition);
             }
-            Event::GoingAway => self.changed.notify_waiters(),
+            Event::GoingAway | Event::Retiring => self.changed.notify_waiters(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::code::{CloseCode, Code};
+use rustls::pki_types::CertificateDer;
 
 use crate::error::{CloseReason, TunnelError};
 
@@ -59,6 +60,16 @@ impl Carrier {
                 let f = c.stats().frame_rx;
                 f.acks + f.stream + f.datagram + f.ping + f.max_stream_data + f.reset_stream + f.stop_sending
             }
+        }
+    }
+
+    /// The certificates that the peer proved itself by, its own first.
+    pub(crate) fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
+        match self {
+            Self::Quic(c) => c
+                .peer_identity()
+                .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
+                .map_or_else(Vec::new, |certificates| *certificates),
         }
     }
 

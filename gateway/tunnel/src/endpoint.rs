@@ -1,8 +1,8 @@
-//! The UDP socket of a worker: accepts tunnels and dials them.
+//! Accepts tunnels and dials them on a worker's share of the UDP port.
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,12 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::CertificateDer;
 
 use crate::carrier::{Carrier, RecvStream, SendStream};
+use crate::cid::Generator;
 use crate::error::{CloseReason, TunnelError};
 use crate::hello::{self, HelloInfo, Peer};
+use crate::port::{Group, Port, Strays};
+use crate::secrets::SecretsError;
+use crate::socket;
 use crate::stream::{MessageWriter, Receiver, Sender};
 use crate::tunnel::{ControlStream, Driver, Flight, Tunnel};
 
@@ -34,8 +38,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Largest UDP payload that is sent or taken: Ethernet's 1500 less IP and UDP headers.
 const UDP_PAYLOAD_BYTES_MAX: u16 = 1472;
-/// Kernel buffer asked for, each way; the kernel may give less.
-const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// A dial that has not ended by then is given up.
 const DIAL_WAIT: Duration = Duration::from_secs(5);
 /// Handshakes in progress at once; more wait in quinn's bounded queue.
@@ -58,6 +60,12 @@ pub enum EndpointError {
     /// The address could not be bound.
     #[error("cannot bind UDP {0}")]
     Bind(SocketAddr, #[source] io::Error),
+    /// The socket does not work with the runtime.
+    #[error("cannot read the UDP socket")]
+    Socket(#[source] io::Error),
+    /// The keys of the port cannot be read or kept.
+    #[error("cannot have the keys of the UDP port")]
+    Secrets(#[from] SecretsError),
     /// The certificate or key does not do.
     #[error("certificate not usable")]
     Identity(#[from] identity::IdentityError),
@@ -66,39 +74,47 @@ pub enum EndpointError {
     Cipher,
 }
 
-/// The socket that accepts and dials. Its connections are driven by the runtime in whose context they were made: call
+/// What accepts and dials on a worker. Its connections are driven by the runtime in whose context they were made: call
 /// it on the worker that shall own them.
 #[derive(Debug)]
 pub struct Endpoint {
     quic: quinn::Endpoint,
     local: ArcSwap<Local>,
     transport: Arc<quinn::TransportConfig>,
+    group: Arc<Group>,
 }
 
 impl Endpoint {
-    /// Binds `address` and accepts from then on.
+    /// Accepts and dials on `port` from then on. HELLO names the worker whose share of the port it is.
     ///
     /// # Errors
-    /// When the address is taken or our identity is not usable.
+    /// When our identity is not usable or the socket not readable.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn bind(address: SocketAddr, local: Local) -> Result<Self, EndpointError> {
-        let bind = |e| EndpointError::Bind(address, e);
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)
-            .map_err(bind)?;
-        socket.bind(&address.into()).map_err(bind)?;
-        // Best effort: the kernel caps them at its own limits.
-        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-        let mut config = quinn::EndpointConfig::default();
+    pub fn on(port: Port, mut local: Local) -> Result<Self, EndpointError> {
+        let group = port.group.clone();
+        let worker = port.worker();
+        local.hello.worker = worker.into();
+        let mut config = quinn::EndpointConfig::new(Arc::new(group.reset_key.clone()));
         config.max_udp_payload_size(UDP_PAYLOAD_BYTES_MAX).map_err(|_| EndpointError::Cipher)?;
+        // A restarted process owes a reset to every tunnel of the one before, at once. Who is not owed one does not get
+        // it: quinn asks the generator.
+        config.min_reset_interval(Duration::ZERO);
+        let codec = group.codec.clone();
+        config.cid_generator(move || Box::new(Generator::new(codec.clone(), worker)));
         let transport = Arc::new(transport());
         let server = server_config(&local, &transport)?;
+        let socket = socket::open(port).map_err(EndpointError::Socket)?;
         let runtime = Arc::new(quinn::TokioRuntime);
-        let quic =
-            quinn::Endpoint::new(config, Some(server), UdpSocket::from(socket), runtime).map_err(bind)?;
-        Ok(Self { quic, local: ArcSwap::from_pointee(local), transport })
+        let quic = quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
+            .map_err(EndpointError::Socket)?;
+        Ok(Self { quic, local: ArcSwap::from_pointee(local), transport, group })
+    }
+
+    /// What came to the wrong worker: of the whole port, not of this worker alone.
+    pub fn strays(&self) -> Strays {
+        self.group.strays()
     }
 
     /// Where it is bound.
@@ -107,6 +123,17 @@ impl Endpoint {
     /// When the socket is gone.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.quic.local_addr()
+    }
+
+    /// Handshakes that begin from now on use `local`: new certificates and bundles. Tunnels that are up stay.
+    ///
+    /// # Errors
+    /// When the new identity is not usable; the old one stays in use.
+    pub fn replace_local(&self, local: Local) -> Result<(), EndpointError> {
+        let server = server_config(&local, &self.transport)?;
+        self.quic.set_server_config(Some(server));
+        self.local.store(Arc::new(local));
+        Ok(())
     }
 
     /// The next connection attempt; `None` when the endpoint is closed. Cancel safe. The returned future does the
@@ -125,7 +152,7 @@ impl Endpoint {
             let done = async {
                 let connecting = incoming.accept().map_err(lost)?;
                 let connection = within(limits::HELLO_WAIT, connecting).await?.map_err(lost)?;
-                answer(connection, &local.hello, admit).await
+                answer(connection, &local, admit).await
             };
             done.await.map_err(|e| (from, e))
         })
@@ -154,7 +181,7 @@ impl Endpoint {
             .connect_with(config, address, &name)
             .map_err(|e| TunnelError::Connect(e.to_string()))?;
         let connection = within(DIAL_WAIT, connecting).await?.map_err(lost)?;
-        greet(connection, &local.hello, admit).await
+        greet(connection, &local, admit).await
     }
 
     /// Closes every tunnel and takes no more; [`Endpoint::wait_idle`] then sees that the peers have heard of it.
@@ -197,7 +224,7 @@ fn server_config(
 /// The dialler's side of HELLO: it opens the control stream and speaks first.
 async fn greet(
     connection: quinn::Connection,
-    ours: &HelloInfo,
+    local: &Local,
     admit: impl FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
 ) -> Result<(Tunnel, Driver), TunnelError> {
     let identity = peer_identity(&connection)?;
@@ -205,19 +232,19 @@ async fn greet(
     let (mut control, carrier) = control_stream(connection, send, recv);
     control.writer.raw(Bytes::copy_from_slice(&[StreamKind::Control.to_wire()])).await?;
     let done = async {
-        hello::send(&mut control.writer, ours).await.map_err(|e| (CloseCode::ProtocolError, e))?;
+        hello::send(&mut control.writer, &local.hello).await.map_err(|e| (CloseCode::ProtocolError, e))?;
         let peer = hello::receive(&mut control.reader, identity).await?;
         admit(&peer).map_err(|(code, text)| (code, TunnelError::Hello(text)))?;
         Ok(peer)
     };
     let peer = refuse(&carrier, done.await)?;
-    Ok(Tunnel::new(carrier, peer, true, control))
+    Ok(Tunnel::new(carrier, peer, true, local.credentials.clone(), control))
 }
 
 /// The listener's side of HELLO: the first stream must be the control stream; it answers last.
 async fn answer(
     connection: quinn::Connection,
-    ours: &HelloInfo,
+    local: &Local,
     admit: impl FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
 ) -> Result<(Tunnel, Driver), TunnelError> {
     let identity = peer_identity(&connection)?;
@@ -235,11 +262,11 @@ async fn answer(
     let done = async {
         let peer = hello::receive(&mut control.reader, identity).await?;
         admit(&peer).map_err(|(code, text)| (code, TunnelError::Hello(text)))?;
-        hello::send(&mut control.writer, ours).await.map_err(|e| (CloseCode::ProtocolError, e))?;
+        hello::send(&mut control.writer, &local.hello).await.map_err(|e| (CloseCode::ProtocolError, e))?;
         Ok(peer)
     };
     let peer = refuse(&carrier, done.await)?;
-    Ok(Tunnel::new(carrier, peer, false, control))
+    Ok(Tunnel::new(carrier, peer, false, local.credentials.clone(), control))
 }
 
 fn control_stream(

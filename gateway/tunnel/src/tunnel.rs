@@ -1,16 +1,18 @@
 //! The life of one connection after HELLO: streams, GOAWAY, probes, and its end.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use identity::Credentials;
 use proto::code::{CloseCode, Code};
 use proto::control::{Control, GoAway, control::Kind};
 use proto::limits;
 use proto::probe::{Probe, ProbeKind};
 use proto::stream::StreamKind;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, mpsc};
 
 use crate::carrier::{Carrier, Stream};
@@ -35,6 +37,7 @@ struct Shared {
     carrier: Carrier,
     peer: Peer,
     dialled: bool,
+    credentials: Arc<Credentials>,
     /// Streams that we opened and that are not over.
     opened: AtomicUsize,
     /// Streams of the peer that are not over.
@@ -45,6 +48,8 @@ struct Shared {
     peer_takes: AtomicU64,
     /// One above the last stream that our GOAWAY accepts.
     we_take: AtomicU64,
+    /// Whether either side asked for another tunnel in its place.
+    retiring: AtomicBool,
     /// Told when the first exchange is opened on an idle tunnel.
     busy: OnceLock<Arc<Notify>>,
     control: mpsc::Sender<Control>,
@@ -105,6 +110,8 @@ pub enum Event {
     },
     /// The peer takes no new streams.
     GoingAway,
+    /// The peer asks for another tunnel in the place of this one, which works until then.
+    Retiring,
 }
 
 /// The control stream of a tunnel, from HELLO on.
@@ -139,17 +146,25 @@ pub enum Begun {
 }
 
 impl Tunnel {
-    pub(crate) fn new(carrier: Carrier, peer: Peer, dialled: bool, control: ControlStream) -> (Self, Driver) {
+    pub(crate) fn new(
+        carrier: Carrier,
+        peer: Peer,
+        dialled: bool,
+        credentials: Arc<Credentials>,
+        control: ControlStream,
+    ) -> (Self, Driver) {
         let (sender, outgoing) = mpsc::channel(CONTROL_QUEUE);
         let shared = Arc::new(Shared {
             carrier,
             peer,
             dialled,
+            credentials,
             opened: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
             accepted_next: AtomicU64::new(0),
             peer_takes: AtomicU64::new(NONE),
             we_take: AtomicU64::new(NONE),
+            retiring: AtomicBool::new(false),
             busy: OnceLock::new(),
             control: sender,
         });
@@ -164,6 +179,16 @@ impl Tunnel {
     /// Whether we dialled it.
     pub fn dialled(&self) -> bool {
         self.shared.dialled
+    }
+
+    /// The certificate by which we proved ourselves in the handshake.
+    pub fn credentials(&self) -> &Arc<Credentials> {
+        &self.shared.credentials
+    }
+
+    /// The certificates that the peer proved itself by in the handshake, its own first.
+    pub fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
+        self.shared.carrier.peer_certificates()
     }
 
     /// The carrier's name: `quic`.
@@ -199,6 +224,22 @@ impl Tunnel {
     /// Whether new exchanges may be opened: it is not closed and the peer has not said GOAWAY.
     pub fn is_open(&self) -> bool {
         self.shared.peer_takes.load(Ordering::Acquire) == NONE && self.shared.carrier.close_reason().is_none()
+    }
+
+    /// Whether another tunnel shall take the place of this one, which works until it does.
+    pub fn is_retiring(&self) -> bool {
+        self.shared.retiring.load(Ordering::Acquire)
+    }
+
+    /// Asks both sides for another tunnel in the place of this one. Nothing is refused until [`Tunnel::go_away`]: like
+    /// the first of the two GOAWAYs of RFC 9113, section 6.8, it lets everyone move over first.
+    pub fn retire(&self) {
+        if !self.shared.retiring.swap(true, Ordering::AcqRel) {
+            let go_away =
+                GoAway { last_stream: Some(u64::MAX), reason: "another tunnel shall replace it".into() };
+            // Full means that the peer reads nothing: its end will end this tunnel anyway.
+            let _ = self.shared.control.try_send(Control { kind: Some(Kind::GoAway(go_away)) });
+        }
     }
 
     /// `notify` is told whenever the first exchange is opened on the idle tunnel. Only the first call counts.
@@ -332,8 +373,13 @@ impl Driver {
                 message = self.control.reader.next::<Control>() => match message {
                     Ok(Some(Control { kind: Some(Kind::GoAway(go_away)) })) => {
                         let takes = go_away.last_stream.map_or(0, |last| last.saturating_add(1));
-                        self.shared.peer_takes.fetch_min(takes, Ordering::AcqRel);
-                        on_event(Event::GoingAway);
+                        if takes == NONE {
+                            self.shared.retiring.store(true, Ordering::Release);
+                            on_event(Event::Retiring);
+                        } else {
+                            self.shared.peer_takes.fetch_min(takes, Ordering::AcqRel);
+                            on_event(Event::GoingAway);
+                        }
                     }
                     // Unknown is skipped: a newer peer says more.
                     Ok(Some(Control { kind: None })) => {}
