@@ -1,12 +1,18 @@
 //! Where the registry is kept: keys with revisions, leases and watches, as etcd has them.
 //!
 //! Every back end passes [`conformance`]. Knows nothing of what the values mean; [`keys`] says where each one stands.
+//! [`embedded`] keeps them in a file of this process, [`memory`] nowhere.
 
 pub mod conformance;
+pub mod embedded;
 pub mod keys;
 pub mod memory;
+mod staged;
+mod state;
 
+use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +25,26 @@ pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Conditions, and operations, of one transaction: etcd's default (`--max-txn-ops`).
 pub const TRANSACTION_OPS_MAX: usize = 128;
+
+/// Bytes of keys and values of one transaction: the largest value with the longest keys, within etcd's default for a
+/// request (`--max-request-bytes`, 1.5 MiB).
+pub const TRANSACTION_BYTES_MAX: usize = VALUE_BYTES_MAX + 256 * 1024;
+
+/// Bytes of keys and values of a whole store that this process holds in memory: 100,000 records of 2.5 KiB.
+pub const STORE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Leases of such a store: one per registrar, so far more than one process serves.
+pub const LEASES_MAX: usize = 64 * 1024;
+
+/// Events that such a store keeps for watches that lag behind: a change of every service of a large cluster, and as
+/// much again.
+pub const HISTORY_EVENTS: usize = 16 * 1024;
+
+/// Bytes of keys and values kept for them, whichever limit comes first: large values must not fill the memory.
+pub const HISTORY_BYTES: usize = 32 * 1024 * 1024;
+
+/// How long they are kept at most, as seen by the next write: who was away for longer reads anew.
+pub const HISTORY_AGE: Duration = Duration::from_secs(3600);
 
 /// Shortest and longest time to live of a lease: a keep-alive must fit in well before the one, and the other bounds
 /// for how long the dead look alive.
@@ -135,6 +161,9 @@ pub enum StoreError {
     /// More conditions or operations than [`TRANSACTION_OPS_MAX`].
     #[error("a transaction of {0} conditions or operations, {TRANSACTION_OPS_MAX} are allowed; split it")]
     Transaction(usize),
+    /// More bytes of keys and values than [`TRANSACTION_BYTES_MAX`].
+    #[error("a transaction of {0} bytes, {TRANSACTION_BYTES_MAX} are allowed; split it")]
+    TransactionBytes(usize),
     /// Two operations of one transaction on one key.
     #[error("two operations of one transaction change `{0}`")]
     Twice(String),
@@ -147,7 +176,58 @@ pub enum StoreError {
     /// The history from the wanted revision on is no longer kept: get the range anew and watch from there.
     #[error("history up to revision {0} is compacted")]
     Compacted(u64),
+    /// The transaction would take the store above [`STORE_BYTES_MAX`]; nothing changed.
+    #[error("the store would hold {0} bytes, {STORE_BYTES_MAX} are allowed; delete what nobody needs")]
+    Full(usize),
+    /// As many leases live as [`LEASES_MAX`] allows.
+    #[error("{LEASES_MAX} leases live, no more are granted; let each registrar use one for all its keys")]
+    Leases,
+    /// More writes wait than the store lets wait; nothing changed.
+    #[error("too many writes wait for the store; try again once earlier ones were answered")]
+    Busy,
+    /// The store cannot keep the change. What was answered before is safe; reads, watches and keep-alives go on, and
+    /// writes as soon as the cause is mended.
+    ///
+    /// The change may yet be found kept if the process restarts before then: read before writing it again.
+    #[error(
+        "the store cannot keep the change, which may or may not survive a restart; free or mend the disk"
+    )]
+    Unkept(#[source] Cause),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
 }
+
+/// What stands below an error, as its back end told it, without the back end's types.
+#[derive(Clone, Debug)]
+pub struct Cause(Arc<dyn std::error::Error + Send + Sync>);
+
+impl Cause {
+    fn new(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// Two causes are equal if they say the same.
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for Cause {}
 
 /// A registry store. Handles are cheap to clone and share one store.
 ///
@@ -226,7 +306,44 @@ impl Transaction {
                 return Err(StoreError::Value { key: key.clone(), bytes: value.len() });
             }
         }
-        Ok(())
+        let bytes = self.bytes();
+        if bytes > TRANSACTION_BYTES_MAX { Err(StoreError::TransactionBytes(bytes)) } else { Ok(()) }
+    }
+
+    /// Its keys and values, in bytes.
+    fn bytes(&self) -> usize {
+        let of_op = |op: &Op| match op {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete(key) => key.len(),
+        };
+        let of_expect = |expect: &Expect| match expect {
+            Expect::Absent(key) | Expect::Modified(key, _) => key.len(),
+        };
+        self.ops.iter().map(of_op).sum::<usize>() + self.expect.iter().map(of_expect).sum::<usize>()
+    }
+}
+
+impl Entry {
+    /// Its key and value, in bytes.
+    fn bytes(&self) -> usize {
+        self.key.len() + self.value.len()
+    }
+}
+
+impl Event {
+    /// The key it is about.
+    fn key(&self) -> &str {
+        match self {
+            Self::Put(Entry { key, .. }) | Self::Deleted(key) => key,
+        }
+    }
+
+    /// What it keeps in memory, in bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Put(entry) => entry.bytes(),
+            Self::Deleted(key) => key.len(),
+        }
     }
 }
 
@@ -244,4 +361,10 @@ pub fn check_key(key: &str) -> Result<(), StoreError> {
 /// [`StoreError::Ttl`].
 pub fn check_ttl(ttl: Duration) -> Result<(), StoreError> {
     if (TTL_MIN..=TTL_MAX).contains(&ttl) { Ok(()) } else { Err(StoreError::Ttl(ttl)) }
+}
+
+/// The wall clock, in Unix milliseconds.
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

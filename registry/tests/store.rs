@@ -1,8 +1,12 @@
 //! Every back end of the registry keeps the promises of `registry::store::conformance`.
+#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use registry::store::memory::{HISTORY_BYTES, MemoryStore};
-use registry::store::{Op, Store, StoreError, Transaction, VALUE_BYTES_MAX, Watch, conformance};
+use registry::store::embedded::EmbeddedStore;
+use registry::store::memory::MemoryStore;
+use registry::store::{
+    HISTORY_BYTES, Op, Store, StoreError, Transaction, VALUE_BYTES_MAX, Watch, conformance,
+};
 
 #[tokio::test(start_paused = true)]
 async fn the_memory_store_conforms() {
@@ -10,7 +14,7 @@ async fn the_memory_store_conforms() {
 }
 
 /// Writes enough unrelated keys to push everything older out of a history of eight events.
-async fn overflow(store: &MemoryStore) {
+async fn overflow(store: &impl Store) {
     for i in 0..9 {
         let op = Op::Put { key: format!("/other/{i}"), value: Bytes::new(), lease: None };
         let outcome = store.commit(Transaction { expect: Vec::new(), ops: vec![op] }).await;
@@ -60,4 +64,17 @@ async fn large_values_shorten_the_history() {
         assert!(outcome.is_ok(), "{outcome:?}");
     }
     assert!(matches!(store.watch("/large", 1).await.map(drop), Err(StoreError::Compacted(_))));
+}
+
+#[tokio::test]
+async fn the_embedded_store_conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    conformance::all(&EmbeddedStore::open(directory.path()).unwrap()).await;
+}
+
+#[tokio::test]
+async fn the_embedded_store_tells_who_fell_behind_its_history() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::with_history(directory.path(), 8).unwrap();
+    conformance::compaction(&store, async |store| overflow(store).await).await;
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     Changes, Entry, Event, Expect, KEY_BYTES_MAX, LeaseId, Op, Outcome, Store, StoreError,
-    TRANSACTION_OPS_MAX, TTL_MAX, TTL_MIN, Transaction, VALUE_BYTES_MAX, Watch,
+    TRANSACTION_BYTES_MAX, TRANSACTION_OPS_MAX, TTL_MAX, TTL_MIN, Transaction, VALUE_BYTES_MAX, Watch,
 };
 
 /// Runs every promise but those about compaction, which need a store that forgets: [`compaction`].
@@ -152,6 +152,13 @@ pub async fn limits_are_kept(store: &impl Store) {
     let before = commit(store, ops(TRANSACTION_OPS_MAX)).await;
     let refused = try_commit(store, Vec::new(), ops(TRANSACTION_OPS_MAX + 1)).await;
     assert_eq!(refused, Err(StoreError::Transaction(TRANSACTION_OPS_MAX + 1)));
+    let half = |key: &str| {
+        let value = Bytes::from(vec![7; TRANSACTION_BYTES_MAX / 2]);
+        Op::Put { key: key.into(), value, lease: None }
+    };
+    let (pair, bytes) = (vec![half("/limits/x"), half("/limits/y")], TRANSACTION_BYTES_MAX + 18);
+    let refused = try_commit(store, Vec::new(), pair).await;
+    assert_eq!(refused, Err(StoreError::TransactionBytes(bytes)));
     let twice = try_commit(store, Vec::new(), vec![put("/limits/x", ""), delete("/limits/x")]).await;
     assert_eq!(twice, Err(StoreError::Twice("/limits/x".into())));
 

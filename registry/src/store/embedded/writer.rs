@@ -1,0 +1,140 @@
+//! The thread that writes: it alone changes what the store holds, on the disk first and in memory then.
+//!
+//! What came while the last commit was under way goes into the next one together (group commit), so nobody waits for
+//! company and a slow disk is used no more often than it can take.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::disk::Disk;
+use super::queue::Write;
+use super::{FILE, FILE_NEW, Shared};
+use crate::store::staged::{Batch, Staged};
+use crate::store::{Cause, StoreError, unix_ms};
+
+/// How long after a failure the disk is left alone.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Later than this after the moment it had asked for, the thread takes the whole process to have been frozen, and so
+/// deaf to keep-alives.
+const FROZEN_AFTER: Duration = Duration::from_millis(500);
+
+/// What answers one write, given whether its batch was kept.
+type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
+
+/// The writing thread's own things.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) directory: PathBuf,
+    pub(super) disk: Result<Disk, Broken>,
+}
+
+/// A disk that failed.
+pub(super) struct Broken {
+    retry_at: Instant,
+    error: StoreError,
+}
+
+impl Writer {
+    /// Writes until the queue is closed and empty.
+    pub(super) fn run(mut self) {
+        loop {
+            let until = self.next_duty();
+            let asked = Instant::now();
+            let Some(writes) = self.shared.queue.take(until) else { return };
+            let now = Instant::now();
+            if until.is_some_and(|until| now.saturating_duration_since(until.max(asked)) > FROZEN_AFTER) {
+                self.shared.state().keep_all_alive(now);
+            }
+            self.round(writes);
+        }
+    }
+
+    /// When leases lapse that nobody asks for.
+    fn next_duty(&self) -> Option<Instant> {
+        let lapse = self.shared.state().next_lapse()?;
+        Some(self.disk.as_ref().map_or_else(|broken| lapse.max(broken.retry_at), |_| lapse))
+    }
+
+    /// Decides, keeps, shows and answers what waited, and what lapsed.
+    fn round(&mut self, writes: VecDeque<Write>) {
+        let (batch, answers) = self.decide(writes);
+        let kept = if batch.is_empty() { Ok(()) } else { self.keep(&batch) };
+        if kept.is_ok() {
+            self.shared.state().apply(batch, Instant::now());
+            self.shared.changed.send_replace(false);
+        }
+        for answer in answers {
+            answer(kept.clone());
+        }
+    }
+
+    fn decide(&self, writes: VecDeque<Write>) -> (Batch, Vec<Answer>) {
+        let mut state = self.shared.state();
+        let lapsed = state.lapse(Instant::now());
+        let mut staged = Staged::on(&state, unix_ms());
+        for lease in lapsed {
+            staged.end(lease);
+        }
+        let answers = writes.into_iter().map(|write| answer(write, &mut staged)).collect();
+        (staged.finish(), answers)
+    }
+
+    fn keep(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        if self.disk.as_ref().is_err_and(|broken| broken.retry_at <= Instant::now()) {
+            self.disk = self.mend();
+        }
+        let disk = self.disk.as_ref().map_err(|broken| broken.error.clone())?;
+        disk.write(batch).map_err(|error| {
+            let broken = self.broken(error);
+            let error = broken.error.clone();
+            self.disk = Err(broken);
+            error
+        })
+    }
+
+    /// Writes all anew from memory. After a failed write or fsync nobody can tell what the old file holds: the system
+    /// may show pages that never reached the disk.
+    fn mend(&self) -> Result<Disk, Broken> {
+        let kept = self.shared.state().kept();
+        let (path, new) = (self.directory.join(FILE), self.directory.join(FILE_NEW));
+        let disk = Disk::create(&path, &new, &kept).map_err(|error| self.broken(error))?;
+        tracing::info!(path = %path.display(), revision = kept.revision, "the registry's file takes writes again");
+        Ok(disk)
+    }
+
+    fn broken(&self, error: redb::Error) -> Broken {
+        let path = self.directory.join(FILE);
+        tracing::error!(path = %path.display(), %error, "the registry's file takes no writes; free or mend its disk");
+        Broken { retry_at: Instant::now() + RETRY_AFTER, error: StoreError::Unkept(Cause::new(error)) }
+    }
+}
+
+impl Drop for Writer {
+    /// Whatever ends the thread, nobody waits for it in vain.
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        while self.shared.queue.take(None).is_some() {}
+    }
+}
+
+/// Decides one write; whoever asked hears of it once it is kept, or that it is not.
+fn answer(write: Write, staged: &mut Staged<'_>) -> Answer {
+    // Who no longer listens does not want to know.
+    match write {
+        Write::Commit(transaction, reply) => {
+            let decided = staged.commit(transaction);
+            Box::new(move |kept| drop(reply.send(kept.and(decided))))
+        }
+        Write::Grant(ttl, reply) => {
+            let decided = staged.grant(ttl);
+            Box::new(move |kept| drop(reply.send(kept.and(decided))))
+        }
+        Write::Revoke(lease, reply) => {
+            staged.end(lease);
+            Box::new(move |kept| drop(reply.send(kept)))
+        }
+    }
+}
