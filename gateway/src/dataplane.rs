@@ -1,17 +1,18 @@
 //! The data plane: a thread with a current-thread runtime that owns its listener, its tunnels and its pools.
 
 use std::net::TcpListener;
+use std::num::NonZeroU8;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::model::ClusterName;
+use registry::model::{ClusterName, Gateway};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_local;
 use tracing::{debug, info, warn};
 use tunnel::endpoint::HANDSHAKES_MAX;
-use tunnel::{Begun, Driver, Endpoint, EndpointError, Event, Local, Tunnel};
+use tunnel::{Begun, Driver, Endpoint, EndpointError, Event, Local, Port, Secrets, Tunnel};
 
 use crate::endpoint::Pool;
 use crate::peers::{self, Offer};
@@ -36,7 +37,7 @@ pub fn run(
 ) -> std::io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async move {
-        let endpoint = match Endpoint::bind(shared.gateway.listen.tunnel, local) {
+        let endpoint = match open_endpoint(&shared.gateway, local) {
             Ok(endpoint) => endpoint,
             Err(error) => {
                 // The receiver is gone only if the process is ending anyway.
@@ -69,6 +70,13 @@ pub fn run(
         listening.abort();
         Ok(())
     })
+}
+
+/// Binds the port of the tunnels with the keys of earlier starts, so that peers hear of this one at once.
+fn open_endpoint(gateway: &Gateway, local: Local) -> Result<Endpoint, EndpointError> {
+    let secrets = Secrets::load_or_create(&gateway.state_dir.join(Secrets::FILE))?;
+    let mut ports = Port::bind(gateway.listen.tunnel, NonZeroU8::MIN, &secrets, local.hello.boot)?;
+    Endpoint::on(ports.remove(0), local)
 }
 
 /// Finishes what was accepted, takes nothing new, then closes.

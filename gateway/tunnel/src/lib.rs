@@ -6,22 +6,35 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`endpoint`] | the socket that accepts and dials |
+//! | [`endpoint`] | accepts and dials on a worker's share of the port |
+//! | [`Port`] | one UDP port for all workers |
+//! | `socket` | a worker's share as quinn sees it: hands over what is another worker's |
+//! | `steer` | the kernel's choice among the sockets of a port |
+//! | `cid` | connection IDs, which name worker and start |
+//! | [`Secrets`] | the keys of a port, which outlive the process |
 //! | `carrier` | streams, whatever they run on: open, accept, write, finish, reset, stop |
 //! | `hello` | the first message each way, and what it must agree with |
 //! | [`tunnel`](Tunnel) | the life of one connection: streams, GOAWAY, probes, its end |
 //! | [`stream`] | one exchange: frames written and read, cut bodies told from whole ones |
 
 mod carrier;
+mod cid;
 pub mod endpoint;
 mod error;
 mod hello;
+mod port;
+mod secrets;
+mod socket;
+#[cfg(target_os = "linux")]
+mod steer;
 pub mod stream;
 mod tunnel;
 
 pub use endpoint::{Endpoint, EndpointError, Local};
 pub use error::{CloseReason, TunnelError};
 pub use hello::{HelloInfo, Peer};
+pub use port::{Port, Strays};
+pub use secrets::{Secrets, SecretsError};
 pub use stream::{Exchange, MessageReader, MessageWriter, Receiver, Sender};
 pub use tunnel::{Accepted, Begun, Driver, Event, Tunnel, begin_exchange};
 

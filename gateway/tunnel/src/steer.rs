@@ -1,0 +1,69 @@
+//! Tells the kernel which socket of a shared port gets a datagram: that of the worker whose tunnel it is.
+//!
+//! By itself the kernel chooses by the addresses of a datagram. All tunnels between two gateways have the same, so one
+//! worker would receive for all of them; and the answers to our own dials would come to a worker that has not dialled.
+//! Each of these datagrams would then be copied to its owner by [`crate::socket`], which stays right wherever the
+//! kernel's choice is wrong: this file saves work and promises nothing.
+
+use std::io;
+use std::net::UdpSocket;
+use std::num::NonZeroU8;
+
+use nix::libc::{self, sock_filter, sock_fprog};
+use nix::sys::socket::{setsockopt, sockopt::AttachReusePortCbpf};
+
+use crate::cid::{LONG_CID_AT, LONG_HEADER, Mask, SHORT_CID_AT, WORKER_AT};
+
+/// Makes the kernel choose among the sockets that share a port, of which `socket` is one. The choice is the place of a
+/// socket in the order in which they were bound.
+///
+/// # Errors
+/// When the kernel does not take the filter.
+pub(crate) fn attach(socket: &UdpSocket, mask: Mask, workers: NonZeroU8) -> io::Result<()> {
+    let mut filter = program(mask, workers);
+    // The kernel copies it.
+    let program = sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    Ok(setsockopt(socket, AttachReusePortCbpf, &program)?)
+}
+
+/// `Codec::worker` in the language of the kernel's filters (classic BPF): an accumulator, an index register and memory
+/// cells. A load behind the end of the datagram ends the program with 0: the first socket.
+fn program(mask: Mask, workers: NonZeroU8) -> [sock_filter; 20] {
+    use libc::{
+        BPF_ABS, BPF_ALU, BPF_B, BPF_IMM, BPF_IND, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_LDX, BPF_MEM,
+    };
+    use libc::{
+        BPF_MISC, BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH, BPF_ST, BPF_STX, BPF_TAX, BPF_W, BPF_X, BPF_XOR,
+    };
+    /// Return the accumulator; libc lacks its name.
+    const BPF_A: u32 = 0x10;
+    const CID: u32 = 0;
+    const MASK: u32 = 1;
+    let jump = |code: u32, k: u32, jt: u8, jf: u8| sock_filter { code: code as u16, jt, jf, k };
+    let step = |code: u32, k: u32| jump(code, k, 0, 0);
+    [
+        // Index: where the ID starts.
+        step(BPF_LD | BPF_B | BPF_ABS, 0),
+        step(BPF_LDX | BPF_IMM, SHORT_CID_AT as u32),
+        jump(BPF_JMP | BPF_JSET | BPF_K, LONG_HEADER.into(), 0, 1),
+        step(BPF_LDX | BPF_IMM, LONG_CID_AT as u32),
+        step(BPF_STX, CID),
+        // The mask, from the first word.
+        step(BPF_LD | BPF_W | BPF_IND, 0),
+        step(BPF_ALU | BPF_XOR | BPF_K, mask.xor),
+        step(BPF_ALU | BPF_MUL | BPF_K, mask.multiply[0]),
+        step(BPF_MISC | BPF_TAX, 0),
+        step(BPF_ALU | BPF_RSH | BPF_K, Mask::FOLD),
+        step(BPF_ALU | BPF_XOR | BPF_X, 0),
+        step(BPF_ALU | BPF_MUL | BPF_K, mask.multiply[1]),
+        step(BPF_ALU | BPF_RSH | BPF_K, 24),
+        step(BPF_ST, MASK),
+        // The masked worker.
+        step(BPF_LDX | BPF_MEM, CID),
+        step(BPF_LD | BPF_B | BPF_IND, WORKER_AT as u32),
+        step(BPF_LDX | BPF_MEM, MASK),
+        step(BPF_ALU | BPF_XOR | BPF_X, 0),
+        step(BPF_ALU | BPF_MOD | BPF_K, workers.get().into()),
+        step(BPF_RET | BPF_A, 0),
+    ]
+}
