@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
@@ -18,7 +19,7 @@ use crate::fields;
 use crate::retry::Failure;
 
 pub use pool::Pool;
-use pool::{Lease, SendError};
+use pool::{Lease, Reuse, SendError};
 
 /// What is sent, apart from the body: independent of where it goes.
 #[derive(Debug)]
@@ -59,13 +60,20 @@ pub async fn call(
     while let Some(index) = pool.with_rng(|rng| endpoints.pick(clock.micros(), rng, &tried)) {
         let endpoint = endpoints.get(index);
         let in_flight = endpoint.start(clock.micros());
-        match send(pool, endpoint, head, body, allowance.replayable).await {
+        let again = allowance.replayable;
+        let mut sent = send(pool, endpoint, head, body, if again { Reuse::Any } else { Reuse::Fresh }).await;
+        // An endpoint may close an idle connection at the moment in which it is used again: that says nothing about
+        // the endpoint, and a connection of its own will.
+        if matches!(sent, Err(SendError::CutReused)) && again && body.can_restart() {
+            sent = send(pool, endpoint, head, body, Reuse::None).await;
+        }
+        match sent {
             Ok((response, lease)) => return Ok(answer(response, lease, in_flight, clock)),
             Err(SendError::Connect) => {
                 endpoint.refused(clock.micros());
                 failure = if reached == 0 { Failure::Connect } else { failure };
             }
-            Err(SendError::Cut) => {
+            Err(SendError::Cut | SendError::CutReused) => {
                 in_flight.failed(clock.micros());
                 reached += 1;
                 failure = Failure::Reset;
@@ -84,13 +92,17 @@ async fn send(
     endpoint: &EndpointState,
     head: &RequestHead,
     body: &RequestBody,
-    replayable: bool,
+    reuse: Reuse,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let mut request = Request::new(body.reader());
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = head.target.clone();
     *request.headers_mut() = head.headers.clone();
-    pool.send(endpoint.address(), request, replayable, || endpoint.connected()).await
+    if !body.is_empty() && !head.headers.contains_key(CONTENT_LENGTH) {
+        // hyper sends a body of unknown length with any method only if it is told to.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    pool.send(endpoint.address(), request, reuse, || endpoint.connected()).await
 }
 
 fn answer(

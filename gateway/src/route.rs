@@ -20,6 +20,9 @@ pub enum NotMesh {
     /// No authority at all: HTTP/1.1 demands one (RFC 9112, section 3.2). An answer of 400.
     #[error("the request names no host")]
     Missing,
+    /// A character that no authority may hold. An answer of 400.
+    #[error("the authority is malformed")]
+    Malformed,
     /// User information, which RFC 9110, section 4.2.4 tells recipients to distrust. An answer of 400.
     #[error("the authority carries user information")]
     UserInfo,
@@ -83,6 +86,10 @@ impl Target<'_> {
 pub fn parse<'a>(authority: &'a str, domain: &str) -> Result<Target<'a>, NotMesh> {
     if authority.is_empty() {
         return Err(NotMesh::Missing);
+    }
+    // What no authority may hold (RFC 3986, section 3.2), several of them in one field included.
+    if authority.bytes().any(|b| !b.is_ascii_graphic() || b"\"#,/<>?\\^`{|}".contains(&b)) {
+        return Err(NotMesh::Malformed);
     }
     if authority.contains('@') {
         return Err(NotMesh::UserInfo);

@@ -46,6 +46,17 @@ pub(super) struct Lease {
     sender: SendRequest<Reader>,
 }
 
+/// Which idle connections a request may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reuse {
+    /// Any.
+    Any,
+    /// One that was idle for less than [`FRESH`].
+    Fresh,
+    /// None: a new connection.
+    None,
+}
+
 /// How sending failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendError {
@@ -53,6 +64,8 @@ pub(super) enum SendError {
     Connect,
     /// The connection ended before the head of an answer: it may have been processed.
     Cut,
+    /// The same on a connection that had served before: the endpoint may have closed it for being idle.
+    CutReused,
 }
 
 impl Lease {
@@ -91,11 +104,11 @@ impl Pool {
         self: &Rc<Self>,
         address: &HostPort,
         request: Request<Reader>,
-        replayable: bool,
+        reuse: Reuse,
         connected: impl FnOnce(),
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         let mut request = request;
-        while let Some(mut sender) = self.take(address, replayable) {
+        while let Some(mut sender) = self.take(address, reuse) {
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, self.lease(address, sender))),
                 Err(mut error) => match error.take_message() {
@@ -103,7 +116,7 @@ impl Pool {
                     Some(unsent) => request = unsent,
                     None => {
                         debug!(endpoint = %address, error = %error.error(), "Endpoint cut the exchange.");
-                        return Err(SendError::Cut);
+                        return Err(SendError::CutReused);
                     }
                 },
             }
@@ -124,14 +137,17 @@ impl Pool {
     }
 
     /// The connection that was used last, so that the others can be closed as idle.
-    fn take(&self, address: &HostPort, replayable: bool) -> Option<SendRequest<Reader>> {
+    fn take(&self, address: &HostPort, reuse: Reuse) -> Option<SendRequest<Reader>> {
+        if reuse == Reuse::None {
+            return None;
+        }
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(address)?;
         while let Some(last) = list.pop_back() {
             if last.sender.is_closed() {
                 continue;
             }
-            if !replayable && last.since.elapsed() >= FRESH {
+            if reuse == Reuse::Fresh && last.since.elapsed() >= FRESH {
                 list.push_back(last);
                 return None;
             }
