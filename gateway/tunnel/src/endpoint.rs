@@ -129,7 +129,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// When the new identity is not usable; the old one stays in use.
-    pub fn replace_local(&self, local: Local) -> Result<(), EndpointError> {
+    pub fn replace_local(&self, mut local: Local) -> Result<(), EndpointError> {
+        local.hello.worker = self.local.load().hello.worker;
         let server = server_config(&local, &self.transport)?;
         self.quic.set_server_config(Some(server));
         self.local.store(Arc::new(local));

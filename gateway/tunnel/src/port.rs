@@ -172,3 +172,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     Ok(socket.into())
 }
+
+#[cfg(test)]
+#[path = "port/tests.rs"]
+mod tests;

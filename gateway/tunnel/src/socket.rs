@@ -50,6 +50,9 @@ impl AsyncUdpSocket for SharedSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let handed = self.poll_inbox(cx, bufs, meta);
+        if handed == bufs.len() {
+            return Poll::Ready(Ok(handed));
+        }
         match self.inner.poll_recv(cx, &mut bufs[handed..], &mut meta[handed..]) {
             Poll::Ready(Ok(received)) => {
                 let received = handed..handed + received;
@@ -124,3 +127,7 @@ impl SharedSocket {
         meta.len = kept;
     }
 }
+
+#[cfg(test)]
+#[path = "socket/tests.rs"]
+mod tests;

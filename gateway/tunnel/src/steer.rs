@@ -67,3 +67,50 @@ fn program(mask: Mask, workers: NonZeroU8) -> [sock_filter; 20] {
         step(BPF_RET | BPF_A, 0),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use quinn::ConnectionIdGenerator;
+
+    use crate::cid::{Generator, Owner};
+    use crate::port::Port;
+    use crate::secrets::Secrets;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_chooses_as_the_codec_does() {
+        let secrets = Secrets { reset_key: [1; 32], cid_key: [2; 32] };
+        let workers = NonZeroU8::new(3).unwrap();
+        let ports = Port::bind((Ipv4Addr::LOCALHOST, 0).into(), workers, &secrets, 7).unwrap();
+        let address = ports[0].socket.local_addr().unwrap();
+        for port in &ports {
+            port.socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        }
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut generators = [0, 1, 2].map(|w| Generator::new(ports[0].group.codec.clone(), w));
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut received = [0; 3];
+        for round in 0..300 {
+            let ours = generators[round % 3].generate_cid();
+            let theirs: [u8; 20] = std::array::from_fn(|_| rng.u8(..));
+            let datagram = match round / 3 % 3 {
+                0 => [&[0x40][..], &ours, &[0; 25]].concat(),
+                1 => [&[0xe0, 0, 0, 0, 1, ours.len() as u8][..], &ours, &[0; 25]].concat(),
+                _ => [&[0xc0, 0, 0, 0, 1, 20][..], &theirs, &[0; 25]].concat(),
+            };
+            let Owner::One(owner) = ports[0].group.owner(&datagram) else { panic!("no owner") };
+            sender.send_to(&datagram, address).unwrap();
+            let mut buf = [0; 100];
+            let len = ports[usize::from(owner)].socket.recv(&mut buf).unwrap();
+            assert_eq!(buf[..len], datagram, "round {round}");
+            received[usize::from(owner)] += 1;
+        }
+        assert!(received.iter().all(|n| *n > 66), "{received:?}");
+    }
+}
