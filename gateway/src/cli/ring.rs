@@ -134,7 +134,7 @@ fn locate(service: &ServiceName, contract: &Contract, key: &str) -> Result<Locat
         .get(members, contract.seed)
         .map_err(|source| LocateError::Ring { service: service.clone(), source })?;
     let hash = ring.hash(key.as_bytes());
-    let name = |node| String::from_utf8_lossy(&ring.node(node).id).into_owned();
+    let name = |node| String::from_utf8_lossy(ring.node(node).id).into_owned();
     let owner = ring.owner(hash);
     // A share of all 2^64 hashes: more digits than a double holds are of no use here.
     let share = |node: hashring::NodeIndex| ring.shares()[node.get()] as f64 / 2_f64.powi(64);

@@ -120,7 +120,7 @@ impl Placement {
         let order = |number: usize| {
             ring.near(ring.hash(key(number).as_bytes()))
                 .filter_map(|node| {
-                    Cluster::ALL.into_iter().find(|c| c.name().as_bytes() == &*ring.node(node).id)
+                    Cluster::ALL.into_iter().find(|c| c.name().as_bytes() == ring.node(node).id)
                 })
                 .collect()
         };
