@@ -8,11 +8,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use tracing::info;
 
-use crate::balance::{EndpointState, Endpoints, InFlight};
+use crate::balance::{Change, EndpointState, Endpoints, InFlight};
 use crate::body::{BodyError, RequestBody};
 use crate::clock::Clock;
 use crate::fields;
@@ -41,8 +42,8 @@ pub struct Allowance {
     pub attempts: u8,
 }
 
-/// Sends a request to one of `endpoints`, and on to others as long as that can do no harm: after a refused connection
-/// any request, else those that are replayable. Of the answer, hop-by-hop fields are removed.
+/// Sends a request to one of `endpoints` (by `key`, where they are picked so), and on to others as long as that can do
+/// no harm: after a refused connection /// any request, else those that are replayable. Of the answer, hop-by-hop fields are removed.
 ///
 /// # Errors
 /// What the last endpoint did; [`Failure::Unavailable`] when none is ready.
@@ -52,29 +53,34 @@ pub async fn call(
     clock: &Clock,
     head: &RequestHead,
     body: &RequestBody,
+    key: Option<u64>,
     allowance: Allowance,
 ) -> Result<Response<EndpointBody>, Failure> {
     let mut tried = Vec::new();
     let mut failure = Failure::Unavailable;
     let mut reached = 0;
-    while let Some(index) = pool.with_rng(|rng| endpoints.pick(clock.micros(), rng, &tried)) {
-        let endpoint = endpoints.get(index);
-        let in_flight = endpoint.start(clock.micros());
+    while let Some((index, in_flight)) = pool.with_rng(|rng| endpoints.take(clock.micros(), rng, key, &tried))
+    {
+        let endpoint = in_flight.endpoint();
         let again = allowance.replayable;
-        let mut sent = send(pool, endpoint, head, body, if again { Reuse::Any } else { Reuse::Fresh }).await;
+        let mut sent =
+            send(pool, endpoint, clock, head, body, if again { Reuse::Any } else { Reuse::Fresh }).await;
         // An endpoint may close an idle connection at the moment in which it is used again: that says nothing about
         // the endpoint, and a connection of its own will.
         if matches!(sent, Err(SendError::CutReused)) && again && body.can_restart() {
-            sent = send(pool, endpoint, head, body, Reuse::None).await;
+            sent = send(pool, endpoint, clock, head, body, Reuse::None).await;
         }
         match sent {
-            Ok((response, lease)) => return Ok(answer(response, lease, in_flight, clock)),
+            Ok((response, lease)) => {
+                audit(endpoint, judge(endpoints, &in_flight, response.status(), clock.micros()));
+                return Ok(answer(response, lease, in_flight));
+            }
             Err(SendError::Connect) => {
-                endpoint.refused(clock.micros());
+                audit(endpoint, in_flight.refused(clock.micros()));
                 failure = if reached == 0 { Failure::Connect } else { failure };
             }
             Err(SendError::Cut | SendError::CutReused) => {
-                in_flight.failed(clock.micros());
+                audit(endpoint, endpoints.failed(&in_flight, clock.micros()));
                 reached += 1;
                 failure = Failure::Reset;
                 if !allowance.replayable || !body.can_restart() || reached >= allowance.attempts {
@@ -90,6 +96,7 @@ pub async fn call(
 async fn send(
     pool: &Rc<Pool>,
     endpoint: &EndpointState,
+    clock: &Clock,
     head: &RequestHead,
     body: &RequestBody,
     reuse: Reuse,
@@ -102,21 +109,32 @@ async fn send(
         // hyper sends a body of unknown length with any method only if it is told to.
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    pool.send(endpoint.address(), request, reuse, || endpoint.connected()).await
+    let connected = || audit(endpoint, endpoint.connected(clock.micros()));
+    pool.send(endpoint.address(), request, reuse, connected).await
 }
 
-fn answer(
-    response: Response<Incoming>,
-    lease: Lease,
-    in_flight: InFlight,
-    clock: &Clock,
-) -> Response<EndpointBody> {
-    // An endpoint that fails fast must not look like the best one.
-    if response.status().is_server_error() {
-        in_flight.failed(clock.micros());
-    } else {
-        in_flight.answered(clock.micros());
+/// What an answer says of the endpoint's health.
+fn judge(endpoints: &Endpoints, request: &InFlight, status: StatusCode, now: u64) -> Option<Change> {
+    match status.as_u16() {
+        // What a server says that does not work, or whose own servers do not.
+        502..=504 => endpoints.failed(request, now),
+        500.. => {
+            request.erred(now);
+            None
+        }
+        _ => request.answered(now),
     }
+}
+
+/// Says in the log that an endpoint was taken into use, or out of it.
+pub fn audit(endpoint: &EndpointState, change: Option<Change>) {
+    if let Some(Change { ready, cause }) = change {
+        let (endpoint, address) = (endpoint.id(), endpoint.address());
+        info!(endpoint, %address, ready, %cause, "Audit: endpoint health changed.");
+    }
+}
+
+fn answer(response: Response<Incoming>, lease: Lease, in_flight: InFlight) -> Response<EndpointBody> {
     let mut response =
         response.map(|incoming| EndpointBody { incoming, lease: Some(lease), _in_flight: in_flight });
     fields::strip_hop_by_hop(response.headers_mut());

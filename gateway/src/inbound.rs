@@ -94,6 +94,8 @@ struct Request {
     local: std::sync::Arc<LocalService>,
     port: u16,
     head: RequestHead,
+    /// The hash of its key.
+    key: Option<u64>,
     allowance: Allowance,
     /// What is left of the total deadline.
     deadline: Option<Duration>,
@@ -140,6 +142,7 @@ impl Request {
         Ok(Self {
             port: head.port,
             head: request_head,
+            key: head.key_hash,
             allowance: Allowance {
                 replayable: head.replayable,
                 attempts: head.attempts_left.saturating_add(1),
@@ -155,7 +158,8 @@ impl Request {
         let calling = async {
             let clock = &worker.shared.clock;
             let response =
-                endpoint::call(&worker.pool, endpoints, clock, &self.head, body, self.allowance).await?;
+                endpoint::call(&worker.pool, endpoints, clock, &self.head, body, self.key, self.allowance)
+                    .await?;
             Answer::from(response).settle(&worker.shared.budget).await.map_err(|_| Failure::Reset)
         };
         match self.deadline {

@@ -154,7 +154,7 @@ pub async fn publish(
 /// The view of what is known now.
 pub fn build(builder: &mut ViewBuilder, knowledge: &Knowledge, shared: &Shared, previous: &View) -> View {
     let metrics: &Metrics = &shared.metrics;
-    builder.build(Arc::new(knowledge.catalog()), &shared.peers, metrics, previous)
+    builder.build(Arc::new(knowledge.catalog()), &shared.peers, metrics, previous, shared.clock.micros())
 }
 
 async fn save(knowledge: &Arc<Knowledge>, directory: &Arc<Mutex<StateDir>>) {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use hashring::{NodeIndex, RingError};
 use prometheus_client::metrics::histogram::Histogram;
 use registry::model::{
-    Catalog, ClusterName, Condition, Grant, HashKey, Member, Port, Retry, Service as Declared, ServiceName,
-    Timeout,
+    Algorithm, Catalog, ClusterName, Condition, Grant, HashKey, HostPort, Member, Port, Retry,
+    Service as Declared, ServiceName, Timeout,
 };
 use registry::union::{self, Placed};
 
-use crate::balance::{EndpointSpec, Endpoints};
+use crate::balance::{EndpointSpec, Endpoints, Rule, Standing};
 use crate::metrics::{Direction, Metrics, RequestCounters};
 use crate::peers::{PeerCluster, Peers};
 use crate::placement::{Availability, Placement, Rings};
@@ -152,8 +152,11 @@ impl Service {
     /// Whether a node can serve `port` now.
     pub fn availability(&self, node: NodeIndex, port: u16, now: u64) -> Availability {
         match self.server(node) {
-            Server::Local(local) if local.is_ready(port, now) => Availability::Up,
-            Server::Local(_) => Availability::Down,
+            Server::Local(local) => match local.standing(port, now) {
+                Standing::Ready => Availability::Up,
+                Standing::LastChoice => Availability::Suspect,
+                Standing::Out => Availability::Down,
+            },
             Server::Peer(peer) => peer.availability(),
             Server::Unreachable => Availability::Unreachable,
         }
@@ -179,8 +182,9 @@ impl LocalService {
         self.inbound.iter().find(|(name, _)| name.as_str() == peer).map(|(_, counters)| counters)
     }
 
-    fn is_ready(&self, port: u16, now: u64) -> bool {
-        self.endpoints(port).is_some_and(|e| e.any_ready(now))
+    /// The best that a port has to offer now.
+    fn standing(&self, port: u16, now: u64) -> Standing {
+        self.endpoints(port).map_or(Standing::Out, |endpoints| endpoints.standing(now))
     }
 }
 
@@ -201,13 +205,14 @@ impl ViewBuilder {
         Self { cluster, region, rings: Rings::default(), conditions, budgets: HashMap::new() }
     }
 
-    /// The view of `catalog`; endpoints that stay keep what `previous` measured of them.
+    /// The view of `catalog` at `now`; endpoints that stay keep what `previous` knows of them.
     pub fn build(
         &mut self,
         catalog: Arc<Catalog>,
         peers: &Peers,
         metrics: &Metrics,
         previous: &View,
+        now: u64,
     ) -> View {
         let resolved = union::resolve(&catalog);
         let mut view = View { conditions: self.conditions.clone(), ..View::default() };
@@ -215,7 +220,10 @@ impl ViewBuilder {
         for (name, service) in &catalog.declared.services {
             let placed = resolved.union.get(name);
             let placement = placed.and_then(|p| self.placement(p).ok());
-            let local = self.local(service, placed, placement, peers, metrics, previous);
+            let seed = placed.map_or(0, |p| p.contract.seed);
+            let rule = self.rule(service, placed.map(|p| p.balance), seed, &mut view.conditions);
+            let ports = ports(service, &rule, previous, now);
+            let local = local(service, ports, placement, peers, metrics);
             let (namespace, name) = ((*name.namespace).into(), (*name.name).into());
             view.local.entry(namespace).or_default().insert(name, Arc::new(local));
         }
@@ -298,43 +306,73 @@ impl ViewBuilder {
         })
     }
 
-    fn local(
-        &self,
+    /// How the endpoints of a service are treated.
+    fn rule(
+        &mut self,
         service: &Declared,
-        placed: Option<&Placed>,
-        placement: Option<Placement>,
-        peers: &Peers,
-        metrics: &Metrics,
-        previous: &View,
-    ) -> LocalService {
-        let before = previous.local(&service.name.namespace, &service.name.name);
-        let balance = placed.map_or(registry::model::Algorithm::P2cEwma, |p| p.balance);
-        let ports = service.ports.iter().map(|port| {
-            let specs = service.endpoints.iter().filter_map(|endpoint| {
-                let number = *endpoint.ports.get(&port.name)?;
-                Some(EndpointSpec {
-                    id: endpoint.id.clone(),
-                    address: registry::model::HostPort { host: endpoint.host.clone(), port: number },
-                    weight: endpoint.weight,
-                    capacity: endpoint.capacity,
-                })
-            });
-            let kept = before.and_then(|b| b.endpoints(port.number));
-            (port.clone(), Endpoints::new(balance, specs, kept))
+        algorithm: Option<Algorithm>,
+        seed: u64,
+        conditions: &mut Vec<Condition>,
+    ) -> Rule {
+        let algorithm = algorithm.unwrap_or(Algorithm::P2cEwma);
+        let ring = match algorithm {
+            Algorithm::P2cEwma | Algorithm::RoundRobin => None,
+            Algorithm::Ring => match self.rings.inner(&service.endpoints, seed) {
+                Ok(ring) => Some(ring),
+                Err(error) => {
+                    conditions.push(Condition {
+                        object: format!("MeshService {}", service.name),
+                        kind: "Programmed",
+                        status: false,
+                        reason: "NoRing",
+                        message: format!("its endpoints make no ring: {error}; keys are not looked at"),
+                    });
+                    None
+                }
+            },
+        };
+        Rule { algorithm, ring, checked: false }
+    }
+}
+
+/// The ports of a service with their endpoints.
+fn ports(service: &Declared, rule: &Rule, previous: &View, now: u64) -> Vec<(Port, Endpoints)> {
+    let before = previous.local(&service.name.namespace, &service.name.name);
+    let endpoints = |port: &Port| {
+        let specs = service.endpoints.iter().filter_map(|endpoint| {
+            let number = *endpoint.ports.get(&port.name)?;
+            Some(EndpointSpec {
+                id: endpoint.id.clone(),
+                address: HostPort { host: endpoint.host.clone(), port: number },
+                weight: endpoint.weight,
+                capacity: endpoint.capacity,
+            })
         });
-        let label = service.name.to_string();
-        let inbound = peers.iter().map(|peer| {
-            let name = peer.link.cluster.clone();
-            let counters = metrics.requests(Direction::Inbound, &label, name.as_str());
-            (name, counters)
-        });
-        LocalService {
-            name: service.name.clone(),
-            grant: service.export.clone(),
-            ports: ports.collect(),
-            placement,
-            inbound: inbound.collect(),
-            durations: metrics.durations(Direction::Inbound, &label),
-        }
+        let kept = before.and_then(|b| b.endpoints(port.number));
+        (port.clone(), Endpoints::new(rule.clone(), specs, kept, now))
+    };
+    service.ports.iter().map(endpoints).collect()
+}
+
+fn local(
+    service: &Declared,
+    ports: Vec<(Port, Endpoints)>,
+    placement: Option<Placement>,
+    peers: &Peers,
+    metrics: &Metrics,
+) -> LocalService {
+    let label = service.name.to_string();
+    let inbound = peers.iter().map(|peer| {
+        let name = peer.link.cluster.clone();
+        let counters = metrics.requests(Direction::Inbound, &label, name.as_str());
+        (name, counters)
+    });
+    LocalService {
+        name: service.name.clone(),
+        grant: service.export.clone(),
+        ports,
+        placement,
+        inbound: inbound.collect(),
+        durations: metrics.durations(Direction::Inbound, &label),
     }
 }

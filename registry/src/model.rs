@@ -325,6 +325,8 @@ pub enum Algorithm {
     P2cEwma,
     /// In turn, by weight.
     RoundRobin,
+    /// By the request's key on a ring of the endpoints; requests without a key as [`Self::P2cEwma`].
+    Ring,
 }
 
 /// What is tried again, and how often.

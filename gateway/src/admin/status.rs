@@ -4,6 +4,7 @@ use registry::model::{Condition, PeerImports};
 use serde::Serialize;
 
 use super::Admin;
+use crate::balance::Standing;
 use crate::health::State;
 use crate::peers::{PeerCluster, PeerGateway};
 use crate::sync::unix_ms;
@@ -85,6 +86,7 @@ struct Endpoint {
     id: String,
     address: String,
     ready: bool,
+    state: &'static str,
     in_flight: u32,
 }
 
@@ -212,7 +214,8 @@ fn endpoints(local: &LocalService, now: u64) -> Vec<Endpoint> {
     all.map(|endpoint| Endpoint {
         id: endpoint.id().to_owned(),
         address: endpoint.address().to_string(),
-        ready: endpoint.ready(now),
+        ready: endpoint.standing(now) == Standing::Ready,
+        state: endpoint.word(now),
         in_flight: endpoint.in_flight(),
     })
     .collect()

@@ -6,6 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod health;
+mod ring;
+
 const SECOND: u64 = 1_000_000;
 
 fn spec(id: &str, weight: u32) -> EndpointSpec {
@@ -15,7 +18,23 @@ fn spec(id: &str, weight: u32) -> EndpointSpec {
 
 fn set(algorithm: Algorithm, weights: &[u32]) -> Endpoints {
     let ids = "abcdefghij";
-    Endpoints::new(algorithm, weights.iter().enumerate().map(|(i, &w)| spec(&ids[i..=i], w)), None)
+    Endpoints::new(rule(algorithm), weights.iter().enumerate().map(|(i, &w)| spec(&ids[i..=i], w)), None, 0)
+}
+
+fn rule(algorithm: Algorithm) -> Rule {
+    Rule { algorithm, ring: None, checked: false }
+}
+
+fn start(set: &Endpoints, index: usize, now: u64) -> InFlight {
+    set.get(index).begin(now).unwrap()
+}
+
+fn refuse(set: &Endpoints, index: usize, now: u64) {
+    let _ = start(set, index, now).refused(now);
+}
+
+fn fail(set: &Endpoints, index: usize, now: u64) {
+    let _ = set.failed(&start(set, index, now), now);
 }
 
 fn rng() -> fastrand::Rng {
@@ -27,7 +46,7 @@ fn counts(set: &Endpoints, n: usize, now: u64) -> Vec<usize> {
     let mut rng = rng();
     let mut counts = vec![0; set.iter().len()];
     for _ in 0..n {
-        counts[set.pick(now, &mut rng, &[]).unwrap()] += 1;
+        counts[set.pick(now, &mut rng, None, &[]).unwrap()] += 1;
     }
     counts
 }
@@ -37,7 +56,7 @@ fn round_robin_gives_turns_by_weight_evenly_spread() {
     assert_eq!(counts(&set(Algorithm::RoundRobin, &[100, 100, 100]), 300, 0), [100, 100, 100]);
     assert_eq!(counts(&set(Algorithm::RoundRobin, &[100, 0, 250]), 70, 0), [20, 0, 50]);
     let set = set(Algorithm::RoundRobin, &[300, 100]);
-    let order: Vec<usize> = (0..8).map(|_| set.pick(0, &mut rng(), &[]).unwrap()).collect();
+    let order: Vec<usize> = (0..8).map(|_| set.pick(0, &mut rng(), None, &[]).unwrap()).collect();
     for four in order.windows(4) {
         assert_eq!(four.iter().filter(|&&index| index == 1).count(), 1, "{order:?}");
     }
@@ -46,7 +65,7 @@ fn round_robin_gives_turns_by_weight_evenly_spread() {
 #[test]
 fn round_robin_spreads_what_a_refusing_endpoint_leaves() {
     let set = set(Algorithm::RoundRobin, &[100, 100, 100]);
-    set.get(1).refused(0);
+    refuse(&set, 1, 0);
     assert_eq!(counts(&set, 300, 0), [150, 0, 150]);
 }
 
@@ -54,27 +73,27 @@ fn round_robin_spreads_what_a_refusing_endpoint_leaves() {
 fn a_refused_connect_skips_for_a_second() {
     for algorithm in [Algorithm::RoundRobin, Algorithm::P2cEwma] {
         let set = set(algorithm, &[100]);
-        set.get(0).refused(SECOND);
-        assert_eq!(set.pick(2 * SECOND - 1, &mut rng(), &[]), None);
-        assert!(!set.any_ready(2 * SECOND - 1));
-        assert_eq!(set.pick(2 * SECOND, &mut rng(), &[]), Some(0));
+        refuse(&set, 0, SECOND);
+        assert_eq!(set.pick(2 * SECOND - 1, &mut rng(), None, &[]), None);
+        assert_eq!(set.standing(2 * SECOND - 1), Standing::Out);
+        assert_eq!(set.pick(2 * SECOND, &mut rng(), None, &[]), Some(0));
         // A late word of an earlier refusal does not shorten it; an accepted connect ends it.
-        set.get(0).refused(3 * SECOND);
-        set.get(0).refused(2 * SECOND);
-        assert_eq!(set.pick(4 * SECOND - 1, &mut rng(), &[]), None);
-        set.get(0).connected();
-        assert_eq!(set.pick(3 * SECOND, &mut rng(), &[]), Some(0));
+        refuse(&set, 0, 3 * SECOND);
+        refuse(&set, 0, 2 * SECOND);
+        assert_eq!(set.pick(4 * SECOND - 1, &mut rng(), None, &[]), None);
+        let _ = set.get(0).connected(0);
+        assert_eq!(set.pick(3 * SECOND, &mut rng(), None, &[]), Some(0));
     }
 }
 
 #[test]
 fn the_past_of_a_process_that_died_does_not_count() {
     let set = set(Algorithm::P2cEwma, &[100]);
-    set.get(0).start(0).failed(5);
-    set.get(0).connected();
+    fail(&set, 0, 5);
+    let _ = set.get(0).connected(0);
     assert!(set.get(0).latency_micros(5).is_some(), "another connection to the same process changes nothing");
-    set.get(0).refused(5);
-    set.get(0).connected();
+    refuse(&set, 0, 5);
+    let _ = set.get(0).connected(0);
     assert_eq!(set.get(0).latency_micros(5), None);
 }
 
@@ -83,7 +102,7 @@ fn tried_endpoints_are_never_picked_again() {
     for algorithm in [Algorithm::RoundRobin, Algorithm::P2cEwma] {
         let set = set(algorithm, &[100, 1, 100, 0]);
         let mut tried = Vec::new();
-        while let Some(index) = set.pick(0, &mut rng(), &tried) {
+        while let Some(index) = set.pick(0, &mut rng(), None, &tried) {
             assert!(!tried.contains(&index));
             tried.push(index);
         }
@@ -97,8 +116,8 @@ fn nothing_declared_is_nothing_ready() {
     for weights in [&[][..], &[0, 0]] {
         for algorithm in [Algorithm::RoundRobin, Algorithm::P2cEwma] {
             let set = set(algorithm, weights);
-            assert_eq!(set.pick(0, &mut rng(), &[]), None);
-            assert!(!set.any_ready(0));
+            assert_eq!(set.pick(0, &mut rng(), None, &[]), None);
+            assert_eq!(set.standing(0), Standing::Out);
         }
     }
 }
@@ -107,15 +126,18 @@ fn nothing_declared_is_nothing_ready() {
 fn a_full_endpoint_is_skipped_while_others_have_room() {
     for algorithm in [Algorithm::RoundRobin, Algorithm::P2cEwma] {
         let limited = |id, capacity| EndpointSpec { capacity: Some(capacity), ..spec(id, 100) };
-        let set = Endpoints::new(algorithm, [limited("a", 1), limited("b", 2)], None);
+        let set = Endpoints::new(rule(algorithm), [limited("a", 1), limited("b", 2)], None, 0);
         let guards: Vec<InFlight> = (0..3)
             .map(|_| {
-                let index = set.pick(0, &mut rng(), &[]).unwrap();
-                set.get(index).start(0)
+                let index = set.pick(0, &mut rng(), None, &[]).unwrap();
+                start(&set, index, 0)
             })
             .collect();
         assert_eq!([set.get(0).in_flight(), set.get(1).in_flight()], [1, 2]);
-        assert!(set.pick(0, &mut rng(), &[]).is_some(), "all full: better queued there than refused here");
+        assert!(
+            set.pick(0, &mut rng(), None, &[]).is_some(),
+            "all full: better queued there than refused here"
+        );
         drop(guards);
         assert_eq!([set.get(0).in_flight(), set.get(1).in_flight()], [0, 0]);
     }
@@ -125,7 +147,7 @@ fn a_full_endpoint_is_skipped_while_others_have_room() {
 fn p2c_prefers_what_answers_faster() {
     let set = set(Algorithm::P2cEwma, &[100, 100, 100]);
     for (index, latency) in [(0, 1_000), (1, 50_000), (2, 50_000)] {
-        set.get(index).start(0).answered(latency);
+        let _ = start(&set, index, 0).answered(latency);
     }
     // Two of three pairs contain the fast one.
     let counts = counts(&set, 3000, 50_000);
@@ -135,12 +157,12 @@ fn p2c_prefers_what_answers_faster() {
 #[test]
 fn p2c_weighs_latency_with_load() {
     let set = set(Algorithm::P2cEwma, &[100, 100]);
-    set.get(0).start(0).answered(1_000);
-    set.get(1).start(0).answered(2_000);
-    let pick = || set.pick(2_000, &mut rng(), &[]).unwrap();
+    let _ = start(&set, 0, 0).answered(1_000);
+    let _ = start(&set, 1, 0).answered(2_000);
+    let pick = || set.pick(2_000, &mut rng(), None, &[]).unwrap();
     assert_eq!(pick(), 0);
-    let first = set.get(0).start(2_000);
-    let second = set.get(0).start(2_000);
+    let first = start(&set, 0, 2_000);
+    let second = start(&set, 0, 2_000);
     assert_eq!(pick(), 1, "three times 1 ms is more than 2 ms");
     drop((first, second));
     assert_eq!(pick(), 0);
@@ -151,11 +173,12 @@ fn p2c_loads_by_weight() {
     // Requests that never end and equal latencies: what is in flight settles at the weights.
     let set = set(Algorithm::P2cEwma, &[300, 100, 100]);
     for endpoint in set.iter() {
-        endpoint.start(0).answered(1_000);
+        let _ = endpoint.begin(0).unwrap().answered(1_000);
     }
     let mut rng = rng();
-    let guards: Vec<InFlight> =
-        (0..1000).map(|_| set.get(set.pick(1_000, &mut rng, &[]).unwrap()).start(1_000)).collect();
+    let guards: Vec<InFlight> = (0..1000)
+        .map(|_| set.get(set.pick(1_000, &mut rng, None, &[]).unwrap()).begin(1_000).unwrap())
+        .collect();
     let loads: Vec<u32> = set.iter().map(|endpoint| endpoint.in_flight()).collect();
     for (load, expected) in loads.iter().zip([600u32, 200, 200]) {
         assert!(load.abs_diff(expected) <= 20, "{loads:?}");
@@ -166,19 +189,19 @@ fn p2c_loads_by_weight() {
 #[test]
 fn p2c_asks_a_new_endpoint_once_before_it_relies_on_it() {
     let set = set(Algorithm::P2cEwma, &[100, 100]);
-    set.get(0).start(0).answered(1_000);
-    assert_eq!(set.pick(1_000, &mut rng(), &[]), Some(1));
-    let _first = set.get(1).start(1_000);
+    let _ = start(&set, 0, 0).answered(1_000);
+    assert_eq!(set.pick(1_000, &mut rng(), None, &[]), Some(1));
+    let _first = start(&set, 1, 1_000);
     for _ in 0..20 {
-        assert_eq!(set.pick(1_000, &mut rng(), &[]), Some(0));
+        assert_eq!(set.pick(1_000, &mut rng(), None, &[]), Some(0));
     }
 }
 
 #[test]
 fn failing_fast_is_no_way_to_draw_requests() {
     let set = set(Algorithm::P2cEwma, &[100, 100]);
-    set.get(0).start(0).failed(10);
-    set.get(1).start(0).answered(5_000);
+    fail(&set, 0, 10);
+    let _ = start(&set, 1, 0).answered(5_000);
     assert_eq!(counts(&set, 100, 5_000), [0, 100]);
 }
 
@@ -187,10 +210,10 @@ fn latency_rises_at_once_and_fades_with_time() {
     let set = set(Algorithm::P2cEwma, &[100]);
     let endpoint = set.get(0);
     assert_eq!(endpoint.latency_micros(0), None);
-    endpoint.start(0).answered(1_000);
-    endpoint.start(1_000).answered(101_000);
+    let _ = endpoint.begin(0).unwrap().answered(1_000);
+    let _ = endpoint.begin(1_000).unwrap().answered(101_000);
     assert_eq!(endpoint.latency_micros(101_000), Some(100_000.0));
-    endpoint.start(101_000).answered(102_000);
+    let _ = endpoint.begin(101_000).unwrap().answered(102_000);
     assert!(endpoint.latency_micros(102_000).unwrap() > 99_000.0, "one fast answer does not make it fast");
     let later = endpoint.latency_micros(102_000 + 10 * SECOND).unwrap();
     assert!((35_000.0..38_000.0).contains(&later), "{later}");
@@ -198,11 +221,13 @@ fn latency_rises_at_once_and_fades_with_time() {
 
 #[test]
 fn measures_outlive_a_rebuild_where_id_and_address_stay() {
-    let old = Endpoints::new(Algorithm::RoundRobin, [spec("a", 100), spec("b", 100), spec("c", 100)], None);
-    let guard = old.get(0).start(0);
+    let specs = [spec("a", 100), spec("b", 100), spec("c", 100)];
+    let old = Endpoints::new(rule(Algorithm::RoundRobin), specs, None, 0);
+    let guard = start(&old, 0, 0);
     let mut moved = spec("b", 100);
     moved.address.port += 1;
-    let new = Endpoints::new(Algorithm::P2cEwma, [moved, spec("d", 100), spec("a", 7)], Some(&old));
+    let specs = [moved, spec("d", 100), spec("a", 7)];
+    let new = Endpoints::new(rule(Algorithm::P2cEwma), specs, Some(&old), 0);
     assert!(Arc::ptr_eq(new.get(2), old.get(0)));
     assert_eq!(new.get(2).in_flight(), 1);
     assert!(!Arc::ptr_eq(new.get(0), old.get(1)));
@@ -214,15 +239,15 @@ fn measures_outlive_a_rebuild_where_id_and_address_stay() {
 fn workers_that_pick_at_once_lose_no_count() {
     for algorithm in [Algorithm::RoundRobin, Algorithm::P2cEwma] {
         let set = set(algorithm, &[100, 100, 100]);
-        set.get(2).refused(0);
+        refuse(&set, 2, 0);
         thread::scope(|scope| {
             for seed in 0..4 {
                 let set = &set;
                 scope.spawn(move || {
                     let mut rng = fastrand::Rng::with_seed(seed);
                     for now in 0..5_000 {
-                        let guard = set.get(set.pick(now, &mut rng, &[]).unwrap()).start(now);
-                        guard.answered(now + 10);
+                        let (_, guard) = set.take(now, &mut rng, None, &[]).unwrap();
+                        let _ = guard.answered(now + 10);
                         assert_eq!(set.get(2).in_flight(), 0);
                     }
                 });
@@ -244,18 +269,18 @@ proptest! {
             EndpointSpec { capacity: Some(1), ..spec(&"abcdefghij"[i..=i], w) }
         });
         let algorithm = if p2c { Algorithm::P2cEwma } else { Algorithm::RoundRobin };
-        let set = Endpoints::new(algorithm, specs, None);
+        let set = Endpoints::new(rule(algorithm), specs, None, 0);
         let mut guards = Vec::new();
         let mut tried = Vec::new();
         for (index, &(_, refused, full, was_tried)) in endpoints.iter().enumerate() {
-            if refused { set.get(index).refused(0) }
-            if full { guards.push(set.get(index).start(0)) }
+            if refused { refuse(&set, index, 0) }
+            if full { guards.push(start(&set, index, 0)) }
             if was_tried { tried.push(index) }
         }
         let open = |index: &usize| weights[*index] > 0 && !endpoints[*index].1 && !endpoints[*index].3;
         let room = |index: &usize| open(index) && !endpoints[*index].2;
         let all = 0..endpoints.len();
-        match set.pick(0, &mut fastrand::Rng::with_seed(seed), &tried) {
+        match set.pick(0, &mut fastrand::Rng::with_seed(seed), None, &tried) {
             None => prop_assert!(!all.clone().any(|index| open(&index))),
             Some(index) => {
                 prop_assert!(open(&index));

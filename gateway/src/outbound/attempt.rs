@@ -78,7 +78,8 @@ impl Call<'_> {
         let worker = self.worker;
         let clock = &worker.shared.clock;
         let response =
-            endpoint::call(&worker.pool, endpoints, clock, self.head, &self.body, allowance).await?;
+            endpoint::call(&worker.pool, endpoints, clock, self.head, &self.body, self.hash, allowance)
+                .await?;
         Ok(response.into())
     }
 

@@ -4,18 +4,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use hashring::{Ring, RingError};
-use registry::model::Member;
+use registry::model::{Endpoint, Member};
 
-/// All that a ring of clusters is a function of, in the ring's own order. Equal declarations have equal fingerprints,
-/// and unlike a fingerprint they are known before the ring is built.
+/// All that a ring is a function of, in the ring's own order. Equal declarations have equal fingerprints, and unlike a
+/// fingerprint they are known before the ring is built.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Declaration {
     seed: u64,
-    members: Vec<(String, String, u32)>,
+    /// Id, zone and weight, by ascending id.
+    nodes: Vec<(String, String, u32)>,
 }
 
-/// The rings in use, each built once however many services declare it. A ring goes when the last placement that
-/// holds it goes.
+/// The rings in use, each built once however many services declare it. A ring goes when the last that holds it goes.
 #[derive(Debug, Default)]
 pub struct Rings {
     built: HashMap<Declaration, Weak<Ring>>,
@@ -28,19 +28,28 @@ impl Rings {
     /// # Errors
     /// As [`hashring::RingBuilder::build`]: a name twice, too many nodes or points.
     pub fn get(&mut self, members: &[Member], seed: u64) -> Result<Arc<Ring>, RingError> {
-        let declaration = Declaration {
-            seed,
-            members: members
-                .iter()
-                .map(|member| (member.cluster.to_string(), member.region.clone(), member.weight))
-                .collect(),
-        };
+        let node = |member: &Member| (member.cluster.to_string(), member.region.clone(), member.weight);
+        self.of(Declaration { seed, nodes: members.iter().map(node).collect() })
+    }
+
+    /// The ring of a service's endpoints, the inner one: ids, zones and weights as they are declared, base 160.
+    ///
+    /// # Errors
+    /// As [`Rings::get`].
+    pub fn inner(&mut self, endpoints: &[Endpoint], seed: u64) -> Result<Arc<Ring>, RingError> {
+        let node = |endpoint: &Endpoint| (endpoint.id.clone(), endpoint.zone.clone(), endpoint.weight);
+        let mut nodes: Vec<_> = endpoints.iter().map(node).collect();
+        nodes.sort_unstable();
+        self.of(Declaration { seed, nodes })
+    }
+
+    fn of(&mut self, declaration: Declaration) -> Result<Arc<Ring>, RingError> {
         if let Some(ring) = self.built.get(&declaration).and_then(Weak::upgrade) {
             return Ok(ring);
         }
-        let mut builder = Ring::builder().seed(seed);
-        for (cluster, region, weight) in &declaration.members {
-            builder = builder.node(cluster.as_bytes(), *weight, region.as_bytes());
+        let mut builder = Ring::builder().seed(declaration.seed);
+        for (id, zone, weight) in &declaration.nodes {
+            builder = builder.node(id, *weight, zone);
         }
         let ring = Arc::new(builder.build()?);
         // Swept only before the map would grow, so that building many rings stays linear.

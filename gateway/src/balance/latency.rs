@@ -1,0 +1,45 @@
+//! How long an endpoint takes to answer, as the next request should expect it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The time in which the weight of a sample falls to 1/e, in microseconds.
+const DECAY_MICROS: f64 = 10_000_000.0;
+
+/// A peak EWMA. Of two samples that end at the same instant one may be lost, which an average does not notice.
+#[derive(Debug, Default)]
+pub(super) struct Latency {
+    /// In microseconds, as the bits of an `f64`; zero: never measured.
+    mean: AtomicU64,
+    /// When `mean` was true.
+    measured_at: AtomicU64,
+}
+
+impl Latency {
+    /// In microseconds: the last peak, fading towards later samples, and towards nothing while there are none, so that
+    /// an endpoint with a bad past is tried again. `None`: never measured.
+    pub(super) fn expected(&self, now: u64) -> Option<f64> {
+        let mean = f64::from_bits(self.mean.load(Relaxed));
+        (mean > 0.0).then(|| mean * self.faded(now))
+    }
+
+    /// What is slower than expected counts at once, what is faster by and by.
+    pub(super) fn observe(&self, sample: f64, now: u64) {
+        let sample = sample.max(1.0);
+        let old = f64::from_bits(self.mean.load(Relaxed));
+        let faded = self.faded(now);
+        let mean = if sample >= old { sample } else { old * faded + sample * (1.0 - faded) };
+        self.mean.store(mean.to_bits(), Relaxed);
+        self.measured_at.store(now, Relaxed);
+    }
+
+    /// As if never measured.
+    pub(super) fn forget(&self) {
+        self.mean.store(0, Relaxed);
+    }
+
+    /// What is left at `now` of a sample's weight.
+    fn faded(&self, now: u64) -> f64 {
+        let age = now.saturating_sub(self.measured_at.load(Relaxed));
+        (-(age as f64) / DECAY_MICROS).exp()
+    }
+}
