@@ -98,7 +98,7 @@ impl Drop for Flight {
     }
 }
 
-/// What [`Tunnel::run`] tells while the tunnel lives.
+/// What [`Driver::run`] tells while the tunnel lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The probe of this sequence number was answered; its clock came back.
