@@ -1,0 +1,192 @@
+//! A process with several workers, each a thread with a runtime and an endpoint. It answers what it is asked.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU8;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use identity::pki::{self, Issue, Validity};
+use identity::{Credentials, Role, Trust};
+use proto::control::GoAway;
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{oneshot, watch};
+use tunnel::{Accepted, Begun, Driver, Endpoint, HelloInfo, Local, Port, Secrets, Strays, Tunnel};
+
+const DOMAIN: &str = "mesh.test";
+const CLUSTERS: [&str; 2] = ["east", "west"];
+/// The longest a call may take: several lost packets, never the idle timeout.
+const CALL_WAIT: Duration = Duration::from_millis(2500);
+
+/// Certificates of the two clusters, and room for their keys.
+pub(crate) struct Pki {
+    dir: TempDir,
+}
+
+impl Pki {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        let ca_dir = dir.path().join("ca");
+        pki::init(DOMAIN, &ca_dir, now).unwrap();
+        for cluster in CLUSTERS {
+            let ask = Issue {
+                ca_dir: ca_dir.clone(),
+                cluster: cluster.into(),
+                role: Role::Gateway { id: "gw-1".into() },
+                peers: CLUSTERS.map(|c| (c.to_owned(), None)).into(),
+                out_dir: dir.path().join(cluster),
+                trust_domain: None,
+                validity: Validity::from_now(now, Duration::from_secs(3600)),
+            };
+            pki::issue(&ask).unwrap();
+        }
+        Self { dir }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+struct Worker {
+    handle: Handle,
+    endpoint: Arc<Endpoint>,
+    /// Dropped: the thread ends.
+    _running: oneshot::Sender<()>,
+}
+
+pub(crate) struct Gateway {
+    pub(crate) address: SocketAddr,
+    accepted: Arc<Mutex<Vec<Tunnel>>>,
+    count: watch::Receiver<usize>,
+    workers: Vec<Worker>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Gateway {
+    pub(crate) fn start(pki: &Pki, cluster: &str, workers: u8, boot: u64) -> Self {
+        Self::start_at(pki.path(), cluster, ([127, 0, 0, 1], 0).into(), workers, boot)
+    }
+
+    /// Like a start of the same process: its keys are kept in `dir`.
+    pub(crate) fn start_at(dir: &Path, cluster: &str, address: SocketAddr, workers: u8, boot: u64) -> Self {
+        let state = dir.join(cluster);
+        let (trust, problems) = Trust::load(&state, CLUSTERS.map(|c| (c, DOMAIN)));
+        assert!(problems.is_empty(), "{problems:?}");
+        let local = Local {
+            hello: HelloInfo {
+                cluster: cluster.into(),
+                region: "test".into(),
+                cluster_uid: [7; 16],
+                gateway: "gw-1".into(),
+                worker: u32::MAX,
+                boot,
+                addresses: Vec::new(),
+            },
+            credentials: Arc::new(Credentials::load(&state).unwrap()),
+            trust: Arc::new(trust),
+        };
+        let secrets = Secrets::load_or_create(&state.join(Secrets::FILE)).unwrap();
+        let ports = Port::bind(address, NonZeroU8::new(workers).unwrap(), &secrets, boot).unwrap();
+        let accepted = Arc::<Mutex<Vec<Tunnel>>>::default();
+        let (counter, count) = watch::channel(0);
+        let counter = Arc::new(counter);
+        let (mut workers, mut threads) = (Vec::new(), Vec::new());
+        for port in ports {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            let handle = runtime.handle().clone();
+            let entered = handle.enter();
+            let endpoint = Arc::new(Endpoint::on(port, local.clone()).unwrap());
+            drop(entered);
+            handle.spawn(serve(endpoint.clone(), accepted.clone(), counter.clone()));
+            let (running, ended) = oneshot::channel::<()>();
+            threads.push(thread::spawn(move || drop(runtime.block_on(ended))));
+            workers.push(Worker { handle, endpoint, _running: running });
+        }
+        let address = workers[0].endpoint.local_address().unwrap();
+        Self { address, accepted, count, workers, threads }
+    }
+
+    /// Dials from a worker, which owns the tunnel then.
+    pub(crate) async fn dial(&self, worker: usize, address: SocketAddr, cluster: &'static str) -> Tunnel {
+        let endpoint = self.workers[worker].endpoint.clone();
+        let dialled = self.workers[worker].handle.spawn(async move {
+            let (tunnel, driver) = endpoint.dial(address, cluster, |_| Ok(())).await.unwrap();
+            drive(driver);
+            tunnel
+        });
+        dialled.await.unwrap()
+    }
+
+    /// The tunnels that others dialled.
+    pub(crate) fn accepted(&self) -> Vec<Tunnel> {
+        self.accepted.lock().unwrap().clone()
+    }
+
+    /// Waits for as many.
+    pub(crate) async fn accepted_as_many_as(&mut self, many: usize) -> Vec<Tunnel> {
+        self.count.wait_for(|n| *n >= many).await.unwrap();
+        self.accepted()
+    }
+
+    pub(crate) fn strays(&self) -> Strays {
+        self.workers[0].endpoint.strays()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.workers.clear();
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
+
+fn drive(driver: Driver) {
+    tokio::spawn(driver.run(|_| {}));
+}
+
+async fn serve(endpoint: Arc<Endpoint>, list: Arc<Mutex<Vec<Tunnel>>>, count: Arc<watch::Sender<usize>>) {
+    while let Some(handshake) = endpoint.accept(|_| Ok(())).await {
+        let (list, count) = (list.clone(), count.clone());
+        tokio::spawn(async move {
+            let Ok((tunnel, driver)) = handshake.await else { return };
+            drive(driver);
+            list.lock().unwrap().push(tunnel.clone());
+            count.send_modify(|n| *n += 1);
+            while let Ok(stream) = tunnel.accept().await {
+                tokio::spawn(echo(stream));
+            }
+        });
+    }
+}
+
+/// Sends back every message of a stream. A failure is the caller's to see.
+async fn echo(stream: Accepted) {
+    let Ok(Begun::Sync(mut reader, mut writer)) = stream.begin().await else { return };
+    while let Ok(Some(message)) = reader.next::<GoAway>().await {
+        if writer.send(&message).await.is_err() {
+            return;
+        }
+    }
+    writer.finish();
+}
+
+/// One exchange: asks with `number` and must hear it again.
+pub(crate) async fn call(tunnel: &Tunnel, number: u64) {
+    let called = async {
+        let (mut reader, mut writer) = tunnel.open_sync().await.unwrap();
+        writer.send(&GoAway { last_stream: Some(number), reason: "asked".into() }).await.unwrap();
+        writer.finish();
+        let answer: GoAway = reader.next().await.unwrap().unwrap();
+        assert_eq!(answer.last_stream, Some(number));
+        assert!(reader.next::<GoAway>().await.unwrap().is_none());
+    };
+    tokio::time::timeout(CALL_WAIT, called)
+        .await
+        .unwrap_or_else(|_| panic!("call {number:#x} has no answer"));
+}
