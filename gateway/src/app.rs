@@ -1,4 +1,10 @@
-//! One gateway process: reads its manifests, makes everything, starts it, and drains it on SIGTERM.
+//! One gateway process: reads its files, makes everything, starts it, takes what changes in its files, and drains it on
+//! SIGTERM.
+
+mod change;
+mod files;
+mod load;
+mod reload;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -8,19 +14,21 @@ use std::thread;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use identity::{Credentials, Trust};
-use registry::manifest::{self, Manifests, Problems};
-use registry::model::{Condition, Gateway};
+use registry::model::Gateway;
 use registry::state::StateDir;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tunnel::{HelloInfo, Local};
 
+use self::files::Look;
+use self::load::{Loaded, load};
+use self::reload::Reloader;
 use crate::admin::{self, Admin};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
+use crate::checks;
 use crate::clock::Clock;
 use crate::dataplane;
 use crate::metrics::{Direction, InProgress, Metrics};
@@ -28,6 +36,8 @@ use crate::peers::Peers;
 use crate::sync::{self, Knowledge};
 use crate::view::{View, ViewBuilder};
 use crate::worker::Shared;
+
+pub use self::load::LoadError;
 
 /// Sync streams that wait for the control plane.
 const SYNCS_QUEUE: usize = 64;
@@ -42,27 +52,9 @@ pub struct Options {
 /// Why a gateway did not start, or ended on its own.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The manifests cannot be used; nothing was touched.
-    #[error("the manifests cannot be used")]
-    Manifests(#[source] Problems),
-    /// Our certificate or key cannot be used.
-    #[error("the identity cannot be used; `ringway pki issue` makes one")]
-    Identity(#[from] identity::IdentityError),
-    /// The certificate is another process's.
-    #[error(
-        "the certificate is for {found}, this Gateway is `{id}` of cluster `{cluster}` in trust domain \
-         `{trust_domain}`; issue one with `ringway pki issue --cluster {cluster} --gateway {id}`"
-    )]
-    WrongIdentity {
-        /// What the certificate says.
-        found: String,
-        /// `metadata.name`.
-        id: String,
-        /// `spec.cluster`.
-        cluster: String,
-        /// `spec.trustDomain`.
-        trust_domain: String,
-    },
+    /// The files cannot be used; nothing was touched.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// The state directory cannot be used.
     #[error("the state directory cannot be used")]
     State(#[from] registry::state::StateError),
@@ -92,23 +84,20 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]: nothing is left running.
 pub fn run(options: Options) -> Result<(), StartError> {
-    let manifests = manifest::load(&options.files).map_err(StartError::Manifests)?;
-    let gateway = manifests.require_gateway().map_err(StartError::Manifests)?.clone();
-    for warning in &manifests.warnings {
-        warn!("{warning}");
-    }
+    let loaded = load(&options.files)?;
+    loaded.say_warnings();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("control")
         .build()
         .map_err(StartError::Thread)?;
-    runtime.block_on(start(gateway, manifests))
+    runtime.block_on(start(options, loaded))
 }
 
-async fn start(gateway: Gateway, manifests: Manifests) -> Result<(), StartError> {
-    let credentials = credentials(&gateway)?;
-    let (trust, mut conditions) = trust(&gateway, &manifests);
-    conditions.extend(manifests.conditions);
+async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
+    let mut signals = Signals::listen().map_err(StartError::Thread)?;
+    let conditions = files.conditions();
+    let Loaded { gateway, declared, credentials, trust, .. } = files;
     let mut directory = StateDir::open(&gateway.state_dir)?;
     let loaded = directory.load(&mut fastrand::Rng::new())?;
     if loaded.skipped > 0 {
@@ -122,12 +111,12 @@ async fn start(gateway: Gateway, manifests: Manifests) -> Result<(), StartError>
 
     let started_unix_ms = sync::unix_ms();
     let boot = fastrand::u64(..);
-    let declared = manifests.declared;
-    let peers = Arc::new(Peers::new(&gateway.cluster, &gateway.id, declared.links.values()));
-    let knowledge =
-        Knowledge::new(gateway.cluster.clone(), &gateway.region, declared, loaded.saved, started_unix_ms);
+    let stop = CancellationToken::new();
+    let peers = Arc::new(Peers::new(&gateway.cluster, &gateway.id, &declared.links, stop.clone()));
+    let (cluster, region) = (gateway.cluster.clone(), &gateway.region);
+    let knowledge = Knowledge::new(cluster, region, declared, conditions, loaded.saved, started_unix_ms);
     let knowledge = Arc::new(knowledge);
-    let local = local(&gateway, &knowledge, boot, credentials, trust);
+    let local = Local { hello: hello(&gateway, &knowledge, boot), credentials, trust };
     let (syncs, incoming_syncs) = mpsc::channel(SYNCS_QUEUE);
     let metrics = Metrics::new();
     let shared = Arc::new(Shared {
@@ -143,14 +132,15 @@ async fn start(gateway: Gateway, manifests: Manifests) -> Result<(), StartError>
         clock: Clock::start(),
         in_progress: Arc::new(InProgress::default()),
         syncs,
-        stop: CancellationToken::new(),
+        local: watch::Sender::new(local),
+        stop,
+        cut: CancellationToken::new(),
         gateway,
     });
-    let mut builder =
-        ViewBuilder::new(shared.gateway.cluster.clone(), shared.gateway.region.clone(), conditions);
+    let mut builder = ViewBuilder::new(shared.gateway.cluster.clone(), shared.gateway.region.clone());
     shared.view.store(Arc::new(sync::build(&mut builder, &knowledge, &shared, &View::default())));
 
-    let worker = start_worker(&shared, local, http).await?;
+    let worker = start_worker(&shared, http).await?;
     let mut tasks = JoinSet::new();
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();
@@ -163,21 +153,34 @@ async fn start(gateway: Gateway, manifests: Manifests) -> Result<(), StartError>
         }
     });
     tasks.spawn(sync::export_to_peers(knowledge.clone(), incoming_syncs, shared.stop.clone()));
-    for peer in shared.peers.iter() {
-        tasks.spawn(sync::import_from(knowledge.clone(), peer.clone(), shared.stop.clone()));
-    }
-    tasks.spawn(sync::publish(knowledge, shared.clone(), builder, directory));
+    tasks.spawn(sync::import_from_peers(knowledge.clone(), shared.peers.clone()));
+    tasks.spawn(checks::run(shared.clone()));
+    tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder, directory));
+    tasks.spawn(reload::judge_tunnels(shared.clone()));
+    let reloader =
+        Reloader { files: options.files, shared: shared.clone(), knowledge, seen: Look::default() };
+    tasks.spawn(reloader.run(signals.hangup, shared.stop.clone()));
     let listen = &shared.gateway.listen;
     info!(
         cluster = %shared.gateway.cluster, gateway = %shared.gateway.id, tunnel = %listen.tunnel, http = %listen.http,
         admin = %listen.admin, "Ready."
     );
 
-    let worker_ended = until_told_to_stop(worker).await;
-    shared.stop.cancel();
-    if let Some(worker) = worker_ended {
-        // The drain has its own grace; this only waits for the thread.
-        let _ = worker.await;
+    let mut worker = worker;
+    tokio::select! {
+        () = signals.end.told() => {
+            shared.stop.cancel();
+            // The drain has its own grace.
+            tokio::select! {
+                _ = &mut worker => {}
+                () = signals.end.told() => {
+                    shared.cut.cancel();
+                    let _ = worker.await;
+                }
+            }
+        }
+        // It has ended by itself: its log says why.
+        _ = &mut worker => shared.stop.cancel(),
     }
     drained.cancel();
     while tasks.join_next().await.is_some() {}
@@ -185,38 +188,47 @@ async fn start(gateway: Gateway, manifests: Manifests) -> Result<(), StartError>
     Ok(())
 }
 
-/// Waits for a signal; gives the worker back, which is still running. `None`: it has ended by itself.
-async fn until_told_to_stop(mut worker: oneshot::Receiver<()>) -> Option<oneshot::Receiver<()>> {
-    let signals =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
-        error!("Cannot listen for signals; this process can only be killed.");
-        let _ = worker.await;
-        return None;
-    };
-    loop {
+/// The signals that mean something to a gateway; for the others the system's defaults stay.
+struct Signals {
+    end: EndSignals,
+    /// Read everything again.
+    hangup: Signal,
+}
+
+/// SIGTERM and SIGINT: drain; once more: do not wait.
+struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on no signal ends the process by itself.
+    fn listen() -> io::Result<Self> {
+        let end = EndSignals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
+        Ok(Self { end, hangup: signal(SignalKind::hangup())? })
+    }
+}
+
+impl EndSignals {
+    async fn told(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => return Some(worker),
-            _ = interrupt.recv() => return Some(worker),
-            // Its default would end the process in the middle of requests.
-            _ = hangup.recv() => warn!("SIGHUP changes nothing yet: restart this gateway to read its files again."),
-            _ = &mut worker => return None,
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
 
 /// Starts the data plane's thread; the receiver hears of its end.
-async fn start_worker(
-    shared: &Arc<Shared>,
-    local: Local,
-    http: TcpListener,
-) -> Result<oneshot::Receiver<()>, StartError> {
+async fn start_worker(shared: &Arc<Shared>, http: TcpListener) -> Result<oneshot::Receiver<()>, StartError> {
     let (ready, is_ready) = oneshot::channel();
     let (ended, has_ended) = oneshot::channel::<()>();
     let shared = shared.clone();
     let run = move || {
         let _ended = ended;
-        if let Err(failed) = dataplane::run(shared, local, http, ready) {
+        if let Err(failed) = dataplane::run(shared, http, ready) {
             error!(error = %failed, "The worker failed.");
         }
     };
@@ -225,61 +237,16 @@ async fn start_worker(
     Ok(has_ended)
 }
 
-fn credentials(gateway: &Gateway) -> Result<Credentials, StartError> {
-    let credentials = Credentials::load(&gateway.identity_dir)?;
-    let found = credentials.identity();
-    let ours = found.cluster == gateway.cluster.as_str()
-        && found.trust_domain == gateway.trust_domain
-        && found.gateway() == Some(gateway.id.as_str());
-    if ours {
-        return Ok(credentials);
-    }
-    Err(StartError::WrongIdentity {
-        found: found.to_string(),
-        id: gateway.id.clone(),
+/// What we say of ourselves in HELLO.
+fn hello(gateway: &Gateway, knowledge: &Knowledge, boot: u64) -> HelloInfo {
+    HelloInfo {
         cluster: gateway.cluster.to_string(),
-        trust_domain: gateway.trust_domain.clone(),
-    })
-}
-
-/// A link without a usable bundle stays down and says so; the others work.
-fn trust(gateway: &Gateway, manifests: &Manifests) -> (Trust, Vec<Condition>) {
-    let links = manifests.declared.links.values();
-    let (trust, problems) =
-        Trust::load(&gateway.identity_dir, links.map(|l| (l.cluster.as_str(), l.trust_domain.as_str())));
-    let condition = |(cluster, problem): (String, identity::TrustError)| {
-        error!(peer = %cluster, error = %problem, "The link stays down: its trust bundle cannot be used.");
-        Condition {
-            object: format!("Link {cluster}"),
-            kind: "ResolvedRefs",
-            status: false,
-            reason: "BundleNotUsable",
-            message: problem.to_string(),
-        }
-    };
-    let conditions = problems.into_iter().map(condition).collect();
-    (trust, conditions)
-}
-
-fn local(
-    gateway: &Gateway,
-    knowledge: &Knowledge,
-    boot: u64,
-    credentials: Credentials,
-    trust: Trust,
-) -> Local {
-    Local {
-        hello: HelloInfo {
-            cluster: gateway.cluster.to_string(),
-            region: gateway.region.clone(),
-            cluster_uid: knowledge.uid(),
-            gateway: gateway.id.clone(),
-            worker: 0,
-            boot,
-            addresses: gateway.advertise.iter().map(ToString::to_string).collect(),
-        },
-        credentials: Arc::new(credentials),
-        trust: Arc::new(trust),
+        region: gateway.region.clone(),
+        cluster_uid: knowledge.uid(),
+        gateway: gateway.id.clone(),
+        worker: 0,
+        boot,
+        addresses: gateway.advertise.iter().map(ToString::to_string).collect(),
     }
 }
 

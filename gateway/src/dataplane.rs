@@ -9,13 +9,13 @@ use std::time::Duration;
 use registry::model::{ClusterName, Gateway};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::spawn_local;
-use tracing::{debug, info, warn};
+use tokio::task::{JoinHandle, spawn_local};
+use tracing::{debug, error, info, warn};
 use tunnel::endpoint::HANDSHAKES_MAX;
 use tunnel::{Begun, Driver, Endpoint, EndpointError, Event, Local, Port, Secrets, Tunnel};
 
 use crate::endpoint::Pool;
-use crate::peers::{self, Offer};
+use crate::peers::{self, Offer, PeerCluster};
 use crate::worker::{Shared, SyncStream, Worker};
 use crate::{inbound, listener};
 
@@ -23,6 +23,8 @@ use crate::{inbound, listener};
 pub const DRAIN_GRACE: Duration = Duration::from_secs(25);
 /// How long the last packets may take once everything is closed.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
+/// What the last bytes of an answer may take to a peer, losses included.
+const DRAIN_LINGER: Duration = Duration::from_millis(200);
 /// How often a draining worker looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How often idle connections are looked through.
@@ -31,12 +33,12 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// Runs a worker on the calling thread until the process has drained. `ready` is told once its sockets are bound.
 pub fn run(
     shared: Arc<Shared>,
-    local: Local,
     http: TcpListener,
     ready: oneshot::Sender<Result<(), EndpointError>>,
 ) -> std::io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async move {
+        let local = shared.local.borrow().clone();
         let endpoint = match open_endpoint(&shared.gateway, local) {
             Ok(endpoint) => endpoint,
             Err(error) => {
@@ -51,23 +53,12 @@ pub fn run(
         let accepting = spawn_local(accept_tunnels(worker.clone()));
         let listening = spawn_local(listener::serve(worker.clone(), http));
         let sweeping = spawn_local(sweep(worker.pool.clone()));
-        for cluster in worker.shared.peers.iter() {
-            for address in cluster.link.addresses.clone() {
-                let (worker, cluster) = (worker.clone(), cluster.clone());
-                spawn_local(async move {
-                    let stop = worker.shared.stop.clone();
-                    let peers = worker.shared.peers.clone();
-                    let own = |tunnel, driver| own_tunnel(&worker, tunnel, driver);
-                    peers::keep_dialling(&worker.endpoint, peers, cluster, address, stop, own).await;
-                });
-            }
-        }
+        spawn_local(follow_local(worker.clone()));
+        spawn_local(dial_peers(worker.clone()));
         worker.shared.stop.cancelled().await;
-        drain(&worker).await;
+        drain(&worker, listening).await;
         accepting.abort();
         sweeping.abort();
-        // Ends by itself once its connections have; they were told to.
-        listening.abort();
         Ok(())
     })
 }
@@ -80,7 +71,7 @@ fn open_endpoint(gateway: &Gateway, local: Local) -> Result<Endpoint, EndpointEr
 }
 
 /// Finishes what was accepted, takes nothing new, then closes.
-async fn drain(worker: &Rc<Worker>) {
+async fn drain(worker: &Rc<Worker>, listening: JoinHandle<()>) {
     let shared = &worker.shared;
     info!(in_progress = shared.in_progress.count(), "Draining.");
     for cluster in shared.peers.iter() {
@@ -89,16 +80,56 @@ async fn drain(worker: &Rc<Worker>) {
         }
     }
     let finished = async {
+        // Ends once its connections have, each after the requests that it is in and once their answers are written.
+        let _ = listening.await;
         while shared.in_progress.count() > 0 {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
+        // What ended just before the drain may still be on its way to a peer; what ended since was waited for.
+        tokio::time::sleep(DRAIN_LINGER).await;
     };
-    if tokio::time::timeout(DRAIN_GRACE, finished).await.is_err() {
-        warn!(left = shared.in_progress.count(), grace = ?DRAIN_GRACE, "The grace is over; requests are cut.");
+    tokio::select! {
+        () = finished => {}
+        () = tokio::time::sleep(DRAIN_GRACE) => {
+            warn!(left = shared.in_progress.count(), grace = ?DRAIN_GRACE, "The grace is over; requests are cut.");
+        }
+        () = shared.cut.cancelled() => {
+            warn!(left = shared.in_progress.count(), "Told not to wait any longer; requests are cut.");
+        }
     }
     worker.endpoint.close("the gateway has drained");
     // Peers that hear nothing of it notice by their probes.
     let _ = tokio::time::timeout(CLOSE_WAIT, worker.endpoint.wait_idle()).await;
+}
+
+/// Makes new tunnels with the certificates and bundles of the moment.
+async fn follow_local(worker: Rc<Worker>) {
+    let mut changes = worker.shared.local.subscribe();
+    // `shared` holds the sender.
+    while changes.changed().await.is_ok() {
+        let local = changes.borrow_and_update().clone();
+        if let Err(failed) = worker.endpoint.replace_local(local) {
+            error!(error = %failed, "The new certificate cannot be used for tunnels; the old one stays in use.");
+        }
+    }
+}
+
+/// Dials every address of every link, of those to come too.
+async fn dial_peers(worker: Rc<Worker>) {
+    let peers = worker.shared.peers.clone();
+    peers.each(|cluster| drop(spawn_local(dial_peer(worker.clone(), cluster)))).await;
+}
+
+async fn dial_peer(worker: Rc<Worker>, cluster: Arc<PeerCluster>) {
+    let begin = |address, stop| {
+        let (worker, cluster) = (worker.clone(), cluster.clone());
+        spawn_local(async move {
+            let peers = worker.shared.peers.clone();
+            let own = |tunnel, driver| own_tunnel(&worker, tunnel, driver);
+            peers::keep_dialling(&worker.endpoint, peers, cluster, address, stop, own).await;
+        });
+    };
+    peers::each_address(&cluster, begin).await;
 }
 
 async fn sweep(pool: Rc<Pool>) {
@@ -130,37 +161,37 @@ async fn accept_tunnels(worker: Rc<Worker>) {
 /// Takes a tunnel into use and runs it on this worker until its end.
 fn own_tunnel(worker: &Rc<Worker>, tunnel: Tunnel, driver: Driver) {
     let peers = &worker.shared.peers;
-    let Some((gateway, offer)) = peers.offer(&tunnel) else { return };
-    let (cluster, id) = (gateway.cluster.clone(), gateway.id.clone());
+    let Some((cluster, gateway, offer)) = peers.offer(&tunnel) else { return };
+    let (name, id) = (gateway.cluster.clone(), gateway.id.clone());
     match offer {
-        Offer::Duplicate => debug!(peer = %cluster, gateway = %id, "One tunnel is enough; closing this one."),
+        Offer::Duplicate => debug!(peer = %name, gateway = %id, "One tunnel is enough; closing this one."),
         Offer::TakenFromNew | Offer::Taken => info!(
-            peer = %cluster, gateway = %id, address = %tunnel.remote_address(), carrier = tunnel.carrier(),
+            peer = %name, gateway = %id, address = %tunnel.remote_address(), carrier = tunnel.carrier(),
             dialled_by = if tunnel.dialled() { "us" } else { "peer" }, "Tunnel up."
         ),
     }
     if offer == Offer::TakenFromNew {
-        spawn_local(peers::watch(gateway.clone(), worker.shared.clock.epoch(), worker.shared.stop.clone()));
+        spawn_local(peers::watch(gateway.clone(), worker.shared.clock.epoch(), cluster.stop.clone()));
     }
-    let mut redundant = gateway.redundant(peers);
+    let mut replaced = gateway.replaced(peers);
     if offer == Offer::Duplicate {
-        redundant.push(tunnel.clone());
+        replaced.push(tunnel.clone());
     }
-    spawn_local(peers::close_redundant(redundant));
+    for tunnel in replaced {
+        spawn_local(peers::close_replaced(tunnel));
+    }
     spawn_local(serve_streams(worker.clone(), tunnel.clone()));
-    let (peers, epoch) = (peers.clone(), worker.shared.clock.epoch());
+    let epoch = worker.shared.clock.epoch();
     spawn_local(async move {
         let on_event = |event| {
             gateway.on_event(event, epoch);
-            if event == Event::GoingAway
-                && let Some(cluster) = peers.get(&gateway.cluster)
-            {
+            if matches!(event, Event::GoingAway | Event::Retiring) {
                 cluster.changed.notify_waiters();
             }
         };
         let reason = driver.run(on_event).await;
-        info!(peer = %cluster, gateway = %id, %reason, "Tunnel ended.");
-        peers.ended(&tunnel, &reason);
+        info!(peer = %name, gateway = %id, %reason, "Tunnel ended.");
+        cluster.ended(&gateway, &tunnel, &reason);
     });
 }
 

@@ -75,6 +75,10 @@ pub async fn serve(worker: Rc<Worker>, peer: &Peer, exchange: Exchange) {
             }
             request.local.durations.observe(started.elapsed().as_secs_f64());
             counted.outcome = forward(&mut sender, answer).await;
+            if worker.shared.stop.is_cancelled() {
+                // The drain closes the tunnel after the last request: what was written must have arrived by then.
+                sender.stopped().await;
+            }
         }
         Err(failure) => {
             counted.outcome = failure.into();

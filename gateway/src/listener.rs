@@ -19,7 +19,7 @@ use crate::outbound;
 use crate::worker::Worker;
 
 /// Client connections of one worker; more wait in the kernel's accept queue.
-const CONNECTIONS_MAX: usize = 20_000;
+const CONNECTIONS_MAX: u32 = 20_000;
 /// A head must be whole, and an idle connection used again, within this time.
 const HEAD_WAIT: Duration = Duration::from_secs(75);
 /// Buffer per connection: twice the largest head, so that the answer to one that is too large is ours (431 with
@@ -30,13 +30,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts and serves connections until the process drains; then each ends after the request that it is in.
 pub async fn serve(worker: Rc<Worker>, listener: TcpListener) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
     let stop = worker.shared.stop.clone();
     loop {
         // The semaphore is never closed.
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -68,6 +68,9 @@ async fn connection(
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WAIT)
+    drop(listener);
+    // Every connection holds one.
+    let _ = connections.acquire_many(CONNECTIONS_MAX).await;
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);

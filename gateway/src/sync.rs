@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use registry::export::Export;
 use registry::mirror::Mirror;
-use registry::model::{Catalog, ClusterName, Declared, PeerImports};
+use registry::model::{Catalog, ClusterName, Condition, Declared, PeerImports};
 use registry::state::{Saved, StateDir};
 use tokio::sync::{Notify, watch};
 use tracing::error;
@@ -20,7 +20,7 @@ use crate::view::{View, ViewBuilder};
 use crate::worker::Shared;
 
 pub use exporter::export_to_peers;
-pub use importer::import_from;
+pub use importer::import_from_peers;
 
 /// Views are rebuilt at most so often.
 const REBUILD_PAUSE: Duration = Duration::from_millis(50);
@@ -45,6 +45,10 @@ pub struct Knowledge {
 struct State {
     revision: u64,
     declared: Declared,
+    /// What the manifests and files leave open.
+    conditions: Vec<Condition>,
+    /// Why the last change of them was refused, if it was.
+    refused: Option<Condition>,
     mirrors: BTreeMap<ClusterName, Mirror>,
     export: Export,
 }
@@ -55,6 +59,7 @@ impl Knowledge {
         cluster: ClusterName,
         region: &str,
         declared: Declared,
+        conditions: Vec<Condition>,
         saved: Saved,
         now_unix_ms: u64,
     ) -> Self {
@@ -67,6 +72,8 @@ impl Knowledge {
             mirrors: mirrors.collect(),
             export: Export::new(saved.export, &declared, region, now_unix_ms),
             declared,
+            conditions,
+            refused: None,
         };
         Self {
             cluster,
@@ -76,6 +83,49 @@ impl Knowledge {
             dirty: Notify::new(),
             exported: watch::Sender::new(0),
         }
+    }
+
+    /// Takes in what is declared now, whole: exports, mirrors and view follow.
+    pub fn declare(&self, declared: Declared, conditions: Vec<Condition>) {
+        let mut state = self.lock();
+        if state.export.update(&declared, &self.region) {
+            self.exported.send_modify(|n| *n += 1);
+        }
+        // What was mirrored of a peer goes with the link to it.
+        state.mirrors.retain(|cluster, _| declared.links.contains_key(cluster));
+        for (cluster, link) in &declared.links {
+            let mirror = state.mirrors.entry(cluster.clone());
+            mirror.and_modify(|m| drop(m.select(link))).or_insert_with(|| Mirror::new(link, Arc::default()));
+        }
+        (state.declared, state.conditions, state.refused) = (declared, conditions, None);
+        self.touch(&mut state);
+    }
+
+    /// Shows that a change of the files was refused and why, until one is taken.
+    pub fn refuse(&self, why: Condition) {
+        let mut state = self.lock();
+        state.refused = Some(why);
+        self.touch(&mut state);
+    }
+
+    /// Shows no longer that a change was refused: the files hold what is in use.
+    pub fn accept(&self) {
+        let mut state = self.lock();
+        if state.refused.take().is_some() {
+            self.touch(&mut state);
+        }
+    }
+
+    /// What is declared at the moment, and what of it is left open.
+    pub fn declared(&self) -> (Declared, Vec<Condition>) {
+        let state = self.lock();
+        (state.declared.clone(), state.conditions.clone())
+    }
+
+    /// What does not hold of the manifests and files.
+    fn conditions(&self) -> Vec<Condition> {
+        let state = self.lock();
+        state.refused.iter().chain(&state.conditions).cloned().collect()
     }
 
     /// The random identity of this cluster.
@@ -154,7 +204,10 @@ pub async fn publish(
 /// The view of what is known now.
 pub fn build(builder: &mut ViewBuilder, knowledge: &Knowledge, shared: &Shared, previous: &View) -> View {
     let metrics: &Metrics = &shared.metrics;
-    builder.build(Arc::new(knowledge.catalog()), &shared.peers, metrics, previous, shared.clock.micros())
+    let now = shared.clock.micros();
+    let mut view = builder.build(Arc::new(knowledge.catalog()), &shared.peers, metrics, previous, now);
+    view.conditions.splice(0..0, knowledge.conditions());
+    view
 }
 
 async fn save(knowledge: &Arc<Knowledge>, directory: &Arc<Mutex<StateDir>>) {

@@ -194,15 +194,13 @@ pub struct ViewBuilder {
     cluster: ClusterName,
     region: String,
     rings: Rings,
-    /// What the manifests themselves leave open.
-    conditions: Vec<Condition>,
     budgets: HashMap<(ServiceName, Option<ClusterName>), Arc<Budgets>>,
 }
 
 impl ViewBuilder {
-    /// For a gateway of `cluster` in `region`, whose manifests leave `conditions` open.
-    pub fn new(cluster: ClusterName, region: String, conditions: Vec<Condition>) -> Self {
-        Self { cluster, region, rings: Rings::default(), conditions, budgets: HashMap::new() }
+    /// For a gateway of `cluster` in `region`.
+    pub fn new(cluster: ClusterName, region: String) -> Self {
+        Self { cluster, region, rings: Rings::default(), budgets: HashMap::new() }
     }
 
     /// The view of `catalog` at `now`; endpoints that stay keep what `previous` knows of them.
@@ -215,8 +213,7 @@ impl ViewBuilder {
         now: u64,
     ) -> View {
         let resolved = union::resolve(&catalog);
-        let mut view = View { conditions: self.conditions.clone(), ..View::default() };
-        view.conditions.extend(resolved.conditions);
+        let mut view = View { conditions: resolved.conditions, ..View::default() };
         for (name, service) in &catalog.declared.services {
             let placed = resolved.union.get(name);
             let placement = placed.and_then(|p| self.placement(p).ok());
@@ -282,7 +279,7 @@ impl ViewBuilder {
                 let local = view.local(&placed.name.namespace, &placed.name.name);
                 return local.map_or(Server::Unreachable, |l| Server::Local(l.clone()));
             }
-            peers.get(&member.cluster).map_or(Server::Unreachable, |p| Server::Peer(p.clone()))
+            peers.get(&member.cluster).map_or(Server::Unreachable, Server::Peer)
         };
         let servers = placement.members().iter().map(server).collect();
         let counters = placement.members().iter();
@@ -363,7 +360,7 @@ fn local(
 ) -> LocalService {
     let label = service.name.to_string();
     let inbound = peers.iter().map(|peer| {
-        let name = peer.link.cluster.clone();
+        let name = peer.name.clone();
         let counters = metrics.requests(Direction::Inbound, &label, name.as_str());
         (name, counters)
     });

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use registry::model::{ClusterName, Gateway};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tunnel::{Endpoint, MessageReader, MessageWriter};
+use tunnel::{Endpoint, Local, MessageReader, MessageWriter};
 
 use crate::budget::ByteBudget;
 use crate::clock::Clock;
@@ -46,8 +46,12 @@ pub struct Shared {
     pub in_progress: Arc<InProgress>,
     /// Sync streams that peers opened, for the control plane. Full: the stream is refused, and the peer tries again.
     pub syncs: mpsc::Sender<SyncStream>,
+    /// Who we are to peers, and whom we believe: what new tunnels are made with.
+    pub local: watch::Sender<Local>,
     /// Cancelled when the process drains.
     pub stop: CancellationToken,
+    /// Cancelled when the drain shall not wait any longer for what was accepted.
+    pub cut: CancellationToken,
 }
 
 /// A peer that wants to mirror our exports.

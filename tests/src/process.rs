@@ -118,6 +118,16 @@ impl Process {
         wait_until(&format!("the end of {}", self.name), SOON, || self.ended())
     }
 
+    /// SIGTERM, and does not wait.
+    pub fn ask_to_end(&self) {
+        self.signal("TERM");
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal("HUP");
+    }
+
     /// SIGSTOP: it lives and does nothing.
     pub fn freeze(&self) {
         self.signal("STOP");

@@ -1,6 +1,6 @@
 //! Whom we believe: per cluster, its trust domain and its authorities.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub struct Trust {
 }
 
 /// Who may vouch for the processes of one cluster.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Authorities {
     pub(crate) trust_domain: String,
     pub(crate) anchors: Vec<TrustAnchor<'static>>,
@@ -103,6 +103,12 @@ impl Trust {
     /// The clusters that can be believed, in order of name.
     pub fn clusters(&self) -> impl Iterator<Item = &str> {
         self.clusters.keys().map(String::as_str)
+    }
+
+    /// The clusters of which something else is believed here than in `before`, or nothing any more, in order of name.
+    pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
+        let all: BTreeSet<&str> = self.clusters().chain(before.clusters()).collect();
+        all.into_iter().filter(|cluster| self.of(cluster) != before.of(cluster))
     }
 
     pub(crate) fn of(&self, cluster: &str) -> Option<&Authorities> {

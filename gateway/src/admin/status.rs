@@ -115,7 +115,7 @@ pub(super) fn of(admin: &Admin) -> Status {
         ready: !shared.stop.is_cancelled(),
         requests_in_progress: shared.in_progress.count(),
         peers: gateways.map(|gateway| peer(&gateway)).collect(),
-        links: shared.peers.iter().map(|cluster| link(admin, cluster)).collect(),
+        links: shared.peers.iter().map(|cluster| link(admin, &cluster)).collect(),
         services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
         conditions: view.conditions.iter().map(condition).collect(),
     }
@@ -124,7 +124,7 @@ pub(super) fn of(admin: &Admin) -> Status {
 /// Sets the gauges that are only looked at when somebody asks.
 pub(super) fn refresh_gauges(admin: &Admin) {
     for cluster in admin.shared.peers.iter() {
-        let name = &cluster.link.cluster;
+        let name = &cluster.name;
         let gateways = cluster.gateways();
         let tunnels =
             gateways.iter().map(|g| g.tunnels().iter().filter(|t| t.is_open()).count()).sum::<usize>();
@@ -164,7 +164,7 @@ fn peer(gateway: &PeerGateway) -> Peer {
 }
 
 fn link(admin: &Admin, cluster: &PeerCluster) -> Link {
-    let imports = admin.knowledge.imports(&cluster.link.cluster);
+    let imports = admin.knowledge.imports(&cluster.name);
     let imports = imports.as_deref();
     let gateways = cluster.gateways();
     let state = match gateways.iter().map(|g| g.state()).min_by_key(|s| *s as u8) {
@@ -172,8 +172,8 @@ fn link(admin: &Admin, cluster: &PeerCluster) -> Link {
         Some(state) => state.as_str(),
     };
     Link {
-        cluster: cluster.link.cluster.to_string(),
-        addresses: cluster.link.addresses.iter().map(ToString::to_string).collect(),
+        cluster: cluster.name.to_string(),
+        addresses: cluster.link().addresses.iter().map(ToString::to_string).collect(),
         state,
         last_error: cluster.last_error(),
         imported: imports.map_or(0, |i| i.services.len()),

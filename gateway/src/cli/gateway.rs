@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use super::output::Format;
-use crate::app::{self, Options, StartError};
+use crate::app::{self, LoadError, Options, StartError};
 
 /// What is logged, as `tracing_subscriber::EnvFilter` reads it.
 const LOG_VARIABLE: &str = "RINGWAY_LOG";
@@ -43,7 +43,7 @@ pub(super) fn run(args: Args, format: Format) -> Result<(), Failure> {
         end_with_stdin();
     }
     app::run(Options { files: args.files }).map_err(|error| match error {
-        StartError::Manifests(problems) => Failure::Manifests(problems),
+        StartError::Load(LoadError::Manifests(problems)) => Failure::Manifests(problems),
         error => Failure::Gateway(error),
     })
 }

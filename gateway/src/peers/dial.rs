@@ -1,5 +1,6 @@
-//! The task that dials one address of a link, again and again.
+//! The tasks that dial the addresses of a link, again and again.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +24,38 @@ const RESOLVE_WAIT: Duration = Duration::from_secs(5);
 /// The same error again is only said every so often.
 const SAY_AGAIN: u32 = 20;
 
-/// Keeps one tunnel through `address` until `stop`: dials whenever the gateway that answers there has none, with
-/// jittered exponential backoff. `serve` gets each tunnel and returns at once.
+/// Calls `begin` for every address of the link to `cluster`, and for each that is added later, with a token that is
+/// cancelled when the address goes. Returns when the link is removed or the process drains.
+pub async fn each_address(cluster: &PeerCluster, mut begin: impl FnMut(HostPort, CancellationToken)) {
+    let mut links = cluster.link_changes();
+    let mut begun: BTreeMap<HostPort, CancellationToken> = BTreeMap::new();
+    while !cluster.stop.is_cancelled() {
+        let link = links.borrow_and_update().clone();
+        begun.retain(|address, stop| {
+            let stays = link.addresses.contains(address);
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        for address in &link.addresses {
+            if !begun.contains_key(address) {
+                let stop = cluster.stop.child_token();
+                begun.insert(address.clone(), stop.clone());
+                begin(address.clone(), stop);
+            }
+        }
+        tokio::select! {
+            () = cluster.stop.cancelled() => {}
+            // `cluster` holds the sender.
+            _ = links.changed() => {}
+        }
+    }
+}
+
+/// Keeps one tunnel through `address` until `stop`: dials whenever the gateway that answers there has none but such as
+/// are to be replaced, with jittered exponential backoff. `serve` gets each tunnel and returns at once. A tunnel through
+/// an address that is no longer one of the link's is to be replaced by one through another.
 pub async fn keep_dialling(
     endpoint: &Endpoint,
     peers: Arc<Peers>,
@@ -46,18 +77,24 @@ pub async fn keep_dialling(
                 (backoff, failures) = (BACKOFF_MIN, 0);
                 *lock(&cluster.last_error) = None;
                 let gateway = tunnel.peer().hello.gateway.clone();
-                serve(tunnel, driver);
+                serve(tunnel.clone(), driver);
                 tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = has_no_tunnel(&cluster, &gateway) => {}
+                    () = stop.cancelled() => {
+                        if !cluster.stop.is_cancelled() {
+                            tunnel.retire();
+                            cluster.changed.notify_waiters();
+                        }
+                        return;
+                    }
+                    () = needs_tunnel(&cluster, &gateway) => {}
                 }
             }
             Err(error) => {
                 let text = format!("{address}: {error}");
                 if failures.is_multiple_of(SAY_AGAIN) {
-                    warn!(peer = %cluster.link.cluster, %address, error = %error, "No tunnel.");
+                    warn!(peer = %cluster.name, %address, error = %error, "No tunnel.");
                 } else {
-                    debug!(peer = %cluster.link.cluster, %address, error = %error, "No tunnel.");
+                    debug!(peer = %cluster.name, %address, error = %error, "No tunnel.");
                 }
                 failures += 1;
                 *lock(&cluster.last_error) = Some(text);
@@ -87,7 +124,7 @@ async fn dial(
     };
     let mut last = TunnelError::Connect(format!("{} has no address", address.host));
     for socket in resolved {
-        match endpoint.dial(socket, cluster.link.cluster.as_str(), |peer| peers.admit(peer)).await {
+        match endpoint.dial(socket, cluster.name.as_str(), |peer| peers.admit(peer)).await {
             Ok(up) => return Ok(up),
             Err(e) => last = e,
         }
@@ -95,14 +132,14 @@ async fn dial(
     Err(last)
 }
 
-/// Waits until there is no open tunnel to the gateway, whoever dialled it.
-async fn has_no_tunnel(cluster: &PeerCluster, gateway: &str) {
+/// Waits until there is no open tunnel to the gateway, whoever dialled it, but such as are to be replaced.
+async fn needs_tunnel(cluster: &PeerCluster, gateway: &str) {
     loop {
         // Registered before the look, so that no change is missed between the two.
         let mut changed = std::pin::pin!(cluster.changed.notified());
         changed.as_mut().enable();
         let gateways = cluster.gateways();
-        if !gateways.iter().any(|g| g.id == gateway && g.has_open_tunnel()) {
+        if gateways.iter().find(|g| g.id == gateway).is_none_or(|g| g.needs_tunnel()) {
             return;
         }
         changed.await;

@@ -3,15 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::code::CloseCode;
 use tokio_util::sync::CancellationToken;
 use tunnel::{Event, Tunnel};
 
 use super::{PeerGateway, lock};
 use crate::health::PROBE_IDLE;
-
-/// How long a tunnel that a duplicate has made redundant may finish what is on it.
-const REDUNDANT_GRACE: Duration = Duration::from_secs(30);
 
 impl PeerGateway {
     /// What the driver of one of its tunnels tells. `epoch` is the start of the clock that probes carry.
@@ -71,17 +67,5 @@ pub async fn watch(gateway: Arc<PeerGateway>, epoch: Instant, stop: Cancellation
             }
         }
         gateway.apply(tick.transition);
-    }
-}
-
-/// Closes tunnels that another one has made redundant, each once what is on it is through.
-pub async fn close_redundant(tunnels: Vec<Tunnel>) {
-    for tunnel in tunnels {
-        tunnel.go_away("another tunnel stays");
-        let deadline = Instant::now() + REDUNDANT_GRACE;
-        while Instant::now() < deadline && tunnel.outstanding() + tunnel.serving() > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        tunnel.close(CloseCode::DuplicateTunnel, "another tunnel stays");
     }
 }

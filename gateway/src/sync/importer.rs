@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::sync::Event;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel::{Tunnel, TunnelError};
 
 use super::{Knowledge, unix_ms};
-use crate::peers::PeerCluster;
+use crate::peers::{PeerCluster, Peers};
 
 /// Three missed signs of life: the exporter is stuck, though its tunnel is up.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -19,9 +18,15 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How often what only time changes is looked at.
 const TICK: Duration = Duration::from_secs(5);
 
-/// Mirrors the exports of `peer` until `stop`.
-pub async fn import_from(knowledge: Arc<Knowledge>, peer: Arc<PeerCluster>, stop: CancellationToken) {
-    let cluster = &peer.link.cluster;
+/// Mirrors the exports of every peer, of those to come too.
+pub async fn import_from_peers(knowledge: Arc<Knowledge>, peers: Arc<Peers>) {
+    // Each ends with its link; those that are left when the process drains end with it.
+    peers.each(|peer| drop(tokio::spawn(import_from(knowledge.clone(), peer)))).await;
+}
+
+/// Mirrors the exports of `peer` until its link is removed or the process drains.
+async fn import_from(knowledge: Arc<Knowledge>, peer: Arc<PeerCluster>) {
+    let (cluster, stop) = (&peer.name, &peer.stop);
     let mut pause = PAUSE_MIN;
     loop {
         let tunnel = tokio::select! {
@@ -69,18 +74,21 @@ async fn follow(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> S
 }
 
 async fn watch(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Result<String, TunnelError> {
-    let cluster = &peer.link.cluster;
+    let cluster = &peer.name;
     let Some(watch) = knowledge.lock().mirrors.get_mut(cluster).map(registry::mirror::Mirror::watch) else {
         return Ok("there is no mirror for it".into());
     };
     let (mut reader, mut writer) = tunnel.open_sync().await?;
     writer.send(&watch).await?;
     debug!(peer = %cluster, epoch = watch.epoch, revision = watch.revision, "Importing.");
+    let mut rules = peer.link_changes();
     let mut ticks = tokio::time::interval(TICK);
     let mut heard = tokio::time::Instant::now();
     loop {
         let event = tokio::select! {
             event = reader.next::<Event>() => event?,
+            // The mirror follows the rules already; the watch must ask by them.
+            _ = rules.changed() => return Ok("the link changed".into()),
             _ = ticks.tick() => {
                 tick(knowledge, peer);
                 if heard.elapsed() > SILENCE_MAX {
@@ -112,7 +120,7 @@ async fn watch(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Re
 
 fn tick(knowledge: &Knowledge, peer: &PeerCluster) {
     let mut state = knowledge.lock();
-    let gone = state.mirrors.get_mut(&peer.link.cluster).map(|mirror| mirror.tick(unix_ms()));
+    let gone = state.mirrors.get_mut(&peer.name).map(|mirror| mirror.tick(unix_ms()));
     if gone.is_some_and(|writes| !writes.is_empty()) {
         knowledge.touch(&mut state);
     }

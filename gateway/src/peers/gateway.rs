@@ -1,0 +1,176 @@
+//! One gateway process of a peer: its tunnels, and how it is.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use proto::code::CloseCode;
+use registry::model::ClusterName;
+use tokio::sync::Notify;
+use tracing::info;
+use tunnel::{CloseReason, Tunnel};
+
+use super::{Offer, Peers, lock, unix_ms};
+use crate::health::{Detector, Reason, State, Transition};
+
+/// One gateway process of a peer.
+#[derive(Debug)]
+pub struct PeerGateway {
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Its id.
+    pub id: String,
+    state: AtomicU8,
+    since_unix_ms: AtomicU64,
+    reason: Mutex<String>,
+    tunnels: ArcSwap<Vec<Tunnel>>,
+    /// Short sections without await: fed by the tunnels' drivers, looked at by the watching task.
+    pub(super) detector: Mutex<Detector>,
+    /// Told when its state changes: requests in flight decide anew.
+    pub changed: Notify,
+    /// Told when the first request goes out on an idle tunnel: silence counts from now.
+    pub(super) busy: Arc<Notify>,
+}
+
+impl PeerGateway {
+    /// A gateway that no tunnel leads to yet; `rtt` is the first idea of its round trips.
+    pub(super) fn new(cluster: ClusterName, id: String, rtt: Duration) -> Self {
+        Self {
+            cluster,
+            id,
+            state: AtomicU8::new(State::Down as u8),
+            since_unix_ms: AtomicU64::new(unix_ms()),
+            reason: Mutex::default(),
+            tunnels: ArcSwap::default(),
+            detector: Mutex::new(Detector::new(Instant::now(), rtt)),
+            changed: Notify::new(),
+            busy: Arc::default(),
+        }
+    }
+
+    /// How it is.
+    pub fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
+            s if s == State::Up as u8 => State::Up,
+            s if s == State::Suspect as u8 => State::Suspect,
+            _ => State::Down,
+        }
+    }
+
+    /// Since when, in Unix milliseconds.
+    pub fn since_unix_ms(&self) -> u64 {
+        self.since_unix_ms.load(Ordering::Relaxed)
+    }
+
+    /// Why it is as it is.
+    pub fn reason(&self) -> String {
+        lock(&self.reason).clone()
+    }
+
+    /// The tunnels to it.
+    pub fn tunnels(&self) -> Arc<Vec<Tunnel>> {
+        self.tunnels.load_full()
+    }
+
+    /// The smoothed round-trip time of its probes.
+    pub fn rtt(&self) -> Duration {
+        lock(&self.detector).rtt()
+    }
+
+    /// The tunnel for the next request: the newest that is open, rather one that is not to be replaced.
+    pub fn tunnel(&self) -> Option<Tunnel> {
+        let tunnels = self.tunnels.load();
+        let open = || tunnels.iter().rev().filter(|t| t.is_open());
+        open().find(|t| !t.is_retiring()).or_else(|| open().next()).cloned()
+    }
+
+    pub(super) fn has_open_tunnel(&self) -> bool {
+        self.tunnels.load().iter().any(Tunnel::is_open)
+    }
+
+    /// Whether it should be dialled: nothing is open but what is to be replaced.
+    pub(super) fn needs_tunnel(&self) -> bool {
+        !self.tunnels.load().iter().any(stays)
+    }
+
+    /// The rule that leaves one tunnel for a pair of gateways: the dials of the smaller (cluster, gateway) stay; of
+    /// several by the same side the first stays. The newest is used: whoever dials anew has lost the older one. Tunnels
+    /// to an earlier start of the process are dead.
+    pub(super) fn take(&self, tunnel: &Tunnel, we_are_smaller: bool) -> Offer {
+        let mut detector = lock(&self.detector);
+        let boot = tunnel.peer().hello.boot;
+        let tunnels = self.tunnels.load_full();
+        let (mut keep, stale): (Vec<_>, Vec<_>) =
+            tunnels.iter().cloned().partition(|t| t.peer().hello.boot == boot);
+        for old in stale {
+            old.close(CloseCode::Shutdown, "the peer has restarted");
+        }
+        // Only the dialler knows why it dialled, so only it judges: it has one that is open, or the peer's own dial stays.
+        let redundant = |t: &Tunnel| stays(t) && (t.dialled() || !we_are_smaller);
+        if tunnel.dialled() && keep.iter().any(redundant) {
+            return Offer::Duplicate;
+        }
+        tunnel.notify_when_busy(self.busy.clone());
+        keep.push(tunnel.clone());
+        self.tunnels.store(Arc::new(keep));
+        let transition = match (self.state(), detector.tunnel_up(Instant::now(), tunnel.rtt())) {
+            (_, Some(transition)) => Some(transition),
+            // The first tunnel of a gateway: its detector begins in the state up.
+            (State::Down, None) => Some(Transition {
+                from: State::Down,
+                to: State::Up,
+                at: Instant::now(),
+                reason: Reason::TunnelUp,
+            }),
+            _ => None,
+        };
+        self.apply(transition);
+        Offer::Taken
+    }
+
+    /// Tunnels that are to be closed now that others are there: those to be replaced, if something has replaced them,
+    /// and those that we dialled where one of the peer's dials is to stay.
+    pub fn replaced(&self, us: &Peers) -> Vec<Tunnel> {
+        let we_are_smaller = us.us < (self.cluster.to_string(), self.id.clone());
+        let tunnels = self.tunnels.load();
+        let redundant = !we_are_smaller && tunnels.iter().any(|t| !t.dialled() && stays(t));
+        let replaced = tunnels.iter().any(stays);
+        let ends = |t: &&Tunnel| (redundant && t.dialled()) || (replaced && t.is_retiring());
+        tunnels.iter().filter(ends).cloned().collect()
+    }
+
+    pub(super) fn drop_tunnel(&self, tunnel: &Tunnel, reason: &CloseReason) {
+        let mut detector = lock(&self.detector);
+        let left: Vec<Tunnel> = self.tunnels.load().iter().filter(|t| !t.is(tunnel)).cloned().collect();
+        let none_left = left.is_empty();
+        self.tunnels.store(Arc::new(left));
+        if none_left {
+            self.apply(detector.tunnel_lost(Instant::now(), &reason.text));
+        }
+    }
+
+    /// Makes a change of state known. Called with the detector locked, so that changes are seen in their order.
+    pub(super) fn apply(&self, transition: Option<Transition>) {
+        let Some(change) = transition else { return };
+        let reason = change.reason.to_string();
+        *lock(&self.reason) = reason.clone();
+        self.since_unix_ms.store(unix_ms(), Ordering::Relaxed);
+        self.state.store(change.to as u8, Ordering::Release);
+        let (from, to) = (change.from.as_str(), change.to.as_str());
+        let streams: usize = self.tunnels.load().iter().map(Tunnel::outstanding).sum();
+        info!(peer = %self.cluster, gateway = %self.id, from, to, reason, streams, "Audit: peer health changed.");
+        if change.to == State::Down {
+            // Its streams fail at once, so that what can be sent elsewhere is.
+            for tunnel in self.tunnels.load().iter() {
+                tunnel.close(CloseCode::Unresponsive, &reason);
+            }
+        }
+        self.changed.notify_waiters();
+    }
+}
+
+/// Whether a tunnel is open and not to be replaced.
+fn stays(tunnel: &Tunnel) -> bool {
+    tunnel.is_open() && !tunnel.is_retiring()
+}

@@ -1,0 +1,67 @@
+//! One tunnel in the place of another, so that no request hears of it.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use identity::{Credentials, Trust};
+use proto::code::CloseCode;
+use tracing::{info, warn};
+use tunnel::Tunnel;
+
+use super::Peers;
+
+/// By then both sides use the other tunnel, and nothing new is on its way on this one.
+const MOVE_OVER: Duration = Duration::from_secs(1);
+/// How long a tunnel that was replaced may finish what is on it: downloads and streams may be long.
+const REPLACED_GRACE: Duration = Duration::from_secs(60 * 60);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// Once the last exchange is over, its last bytes may still be on their way, or lost and sent again.
+const LINGER_MIN: Duration = Duration::from_millis(200);
+/// The same in round trips.
+const LINGER_ROUND_TRIPS: u32 = 4;
+
+/// Closes a tunnel that another one has replaced: lets both sides move over, takes nothing new, and waits for what is
+/// on it.
+pub async fn close_replaced(tunnel: Tunnel) {
+    tunnel.retire();
+    tokio::time::sleep(MOVE_OVER).await;
+    tunnel.go_away("another tunnel stays");
+    let deadline = Instant::now() + REPLACED_GRACE;
+    while Instant::now() < deadline && tunnel.outstanding() + tunnel.serving() > 0 {
+        tokio::time::sleep(LOOK).await;
+    }
+    tokio::time::sleep(LINGER_MIN.max(tunnel.rtt() * LINGER_ROUND_TRIPS)).await;
+    tunnel.close(CloseCode::DuplicateTunnel, "another tunnel stays");
+}
+
+impl Peers {
+    /// Holds every tunnel against what counts now: one whose peer `trust` does not believe any more at `now` is closed,
+    /// one that was made with other `credentials` than ours asks for another in its place.
+    pub fn judge(&self, trust: &Trust, credentials: &Credentials, now: SystemTime) {
+        for cluster in self.iter() {
+            let mut retired = false;
+            for gateway in cluster.gateways().iter() {
+                for tunnel in gateway.tunnels().iter() {
+                    let believed = trust.still_believes(&tunnel.peer_certificates(), tunnel.dialled(), now);
+                    if let Err(refusal) = believed {
+                        warn!(
+                            peer = %cluster.name, gateway = %gateway.id, reason = %refusal,
+                            "Audit: tunnel closed, its peer is not believed any more."
+                        );
+                        tunnel.close(CloseCode::LinkRemoved, &refusal.to_string());
+                    } else if tunnel.credentials().chain() != credentials.chain() && !tunnel.is_retiring() {
+                        info!(
+                            peer = %cluster.name, gateway = %gateway.id,
+                            "Another tunnel is to replace this one: our certificate is new."
+                        );
+                        tunnel.retire();
+                        retired = true;
+                    }
+                }
+            }
+            if retired {
+                cluster.changed.notify_waiters();
+            }
+        }
+    }
+}
