@@ -1,9 +1,7 @@
 //! An answer on its way to the caller, wherever it comes from.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,8 +14,9 @@ use tokio::time::{Instant, Sleep};
 
 use crate::body::BodyError;
 use crate::budget::{ByteBudget, Reservation};
+use crate::clock::Activity;
 use crate::endpoint::EndpointBody;
-use crate::fields;
+use crate::fields::{self, Declared};
 
 /// The head of an answer with its body to come.
 #[derive(Debug)]
@@ -61,7 +60,7 @@ pub enum Source {
     /// A local endpoint.
     Endpoint(EndpointBody),
     /// A peer; the upload of the request, if it still goes on, lives as long as the answer.
-    Tunnel(tunnel::Receiver, Option<AbortOnDrop>),
+    Tunnel(tunnel::Receiver, Declared, Option<AbortOnDrop>),
 }
 
 /// A task of the exchange that must not outlive it.
@@ -71,27 +70,6 @@ pub struct AbortOnDrop(pub tokio::task::JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// When something last moved in an exchange, in either direction.
-#[derive(Clone, Debug)]
-pub struct Activity(Rc<Cell<Instant>>);
-
-impl Activity {
-    /// Starts now.
-    pub fn new(now: Instant) -> Self {
-        Self(Rc::new(Cell::new(now)))
-    }
-
-    /// Something moved.
-    pub fn touch(&self) {
-        self.0.set(Instant::now());
-    }
-
-    /// When it did.
-    pub fn last(&self) -> Instant {
-        self.0.get()
     }
 }
 
@@ -191,19 +169,23 @@ impl Source {
     fn end_is_here(&mut self) -> bool {
         match self {
             Self::Endpoint(body) => body.is_end_stream(),
-            Self::Tunnel(receiver, _) => receiver.end_is_here(),
+            Self::Tunnel(receiver, ..) => receiver.end_is_here(),
         }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Endpoint(body) => Pin::new(body).poll_frame(cx),
-            Self::Tunnel(receiver, _) => receiver.poll_frame(cx).map(|frame| match frame {
-                Ok(Some(TunnelFrame::Data(bytes))) => Some(Ok(Frame::data(bytes))),
+            Self::Tunnel(receiver, declared, _) => receiver.poll_frame(cx).map(|frame| match frame {
+                Ok(Some(TunnelFrame::Data(bytes))) if declared.take(bytes.len()) => {
+                    Some(Ok(Frame::data(bytes)))
+                }
+                Ok(Some(TunnelFrame::Data(_))) => Some(Err(BodyError::Length)),
                 Ok(Some(TunnelFrame::Trailers(bytes))) => {
                     Some(fields::trailers(&bytes).map(Frame::trailers).ok_or(BodyError::Trailers))
                 }
-                Ok(Some(TunnelFrame::End) | None) => None,
+                Ok(Some(TunnelFrame::End) | None) if declared.is_met() => None,
+                Ok(Some(TunnelFrame::End) | None) => Some(Err(BodyError::Length)),
                 // The decoder lets a head stand only at the beginning.
                 Ok(Some(TunnelFrame::Head(_))) => Some(Err(BodyError::Trailers)),
                 Err(e) => Some(Err(BodyError::Tunnel(e))),

@@ -1,6 +1,7 @@
 //! Bodies: a request's, which may have to be sent twice, and an answer's, which must never look whole when it is cut.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -13,7 +14,8 @@ use proto::frame::Frame as TunnelFrame;
 use proto::limits;
 
 use crate::budget::Reservation;
-use crate::fields;
+use crate::clock::Activity;
+use crate::fields::{self, Declared};
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,9 @@ pub enum BodyError {
     /// Its beginning is gone: it was too long to be kept for another attempt.
     #[error("the body was too long to be sent again")]
     Gone,
+    /// More or less of it came than was declared.
+    #[error("the body is not as long as declared")]
+    Length,
     /// Trailers that are no HTTP.
     #[error("malformed trailers")]
     Trailers,
@@ -39,11 +44,14 @@ pub enum BodyError {
 #[derive(Debug)]
 enum Source {
     Http(Incoming),
-    Tunnel(Box<tunnel::Receiver>),
+    Tunnel(Box<tunnel::Receiver>, Declared),
     /// Read to its end.
     Ended,
-    /// Failed: whoever reads is told, once.
+    /// Failed: whoever reads is told.
     Failed,
+    /// Chunks that a test wrote down.
+    #[cfg(test)]
+    Script(VecDeque<Bytes>),
 }
 
 /// The body of a request, read as it comes and kept from its beginning up to [`limits::REPLAY_BODY_BYTES_MAX`], so that
@@ -57,8 +65,14 @@ struct Shared {
     kept: Vec<Bytes>,
     kept_bytes: usize,
     trailers: Option<HeaderMap>,
-    /// The beginning was thrown away: nobody can start over.
+    /// It became too long to be kept: there is one reading of it, by the reader that is ahead.
     dropped: bool,
+    /// Whether that reader is known.
+    claimed: bool,
+    /// What it has yet to read of what was kept.
+    unread: VecDeque<Bytes>,
+    /// Moves whenever something comes.
+    activity: Activity,
     /// Declared length, if any.
     length: Option<u64>,
     reserved: Reservation,
@@ -72,26 +86,34 @@ impl RequestBody {
     }
 
     /// The body of a request that came over HTTP.
-    pub fn from_http(body: Incoming, reserved: Reservation) -> Self {
+    pub fn from_http(body: Incoming, reserved: Reservation, activity: Activity) -> Self {
         if body.is_end_stream() {
             return Self::empty();
         }
         let length = body.size_hint().exact();
-        Self::new(Source::Http(body), length, reserved)
+        Self::new(Source::Http(body), length, reserved, activity)
     }
 
     /// The body of a request that came through a tunnel; its head was read.
-    pub fn from_tunnel(receiver: tunnel::Receiver, length: Option<u64>, reserved: Reservation) -> Self {
-        Self::new(Source::Tunnel(Box::new(receiver)), length, reserved)
+    pub fn from_tunnel(
+        receiver: tunnel::Receiver,
+        declared: Declared,
+        reserved: Reservation,
+        activity: Activity,
+    ) -> Self {
+        Self::new(Source::Tunnel(Box::new(receiver), declared), declared.length(), reserved, activity)
     }
 
-    fn new(source: Source, length: Option<u64>, reserved: Reservation) -> Self {
+    fn new(source: Source, length: Option<u64>, reserved: Reservation, activity: Activity) -> Self {
         Self(Some(Rc::new(RefCell::new(Shared {
             source,
             kept: Vec::new(),
             kept_bytes: 0,
             trailers: None,
             dropped: false,
+            claimed: false,
+            unread: VecDeque::new(),
+            activity,
             length,
             reserved,
             ended_at: None,
@@ -103,11 +125,11 @@ impl RequestBody {
         self.0.is_none()
     }
 
-    /// Whether an attempt may start over: nothing of the beginning was thrown away and the source has not failed.
+    /// Whether an attempt may start from the beginning: all of it is still here, and the source has not failed.
     pub fn can_restart(&self) -> bool {
         self.0.as_ref().is_none_or(|s| {
             let s = s.borrow();
-            !s.dropped && !matches!(s.source, Source::Failed)
+            (!s.dropped || !s.claimed) && !matches!(s.source, Source::Failed)
         })
     }
 
@@ -135,7 +157,13 @@ impl RequestBody {
         let mut s = shared.borrow_mut();
         while !s.dropped && s.kept_bytes < limits::SMALL_BODY_BYTES {
             match s.poll_source(cx) {
-                Poll::Ready(Some(Ok(chunk))) => s.keep(chunk),
+                Poll::Ready(Some(Ok(chunk))) => {
+                    if !s.keep(&chunk) {
+                        // Nobody has read anything yet: the first reader gets it all.
+                        s.unread = std::mem::take(&mut s.kept).into();
+                        s.unread.push_back(chunk);
+                    }
+                }
                 Poll::Ready(_) | Poll::Pending => return,
             }
         }
@@ -184,20 +212,27 @@ impl Shared {
                     Some(Ok(frame)) => Ok(Some(frame)),
                     Some(Err(e)) => Err(BodyError::Http(e)),
                 },
-                Source::Tunnel(receiver) => match ready!(receiver.poll_frame(cx)) {
-                    Ok(Some(TunnelFrame::Data(bytes))) => Ok(Some(Frame::data(bytes))),
+                Source::Tunnel(receiver, declared) => match ready!(receiver.poll_frame(cx)) {
+                    Ok(Some(TunnelFrame::Data(bytes))) if declared.take(bytes.len()) => {
+                        Ok(Some(Frame::data(bytes)))
+                    }
+                    Ok(Some(TunnelFrame::Data(_))) => Err(BodyError::Length),
                     Ok(Some(TunnelFrame::Trailers(bytes))) => match fields::trailers(&bytes) {
                         Some(map) => Ok(Some(Frame::trailers(map))),
                         None => Err(BodyError::Trailers),
                     },
-                    Ok(Some(TunnelFrame::End) | None) => Ok(None),
+                    Ok(Some(TunnelFrame::End) | None) if declared.is_met() => Ok(None),
+                    Ok(Some(TunnelFrame::End) | None) => Err(BodyError::Length),
                     // The decoder lets a head stand only at the beginning.
                     Ok(Some(TunnelFrame::Head(_))) => Err(BodyError::Trailers),
                     Err(e) => Err(BodyError::Tunnel(e)),
                 },
+                #[cfg(test)]
+                Source::Script(chunks) => Ok(chunks.pop_front().map(Frame::data)),
                 Source::Ended => return Poll::Ready(None),
                 Source::Failed => return Poll::Ready(Some(Err(BodyError::Gone))),
             };
+            self.activity.touch();
             match next {
                 Ok(Some(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
@@ -216,22 +251,18 @@ impl Shared {
         }
     }
 
-    /// Keeps a chunk for another attempt, or lets go of all if it is too much.
-    fn keep(&mut self, chunk: Bytes) {
+    /// Keeps a chunk for another attempt. False: it is too much, and from now on there is one reading only.
+    fn keep(&mut self, chunk: &Bytes) -> bool {
         let fits = self.kept_bytes + chunk.len() <= limits::REPLAY_BODY_BYTES_MAX;
         if fits && self.reserved.grow(chunk.len()) {
             self.kept_bytes += chunk.len();
-            self.kept.push(chunk);
-        } else {
-            self.let_go();
+            self.kept.push(chunk.clone());
+            return true;
         }
-    }
-
-    fn let_go(&mut self) {
         self.dropped = true;
-        self.kept = Vec::new();
         self.kept_bytes = 0;
         self.reserved.release();
+        false
     }
 }
 
@@ -257,7 +288,15 @@ impl Body for Reader {
         let Some(shared) = &this.body.0 else { return Poll::Ready(None) };
         let mut s = shared.borrow_mut();
         if s.dropped && !this.ahead {
-            return Poll::Ready(Some(Err(BodyError::Gone)));
+            if s.claimed || this.at > 0 {
+                return Poll::Ready(Some(Err(BodyError::Gone)));
+            }
+            (s.claimed, this.ahead) = (true, true);
+        }
+        if this.ahead
+            && let Some(chunk) = s.unread.pop_front()
+        {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         if !s.dropped
             && let Some(chunk) = s.kept.get(this.at)
@@ -268,9 +307,12 @@ impl Body for Reader {
         match ready!(s.poll_source(cx)) {
             Some(Ok(chunk)) => {
                 if !s.dropped {
-                    s.keep(chunk.clone());
-                    this.at = s.kept.len();
-                    this.ahead = s.dropped;
+                    if s.keep(&chunk) {
+                        this.at = s.kept.len();
+                    } else {
+                        s.kept = Vec::new();
+                        (s.claimed, this.ahead) = (true, true);
+                    }
                 }
                 Poll::Ready(Some(Ok(Frame::data(chunk))))
             }
@@ -297,5 +339,88 @@ impl Body for Reader {
             None => SizeHint::with_exact(0),
             Some(s) => s.borrow().length.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::task::Waker;
+
+    use super::*;
+    use crate::budget::ByteBudget;
+
+    fn body(chunks: &[usize], budget: usize) -> RequestBody {
+        let source = Source::Script(chunks.iter().map(|&n| Bytes::from(vec![7; n])).collect());
+        let activity = Activity::new(tokio::time::Instant::now());
+        RequestBody::new(source, None, ByteBudget::new(budget).reservation(), activity)
+    }
+
+    fn now() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    /// Reads `reader` to its end, or to its error.
+    fn read(reader: &mut Reader) -> Result<usize, BodyError> {
+        let mut bytes = 0;
+        loop {
+            match Pin::new(&mut *reader).poll_frame(&mut now()) {
+                Poll::Ready(Some(frame)) => bytes += frame?.into_data().unwrap().len(),
+                Poll::Ready(None) => return Ok(bytes),
+                Poll::Pending => unreachable!("a script never waits"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_body_can_be_read_any_number_of_times() {
+        let body = body(&[10, 20, 30], 1 << 20);
+        for _ in 0..3 {
+            assert!(body.can_restart());
+            assert_eq!(read(&mut body.reader()).unwrap(), 60);
+        }
+        assert!(body.is_buffered());
+    }
+
+    #[test]
+    fn what_was_read_ahead_reaches_the_first_reader_however_large_it_is() {
+        for chunks in [&[1000, 100_000, 5][..], &[200_000], &[10, 70_000, 70_000]] {
+            let body = body(chunks, 1 << 20);
+            body.read_ahead(&mut now());
+            assert!(body.can_restart(), "nobody has read anything yet");
+            let mut first = body.reader();
+            assert_eq!(read(&mut first).unwrap(), chunks.iter().sum::<usize>());
+            assert!(!body.can_restart() && !body.is_buffered());
+            assert!(matches!(read(&mut body.reader()), Err(BodyError::Gone)));
+        }
+    }
+
+    #[test]
+    fn a_spent_budget_costs_the_replay_and_not_the_request() {
+        let body = body(&[100, 100], 0);
+        body.read_ahead(&mut now());
+        assert_eq!(read(&mut body.reader()).unwrap(), 200);
+        assert!(!body.can_restart());
+    }
+
+    #[test]
+    fn a_reader_that_was_overtaken_is_told() {
+        let body = body(&[60_000, 60_000], 1 << 20);
+        let mut slow = body.reader();
+        assert!(matches!(Pin::new(&mut slow).poll_frame(&mut now()), Poll::Ready(Some(Ok(_)))));
+        assert_eq!(read(&mut body.reader()).unwrap(), 120_000);
+        assert!(matches!(read(&mut slow), Err(BodyError::Gone)));
+    }
+
+    #[test]
+    fn only_a_small_whole_body_travels_with_the_head() {
+        let mut out = Vec::new();
+        let small = body(&[3], 1 << 20);
+        small.read_ahead(&mut now());
+        assert!(small.put_whole(&mut out));
+        assert_eq!(out, [0, 3, 7, 7, 7, 3, 0]);
+        let large = body(&[limits::SMALL_BODY_BYTES, 1], 1 << 20);
+        large.read_ahead(&mut now());
+        assert!(!large.put_whole(&mut out));
     }
 }

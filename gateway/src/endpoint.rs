@@ -71,6 +71,11 @@ pub async fn call(
             sent = send(pool, endpoint, clock, head, body, Reuse::None).await;
         }
         match sent {
+            // Nobody asked it to switch (Upgrade is removed): it does not speak HTTP as we do.
+            Ok((response, _)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                in_flight.erred(clock.micros());
+                return Err(Failure::Reset);
+            }
             Ok((response, lease)) => {
                 audit(endpoint, judge(endpoints, &in_flight, response.status(), clock.micros()));
                 return Ok(answer(response, lease, in_flight));
@@ -79,6 +84,8 @@ pub async fn call(
                 audit(endpoint, in_flight.refused(clock.micros()));
                 failure = if reached == 0 { Failure::Connect } else { failure };
             }
+            // The caller broke off in the middle of its body, not the endpoint.
+            Err(SendError::Cut | SendError::CutReused) if body.failed() => return Err(Failure::Cancelled),
             Err(SendError::Cut | SendError::CutReused) => {
                 audit(endpoint, endpoints.failed(&in_flight, clock.micros()));
                 reached += 1;

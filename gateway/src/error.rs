@@ -29,6 +29,8 @@ pub enum ProxyError {
     HttpRequestError,
     /// The head does not fit.
     HttpRequestHeadTooLarge,
+    /// A method that is not served here.
+    HttpMethodUnsupported,
     /// The caller stopped sending in the middle.
     ConnectionReadTimeout,
 }
@@ -49,6 +51,8 @@ impl ProxyError {
             Self::HttpRequestHeadTooLarge => {
                 ("http_request_error", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
             }
+            // RFC 9209 has no type of its own for it.
+            Self::HttpMethodUnsupported => ("http_request_error", StatusCode::NOT_IMPLEMENTED),
             Self::ConnectionReadTimeout => ("connection_read_timeout", StatusCode::REQUEST_TIMEOUT),
         }
     }
@@ -85,6 +89,9 @@ impl Rejection {
             }
             Failure::Unknown => {
                 (E::DestinationNotFound, "the cluster that serves it does not know it (any more)")
+            }
+            Failure::TooLarge => {
+                (E::HttpRequestHeadTooLarge, "the request's head is over 64 KiB or 128 fields")
             }
             Failure::PeerLost => (E::ConnectionTerminated, "the tunnel broke after the request was sent"),
             Failure::Reset | Failure::Status(_) => {

@@ -26,6 +26,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // It overrides a length that stands beside it, and a recipient that took that at its word would see where one
+        // message ends and the next begins differently (RFC 9112, section 6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
     for name in [
         CONNECTION,
         KEEP_ALIVE,
@@ -69,9 +74,55 @@ pub fn trailers(payload: &Bytes) -> Option<HeaderMap> {
     to_headers(payload, Fields::decode(payload).ok()?)
 }
 
-/// A declared body length.
+/// What is still to come of a declared length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Declared(Option<u64>);
+
+/// Lengths that contradict each other, or are no numbers (RFC 9110, section 8.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadLength;
+
+impl Declared {
+    /// Nothing was declared: any length will do.
+    pub const UNKNOWN: Self = Self(None);
+    /// There is no body.
+    pub const NOTHING: Self = Self(Some(0));
+
+    /// What `Content-Length` says.
+    ///
+    /// # Errors
+    /// [`BadLength`]: the message cannot be told from the one behind it.
+    pub fn of(headers: &HeaderMap) -> Result<Self, BadLength> {
+        let mut values = headers.get_all(CONTENT_LENGTH).iter();
+        let Some(first) = values.next() else { return Ok(Self::UNKNOWN) };
+        let digits = first.to_str().map_err(|_| BadLength)?;
+        if values.any(|other| other != first) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(BadLength);
+        }
+        Ok(Self(Some(digits.parse().map_err(|_| BadLength)?)))
+    }
+
+    /// The length, if declared.
+    pub fn length(self) -> Option<u64> {
+        self.0
+    }
+
+    /// Counts bytes that came; false: more than declared.
+    pub fn take(&mut self, bytes: usize) -> bool {
+        let Some(left) = self.0 else { return true };
+        self.0 = left.checked_sub(bytes as u64);
+        self.0.is_some()
+    }
+
+    /// Whether all of it came.
+    pub fn is_met(self) -> bool {
+        self.0.is_none_or(|left| left == 0)
+    }
+}
+
+/// A declared body length, if it is one.
 pub fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    Declared::of(headers).ok()?.length()
 }
 
 #[cfg(test)]
@@ -107,6 +158,32 @@ mod tests {
             map(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&[("host", "a"), ("content-length", "3")]));
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_encoding_counts_for_nothing() {
+        let mut headers = map(&[("transfer-encoding", "chunked"), ("content-length", "5"), ("a", "1")]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("a", "1")]));
+    }
+
+    #[test]
+    fn a_declared_length_is_held_against_what_comes() {
+        let mut five = Declared::of(&map(&[("content-length", "5")])).unwrap();
+        assert!(five.take(3) && !five.is_met());
+        assert!(five.take(2) && five.is_met());
+        assert!(!five.take(1));
+        assert!(Declared::UNKNOWN.is_met());
+        let mut twice = map(&[("content-length", "5")]);
+        twice.append(CONTENT_LENGTH, HeaderValue::from_static("5"));
+        assert_eq!(Declared::of(&twice).unwrap().length(), Some(5));
+        twice.append(CONTENT_LENGTH, HeaderValue::from_static("6"));
+        assert_eq!(Declared::of(&twice), Err(BadLength));
+        for bad in ["-1", "+5", "5, 5", "", "0x5", "99999999999999999999999"] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_str(bad).unwrap());
+            assert_eq!(Declared::of(&headers), Err(BadLength), "{bad}");
+        }
     }
 
     #[test]

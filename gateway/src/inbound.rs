@@ -2,6 +2,7 @@
 //! most once.
 
 use std::rc::Rc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,10 +16,11 @@ use tokio::time::Instant;
 use tracing::debug;
 use tunnel::{Exchange, Peer, Receiver, Sender};
 
-use crate::answer::{Activity, Answer, AnswerBody};
+use crate::answer::{Answer, AnswerBody};
 use crate::body::RequestBody;
+use crate::clock::Activity;
 use crate::endpoint::{self, Allowance, RequestHead};
-use crate::fields;
+use crate::fields::{self, Declared};
 use crate::metrics::{Outcome, RequestCounters};
 use crate::retry::Failure;
 use crate::view::LocalService;
@@ -54,14 +56,21 @@ pub async fn serve(worker: Rc<Worker>, peer: &Peer, exchange: Exchange) {
     };
     // Counted as cancelled unless something better is known when it is over.
     let mut counted = Counted { counters: request.counters.clone(), outcome: Outcome::Cancelled };
-    let body = if receiver.end_is_here() {
-        // Data may have come with it: what is here is read without waiting.
-        body_that_is_here(receiver, &worker)
-    } else {
-        let length = fields::content_length(&request.head.headers);
-        RequestBody::from_tunnel(receiver, length, worker.shared.budget.reservation())
-    };
     let started = Instant::now();
+    let is_here = receiver.end_is_here();
+    let mut body = RequestBody::from_tunnel(
+        receiver,
+        request.declared,
+        worker.shared.budget.reservation(),
+        Activity::new(started),
+    );
+    if is_here {
+        body.read_ahead(&mut Context::from_waker(Waker::noop()));
+        body = body.or_empty();
+    }
+    if body.failed() {
+        return sender.reset(Code::Internal);
+    }
     let stopped = sender.stopped();
     let answered = tokio::select! {
         biased;
@@ -69,6 +78,8 @@ pub async fn serve(worker: Rc<Worker>, peer: &Peer, exchange: Exchange) {
         () = stopped => return,
     };
     match answered {
+        // The peer's body broke off: whatever the endpoint made of that is no answer.
+        _ if body.failed() => sender.reset(Code::Internal),
         Ok(mut answer) => {
             if let Some(left) = request.deadline {
                 answer.body.limit(left, Some(started + left), Activity::new(started));
@@ -101,6 +112,8 @@ struct Request {
     /// The hash of its key.
     key: Option<u64>,
     allowance: Allowance,
+    /// The length of its body.
+    declared: Declared,
     /// What is left of the total deadline.
     deadline: Option<Duration>,
     counters: Option<RequestCounters>,
@@ -137,6 +150,7 @@ impl Request {
         let broken = || Refusal(Code::Internal, Outcome::Broken);
         let mut headers = fields::to_headers(bytes, head_fields).ok_or_else(broken)?;
         fields::strip_hop_by_hop(&mut headers);
+        let declared = Declared::of(&headers).map_err(|_| broken())?;
         headers.insert(HOST, HeaderValue::from_str(head.authority).map_err(|_| broken())?);
         let request_head = RequestHead {
             method: Method::from_bytes(head.method.as_bytes()).map_err(|_| broken())?,
@@ -146,6 +160,7 @@ impl Request {
         Ok(Self {
             port: head.port,
             head: request_head,
+            declared,
             key: head.key_hash,
             allowance: Allowance {
                 replayable: head.replayable,
@@ -171,13 +186,6 @@ impl Request {
             Some(left) => tokio::time::timeout(left, calling).await.unwrap_or(Err(Failure::Deadline)),
         }
     }
-}
-
-/// The body of a request that arrived whole.
-fn body_that_is_here(receiver: Receiver, worker: &Worker) -> RequestBody {
-    let body = RequestBody::from_tunnel(receiver, None, worker.shared.budget.reservation());
-    body.read_ahead(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-    body.or_empty()
 }
 
 /// Sends an answer to the peer.
@@ -238,10 +246,12 @@ async fn forward(sender: &mut Sender, answer: Answer) -> Outcome {
     }
     let mut encoded = Vec::new();
     let trailers = trailers.filter(|t| proto::head::encode_fields(fields::of(t), &mut encoded).is_ok());
-    match sender.end(trailers.map(|_| encoded.as_slice())).await {
-        Ok(()) => Outcome::Answered,
-        Err(_) => Outcome::Cancelled,
+    if sender.end(trailers.map(|_| encoded.as_slice())).await.is_err() {
+        return Outcome::Cancelled;
     }
+    // Much of it may still be on its way: a gateway that drains must not close under it. The peer's probes bound this.
+    stopped.await;
+    Outcome::Answered
 }
 
 fn put_head(

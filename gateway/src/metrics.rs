@@ -121,6 +121,7 @@ impl From<Failure> for Outcome {
             Failure::Unknown => Self::NotFound,
             Failure::PeerLost | Failure::Reset => Self::Broken,
             Failure::Status(_) => Self::Answered,
+            Failure::TooLarge => Self::Malformed,
             Failure::Deadline => Self::Timeout,
             Failure::Cancelled => Self::Cancelled,
         }

@@ -5,6 +5,7 @@
 
 mod attempt;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,14 +15,15 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hashring::NodeIndex;
 use http::header::{HOST, HeaderName, HeaderValue};
-use http::{Request, Response, Uri};
+use http::{Method, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::answer::{Activity, Answer, AnswerBody};
+use crate::answer::{Answer, AnswerBody};
 use crate::body::{BodyError, RequestBody};
+use crate::clock::Activity;
 use crate::endpoint::RequestHead;
 use crate::error::{ProxyError, Rejection};
 use crate::fields;
@@ -106,10 +108,9 @@ pub async fn serve(
     };
     let started = Instant::now();
     let (parts, incoming) = request.into_parts();
-    let head_bytes = parts.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum::<usize>();
-    if head_bytes + parts.uri.path().len() > proto::limits::HEAD_BYTES_MAX {
-        let rejection =
-            Rejection::new(ProxyError::HttpRequestHeadTooLarge, "the request's head is over 64 KiB");
+    // CONNECT and the like: nothing here is a tunnel for the caller (RFC 9110, section 9.3.6).
+    if parts.method == Method::CONNECT {
+        let rejection = Rejection::new(ProxyError::HttpMethodUnsupported, "CONNECT is not served here");
         return reject(worker, rejection, nameless, Outcome::Malformed);
     }
     let authority = match authority(&parts.uri, &parts.headers) {
@@ -128,16 +129,15 @@ pub async fn serve(
         headers.insert(HOST, host);
     }
     fields::append_via(&mut headers, &worker.shared.via);
-    let target =
-        parts.uri.path_and_query().map_or("/", |p| if p.as_str().is_empty() { "/" } else { p.as_str() });
+    let target = target(&parts.uri);
     let key =
-        route::key(&service.hash, |name| headers.get(name).map(HeaderValue::as_bytes), target, source.ip());
+        route::key(&service.hash, |name| headers.get(name).map(HeaderValue::as_bytes), &target, source.ip());
     let hash = key.map(|key| service.placement.hash(&key));
     let has_key = headers.contains_key(HeaderName::from_static("idempotency-key"));
     let replayable_method = retry::replayable_method(parts.method.as_str(), has_key, &service.retry);
     let head = RequestHead {
         method: parts.method,
-        target: Uri::try_from(target).unwrap_or_else(|_| Uri::from_static("/")),
+        target: Uri::try_from(&*target).unwrap_or_else(|_| Uri::from_static("/")),
         headers,
     };
     let activity = Activity::new(started);
@@ -147,7 +147,7 @@ pub async fn serve(
         port,
         head: &head,
         authority: &authority,
-        body: RequestBody::from_http(incoming, worker.shared.budget.reservation()),
+        body: RequestBody::from_http(incoming, worker.shared.budget.reservation(), activity.clone()),
         activity: activity.clone(),
         started,
         hash,
@@ -178,6 +178,15 @@ pub async fn serve(
             }
             reject(worker, rejection, &service.unanswered, failure.into())
         }
+    }
+}
+
+/// The target in origin form (RFC 9112, section 3.2.1): an absolute one without a path has an empty path there.
+fn target(uri: &Uri) -> Cow<'_, str> {
+    match uri.path_and_query().map(http::uri::PathAndQuery::as_str) {
+        None | Some("") => "/".into(),
+        Some(query) if query.starts_with('?') => format!("/{query}").into(),
+        Some(target) => target.into(),
     }
 }
 

@@ -49,6 +49,8 @@ pub enum Failure {
     Reset,
     /// An answer with this status, nothing of it forwarded yet.
     Status(u16),
+    /// Its head does not fit the tunnel: nowhere.
+    TooLarge,
     /// Time is up (`DEADLINE`).
     Deadline,
     /// The caller went away (`CANCELLED`).
@@ -68,6 +70,7 @@ impl Failure {
                 | Self::Misplaced
                 | Self::Denied
                 | Self::Unknown
+                | Self::TooLarge
         )
     }
 
@@ -81,7 +84,7 @@ impl Failure {
             Self::Refused => policy.on.refused,
             Self::Reset => policy.on.reset,
             Self::Status(status) => policy.on.statuses.contains(&status),
-            Self::Denied | Self::Unknown | Self::Deadline | Self::Cancelled => false,
+            Self::Denied | Self::Unknown | Self::TooLarge | Self::Deadline | Self::Cancelled => false,
         }
     }
 

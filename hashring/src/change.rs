@@ -29,7 +29,7 @@ impl Ring {
         let points = declaration.points(at);
         self.check_growth(points)?;
         let zone = self.zones.firsts().find(|first| self.node(*first).zone == node.zone);
-        let zones = self.zones.with(at, zone, |node| declaration.points(node) > 0);
+        let zones = self.zones.with(at, zone, |node| declaration.is_placed(node));
         let index = self.index.patched(&[], &self.points(node.id, at, 0..points), Renumber::Insert(at));
         Ok(Self::from_parts(declaration, zones, index))
     }
@@ -44,7 +44,7 @@ impl Ring {
     pub fn without_node(&self, id: impl AsRef<[u8]>) -> Result<Ring, RingError> {
         let node = self.known(id.as_ref())?;
         let declaration = self.declaration.without(node);
-        let zones = self.zones.without(node, |node| declaration.points(node) > 0);
+        let zones = self.zones.without(node, |node| declaration.is_placed(node));
         let gone = self.points(id.as_ref(), node, 0..self.declaration.points(node));
         let index = self.index.patched(&gone, &[], Renumber::Remove(node));
         Ok(Self::from_parts(declaration, zones, index))
@@ -61,7 +61,7 @@ impl Ring {
         let declaration = self.declaration.reweighted(node, weight)?;
         let (before, after) = (self.declaration.points(node), declaration.points(node));
         self.check_growth(after.saturating_sub(before))?;
-        let zones = self.zones.placed(|node| declaration.points(node) > 0);
+        let zones = self.zones.placed(|node| declaration.is_placed(node));
         // The last points come or go; one of the ranges is empty.
         let (gone, new) = (self.points(id, node, after..before), self.points(id, node, before..after));
         let index = self.index.patched(&gone, &new, Renumber::Keep);

@@ -106,13 +106,19 @@ impl Declaration {
         xxh3_64(&self.bytes)
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.weights.len()
     }
 
+    pub(crate) fn indices(&self) -> impl ExactSizeIterator<Item = NodeIndex> + DoubleEndedIterator + use<> {
+        // There are at most MAX_NODES.
+        (0..self.len() as u16).map(NodeIndex)
+    }
+
     /// Every node by ascending id.
     pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = Node<'_>> + DoubleEndedIterator {
-        (0..self.len()).map(|node| self.node(NodeIndex(node as u16)))
+        self.indices().map(|node| self.node(node))
     }
 
     pub(crate) fn node(&self, node: NodeIndex) -> Node<'_> {
@@ -122,6 +128,11 @@ impl Declaration {
 
     pub(crate) fn weight(&self, node: NodeIndex) -> u32 {
         self.weights[node.get()]
+    }
+
+    /// Whether a node has points.
+    pub(crate) fn is_placed(&self, node: NodeIndex) -> bool {
+        limits::is_placed(self.base, self.weights[node.get()])
     }
 
     /// How many points a node has.

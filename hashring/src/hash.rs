@@ -21,6 +21,7 @@ pub enum KeyHash {
 
 impl KeyHash {
     /// The hash of `key` under `seed`.
+    #[inline]
     pub(crate) fn hash(self, seed: u64, key: &[u8]) -> u64 {
         match self {
             Self::Xxh3 => xxh3_64_with_seed(key, seed),

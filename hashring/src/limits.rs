@@ -33,6 +33,11 @@ pub(crate) fn points(base: u32, node: Node<'_>) -> Result<u32, RingError> {
     Ok(points as u32)
 }
 
+/// Whether a node of this weight has points.
+pub(crate) fn is_placed(base: u32, weight: u32) -> bool {
+    u64::from(base) * u64::from(weight) >= 100
+}
+
 /// Refuses more points in a ring than [`MAX_POINTS`].
 pub(crate) fn check_total(points: u64) -> Result<(), RingError> {
     if points > MAX_POINTS { Err(RingError::TooManyPoints { points }) } else { Ok(()) }

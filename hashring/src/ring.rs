@@ -5,7 +5,7 @@ use std::fmt;
 use crate::builder::RingBuilder;
 use crate::declaration::Declaration;
 use crate::hash::PointHasher;
-use crate::index::{Index, Point, Walk};
+use crate::index::{Index, Walk};
 use crate::node::{Node, NodeIndex};
 use crate::order::{Near, Sequence, Spread};
 use crate::zones::Zones;
@@ -29,17 +29,14 @@ impl Ring {
 
     /// The ring of a declaration.
     pub(crate) fn new(declaration: Declaration) -> Self {
-        let counts =
-            (0..).map(NodeIndex).take(declaration.len()).map(|node| (node, declaration.points(node)));
-        let counts: Vec<(NodeIndex, u32)> = counts.collect();
-        let total = counts.iter().map(|(_, count)| *count as usize).sum();
-        let index = Index::new(total, || {
-            counts.iter().flat_map(|&(node, count)| {
-                let mut hasher = PointHasher::new(declaration.node(node).id, declaration.seed);
-                (0..count).map(move |i| Point { position: hasher.position(i), node })
-            })
-        });
-        let zones = Zones::new(declaration.nodes().map(|node| node.zone), |node| counts[node.get()].1 > 0);
+        let counts: Vec<u32> = declaration.indices().map(|node| declaration.points(node)).collect();
+        let mut positions = Vec::with_capacity(counts.iter().map(|count| *count as usize).sum());
+        for (node, count) in declaration.nodes().zip(&counts) {
+            let mut hasher = PointHasher::new(node.id, declaration.seed);
+            positions.extend((0..*count).map(|i| hasher.position(i)));
+        }
+        let index = Index::new(&positions, &counts);
+        let zones = Zones::new(declaration.nodes().map(|node| node.zone), |node| declaration.is_placed(node));
         Self::from_parts(declaration, zones, index)
     }
 
@@ -49,6 +46,7 @@ impl Ring {
     }
 
     /// How many nodes the ring has, those without points included.
+    #[inline]
     pub fn len(&self) -> usize {
         self.declaration.len()
     }
@@ -138,15 +136,18 @@ impl Ring {
         Footprint { points: self.index.len(), hot, total: index + rest + size_of::<Self>() }
     }
 
+    #[inline]
     pub(crate) fn walk(&self, hash: u64) -> Walk<'_> {
         self.index.walk(hash)
     }
 
     /// How many nodes have points.
+    #[inline]
     pub(crate) fn placed(&self) -> usize {
         self.zones.members().len()
     }
 
+    #[inline]
     pub(crate) fn zones(&self) -> &Zones {
         &self.zones
     }

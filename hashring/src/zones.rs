@@ -92,6 +92,7 @@ impl Zones {
     }
 
     /// A node's zone.
+    #[inline]
     pub(crate) fn of(&self, node: NodeIndex) -> NodeIndex {
         self.of[node.get()]
     }
@@ -102,6 +103,7 @@ impl Zones {
     }
 
     /// The nodes with points, those of one zone side by side.
+    #[inline]
     pub(crate) fn members(&self) -> &[NodeIndex] {
         &self.members
     }

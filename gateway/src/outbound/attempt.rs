@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use hashring::NodeIndex;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use http_body::Body;
 use proto::code::Code;
 use proto::frame::{Frame, FrameKind, put_frame};
@@ -13,10 +13,11 @@ use tokio::time::Instant;
 use tunnel::{Exchange, Tunnel, TunnelError};
 
 use super::Call;
-use crate::answer::{AbortOnDrop, Activity, Answer, AnswerBody, Source};
+use crate::answer::{AbortOnDrop, Answer, AnswerBody, Source};
 use crate::body::Reader;
+use crate::clock::Activity;
 use crate::endpoint::{self, Allowance};
-use crate::fields;
+use crate::fields::{self, Declared};
 use crate::peers::PeerGateway;
 use crate::retry::Failure;
 use crate::view::{LocalService, Server, Service};
@@ -97,7 +98,7 @@ impl Call<'_> {
             .await;
         }
         let mut first = tunnel::begin_exchange();
-        self.put_head(&mut first, attempt).map_err(|_| Failure::Reset)?;
+        self.put_head(&mut first, attempt).map_err(|_| Failure::TooLarge)?;
         let whole = self.body.put_whole(&mut first);
         let sent = tunnel.open(first.into(), whole).await;
         let Exchange { sender, mut receiver } = sent.map_err(|e| self.peer_failure(gateway, &e))?;
@@ -118,7 +119,13 @@ impl Call<'_> {
         // A peer's gateway has done so; one that has not must not reach our caller's connection.
         fields::strip_hop_by_hop(&mut headers);
         let status = StatusCode::from_u16(response.status).map_err(|_| Failure::Reset)?;
-        Ok(Answer { status, headers, body: AnswerBody::stream(Source::Tunnel(receiver, upload)) })
+        // RFC 9110, section 6.4.1: these have no body, whatever length they speak of.
+        let bodiless = self.head.method == Method::HEAD
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let declared =
+            if bodiless { Declared::NOTHING } else { Declared::of(&headers).map_err(|_| Failure::Reset)? };
+        let body = AnswerBody::stream(Source::Tunnel(receiver, declared, upload));
+        Ok(Answer { status, headers, body })
     }
 
     fn put_head(&self, out: &mut Vec<u8>, attempt: Attempt) -> Result<(), proto::head::HeadError> {
@@ -194,7 +201,6 @@ async fn upload(mut sender: tunnel::Sender, mut reader: Reader, activity: Activi
         match std::future::poll_fn(|cx| Pin::new(&mut reader).poll_frame(cx)).await {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
-                    activity.touch();
                     if sender.data(data).await.is_err() {
                         return;
                     }

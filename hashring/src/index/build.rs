@@ -1,7 +1,9 @@
 //! From points to an index.
 
+use std::ops::Range;
+
+use super::Index;
 use super::line::{Line, place};
-use super::{Index, Point, walk};
 use crate::node::NodeIndex;
 
 /// How many lines an index of so many points has: an eighth, rounded down to five significant bits. So few
@@ -16,13 +18,14 @@ pub(super) fn line_count(points: usize) -> usize {
 }
 
 impl Index {
-    /// An index of what `points` yields, twice the same `count` points in any order.
-    pub(crate) fn new<I: Iterator<Item = Point>>(count: usize, points: impl Fn() -> I) -> Self {
-        let lines = line_count(count);
-        // A point's line is all but its rank: points are hashes, so lines hold about as many each.
+    /// An index of points at these positions: of node 0 as many as its count says, then of node 1, and so on.
+    pub(crate) fn new(positions: &[u64], counts: &[u32]) -> Self {
+        let lines = line_count(positions.len());
+        // A point's line says all about its rank but for the few points of that line, as points are hashes: sort
+        // by lines, then within each.
         let mut starts = vec![0_u32; lines + 1];
-        for point in points() {
-            starts[place(point.position, lines).0 + 1] += 1;
+        for position in positions {
+            starts[place(*position, lines).0 + 1] += 1;
         }
         let mut sum = 0;
         for start in &mut starts {
@@ -30,25 +33,24 @@ impl Index {
             *start = sum;
         }
         let mut next = starts.clone();
-        let (mut positions, mut nodes) = (vec![0; count], vec![NodeIndex(0); count]);
-        for point in points() {
-            let next = &mut next[place(point.position, lines).0];
-            positions[*next as usize] = point.position;
-            nodes[*next as usize] = point.node;
-            *next += 1;
-        }
-
-        let mut row = Vec::new();
-        for range in starts.windows(2).map(|pair| pair[0] as usize..pair[1] as usize) {
-            let (positions, nodes) = (&mut positions[range.clone()], &mut nodes[range]);
-            row.clear();
-            row.extend(positions.iter().zip(&*nodes).map(|(&position, &node)| Point { position, node }));
-            row.sort_unstable();
-            for ((position, node), point) in positions.iter_mut().zip(nodes).zip(&row) {
-                (*position, *node) = (point.position, point.node);
+        let mut sorted = vec![0; positions.len()];
+        let mut nodes = vec![NodeIndex(0); positions.len()];
+        let mut rest = positions;
+        for (node, count) in (0..).map(NodeIndex).zip(counts) {
+            let (own, others) = rest.split_at(*count as usize);
+            rest = others;
+            for position in own {
+                let next = &mut next[place(*position, lines).0];
+                sorted[*next as usize] = *position;
+                nodes[*next as usize] = node;
+                *next += 1;
             }
         }
-        Self { lines: [].into(), starts: starts.into(), positions: positions.into(), nodes: nodes.into() }
+        for pair in starts.windows(2) {
+            let line = pair[0] as usize..pair[1] as usize;
+            sort_line(&mut sorted[line.clone()], &mut nodes[line]);
+        }
+        Self { lines: [].into(), starts: starts.into(), positions: sorted.into(), nodes: nodes.into() }
             .with_lines(lines)
     }
 
@@ -65,27 +67,66 @@ impl Index {
     }
 
     /// Makes every line.
-    fn with_lines(mut self, lines: usize) -> Self {
-        self.lines = (0..lines).map(|number| self.line(number, lines)).collect();
+    fn with_lines(mut self, count: usize) -> Self {
+        let mut lines = vec![Line::of(Line::UNKNOWN); count];
+        if count > 0 {
+            self.draw(0..count, &mut lines);
+        }
+        self.lines = lines.into();
         self
     }
 
-    /// What line `number` of `lines` has to be.
-    pub(super) fn line(&self, number: usize, lines: usize) -> Line {
-        let (start, end) = (self.starts[number] as usize, self.starts[number + 1] as usize);
-        // Who owns the hashes right below the line's first point, unless that point does.
-        let mut line = Line::of(self.nodes[walk::run_before(&self.positions, start).start]);
-        let mut count = 0;
-        for rank in start..=end {
-            let node = self.nodes[if rank < self.len() { rank } else { 0 }];
-            match self.takeover(rank).map(|first| place(first, lines)) {
-                Some((at, fraction)) if at == number => count = line.add(count, fraction, node),
-                // It lies in a line before this one, or before 0.
-                Some((at, _)) if at < number => line = Line::of(node),
-                None if rank == 0 => line = Line::of(node),
-                Some(_) | None => {}
+    /// Makes the lines of a range, of all that there will be.
+    pub(super) fn draw(&self, range: Range<usize>, lines: &mut [Line]) {
+        let (start, end) = (self.starts[range.start] as usize, self.starts[range.end] as usize);
+        let count = lines.len();
+        let mut owner = self.owner_below(start);
+        let (mut at, mut line, mut boundaries) = (range.start, Line::of(owner), 0);
+        self.passages(start, end).for_each(|(first, next)| {
+            let (number, fraction) = place(first, count);
+            if number >= range.end {
+                return;
             }
-        }
-        line
+            if number > at {
+                lines[at] = line;
+                line = Line::of(owner);
+                lines[at + 1..number].fill(line);
+                (at, boundaries) = (number, 0);
+            }
+            owner = next;
+            if number < at {
+                // It lies before the range.
+                line = Line::of(owner);
+            } else {
+                boundaries = line.add(boundaries, fraction, owner);
+            }
+        });
+        lines[at] = line;
+        lines[at + 1..range.end].fill(Line::of(owner));
     }
+}
+
+/// Sorts the points of one line, in which nodes ascend where positions are equal, as they do afterwards.
+fn sort_line(positions: &mut [u64], nodes: &mut [NodeIndex]) {
+    const FEW: usize = 24;
+    let count = positions.len();
+    if count > FEW {
+        // As good as never: hashes are even.
+        let mut points: Vec<_> = positions.iter().copied().zip(nodes.iter().copied()).collect();
+        points.sort();
+        for ((position, node), point) in positions.iter_mut().zip(nodes).zip(points) {
+            (*position, *node) = point;
+        }
+        return;
+    }
+    // Each goes where as many are before it: no branch depends on what the hashes are.
+    let (mut sorted, mut owners) = ([0; FEW], [NodeIndex(0); FEW]);
+    for (at, (position, node)) in positions.iter().zip(&*nodes).enumerate() {
+        let (before, after) = positions.split_at(at);
+        let lower = before.iter().map(|other| usize::from(other <= position)).sum::<usize>()
+            + after.iter().map(|other| usize::from(other < position)).sum::<usize>();
+        (sorted[lower], owners[lower]) = (*position, *node);
+    }
+    positions.copy_from_slice(&sorted[..count]);
+    nodes.copy_from_slice(&owners[..count]);
 }

@@ -69,6 +69,7 @@ impl Line {
     }
 
     /// The line with other numbers for the same owners; `renumber` leaves [`Line::UNKNOWN`] alone.
+    #[inline]
     pub(super) fn renumbered(&self, renumber: impl Fn(NodeIndex) -> NodeIndex) -> Self {
         let mut line = *self;
         for owner in &mut line.owners {

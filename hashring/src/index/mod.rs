@@ -16,6 +16,9 @@ use line::{Line, place};
 pub(crate) use patch::Renumber;
 pub(crate) use walk::Walk;
 
+/// As many points as hardly a line has.
+const FEW: usize = 16;
+
 /// A point on the ring. The derived order, position and then id (indices ascend with ids), is the contract's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Point {
@@ -75,33 +78,65 @@ impl Index {
         let (line, _) = place(hash, self.lines.len());
         let (Some(start), Some(end)) = (self.starts.get(line), self.starts.get(line + 1)) else { return 0 };
         let (start, end) = (*start as usize, *end as usize);
+        // Nearly always it is one of the next few. Comparing with all takes less time than a search whose steps
+        // no processor can foresee; points of later lines lie above the hash and change nothing.
+        if let Some(few) = self.positions[start..].first_chunk::<FEW>() {
+            let below = few.partition_point(|position| *position < hash);
+            if below < FEW {
+                return start + below;
+            }
+        }
         start + self.positions[start..end].partition_point(|position| *position < hash)
     }
 
-    /// The first hash, counted up from 0, that is nearer to the points at `rank` than to those below them; for
-    /// a rank of 0 to [`Index::len`], both of which stand for the passage from the last point to the first.
-    /// None where a run of points at one position goes on, and where that passage is at the other of its ranks.
-    fn takeover(&self, rank: usize) -> Option<u64> {
-        let len = self.len();
-        let above = self.positions[if rank < len { rank } else { 0 }];
-        let below = self.positions[if rank > 0 { rank - 1 } else { len - 1 }];
-        let gap = above.wrapping_sub(below);
-        // At equal distance the lower point owns.
-        let first = below.wrapping_add(gap / 2 + 1);
-        let here = match rank {
-            0 => first <= above,
-            _ if rank == len => first > above,
-            _ => true,
-        };
-        (gap > 0 && here).then_some(first)
+    /// The first hashes that are nearer to a point than to those below it, ascending, and the nodes of these
+    /// points: of the points at `start` to `end`, where the last one may be [`Index::len`]. From the last point
+    /// to the first is a passage at 0 or at the end, as its hash lies.
+    fn passages(&self, start: usize, end: usize) -> impl Iterator<Item = (u64, NodeIndex)> {
+        let seam = self.seam().zip(self.nodes.first().copied());
+        let bottom = seam.filter(|(first, _)| start == 0 && self.is_bottom(*first));
+        let top = seam.filter(|(first, _)| end == self.len() && !self.is_bottom(*first));
+        let (from, to) = (start.max(1), (end + 1).min(self.len()));
+        let pairs = self.positions.get(from - 1..to).unwrap_or_default().windows(2);
+        let nodes = self.nodes.get(from..to).unwrap_or_default();
+        let middle = pairs.zip(nodes).filter_map(|(pair, node)| Some((passage(pair[0], pair[1])?, *node)));
+        bottom.into_iter().chain(middle).chain(top)
+    }
+
+    /// The first hash that is nearer to the first point than to the last; none if they are in one place.
+    fn seam(&self) -> Option<u64> {
+        passage(*self.positions.last()?, *self.positions.first()?)
+    }
+
+    /// Whether a seam is below the first point rather than above the last.
+    fn is_bottom(&self, seam: u64) -> bool {
+        self.positions.first().is_some_and(|position| seam <= *position)
+    }
+
+    /// The owner of the hashes right below the points at `rank`, in hash order from 0; there is a point.
+    fn owner_below(&self, rank: usize) -> NodeIndex {
+        match self.seam() {
+            Some(seam) if rank > 0 || self.is_bottom(seam) => {
+                self.nodes[walk::run_before(&self.positions, rank).start]
+            }
+            // The first point owns what is below it. Or all points are in one place.
+            _ => self.nodes[0],
+        }
     }
 
     /// The stretches of hashes with one owner as (first hash, owner), from 0 up; some may be empty, and
     /// neighbours may have the same owner. Nothing if there is no point.
     pub(crate) fn arcs(&self) -> impl Iterator<Item = (u64, NodeIndex)> {
-        let len = self.len();
-        let ranks = if len > 0 { 0..len + 1 } else { 0..0 };
-        let passage = move |rank| Some((self.takeover(rank)?, self.nodes[rank % len]));
-        self.owner(0).map(|owner| (0, owner)).into_iter().chain(ranks.filter_map(passage))
+        let first = (self.len() > 0).then(|| (0, self.owner_below(0)));
+        first.into_iter().chain(self.passages(0, self.len()))
     }
+}
+
+/// The first hash that is nearer to a point at `above` than to one at `below`, its neighbour; none if they are
+/// in one place.
+#[inline]
+fn passage(below: u64, above: u64) -> Option<u64> {
+    let gap = above.wrapping_sub(below);
+    // At equal distance the lower point owns.
+    (gap > 0).then(|| below.wrapping_add(gap / 2 + 1))
 }

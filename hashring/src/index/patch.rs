@@ -68,7 +68,7 @@ impl Index {
         let mut copy = Vec::with_capacity(lines);
         copy.extend(self.lines.iter().map(|line| line.renumbered(renumber)));
         for number in patched.touched(&edits, lines) {
-            copy[number] = patched.line(number, lines);
+            patched.draw(number..number + 1, &mut copy);
         }
         patched.lines = copy.into();
         patched

@@ -1,11 +1,13 @@
 //! The walk outward from a hash.
 
+use std::hint::select_unpredictable;
 use std::iter::FusedIterator;
 use std::ops::Range;
 
 use crate::node::NodeIndex;
 
 /// The run of points at one position that ends where `end` starts; 0 means around the ring.
+#[inline]
 pub(super) fn run_before(positions: &[u64], end: usize) -> Range<usize> {
     let end = if end > 0 { end } else { positions.len() };
     let mut start = end.saturating_sub(1);
@@ -27,26 +29,18 @@ pub(crate) struct Walk<'a> {
     left: usize,
     /// The next point at or above the hash.
     above: usize,
-    /// What is left of the run below the hash: runs are taken downward, a run's points by ascending id.
-    below: Range<usize>,
-    /// Where that run starts, and the next one ends.
-    below_start: usize,
+    /// Where the next run below the hash ends; 0 means around the ring. Runs are taken downward.
+    below: usize,
+    /// How many points of that run were visited: these are taken by ascending id.
+    taken: usize,
 }
 
 impl<'a> Walk<'a> {
     /// A walk from `hash`, below which `rank` points lie.
     #[inline]
     pub(super) fn new(positions: &'a [u64], nodes: &'a [NodeIndex], hash: u64, rank: usize) -> Self {
-        let below = run_before(positions, rank);
-        Self {
-            positions,
-            nodes,
-            hash,
-            left: positions.len(),
-            above: if rank < positions.len() { rank } else { 0 },
-            below_start: below.start,
-            below,
-        }
+        let above = if rank < positions.len() { rank } else { 0 };
+        Self { positions, nodes, hash, left: positions.len(), above, below: rank, taken: 0 }
     }
 
     /// Whether the walk has visited two points of `node`. Costs a look at each point visited.
@@ -56,22 +50,49 @@ impl<'a> Walk<'a> {
 
     /// The nodes of the points visited so far, in no order that means anything.
     pub(crate) fn visited(&self) -> [&'a [NodeIndex]; 3] {
-        // The part of the lower run that was taken is apart: what is left of the run lies between.
-        let run = &self.nodes[self.below_start..self.below.start];
-        let arc = self.nodes.len() - self.left - run.len();
-        let end = self.below.end + arc;
+        // What was taken of the lower run is apart: the rest of the run lies between.
+        let run = run_before(self.positions, self.below);
+        let taken = &self.nodes[run.start..run.start + self.taken];
+        let arc = self.nodes.len() - self.left - self.taken;
+        let end = run.end + arc;
         match end.checked_sub(self.nodes.len()) {
-            None => [run, &self.nodes[self.below.end..end], &[]],
-            Some(rest) => [run, &self.nodes[self.below.end..], &self.nodes[..rest]],
+            None => [taken, &self.nodes[run.end..end], &[]],
+            Some(rest) => [taken, &self.nodes[run.end..], &self.nodes[..rest]],
         }
     }
-}
 
-/// How often `node` is among `nodes`.
-fn count(nodes: &[NodeIndex], node: NodeIndex) -> usize {
-    // Sums of 16 bits, as wide as what is compared, so that compilers make vectors of it.
-    let sum = |chunk: &[NodeIndex]| chunk.iter().map(|other| u16::from(*other == node)).sum::<u16>();
-    nodes.chunks(1 << 15).map(|chunk| usize::from(sum(chunk))).sum()
+    /// [`Walk::next`] where the lower point shares its position with others.
+    #[cold]
+    fn next_beside_run(&mut self) -> NodeIndex {
+        let run = run_before(self.positions, self.below);
+        let low = run.start + self.taken;
+        // The comparison stays the same throughout a run, so that it is never interrupted by points of the other
+        // side.
+        if self.is_low(low) {
+            self.taken += 1;
+            if low + 1 == run.end {
+                (self.below, self.taken) = (run.start, 0);
+            }
+            self.nodes[low]
+        } else {
+            let high = self.above;
+            self.above = self.after(high);
+            self.nodes[high]
+        }
+    }
+
+    /// Whether the point `low` is next, rather than the one above the hash. Both distances wrap around 0.
+    #[inline]
+    fn is_low(&self, low: usize) -> bool {
+        let (below, above) = (self.positions[low], self.positions[self.above]);
+        self.hash.wrapping_sub(below) <= above.wrapping_sub(self.hash)
+    }
+
+    /// The point after another.
+    #[inline]
+    fn after(&self, rank: usize) -> usize {
+        if rank + 1 < self.positions.len() { rank + 1 } else { 0 }
+    }
 }
 
 impl Iterator for Walk<'_> {
@@ -80,23 +101,23 @@ impl Iterator for Walk<'_> {
     #[inline]
     fn next(&mut self) -> Option<NodeIndex> {
         self.left = self.left.checked_sub(1)?;
-        let (below, above) = (self.positions[self.below.start], self.positions[self.above]);
-        // Both distances wrap around 0. The comparison stays the same throughout a run, so that it is never
-        // interrupted by points of the other side.
-        if self.hash.wrapping_sub(below) <= above.wrapping_sub(self.hash) {
-            let node = self.nodes[self.below.start];
-            self.below.start += 1;
-            if self.below.is_empty() {
-                self.below = run_before(self.positions, self.below_start);
-                self.below_start = self.below.start;
-            }
-            Some(node)
-        } else {
-            let node = self.nodes[self.above];
-            self.above = if self.above + 1 < self.positions.len() { self.above + 1 } else { 0 };
-            Some(node)
+        let low = self.below.checked_sub(1).unwrap_or(self.positions.len() - 1);
+        if low > 0 && self.positions[low - 1] == self.positions[low] {
+            return Some(self.next_beside_run());
         }
+        // Which side is next nobody can guess, a processor neither: so both are advanced and one is kept.
+        let (high, is_low) = (self.above, self.is_low(low));
+        self.above = select_unpredictable(is_low, high, self.after(high));
+        self.below = select_unpredictable(is_low, low, self.below);
+        Some(self.nodes[select_unpredictable(is_low, low, high)])
     }
 }
 
 impl FusedIterator for Walk<'_> {}
+
+/// How often `node` is among `nodes`.
+fn count(nodes: &[NodeIndex], node: NodeIndex) -> usize {
+    // Sums of 16 bits, as wide as what is compared, so that compilers make vectors of it.
+    let sum = |chunk: &[NodeIndex]| chunk.iter().map(|other| u16::from(*other == node)).sum::<u16>();
+    nodes.chunks(1 << 15).map(|chunk| usize::from(sum(chunk))).sum()
+}

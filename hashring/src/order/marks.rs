@@ -11,6 +11,7 @@ pub(crate) struct Marks([u64; MARKS / 64]);
 
 impl Marks {
     /// Whether nodes of a ring of `nodes` share no marks.
+    #[inline]
     pub(crate) fn are_exact(nodes: usize) -> bool {
         nodes <= MARKS
     }
@@ -31,6 +32,7 @@ impl Marks {
         self.0[word] & bit != 0
     }
 
+    #[inline]
     fn place(node: NodeIndex) -> (usize, u64) {
         let mark = node.get() % MARKS;
         (mark / 64, 1 << (mark % 64))

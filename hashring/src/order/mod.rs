@@ -24,17 +24,20 @@ struct Outward<'a> {
 }
 
 impl<'a> Outward<'a> {
+    #[inline]
     fn new(ring: &'a Ring, hash: u64) -> Self {
         Self { walk: ring.walk(hash), marks: Marks::default(), exact: Marks::are_exact(ring.len()) }
     }
 
     /// The node of the next point.
+    #[inline]
     fn next(&mut self) -> Option<NodeIndex> {
         self.walk.next()
     }
 
     /// Whether `node`, of the point that the walk is at, is met for the first time. To be asked of every point
     /// that shall count.
+    #[inline]
     fn is_first(&mut self, node: NodeIndex) -> bool {
         self.marks.set(node) || (!self.exact && !self.walk.has_visited_twice(node))
     }
@@ -52,10 +55,12 @@ struct Skip<S> {
 }
 
 impl<S: Fn(NodeIndex) -> bool> Skip<S> {
+    #[inline]
     fn new(ring: &Ring, skip: Option<S>) -> Self {
         Self { skip, patience: ring.placed() }
     }
 
+    #[inline]
     fn skips(&self, node: NodeIndex) -> bool {
         self.skip.as_ref().is_some_and(|skip| skip(node))
     }

@@ -17,6 +17,7 @@ pub struct Sequence<'a, S = fn(NodeIndex) -> bool> {
 }
 
 impl<'a> Sequence<'a> {
+    #[inline]
     pub(crate) fn new(ring: &'a Ring, hash: u64) -> Self {
         Self { ring, outward: Outward::new(ring, hash), left: ring.placed(), skip: Skip::new(ring, None) }
     }

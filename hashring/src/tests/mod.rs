@@ -77,7 +77,13 @@ fn ring_on(zones: &[u8], points: &[Point]) -> Ring {
 }
 
 fn index_of(points: &[Point]) -> Index {
-    Index::new(points.len(), || points.iter().copied())
+    let nodes = points.iter().map(|point| point.node.get() + 1).max().unwrap_or_default();
+    let mut counts = vec![0; nodes];
+    points.iter().for_each(|point| counts[point.node.get()] += 1);
+    let mut by_node = points.to_vec();
+    // As they come, not sorted: the index has to do that.
+    by_node.sort_by_key(|point| point.node);
+    Index::new(&by_node.iter().map(|point| point.position).collect::<Vec<_>>(), &counts)
 }
 
 fn at(position: u64, node: u16) -> Point {

@@ -1,0 +1,31 @@
+//! Time, measured in turns.
+
+use std::time::Instant;
+
+/// Runs each of `tasks` once a round, and returns their times by round, in nanoseconds.
+pub(crate) fn times<const N: usize>(rounds: usize, mut tasks: [&mut dyn FnMut(); N]) -> [Vec<f64>; N] {
+    let mut times = [const { Vec::new() }; N];
+    // One round more, the first, that fills caches.
+    for round in 0..=rounds {
+        for (task, times) in tasks.iter_mut().zip(&mut times) {
+            let start = Instant::now();
+            task();
+            if round > 0 {
+                times.push(start.elapsed().as_nanos() as f64);
+            }
+        }
+    }
+    times
+}
+
+/// The median.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+/// The median of `a / b` of the rounds.
+pub(crate) fn ratio(a: &[f64], b: &[f64]) -> f64 {
+    median(&a.iter().zip(b).map(|(a, b)| a / b).collect::<Vec<_>>())
+}
