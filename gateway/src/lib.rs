@@ -6,7 +6,7 @@
 //! | one moment | [`view`] | catalog, rings and endpoints, immutable, swapped whole |
 //! | the ways out | [`peers`], [`endpoint`] | other clusters' gateways; instances on this side |
 //! | a request | [`outbound`], [`inbound`] | places it; serves it: inbound is given no tunnels |
-//! | the process | [`dataplane`], [`sync`], [`admin`], [`app`] | threads, mirror, operators, wiring |
+//! | the process | [`dataplane`], [`sync`], [`checks`], [`admin`], [`app`] | threads, mirror, health checks, operators, wiring |
 
 pub mod admin;
 pub mod answer;
@@ -14,6 +14,7 @@ pub mod app;
 pub mod balance;
 pub mod body;
 pub mod budget;
+pub mod checks;
 pub mod cli;
 pub mod clock;
 pub mod dataplane;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hashring::{NodeIndex, RingError};
 use prometheus_client::metrics::histogram::Histogram;
 use registry::model::{
-    Algorithm, Catalog, ClusterName, Condition, Grant, HashKey, HostPort, Member, Port, Retry,
+    Algorithm, Catalog, ClusterName, Condition, Grant, HashKey, HealthCheck, HostPort, Member, Port, Retry,
     Service as Declared, ServiceName, Timeout,
 };
 use registry::union::{self, Placed};
@@ -92,6 +92,8 @@ pub struct LocalService {
     pub grant: Grant,
     /// Its ports with their endpoints.
     pub ports: Vec<(Port, Endpoints)>,
+    /// How its endpoints are checked.
+    pub health_check: Option<Arc<HealthCheck>>,
     /// Our own idea of its placement, to check a peer's against.
     pub placement: Option<Placement>,
     /// What peers ask, by peer.
@@ -328,7 +330,7 @@ impl ViewBuilder {
                 }
             },
         };
-        Rule { algorithm, ring, checked: false }
+        Rule { algorithm, ring, checked: service.health_check.is_some() }
     }
 }
 
@@ -368,6 +370,7 @@ fn local(
         name: service.name.clone(),
         grant: service.export.clone(),
         ports,
+        health_check: service.health_check.clone().map(Arc::new),
         placement,
         inbound: inbound.collect(),
         durations: metrics.durations(Direction::Inbound, &label),

@@ -170,6 +170,8 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// Its instances, unique by id.
     pub endpoints: Vec<Endpoint>,
+    /// How instances are checked; none: what requests tell of them is all.
+    pub health_check: Option<HealthCheck>,
     /// Who of the peers may call it.
     pub export: Grant,
 }
@@ -207,6 +209,47 @@ pub struct Endpoint {
     pub zone: String,
     /// Requests it can hold at once, if declared.
     pub capacity: Option<u32>,
+}
+
+/// How the instances of a service are checked, each on each of its ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub probe: Probe,
+    /// From the start of one check to the start of the next.
+    pub interval: Duration,
+    /// How long a check may take; at most `interval`.
+    pub timeout: Duration,
+    /// Checks in a row that must pass before an instance takes requests.
+    pub rise: u32,
+    /// Checks in a row that must fail before it takes none.
+    pub fall: u32,
+}
+
+/// What a health check asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// `GET path` with HTTP/1.1.
+    Http {
+        /// Path and query, in origin form.
+        path: String,
+        /// The one status that passes; none: every one from 200 to 399.
+        expected_status: Option<u16>,
+    },
+    /// Whether a connection is accepted.
+    Tcp,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            probe: Probe::Tcp,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_millis(500),
+            rise: 2,
+            fall: 3,
+        }
+    }
 }
 
 /// Which peers may use a service. Checked at every inbound request.

@@ -37,7 +37,7 @@ const FLOORS: [&[&str]; 10] = [
     &["endpoint", "peers"],
     &["answer", "view"],
     &["error", "worker"],
-    &["inbound", "outbound", "sync"],
+    &["checks", "inbound", "outbound", "sync"],
     &["admin", "listener"],
     &["dataplane"],
     &["app"],

@@ -20,7 +20,7 @@ fn clusters(names: &[&str]) -> Grant {
 
 fn declare(declared: &mut Declared, service: &str, number: u16, export: Grant) {
     let ports = vec![Port { name: "web".into(), number, protocol: Protocol::Http }];
-    let service = Service { name: name(service), ports, endpoints: Vec::new(), export };
+    let service = Service { name: name(service), ports, endpoints: Vec::new(), health_check: None, export };
     declared.services.insert(service.name.clone(), service);
 }
 

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 mod document;
 mod files;
 mod gateway;
+mod health;
 mod link;
 mod placement;
 mod policy;

@@ -53,9 +53,9 @@ pub(super) fn read(
 }
 
 fn balance(field: &Field<raw::Balance>, scope: &mut Scope<'_, '_>) -> Option<Algorithm> {
-    const LATER: [&str; 6] =
-        ["ring", "random", "weighted", "least-request", "aperture", "least-response-time"];
-    let known = [("p2c-ewma", Algorithm::P2cEwma), ("round-robin", Algorithm::RoundRobin)];
+    const LATER: [&str; 5] = ["random", "weighted", "least-request", "aperture", "least-response-time"];
+    let known =
+        [("p2c-ewma", Algorithm::P2cEwma), ("round-robin", Algorithm::RoundRobin), ("ring", Algorithm::Ring)];
     let Some(balance) = field else { return Some(Algorithm::P2cEwma) };
     let word = units::word(&known, &LATER);
     let algorithm = scope.optional(&balance.value.algorithm, "spec.balance.algorithm", word);

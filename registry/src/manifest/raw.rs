@@ -108,7 +108,7 @@ pub(super) struct Import {
 pub(super) struct ServiceSpec {
     pub(super) ports: List<Port>,
     pub(super) endpoints: List<Endpoint>,
-    pub(super) health_check: Later,
+    pub(super) health_check: Field<HealthCheck>,
     pub(super) export: Field<Export>,
 }
 
@@ -129,6 +129,24 @@ pub(super) struct Endpoint {
     pub(super) weight: Field<Number>,
     pub(super) zone: Field<String>,
     pub(super) capacity: Field<Number>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HealthCheck {
+    pub(super) http: Field<HttpCheck>,
+    pub(super) tcp: Field<Empty>,
+    pub(super) interval: Field<String>,
+    pub(super) timeout: Field<String>,
+    pub(super) rise: Field<Number>,
+    pub(super) fall: Field<Number>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct HttpCheck {
+    pub(super) path: Field<String>,
+    pub(super) expected_status: Field<Number>,
 }
 
 #[derive(Deserialize)]

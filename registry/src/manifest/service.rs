@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_saphyr::{Location, Spanned};
 
+use super::health;
 use super::raw::{self, Field, ServiceSpec};
 use super::scope::{Scope, Target};
 use super::suggest;
@@ -34,11 +35,17 @@ pub(super) fn read(
 ) -> Option<Service> {
     let spec = scope.present(spec, "spec", at, "spec: { ports: [...], endpoints: [...] }")?;
     let (at, spec) = (spec.referenced, &spec.value);
-    scope.later(&spec.health_check, "spec.healthCheck");
     let ports = ports(spec, at, scope);
     let endpoints = endpoints(spec, ports.as_deref(), scope);
+    let health_check = health::read(&spec.health_check, scope);
     let export = export(&spec.export, scope);
-    Some(Service { name: name?, ports: ports?, endpoints: endpoints?, export: export? })
+    Some(Service {
+        name: name?,
+        ports: ports?,
+        endpoints: endpoints?,
+        health_check: health_check?,
+        export: export?,
+    })
 }
 
 /// The ports: at least one, names and numbers unique.

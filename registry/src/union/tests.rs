@@ -43,8 +43,13 @@ fn west() -> Catalog {
 }
 
 fn serve(catalog: &mut Catalog, number: u16) {
-    let service =
-        Service { name: cart(), ports: ports(number), endpoints: Vec::new(), export: Grant::Everyone };
+    let service = Service {
+        name: cart(),
+        ports: ports(number),
+        endpoints: Vec::new(),
+        health_check: None,
+        export: Grant::Everyone,
+    };
     catalog.declared.services.insert(cart(), service);
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use registry::manifest::{self, Manifests};
 use registry::model::{
-    Algorithm, ClusterName, Contract, Endpoint, Gateway, Grant, HashKey, HostPort, ImportRule, Link, Listen,
-    Member, Mode, OnOwnerUnavailable, Policy, Port, Protocol, Retry, RetryOn, Service, ServiceName, Tier,
-    Timeout,
+    Algorithm, ClusterName, Contract, Endpoint, Gateway, Grant, HashKey, HealthCheck, HostPort, ImportRule,
+    Link, Listen, Member, Mode, OnOwnerUnavailable, Policy, Port, Probe, Protocol, Retry, RetryOn, Service,
+    ServiceName, Tier, Timeout,
 };
 
 use super::source;
@@ -41,6 +41,7 @@ metadata: { name: cart, namespace: shop }
 spec:
   ports: [{ name: web, port: 80, protocol: http }]
   endpoints: [{ id: a, host: 127.0.0.1, ports: { web: 9001 }, weight: 100, zone: a, capacity: 64 }]
+  healthCheck: { http: { path: /healthz }, interval: 2s, timeout: 500ms, rise: 2, fall: 3 }
   export: { to: ["*"] }                     # the grant, checked at every inbound request; none by default
 ---
 apiVersion: ringway.dev/v1alpha1
@@ -120,6 +121,13 @@ fn the_example_of_the_design_means_what_the_design_says() {
             zone: "a".into(),
             capacity: Some(64),
         }],
+        health_check: Some(HealthCheck {
+            probe: Probe::Http { path: "/healthz".into(), expected_status: None },
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_millis(500),
+            rise: 2,
+            fall: 3,
+        }),
         export: Grant::Everyone,
     };
     assert_eq!(manifests.declared.services, BTreeMap::from([(cart(), service)]));
@@ -276,7 +284,7 @@ fn documents_keep_their_original_bytes() {
         ("Gateway", "", "gw-1", 1),
         ("Link", "default", "east", 14),
         ("MeshService", "shop", "cart", 22),
-        ("TrafficPolicy", "shop", "cart", 30),
+        ("TrafficPolicy", "shop", "cart", 31),
     ];
     assert_eq!(names, expected);
     // Each can be stored and read again by itself.
@@ -292,4 +300,34 @@ fn anchors_byte_order_marks_and_carriage_returns_are_yaml_too() {
     assert_eq!(read(&text).declared, read(EXAMPLE).declared);
     let text = format!("\u{feff}{}", EXAMPLE.replace('\n', "\r\n"));
     assert_eq!(read(&text).declared, read(EXAMPLE).declared);
+}
+
+#[test]
+fn a_health_check_needs_only_to_say_what_is_asked() {
+    let read = |check: &str| {
+        let spec =
+            format!("spec: {{ ports: [{{ name: web, port: 80, protocol: http }}], healthCheck: {check} }}");
+        let head = "apiVersion: ringway.dev/v1alpha1\nkind: MeshService\nmetadata: { name: cart, namespace: shop }\n";
+        read(&format!("{head}{spec}\n")).declared.services[&cart()].health_check.clone()
+    };
+    assert_eq!(read("{ tcp: {} }"), Some(HealthCheck::default()));
+    let probe = Probe::Http { path: "/up?deep=1".into(), expected_status: Some(204) };
+    let http = HealthCheck { probe, ..HealthCheck::default() };
+    assert_eq!(read("{ http: { path: \"/up?deep=1\", expectedStatus: 204 } }"), Some(http));
+    // The timeout that is not given fits into the interval.
+    let quick = Duration::from_millis(200);
+    assert_eq!(
+        read("{ tcp: {}, interval: 200ms }"),
+        Some(HealthCheck { interval: quick, timeout: quick, ..HealthCheck::default() })
+    );
+}
+
+#[test]
+fn every_algorithm_has_its_word() {
+    for (word, algorithm) in
+        [("p2c-ewma", Algorithm::P2cEwma), ("round-robin", Algorithm::RoundRobin), ("ring", Algorithm::Ring)]
+    {
+        let text = EXAMPLE.replace("algorithm: p2c-ewma", &format!("algorithm: {word}"));
+        assert_eq!(read(&text).declared.policies[&cart()].balance, algorithm);
+    }
 }

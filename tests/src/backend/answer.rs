@@ -18,7 +18,7 @@ pub(super) fn serve(shared: &Arc<Shared>, reader: &mut Reader) -> io::Result<boo
     let Some((start, fields)) = read_head(reader)? else { return Ok(false) };
     let mut words = start.split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let entry = {
+    let (entry, asked) = {
         let mut state = shared.state();
         state.seen.push(Seen {
             method: method.into(),
@@ -28,10 +28,10 @@ pub(super) fn serve(shared: &Arc<Shared>, reader: &mut Reader) -> io::Result<boo
             body: Digest::default(),
             outcome: Outcome::Open,
         });
-        state.seen.len() - 1
+        (state.seen.len() - 1, state.instead.get(target).cloned().unwrap_or_else(|| target.into()))
     };
     let mut exchange = Exchange { shared, reader, entry, head: start.clone(), fields, body_read: false };
-    let result = exchange.answer(method, target);
+    let result = exchange.answer(method, &asked);
     let cancelled = matches!(&result, Err(_) | Ok(End::Cancelled));
     shared.state().seen[entry].outcome = if cancelled { Outcome::Cancelled } else { Outcome::Answered };
     let keep = matches!(result?, End::Keep);

@@ -86,6 +86,8 @@ struct State {
     accepted: usize,
     released: bool,
     stopped: bool,
+    /// Targets that are answered as if another had been asked for.
+    instead: BTreeMap<String, String>,
 }
 
 impl Backend {
@@ -135,6 +137,12 @@ impl Backend {
     pub fn release(&self) {
         self.shared.state().released = true;
         self.shared.bell.notify_all();
+    }
+
+    /// From now on answers requests for exactly `target` as if they asked for `instead`: `/status/503` for a health
+    /// page that fails, `/slam` for a server that cuts; the same target again: as it is asked for.
+    pub fn answer_instead(&self, target: &str, instead: &str) {
+        self.shared.state().instead.insert(target.into(), instead.into());
     }
 
     /// Its name, as in `x-served-by`.

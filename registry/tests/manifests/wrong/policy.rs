@@ -66,11 +66,11 @@ pub(super) const POLICY: &[Case] = &[
         rest: "spec:
   service: cart
   limits: { requests: 1024 }
-  balance: { algorithm: ring }
+  balance: { algorithm: aperture }
 ",
         said: &[
             "6:11 TrafficPolicy shop/cart: spec.limits is not available yet => leave it out for now",
-            "7:25 TrafficPolicy shop/cart: spec.balance.algorithm: `ring` is not available yet => available now: `p2c-ewma` and `round-robin`",
+            "7:25 TrafficPolicy shop/cart: spec.balance.algorithm: `aperture` is not available yet => available now: `p2c-ewma`, `round-robin` and `ring`",
         ],
     },
     Case {

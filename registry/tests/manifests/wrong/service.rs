@@ -19,8 +19,51 @@ pub(super) const SERVICE: &[Case] = &[
   ports: []
 ",
         said: &[
-            "5:16 MeshService shop/cart: spec.healthCheck is not available yet => leave it out for now",
+            "5:16 MeshService shop/cart: spec.healthCheck does not say what is asked => write `http: { path: /healthz }`, or `tcp: {}`",
             "6:10 MeshService shop/cart: spec.ports: a service has at least one port => write `ports: [{ name: web, port: 80, protocol: http }]`",
+        ],
+    },
+    Case {
+        head: SERVICE_HEAD,
+        rest: "spec:
+  ports: [{ name: web, port: 80, protocol: http }]
+  healthCheck:
+    http: { path: 'http://a/healthz', expectedStatus: 20 }
+    tcp: {}
+    interval: 50ms
+    timeout: 1
+    rise: 0
+    fall: 101
+",
+        said: &[
+            "7:5 MeshService shop/cart: spec.healthCheck has both `http` and `tcp` => write `http: { path: /healthz }`, or `tcp: {}`",
+            "9:15 MeshService shop/cart: spec.healthCheck.interval: `50ms` is out of range => write an interval from 100ms to 1h",
+            "10:14 MeshService shop/cart: spec.healthCheck.timeout: `1` has no unit => write `1s`",
+            "11:11 MeshService shop/cart: spec.healthCheck.rise: 0 is out of range => write a whole number from 1 to 100",
+            "12:11 MeshService shop/cart: spec.healthCheck.fall: 101 is out of range => write a whole number from 1 to 100",
+        ],
+    },
+    Case {
+        head: SERVICE_HEAD,
+        rest: "spec:
+  ports: [{ name: web, port: 80, protocol: http }]
+  healthCheck: { http: { path: 'http://a:9/healthz', expectedStatus: 20 }, interval: 2h }
+",
+        said: &[
+            "6:32 MeshService shop/cart: spec.healthCheck.http.path: `http://a:9/healthz` is no path => write `/healthz`: host and port are the endpoint's",
+            "6:70 MeshService shop/cart: spec.healthCheck.http.expectedStatus: 20 is out of range => write a whole number from 100 to 599",
+            "6:86 MeshService shop/cart: spec.healthCheck.interval: `2h` is out of range => write an interval from 100ms to 1h",
+        ],
+    },
+    Case {
+        head: SERVICE_HEAD,
+        rest: "spec:
+  ports: [{ name: web, port: 80, protocol: http }]
+  healthCheck: { http: {}, interval: 1s, timeout: 2s }
+",
+        said: &[
+            "6:24 MeshService shop/cart: spec.healthCheck.http.path is missing => add `path: /healthz`",
+            "6:51 MeshService shop/cart: spec.healthCheck.timeout: 2s is longer than the interval => write at most 1s: checks do not overlap",
         ],
     },
     Case {
