@@ -16,6 +16,7 @@ use tunnel::{Begun, Driver, Endpoint, EndpointError, Event, Local, Port, Secrets
 
 use crate::endpoint::Pool;
 use crate::peers::{self, Offer, PeerCluster};
+use crate::stall::Stalls;
 use crate::worker::{Shared, SyncStream, Worker};
 use crate::{inbound, listener};
 
@@ -28,7 +29,9 @@ const DRAIN_LINGER: Duration = Duration::from_millis(200);
 /// How often a draining worker looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How often idle connections are looked through.
-const SWEEP: Duration = Duration::from_secs(5);
+const POOL_SWEEP: Duration = Duration::from_secs(5);
+/// How often stalled readers are looked for.
+const STALL_SWEEP: Duration = Duration::from_secs(1);
 
 /// Runs a worker on the calling thread until the process has drained. `ready` is told once its sockets are bound.
 pub fn run(
@@ -48,11 +51,11 @@ pub fn run(
             }
         };
         let http = tokio::net::TcpListener::from_std(http)?;
-        let worker = Rc::new(Worker { shared, endpoint, pool: Rc::default() });
+        let worker = Rc::new(Worker { shared, endpoint, pool: Rc::default(), stalls: Stalls::default() });
         let _ = ready.send(Ok(()));
         let accepting = spawn_local(accept_tunnels(worker.clone()));
         let listening = spawn_local(listener::serve(worker.clone(), http));
-        let sweeping = spawn_local(sweep(worker.pool.clone()));
+        let sweeping = spawn_local(sweep(worker.clone()));
         spawn_local(follow_local(worker.clone()));
         spawn_local(dial_peers(worker.clone()));
         worker.shared.stop.cancelled().await;
@@ -132,10 +135,19 @@ async fn dial_peer(worker: Rc<Worker>, cluster: Arc<PeerCluster>) {
     peers::each_address(&cluster, begin).await;
 }
 
-async fn sweep(pool: Rc<Pool>) {
+async fn sweep(worker: Rc<Worker>) {
+    let mut rounds = tokio::time::interval(STALL_SWEEP);
+    let mut pool_swept = tokio::time::Instant::now();
     loop {
-        tokio::time::sleep(SWEEP).await;
-        pool.sweep();
+        let now = rounds.tick().await;
+        let given_up = worker.stalls.sweep(now);
+        if given_up > 0 {
+            warn!(given_up, "Cut off readers that take nothing: what waits for them holds up others.");
+        }
+        if now.duration_since(pool_swept) >= POOL_SWEEP {
+            worker.pool.sweep();
+            pool_swept = now;
+        }
     }
 }
 

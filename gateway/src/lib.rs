@@ -30,6 +30,7 @@ pub mod peers;
 pub mod placement;
 pub mod retry;
 pub mod route;
+pub mod stall;
 pub mod sync;
 pub mod view;
 pub mod worker;

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::endpoint::Pool;
 use crate::metrics::{AttemptCounters, InProgress, Metrics, RequestCounters};
 use crate::peers::Peers;
+use crate::stall::Stalls;
 use crate::view::View;
 
 /// Requests that a process works on at once, in both directions; more are shed.
@@ -72,6 +73,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Connections to endpoints.
     pub pool: Rc<Pool>,
+    /// Readers that may stall.
+    pub stalls: Stalls,
     /// Where it accepts tunnels and dials them.
     pub endpoint: Endpoint,
 }
