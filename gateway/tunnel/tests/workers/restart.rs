@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tunnel::Tunnel;
 
 use crate::gateway::{Gateway, Pki};
-use crate::{EAST_BOOT, WEST_BOOT};
+use crate::{EAST_BOOT, WEST_BOOT, scatter};
 
 const TUNNELS: usize = 100;
 /// How often a datagram goes out on each tunnel, whatever else goes on.
@@ -116,8 +116,9 @@ async fn who_has_dialled_hears_of_a_restart_on_every_tunnel() {
     let pki = Pki::new();
     let mut east = Process::start(pki.path(), ([127, 0, 0, 1], 0).into(), 2, EAST_BOOT, None);
     let address = east.says("bound").parse().unwrap();
-    // Resets do not say for which worker they are.
+    // A reset does not say for which worker it is; here each of them comes to the first.
     let west = Gateway::start(&pki, "west", 2, WEST_BOOT);
+    scatter::over(west.address, 1);
     let mut tunnels = Vec::new();
     for n in 0..TUNNELS {
         tunnels.push(west.dial(n % 2, address, "east").await);
