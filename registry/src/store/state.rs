@@ -263,7 +263,8 @@ impl State {
             let too_much = self.history_events > self.limits.history_events
                 || self.history_bytes > self.limits.history_bytes;
             let too_old = age_ms > self.limits.history_age.as_millis();
-            if !too_old && !(too_much && self.history.len() > 1) {
+            let goes = too_old || too_much && self.history.len() > 1;
+            if !goes {
                 return;
             }
             self.history_events -= oldest.changes.events.len();
@@ -292,4 +293,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,8 +1,12 @@
 //! Every back end of the registry keeps the promises of `registry::store::conformance`.
 #![allow(clippy::unwrap_used)]
 
+mod child;
+mod embedded;
+mod killed;
+mod refused;
+
 use bytes::Bytes;
-use registry::store::embedded::EmbeddedStore;
 use registry::store::memory::MemoryStore;
 use registry::store::{
     HISTORY_BYTES, Op, Store, StoreError, Transaction, VALUE_BYTES_MAX, Watch, conformance,
@@ -64,17 +68,4 @@ async fn large_values_shorten_the_history() {
         assert!(outcome.is_ok(), "{outcome:?}");
     }
     assert!(matches!(store.watch("/large", 1).await.map(drop), Err(StoreError::Compacted(_))));
-}
-
-#[tokio::test]
-async fn the_embedded_store_conforms() {
-    let directory = tempfile::tempdir().unwrap();
-    conformance::all(&EmbeddedStore::open(directory.path()).unwrap()).await;
-}
-
-#[tokio::test]
-async fn the_embedded_store_tells_who_fell_behind_its_history() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::with_history(directory.path(), 8).unwrap();
-    conformance::compaction(&store, async |store| overflow(store).await).await;
 }

@@ -6,11 +6,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
 use redb::{
-    Builder, Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError,
+    WriteTransaction,
 };
 
 use crate::store::staged::Batch;
@@ -30,16 +32,20 @@ const FORMAT_KEY: &str = "format";
 const REVISION: &str = "revision";
 const LAST_LEASE: &str = "last lease";
 
-/// By key: revision of creation, revision of the last change, lease (0: none), value.
-const ENTRIES: TableDefinition<'_, &str, (u64, u64, u64, &[u8])> = TableDefinition::new("entries");
+/// By key.
+const ENTRIES: TableDefinition<'_, &str, EntryRow<'_>> = TableDefinition::new("entries");
+
+/// Revision of creation, revision of the last change, lease (0: none), value.
+type EntryRow<'a> = (u64, u64, u64, &'a [u8]);
 
 /// By lease: time to live in milliseconds.
 const LEASES: TableDefinition<'_, u64, u64> = TableDefinition::new("leases");
 
-/// By revision and place within it: Unix milliseconds, key, and what was put there: revision of creation, lease and
-/// value.
-const HISTORY: TableDefinition<'_, (u64, u32), (u64, &str, Option<(u64, u64, &[u8])>)> =
-    TableDefinition::new("history");
+/// By revision and place within it.
+const HISTORY: TableDefinition<'_, (u64, u32), EventRow<'_>> = TableDefinition::new("history");
+
+/// Unix milliseconds, key, and what was put there: revision of creation, lease and value; none: it was deleted.
+type EventRow<'a> = (u64, &'a str, Option<(u64, u64, &'a [u8])>);
 
 /// The file's content, on the disk.
 #[derive(Debug)]
@@ -80,15 +86,21 @@ impl Disk {
 
     /// Opens the file `path` and reads what it holds.
     pub(super) fn open(path: &Path) -> Result<(Self, Kept), Unread> {
-        Self::read(builder().open(path)?)
+        Self::read(|| builder().open(path))
     }
 
-    /// Reads what an open database holds, after a check of every page against its checksum: damage in what nobody
-    /// happens to read would else show years later.
-    fn read(mut database: Database) -> Result<(Self, Kept), Unread> {
-        database.check_integrity()?;
-        let kept = read_all(&database)?;
-        Ok((Self { database }, kept))
+    /// Reads what a database holds, after a check of every page against its checksum: damage in what nobody happens
+    /// to read would else show years later.
+    fn read(open: impl FnOnce() -> Result<Database, DatabaseError>) -> Result<(Self, Kept), Unread> {
+        let read = || {
+            let mut database = open()?;
+            database.check_integrity()?;
+            let kept = read_all(&database)?;
+            Ok((Self { database }, kept))
+        };
+        // Before any checksum is looked at, redb takes some damage for a bug of its own and panics.
+        let panicked = |_| Err(Unread::Inconsistent("its pages contradict each other"));
+        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(panicked)
     }
 
     /// Makes a batch true on the disk: once this returns, it survives a power cut.
@@ -159,17 +171,14 @@ fn insert_all(transaction: &WriteTransaction, kept: &Kept) -> Result<(), redb::E
     kept.history.iter().try_for_each(&mut insert)
 }
 
-fn insert_entry(
-    entries: &mut Table<'_, &str, (u64, u64, u64, &[u8])>,
-    entry: &Entry,
-) -> Result<(), redb::Error> {
+fn insert_entry(entries: &mut Table<'_, &str, EntryRow<'_>>, entry: &Entry) -> Result<(), redb::Error> {
     let row = (entry.created, entry.modified, number(entry.lease), &*entry.value);
     entries.insert(entry.key.as_str(), row)?;
     Ok(())
 }
 
 fn insert_changes(
-    history: &mut Table<'_, (u64, u32), (u64, &str, Option<(u64, u64, &[u8])>)>,
+    history: &mut Table<'_, (u64, u32), EventRow<'_>>,
     Changes { revision, events }: &Changes,
     at_unix_ms: u64,
 ) -> Result<(), redb::Error> {

@@ -1,0 +1,326 @@
+//! One cluster's mirror of another: the stream that feeds it, its store, and what may never happen to either.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use proto::sync::event::Kind;
+use proto::sync::{Event, Record};
+use registry::export::{Export, Feed};
+use registry::mirror::{BELIEVED_AT_ONCE, Desync, EXPIRE_AFTER, HOLD, Mirror, Write};
+use registry::model::{ClusterName, Import, ImportRule, Link, PeerImports, ServiceName};
+use registry::record;
+use registry::store::Op;
+
+use crate::cluster::owns;
+
+/// What each store key of an import holds.
+type Stored = BTreeMap<String, Bytes>;
+
+pub(crate) struct SimLink {
+    importer: ClusterName,
+    exporter: ClusterName,
+    namespaces: &'static [Option<&'static str>],
+    pub(crate) mirror: Mirror,
+    stream: Option<Stream>,
+    pub(crate) cut: bool,
+    /// What the importer's disk holds, and the writes that have not reached it.
+    stored: Stored,
+    unwritten: VecDeque<Op>,
+    backup: Stored,
+    history: History,
+}
+
+struct Stream {
+    feed: Feed,
+    on_the_way: VecDeque<Sent>,
+}
+
+/// An event and when it was sent, in the order of all events of the link.
+#[derive(Clone)]
+struct Sent {
+    at: u64,
+    event: Event,
+}
+
+/// What the checks know of what the mirror was told.
+#[derive(Default)]
+struct History {
+    sent: u64,
+    /// When what is known of each service was sent: that it is there, or that it is gone.
+    told: BTreeMap<ServiceName, (u64, Known)>,
+    /// Services known before the last snapshot began, and those that it named.
+    known: usize,
+    named: BTreeSet<ServiceName>,
+    /// Since when no snapshot has named a service, by the importer's clock.
+    missing: BTreeMap<ServiceName, u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Known {
+    There,
+    Gone,
+}
+
+/// What selections of a link there are.
+pub(crate) const EVERYTHING: &[Option<&str>] = &[None];
+const SELECTIONS: [&[Option<&str>]; 3] = [&[], &[Some("shop")], EVERYTHING];
+
+fn is_mark(event: &Event) -> bool {
+    !matches!(event.kind, Some(Kind::Upsert(_) | Kind::Removed(_)))
+}
+
+impl SimLink {
+    pub(crate) fn new(importer: ClusterName, exporter: ClusterName) -> Self {
+        let mirror = Mirror::new(&declared(&exporter, EVERYTHING), Arc::default());
+        Self {
+            importer,
+            exporter,
+            namespaces: EVERYTHING,
+            mirror,
+            stream: None,
+            cut: false,
+            stored: Stored::new(),
+            unwritten: VecDeque::new(),
+            backup: Stored::new(),
+            history: History::default(),
+        }
+    }
+
+    pub(crate) fn connect(&mut self, export: &mut Export, rng: &mut fastrand::Rng) -> bool {
+        if self.cut || self.stream.is_some() && self.mirror.is_watching() {
+            return false;
+        }
+        let watch = self.mirror.watch();
+        let admitted = export.admit(&watch, rng);
+        let feed = Feed::new(self.importer.clone(), &watch).unwrap();
+        self.stream = Some(Stream { feed, on_the_way: VecDeque::new() });
+        admitted
+    }
+
+    /// The tunnel broke: what was on its way is lost, and nothing that is known.
+    pub(crate) fn disconnect(&mut self) {
+        let before = Arc::clone(self.mirror.imports());
+        self.stream = None;
+        self.mirror.lost();
+        assert_eq!(*self.mirror.imports(), before, "a lost link took something along");
+    }
+
+    /// The importer's process dies: what was not written is lost, and what was is served from the start.
+    pub(crate) fn restart(&mut self) {
+        self.disconnect();
+        self.unwritten.clear();
+        let services: BTreeMap<_, _> = (self.stored.values())
+            .map(|bytes| record::decode(&Record::decode(&**bytes).unwrap()).unwrap())
+            .map(|import| (import.name.clone(), Arc::new(import)))
+            .collect();
+        let PeerImports { epoch, revision, synced_unix_ms, .. } = **self.mirror.imports();
+        let kept = PeerImports { epoch, revision, synced_unix_ms, services };
+        self.mirror = Mirror::new(&declared(&self.exporter, self.namespaces), Arc::new(kept.clone()));
+        let taken = |name: &&ServiceName| self.takes(name);
+        let expected: Vec<_> = kept.services.keys().filter(taken).collect();
+        assert_eq!(self.mirror.imports().services.keys().collect::<Vec<_>>(), expected, "a start forgot");
+        // The link's rules may have changed since the store was written.
+        let gone: Vec<_> = kept.services.keys().filter(|name| !self.takes(name)).cloned().collect();
+        self.write(gone.into_iter().map(Write::Delete).collect());
+        self.history.missing.clear();
+    }
+
+    pub(crate) fn back_up(&mut self) {
+        self.backup = self.stored.clone();
+    }
+
+    /// The importer's disk is as it was; a restart follows.
+    pub(crate) fn restore(&mut self) {
+        self.stored = self.backup.clone();
+        // What it knows now was told before all that it was told since.
+        self.history.told.clear();
+    }
+
+    pub(crate) fn change_selection(&mut self, rng: &mut fastrand::Rng) {
+        self.select(SELECTIONS[rng.usize(..SELECTIONS.len())]);
+    }
+
+    pub(crate) fn select(&mut self, namespaces: &'static [Option<&'static str>]) {
+        self.namespaces = namespaces;
+        let writes = self.mirror.select(&declared(&self.exporter, namespaces));
+        for write in &writes {
+            assert!(matches!(write, Write::Delete(name) if !self.takes(name)), "{write:?}");
+        }
+        self.write(writes);
+    }
+
+    /// Puts the feed's next events on the way, some twice, some swapped with a neighbour. True: the peer has been
+    /// told everything.
+    pub(crate) fn send(&mut self, export: &Export, rng: &mut fastrand::Rng) -> bool {
+        let Some(Stream { feed, on_the_way }) = &mut self.stream else { return false };
+        let mut events = feed.next(export, rng.usize(1..8));
+        if events.is_empty() {
+            events.extend(feed.heartbeat(export));
+        }
+        for event in events {
+            self.history.sent += 1;
+            let sent = Sent { at: self.history.sent, event };
+            let twice = rng.u8(..5) == 0;
+            for sent in std::iter::repeat_n(sent, 1 + usize::from(twice)) {
+                let reach = on_the_way.iter().rev().take_while(|earlier| !is_mark(&earlier.event)).count();
+                let back = if is_mark(&sent.event) { 0 } else { rng.usize(..=reach) };
+                on_the_way.insert(on_the_way.len() - back, sent);
+            }
+        }
+        feed.heartbeat(export).is_some()
+    }
+
+    /// Gives the mirror what arrives next. False: nothing was on its way.
+    pub(crate) fn deliver(&mut self, now_unix_ms: u64) -> bool {
+        let Some(sent) = self.stream.as_mut().and_then(|stream| stream.on_the_way.pop_front()) else {
+            return false;
+        };
+        let before = Arc::clone(self.mirror.imports());
+        match self.mirror.apply(&sent.event, now_unix_ms) {
+            Ok(writes) => {
+                self.check(&sent, &before, &writes, now_unix_ms);
+                self.write(writes);
+            }
+            // An honest exporter's stream ends thus only because the selection or time closed the watch.
+            Err(desync) => {
+                assert_eq!(desync, Desync::NotWatching);
+                self.disconnect();
+            }
+        }
+        true
+    }
+
+    /// Time goes by. Returns how many held services went with it, and how many for want of any word.
+    pub(crate) fn tick(&mut self, now_unix_ms: u64) -> (usize, usize) {
+        let before = Arc::clone(self.mirror.imports());
+        let writes = self.mirror.tick(now_unix_ms);
+        let silent_ms = now_unix_ms.saturating_sub(before.synced_unix_ms);
+        let expired = u128::from(silent_ms) >= EXPIRE_AFTER.as_millis();
+        for write in &writes {
+            let Write::Delete(name) = write else { panic!("time made {write:?}") };
+            assert!(expired || self.history.is_overdue(name, now_unix_ms), "time alone took {name}");
+        }
+        if expired {
+            self.history.missing.clear();
+        }
+        let gone = writes.len();
+        self.write(writes);
+        if expired { (0, gone) } else { (gone, 0) }
+    }
+
+    /// Lets up to `count` writes reach the importer's disk.
+    pub(crate) fn store(&mut self, count: usize) {
+        for op in self.unwritten.drain(..count.min(self.unwritten.len())) {
+            match op {
+                Op::Put { key, value, .. } => self.stored.insert(key, value),
+                Op::Delete(key) => self.stored.remove(&key),
+            };
+        }
+    }
+
+    /// Imports are the exports, no more and no less, and so is what the disk holds.
+    pub(crate) fn check_equal(&mut self, export: &Export) {
+        let who = format!("{} of {}", self.importer, self.exporter);
+        self.store(usize::MAX);
+        assert_eq!(self.mirror.held().collect::<Vec<_>>(), [] as [&ServiceName; 0], "{who}");
+        let facts = |import: &Import| (import.name.clone(), import.ports.clone());
+        let exported: Vec<_> = export.granted_to(&self.importer).map(facts).collect();
+        let imports = self.mirror.imports();
+        assert_eq!(
+            imports.services.values().map(|import| facts(import)).collect::<Vec<_>>(),
+            exported,
+            "{who}"
+        );
+        assert_eq!(self.mirror.skipped(), 0, "{who}");
+        let of_disk = |bytes: &Bytes| record::decode(&Record::decode(&**bytes).unwrap()).unwrap();
+        let mut stored: Vec<_> = self.stored.values().map(of_disk).collect();
+        stored.sort_by(|a, b| a.name.cmp(&b.name));
+        assert!(
+            imports.services.values().map(|import| &**import).eq(&stored),
+            "the writes of {who} add up wrong"
+        );
+    }
+
+    fn write(&mut self, writes: Vec<Write>) {
+        let epoch = self.mirror.imports().epoch;
+        self.unwritten.extend(writes.iter().map(|write| write.op(&self.exporter, epoch)));
+    }
+
+    fn takes(&self, name: &ServiceName) -> bool {
+        self.namespaces.iter().any(|taken| taken.is_none_or(|taken| *name.namespace == *taken))
+    }
+
+    /// What one event may make of what was known.
+    fn check(&mut self, sent: &Sent, before: &PeerImports, writes: &[Write], now_unix_ms: u64) {
+        let who = format!("{} of {}", self.importer, self.exporter);
+        let history = &mut self.history;
+        match &sent.event.kind {
+            Some(Kind::SnapshotBegin(_)) => {
+                history.known = before.services.len();
+                history.named.clear();
+            }
+            Some(Kind::Upsert(record)) => {
+                let name = ServiceName::new(&record.namespace, &record.name).unwrap();
+                history.missing.remove(&name);
+                history.named.insert(name);
+            }
+            Some(Kind::SnapshotEnd(_)) => history.check_absences(before, writes, now_unix_ms),
+            _ => {}
+        }
+        for write in writes {
+            let (name, known) = match write {
+                Write::Put(import) => (&import.name, Known::There),
+                Write::Delete(name) => (name, Known::Gone),
+            };
+            assert!(owns(&self.exporter, name), "{who} has an import of an import: {name}");
+            assert!(
+                known == Known::There
+                    || matches!(sent.event.kind, Some(Kind::Removed(_) | Kind::SnapshotEnd(_))),
+                "{who}: {:?} took {name} away",
+                sent.event
+            );
+            let earlier = history.told.insert(name.clone(), (sent.at, known));
+            if let Some((at, was)) = earlier {
+                assert!(at <= sent.at, "{who}: {name} was {was:?} and, by an older word, is {known:?}");
+            }
+            if known == Known::Gone {
+                history.missing.remove(name);
+            }
+        }
+    }
+}
+
+impl History {
+    fn is_overdue(&self, name: &ServiceName, now_unix_ms: u64) -> bool {
+        let overdue = |since: &u64| u128::from(now_unix_ms.saturating_sub(*since)) >= HOLD.as_millis();
+        self.missing.get(name).is_some_and(overdue)
+    }
+
+    /// A snapshot that misses more than a few services, and more than half, takes none of them away but those that
+    /// were missing for long enough.
+    fn check_absences(&mut self, before: &PeerImports, writes: &[Write], now_unix_ms: u64) {
+        let missing = before.services.keys().filter(|name| !self.named.contains(*name));
+        let missing: Vec<_> = missing.cloned().collect();
+        let believed = missing.len() <= BELIEVED_AT_ONCE.max(self.known / 2);
+        for name in missing {
+            self.missing.entry(name).or_insert(now_unix_ms);
+        }
+        for write in writes {
+            let Write::Delete(name) = write else { panic!("the end of a snapshot made {write:?}") };
+            assert!(!self.named.contains(name), "{name} was named and taken away");
+            assert!(believed || self.is_overdue(name, now_unix_ms), "{name} went with too many others");
+        }
+    }
+}
+
+fn declared(exporter: &ClusterName, namespaces: &[Option<&str>]) -> Link {
+    let rule = |namespace: &Option<&str>| ImportRule { namespace: namespace.map(Into::into), union: true };
+    Link {
+        cluster: exporter.clone(),
+        addresses: Vec::new(),
+        trust_domain: "acme.example".into(),
+        import: namespaces.iter().map(rule).collect(),
+    }
+}
