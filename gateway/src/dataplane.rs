@@ -158,7 +158,9 @@ async fn accept_tunnels(worker: Rc<Worker>) {
         // Never closed, so there is always a permit sooner or later.
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         let peers = worker.shared.peers.clone();
-        let Some(handshake) = worker.endpoint.accept(move |peer| peers.admit(peer)).await else { return };
+        let crowded = || handshakes.available_permits() < HANDSHAKES_MAX / 2;
+        let handshake = worker.endpoint.accept(crowded, move |peer| peers.admit(peer)).await;
+        let Some(handshake) = handshake else { return };
         let worker = worker.clone();
         spawn_local(async move {
             match handshake.await {

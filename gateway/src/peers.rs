@@ -186,6 +186,11 @@ impl Peers {
             tunnel.close(CloseCode::LinkRemoved, "the link was removed");
             return None;
         };
+        // Two clusters of one name may have been admitted at the same moment.
+        if *lock(&cluster.uid) != Some(tunnel.peer().hello.cluster_uid) {
+            tunnel.close(CloseCode::DuplicateCluster, "another cluster of this name is linked");
+            return None;
+        }
         let (gateway, new) = cluster.gateway(tunnel);
         let them = (tunnel.peer().hello.cluster.clone(), tunnel.peer().hello.gateway.clone());
         let offer = gateway.take(tunnel, self.us < them);

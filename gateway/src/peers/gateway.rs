@@ -14,6 +14,10 @@ use tunnel::{CloseReason, Tunnel};
 use super::{Offer, Peers, lock, unix_ms};
 use crate::health::{Detector, Reason, State, Transition};
 
+/// Tunnels to one gateway process at once: the one in use, and a few that are being replaced or that only one side has
+/// noticed to be dead.
+const TUNNELS_MAX: usize = 8;
+
 /// One gateway process of a peer.
 #[derive(Debug)]
 pub struct PeerGateway {
@@ -113,6 +117,10 @@ impl PeerGateway {
         }
         tunnel.notify_when_busy(self.busy.clone());
         keep.push(tunnel.clone());
+        if keep.len() > TUNNELS_MAX {
+            // Whoever dials again and again has lost the oldest, or wants our memory.
+            keep.remove(0).close(CloseCode::DuplicateTunnel, "too many tunnels of one gateway");
+        }
         self.tunnels.store(Arc::new(keep));
         let transition = match (self.state(), detector.tunnel_up(Instant::now(), tunnel.rtt())) {
             (_, Some(transition)) => Some(transition),

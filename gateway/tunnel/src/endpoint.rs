@@ -138,15 +138,25 @@ impl Endpoint {
     }
 
     /// The next connection attempt; `None` when the endpoint is closed. Cancel safe. The returned future does the
-    /// handshake and HELLO within [`limits::HELLO_WAIT`] each; `admit` has the last word on the peer.
+    /// handshake and HELLO within [`limits::HELLO_WAIT`] each; `admit` has the last word on the peer. While it is
+    /// `crowded`, an address must first prove that it can be reached (RFC 9000, section 8.1.2): forged ones then cost no
+    /// handshake.
     pub async fn accept<A>(
         &self,
+        crowded: impl Fn() -> bool,
         admit: A,
     ) -> Option<impl Future<Output = Result<(Tunnel, Driver), (SocketAddr, TunnelError)>> + use<A>>
     where
         A: FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
     {
-        let incoming = self.quic.accept().await?;
+        let incoming = loop {
+            let incoming = self.quic.accept().await?;
+            if incoming.remote_address_validated() || !crowded() {
+                break incoming;
+            }
+            // Refused only if it was validated after all.
+            let _ = incoming.retry();
+        };
         let local = self.local.load_full();
         Some(async move {
             let from = incoming.remote_address();
