@@ -159,7 +159,7 @@ async fn accept_tunnels(worker: Rc<Worker>) {
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         let peers = worker.shared.peers.clone();
         let crowded = || handshakes.available_permits() < HANDSHAKES_MAX / 2;
-        let handshake = worker.endpoint.accept(crowded, move |peer| peers.admit(peer)).await;
+        let handshake = worker.endpoint.accept(&crowded, move |peer| peers.admit(peer)).await;
         let Some(handshake) = handshake else { return };
         let worker = worker.clone();
         spawn_local(async move {

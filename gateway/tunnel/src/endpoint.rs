@@ -143,7 +143,7 @@ impl Endpoint {
     /// handshake.
     pub async fn accept<A>(
         &self,
-        crowded: impl Fn() -> bool,
+        crowded: &dyn Fn() -> bool,
         admit: A,
     ) -> Option<impl Future<Output = Result<(Tunnel, Driver), (SocketAddr, TunnelError)>> + use<A>>
     where
