@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use rustls::crypto::{SecureRandom, aws_lc_rs};
 
 const KEY_BYTES: usize = 32;
-/// First bytes of the file, the last of them the version of its format.
+/// First bytes of the file.
 const MAGIC: [u8; 8] = *b"rwtunkey";
+/// The byte after them: the version of the file's format.
 const VERSION: u8 = 1;
 const FILE_BYTES: usize = MAGIC.len() + 1 + 2 * KEY_BYTES;
 /// The bits of a file's mode that let others in.

@@ -61,7 +61,7 @@ impl AsyncUdpSocket for SharedSocket {
                 }
                 Poll::Ready(Ok(received.end))
             }
-            // Whatever the socket has to say, it says again: the handed datagrams are not lost for it.
+            // A failure that lasts shows again at the next call; the handed datagrams are not lost for it.
             _ if handed > 0 => Poll::Ready(Ok(handed)),
             nothing => nothing,
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use identity::Credentials;
 use proto::code::{CloseCode, Code};
-use proto::control::{Control, GoAway, control::Kind};
+use proto::control::{Control, Digest, GoAway, control::Kind};
 use proto::limits;
 use proto::probe::{Probe, ProbeKind};
 use proto::stream::StreamKind;
@@ -22,8 +22,8 @@ use crate::stream::{Exchange, MessageReader, MessageWriter, Receiver, Sender};
 
 /// No GOAWAY yet.
 const NONE: u64 = u64::MAX;
-/// Control messages waiting to be written; there are only a handful in the life of a tunnel, and when the queue is
-/// full the peer does not read: the connection's idle timeout ends that.
+/// Control messages waiting to be written; digests leave room for the handful of others in the life of a tunnel, and
+/// when the queue is full the peer does not read: the connection's idle timeout ends that.
 const CONTROL_QUEUE: usize = 16;
 
 /// A tunnel to one process of a peer. Clones share the connection; it ends when it is closed, by either side.
@@ -99,7 +99,7 @@ impl Drop for Flight {
 }
 
 /// What [`Driver::run`] tells while the tunnel lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The probe of this sequence number was answered; its clock came back.
     Answered {
@@ -112,6 +112,8 @@ pub enum Event {
     GoingAway,
     /// The peer asks for another tunnel in the place of this one, which works until then.
     Retiring,
+    /// The peer says how its services are.
+    Digest(Digest),
 }
 
 /// The control stream of a tunnel, from HELLO on.
@@ -337,6 +339,14 @@ impl Tunnel {
         }
     }
 
+    /// Says how our services are. False: what was said before is not written yet, and this is lost.
+    pub fn tell(&self, digest: Digest) -> bool {
+        // Half of the queue is left for messages that are said only once.
+        let control = &self.shared.control;
+        control.capacity() > CONTROL_QUEUE / 2
+            && control.try_send(Control { kind: Some(Kind::Digest(digest)) }).is_ok()
+    }
+
     /// Ends the tunnel at once: every exchange on it fails.
     pub fn close(&self, code: CloseCode, reason: &str) {
         self.shared.carrier.close(code, reason);
@@ -381,6 +391,7 @@ impl Driver {
                             on_event(Event::GoingAway);
                         }
                     }
+                    Ok(Some(Control { kind: Some(Kind::Digest(digest)) })) => on_event(Event::Digest(digest)),
                     // Unknown is skipped: a newer peer says more.
                     Ok(Some(Control { kind: None })) => {}
                     Ok(None) => return self.end(&TunnelError::Truncated),
