@@ -143,7 +143,7 @@ impl Endpoint {
     /// handshake.
     pub async fn accept<A>(
         &self,
-        crowded: &dyn Fn() -> bool,
+        crowded: &(dyn Fn() -> bool + Sync),
         admit: A,
     ) -> Option<impl Future<Output = Result<(Tunnel, Driver), (SocketAddr, TunnelError)>> + use<A>>
     where
