@@ -331,6 +331,13 @@ impl Metrics {
         Ok(text)
     }
 }
+    /// Shows nothing more of a peer whose link was removed; what was counted of it stays.
+    pub fn forget_peer(&self, peer: &str) {
+        self.tunnel_up.remove(&TunnelLabels { peer: peer.into(), carrier: "quic" });
+        self.tunnel_rtt.remove(&PeerLabels { peer: peer.into() });
+        self.registry_age.remove(&PeerLabels { peer: peer.into() });
+    }
+
 
 /// How many of something are under way, with the guard that counts one.
 #[derive(Debug, Default)]

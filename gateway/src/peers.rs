@@ -6,6 +6,8 @@
 mod dial;
 mod gateway;
 mod replace;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use tunnel::{CloseReason, Peer, Tunnel};
 
+use crate::facts::Told;
 use crate::health::State;
 use crate::placement::Availability;
 
@@ -50,6 +53,8 @@ pub struct PeerCluster {
     pub changed: Notify,
     /// Cancelled when the link is removed, and when the process drains.
     pub stop: CancellationToken,
+    /// What it tells of its services.
+    pub facts: Told,
     link: changes::Sender<Arc<Link>>,
     gateways: ArcSwap<Vec<Arc<PeerGateway>>>,
     /// The UID it showed first; another one under the same name is another cluster.
@@ -218,6 +223,7 @@ impl PeerCluster {
             name: link.cluster.clone(),
             changed: Notify::new(),
             stop: stop.child_token(),
+            facts: Told::default(),
             link: changes::Sender::new(Arc::new(link.clone())),
             gateways: ArcSwap::default(),
             uid: Mutex::default(),

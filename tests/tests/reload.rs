@@ -81,7 +81,36 @@ fn services_policies_and_links_change_under_load() {
     north.wait_peer("west", "down");
     north.process.wait_log(&["Tunnel ended", "link-removed"]);
     assert_eq!(pair.west.peer_state("north"), None);
+    let metrics = pair.west.admin("/metrics").unwrap().text();
+    assert!(metrics.contains("ringway_tunnel_up{peer=\"east\""), "{metrics}");
+    assert!(!metrics.contains("ringway_tunnel_up{peer=\"north\""), "{metrics}");
     traffic.stop().assert_none_failed();
+}
+
+#[test]
+fn import_rules_count_from_the_moment_they_change() {
+    let pair = Pair::new();
+    let traffic = Traffic::start(pair.west.site.http, 4, Ask::get("cart.shop.east.mesh"));
+    let rules = |rules: &str| {
+        let link = link("east", &[pair.east.site.tunnel]);
+        pair.west.site.write(&[link.replace("{ union: true }", rules)]);
+    };
+    rules("{ namespace: shop }");
+    wait_gone(&pair.west, "shop/cart");
+    assert_eq!(pair.get("/").status, 404);
+    rules("{ namespace: shop, union: true }");
+    pair.west.wait_service("shop/cart", &["east"]);
+    assert_eq!(pair.get("/").status, 200);
+    traffic.stop().assert_none_failed();
+
+    // What is not taken in at all is gone under every name, and is asked for anew when it is wanted again.
+    rules("{ namespace: other }");
+    e2e::wait_until("the pinned name is gone", SOON, || {
+        (pair.west.get("cart.shop.east.mesh", "/").status == 404).then_some(())
+    });
+    rules("{ union: true }");
+    pair.west.wait_service("shop/cart", &["east"]);
+    assert_eq!(said(&pair.west, "Tunnel ended."), 0);
 }
 
 #[test]

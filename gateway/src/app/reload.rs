@@ -181,6 +181,9 @@ impl Reloader {
         let links = loaded.declared.links.clone();
         self.knowledge.declare(loaded.declared, conditions);
         self.shared.peers.relink(&links);
+        for gone in before.links.keys().filter(|cluster| !links.contains_key(cluster)) {
+            self.shared.metrics.forget_peer(gone.as_str());
+        }
     }
 
     fn refuse(&self, refused: &Refused) {

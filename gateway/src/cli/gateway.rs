@@ -22,6 +22,8 @@ Examples:
   ringway gateway -f gateway.yaml -f services/       a folder means every .yaml in it
 
 All manifests are checked before a port is bound; `ringway validate` does only that.
+Changed manifests, certificates and bundles are taken while it runs, at once on SIGHUP; a change
+that cannot be used is refused whole. SIGTERM drains, a second one does not wait.
 Logs go to standard error, with -o json one object a line. RINGWAY_LOG says what is logged:
 `info` unless set; `debug`, or `warn,ringway::sync=debug` for one part.")]
 pub(super) struct Args {

@@ -11,11 +11,11 @@ use crate::health::PROBE_IDLE;
 
 impl PeerGateway {
     /// What the driver of one of its tunnels tells. `epoch` is the start of the clock that probes carry.
-    pub fn on_event(&self, event: Event, epoch: Instant) {
+    pub fn on_event(&self, event: &Event, epoch: Instant) {
         match event {
             Event::Answered { clock_us, .. } => {
                 let now = Instant::now();
-                let sent = Duration::from_micros(clock_us);
+                let sent = Duration::from_micros(*clock_us);
                 // The clock came back from the peer: a wrong one must not make nonsense of the round trip.
                 let rtt = now.duration_since(epoch).saturating_sub(sent).min(Duration::from_secs(10));
                 let mut detector = lock(&self.detector);
@@ -23,6 +23,8 @@ impl PeerGateway {
                 self.apply(transition);
             }
             Event::GoingAway | Event::Retiring => self.changed.notify_waiters(),
+            // What it says of services counts for its cluster.
+            Event::Digest(_) => {}
         }
     }
 

@@ -331,8 +331,13 @@ fn a_peer_is_believed_for_as_long_as_its_bundle_and_its_certificate_say() {
     // The link, and with it the bundle, is gone.
     let gone = world.trust("west", &[]).still_believes(east, true, now);
     assert!(matches!(gone, Err(Refusal::NotLinked(_))), "{gone:?}");
+    let before = world.trust("west", &["east"]);
+    assert_eq!(world.trust("west", &["east"]).changed_since(&before).count(), 0);
+    assert!(world.trust("west", &[]).changed_since(&before).eq(["east"]));
     // The bundle holds another authority now.
     world.authority("other", DOMAIN);
     fs::copy(world.dir("ca-other").join("ca.crt"), world.dir("west").join("bundles/east.pem")).unwrap();
-    assert!(world.trust("west", &["east"]).still_believes(east, true, now).is_err());
+    let other = world.trust("west", &["east"]);
+    assert!(other.still_believes(east, true, now).is_err());
+    assert!(other.changed_since(&before).eq(["east"]));
 }
