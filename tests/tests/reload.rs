@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use e2e::backend::Backend;
 use e2e::client::{Connection, Request};
@@ -14,6 +14,8 @@ use e2e::pair::{CART, Pair, Setup};
 use e2e::relay::Relay;
 use e2e::traffic::{Ask, Traffic};
 use e2e::wait::SOON;
+use identity::Role;
+use identity::pki::{Issue, Validity, issue};
 
 /// Requests at west for east's service while something changes.
 fn load(pair: &Pair) -> Traffic {
@@ -196,6 +198,31 @@ fn a_tunnel_of_an_authority_that_is_believed_no_more_is_closed() {
     pair.east.wait_peer("west", "down");
     pair.east.process.wait_log(&["Audit", "not believed any more"]);
     pair.west.process.wait_log(&["Tunnel ended", "link-removed"]);
+}
+
+#[test]
+fn a_tunnel_ends_with_the_certificate_of_its_peer_and_a_new_one_brings_it_back() {
+    let pair = Pair::new();
+    let out = pair.west.site.dir.join("pki");
+    let now = SystemTime::now();
+    let short =
+        Validity { not_before: now - Duration::from_secs(60), not_after: now + Duration::from_secs(10) };
+    let west = Issue {
+        ca_dir: pair.mesh.dir().join("ca"),
+        cluster: "west".into(),
+        role: Role::Gateway { id: "gw-1".into() },
+        peers: vec![("east".into(), None)],
+        out_dir: out.clone(),
+        trust_domain: None,
+        validity: short,
+    };
+    issue(&west).unwrap();
+    let line = pair.east.process.wait_log(&["Audit", "not believed any more"]);
+    assert!(line.contains("expired"), "{line}");
+    pair.east.wait_peer("west", "down");
+    pair.mesh.issue("ca", "west", &["east"], &out);
+    pair.west.wait_peer("east", "up");
+    assert_eq!(pair.get("/").status, 200);
 }
 
 #[test]

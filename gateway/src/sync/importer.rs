@@ -75,13 +75,15 @@ async fn follow(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> S
 
 async fn watch(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Result<String, TunnelError> {
     let cluster = &peer.name;
+    // Before the mirror is asked by which rules: a change after that is seen.
+    let mut rules = peer.link_changes();
     let Some(watch) = knowledge.lock().mirrors.get_mut(cluster).map(registry::mirror::Mirror::watch) else {
         return Ok("there is no mirror for it".into());
     };
     let (mut reader, mut writer) = tunnel.open_sync().await?;
     writer.send(&watch).await?;
     debug!(peer = %cluster, epoch = watch.epoch, revision = watch.revision, "Importing.");
-    let mut rules = peer.link_changes();
+    let mut replaced = std::pin::pin!(replaced(peer, tunnel));
     let mut ticks = tokio::time::interval(TICK);
     let mut heard = tokio::time::Instant::now();
     loop {
@@ -89,6 +91,7 @@ async fn watch(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Re
             event = reader.next::<Event>() => event?,
             // The mirror follows the rules already; the watch must ask by them.
             _ = rules.changed() => return Ok("the link changed".into()),
+            () = &mut replaced => return Ok("another tunnel takes its place".into()),
             _ = ticks.tick() => {
                 tick(knowledge, peer);
                 if heard.elapsed() > SILENCE_MAX {
@@ -115,6 +118,18 @@ async fn watch(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Re
             }
             Err(desync) => return Ok(desync.to_string()),
         }
+    }
+}
+
+/// Waits until another tunnel has taken the place of `tunnel`.
+async fn replaced(peer: &PeerCluster, tunnel: &Tunnel) {
+    loop {
+        let mut changed = std::pin::pin!(peer.changed.notified());
+        changed.as_mut().enable();
+        if tunnel.is_retiring() && peer.pick().is_some_and(|(_, other)| !other.is(tunnel)) {
+            return;
+        }
+        changed.await;
     }
 }
 
