@@ -46,7 +46,7 @@ fn node_more_or_less(effort: Effort) {
 fn build(effort: Effort) {
     let builder =
         (0..NODES).fold(Ring::builder().base(BASE), |builder, node| builder.node(id(node), 100, ""));
-    let mut builders = vec![builder; effort.rounds + 1];
+    let mut builders = vec![builder; effort.rounds];
     let buckets = buckets(NODES);
     let [ours, theirs] = times(
         effort.rounds,

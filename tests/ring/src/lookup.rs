@@ -1,22 +1,18 @@
 //! How fast a key finds its node, and its first three.
 
 use std::hint::black_box;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
-use hashring::{NodeIndex, Ring};
+use hashring::Ring;
 use pingora_ketama::Continuum;
 use ringbench::plain::Plain;
 use ringbench::{BASE, Hashes, KEY_BYTES, Keys, id, ring};
 
-use crate::rounds::{median, ratio, times};
+use crate::rounds::{median, ratio};
 use crate::{Effort, figure};
-
-/// Lookups of a round.
-const LOOKUPS: usize = 100_000;
 
 /// Ids are addresses with a port.
 const ADDRESS: &str = "an address with a port";
@@ -32,24 +28,72 @@ pub(crate) fn measure(effort: Effort) {
 
 fn hashes(nodes: u32, effort: Effort) {
     let (ring, plain) = (ring(nodes), Plain::new(nodes));
-    let mut stream = Hashes(1);
-    let mut other = stream.clone();
-    let [ours, theirs] = times(
-        effort.rounds,
-        [
-            &mut || {
-                let owners =
-                    stream.by_ref().take(LOOKUPS).map(|hash| ring.owner(hash).map_or(0, |owner| owner.0));
-                black_box(owners.fold(0, u16::wrapping_add));
-            },
-            &mut || {
-                let owners = other.by_ref().take(LOOKUPS).map(|hash| plain.owner(hash));
-                black_box(owners.fold(0, u32::wrapping_add));
-            },
-        ],
-    );
-    figure(&format!("lookup_u64.n{nodes}.ns"), median(&ours) / LOOKUPS as f64, "ns");
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut hashes = Hashes(1);
+    for _ in 0..effort.rounds {
+        ours.push(stream(&mut hashes, |hash| ring.owner(*hash).map_or(0, |owner| u32::from(owner.0))));
+        theirs.push(stream(&mut hashes, |hash| plain.owner(*hash)));
+    }
+    figure(&format!("lookup_u64.n{nodes}.ns"), median(&ours), "ns");
     figure(&format!("lookup_u64.n{nodes}.speedup_over_binary_search"), ratio(&theirs, &ours), "x");
+}
+
+fn keys_of_24_bytes(effort: Effort) {
+    const NODES: u32 = 1000;
+    let (ring, plain, continuum) = (ring(NODES), Plain::new(NODES), continuum(NODES));
+    let (mut ours, mut theirs, mut ketama) = (Vec::new(), Vec::new(), Vec::new());
+    let mut keys = Keys(Hashes(1));
+    // The compiler shall not know how long keys are.
+    let length = black_box(KEY_BYTES);
+    for _ in 0..effort.rounds {
+        ours.push(stream(&mut keys, |key| {
+            ring.owner(ring.hash(&key[..length])).map_or(0, |owner| u32::from(owner.0))
+        }));
+        theirs.push(stream(&mut keys, |key| plain.owner(ring.hash(&key[..length]))));
+        ketama.push(stream(&mut keys, |key| {
+            continuum.node(&key[..length]).map_or(0, |address| u32::from(address.is_ipv4()))
+        }));
+    }
+    figure("lookup_24b.n1000.ns", median(&ours), "ns");
+    figure("lookup_24b.n1000.binary_search_ns", median(&theirs), "ns");
+    figure("lookup_24b.n1000.pingora_ketama_ns", median(&ketama), "ns");
+    figure("lookup_24b.n1000.speedup_over_binary_search", ratio(&theirs, &ours), "x");
+    figure("lookup_24b.n1000.speedup_over_pingora_ketama", ratio(&ketama, &ours), "x");
+}
+
+fn successors(effort: Effort) {
+    const NODES: u32 = 1000;
+    let (ring, plain) = (ring(NODES), Plain::new(NODES));
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut hashes = Hashes(1);
+    for _ in 0..effort.rounds {
+        ours.push(stream(&mut hashes, |hash| {
+            ring.sequence(*hash).take(3).fold(0, |sum, node| sum + u32::from(node.0))
+        }));
+        theirs.push(stream(&mut hashes, |hash| plain.three(*hash).into_iter().sum()));
+    }
+    figure("successors3.ns", median(&ours), "ns");
+    figure("successors3.speedup_over_binary_search", ratio(&theirs, &ours), "x");
+}
+
+/// Nanoseconds of a lookup in a stream of them, on average over batches of what is looked up: these are made, and so
+/// in the nearest cache, before the time of their batch starts, as the key of a request is. Before that come as many
+/// batches that bring the ring to where it stays while nothing else is looked up.
+fn stream<T>(source: &mut impl Iterator<Item = T>, mut lookup: impl FnMut(&T) -> u32) -> f64 {
+    const BATCH: usize = 512;
+    const BATCHES: usize = 200;
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut spent = Duration::ZERO;
+    for number in 0..2 * BATCHES {
+        batch.clear();
+        batch.extend(source.take(BATCH));
+        let start = Instant::now();
+        black_box(black_box(&batch).iter().map(&mut lookup).fold(0, u32::wrapping_add));
+        if number >= BATCHES {
+            spent += start.elapsed();
+        }
+    }
+    spent.as_nanos() as f64 / (BATCH * BATCHES) as f64
 }
 
 /// The continuum of the same nodes in the version that is faster, with as many points.
@@ -62,106 +106,53 @@ pub(crate) fn buckets(nodes: u32) -> Vec<pingora_ketama::Bucket> {
     (0..nodes).map(|node| pingora_ketama::Bucket::new(id(node).parse().expect(ADDRESS), 1)).collect()
 }
 
-fn keys_of_24_bytes(effort: Effort) {
-    const NODES: u32 = 1000;
-    let (ring, plain, continuum) = (ring(NODES), Plain::new(NODES), continuum(NODES));
-    // What pingora-ketama answers with is an address: against it ours is fetched too.
-    let addresses: Vec<SocketAddr> =
-        ring.nodes().map(|node| String::from_utf8_lossy(node.id).parse().expect(ADDRESS)).collect();
-    let port = |address: SocketAddr| u32::from(address.port());
-    let stream = Keys(Hashes(1));
-    let (mut a, mut b, mut c, mut d) = (stream.clone(), stream.clone(), stream.clone(), stream);
-    let [ours, ours_address, theirs, ketama] = times(
-        effort.rounds,
-        [
-            &mut || add_up(&mut a, |key| ring.owner(ring.hash(key)).map_or(0, |owner| u32::from(owner.0))),
-            &mut || {
-                add_up(&mut b, |key| {
-                    ring.owner(ring.hash(key)).map_or(0, |owner| port(addresses[owner.get()]))
-                })
-            },
-            &mut || add_up(&mut c, |key| plain.owner(ring.hash(key))),
-            &mut || add_up(&mut d, |key| continuum.node(key).map_or(0, port)),
-        ],
-    );
-    let ns = |times: &[f64]| median(times) / LOOKUPS as f64;
-    figure("lookup_24b.n1000.ns", ns(&ours), "ns");
-    figure("lookup_24b.n1000.binary_search_ns", ns(&theirs), "ns");
-    figure("lookup_24b.n1000.pingora_ketama_ns", ns(&ketama), "ns");
-    figure("lookup_24b.n1000.speedup_over_binary_search", ratio(&theirs, &ours), "x");
-    figure("lookup_24b.n1000.speedup_over_pingora_ketama", ratio(&ketama, &ours_address), "x");
-}
-
-/// Looks [`LOOKUPS`] keys up, as slices whose length the compiler does not know.
-fn add_up(keys: &mut Keys, lookup: impl Fn(&[u8]) -> u32) {
-    let numbers = keys.take(LOOKUPS).map(|key| lookup(&black_box(&key)[..black_box(KEY_BYTES)]));
-    black_box(numbers.fold(0, u32::wrapping_add));
-}
-
-fn successors(effort: Effort) {
-    const NODES: u32 = 1000;
-    let (ring, plain) = (ring(NODES), Plain::new(NODES));
-    let mut stream = Hashes(1);
-    let mut other = stream.clone();
-    let [ours, theirs] = times(
-        effort.rounds,
-        [
-            &mut || {
-                let three =
-                    |hash| ring.sequence(hash).take(3).map(|NodeIndex(node)| node).fold(0, u16::wrapping_add);
-                black_box(stream.by_ref().take(LOOKUPS / 4).map(three).fold(0, u16::wrapping_add));
-            },
-            &mut || {
-                let three = |hash| plain.three(hash).into_iter().fold(0, u32::wrapping_add);
-                black_box(other.by_ref().take(LOOKUPS / 4).map(three).fold(0, u32::wrapping_add));
-            },
-        ],
-    );
-    figure("successors3.ns", median(&ours) / (LOOKUPS / 4) as f64, "ns");
-    figure("successors3.speedup_over_binary_search", ratio(&theirs, &ours), "x");
-}
-
 /// Lookups of keys by a reader that looks for a newer ring each time, while a writer publishes a changed one every
 /// millisecond, and while it does not.
 fn under_swaps(effort: Effort) {
     const NODES: u32 = 1000;
-    /// Some 50 ms, in which some 50 rings come.
-    const LOOKUPS: usize = 4_000_000;
-    let mut keys = Keys(Hashes(1));
+    /// Streams of a round: some 50 ms, in which some 50 rings come.
+    const STREAMS: usize = 20;
     let current = ArcSwap::from_pointee(ring(NODES));
     let mut reader = Cache::new(&current);
-    let (swapping, ended) = (AtomicBool::new(false), AtomicBool::new(false));
-    let mut read = |is_swapping| {
-        swapping.store(is_swapping, Ordering::Relaxed);
-        let mut sum = 0_u16;
-        for key in keys.by_ref().take(LOOKUPS) {
-            let ring: &Arc<Ring> = reader.load();
-            let key = &black_box(&key)[..black_box(KEY_BYTES)];
-            sum = sum.wrapping_add(ring.owner(ring.hash(key)).map_or(0, |owner| owner.0));
-        }
-        swapping.store(false, Ordering::Relaxed);
-        black_box(sum);
-    };
-    let rounds = effort.rounds.div_ceil(2);
-    let [quiet, busy] = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(1));
-                if swapping.load(Ordering::Relaxed) {
-                    let ring = current.load();
-                    let next = match ring.with_node(id(NODES), 100, "") {
-                        Ok(larger) => larger,
-                        Err(_) => ring.without_node(id(NODES)).expect("the node is there"),
-                    };
-                    current.store(Arc::new(next));
-                }
+    let mut keys = Keys(Hashes(1));
+    let length = black_box(KEY_BYTES);
+    let (is_swapping, has_ended) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (mut quiet, mut busy) = (Vec::new(), Vec::new());
+    std::thread::scope(|scope| {
+        scope.spawn(|| publish_every_millisecond(&current, &is_swapping, &has_ended));
+        for round in 0..effort.rounds.next_multiple_of(2) {
+            is_swapping.store(round % 2 == 1, Ordering::Relaxed);
+            for _ in 0..STREAMS {
+                let time = stream(&mut keys, |key| {
+                    let ring: &Arc<Ring> = reader.load();
+                    ring.owner(ring.hash(&key[..length])).map_or(0, |owner| u32::from(owner.0))
+                });
+                if round % 2 == 1 { busy.push(time) } else { quiet.push(time) }
             }
-        });
-        let read = std::cell::RefCell::new(&mut read);
-        let times = times(rounds, [&mut || read.borrow_mut()(false), &mut || read.borrow_mut()(true)]);
-        ended.store(true, Ordering::Relaxed);
-        times
+        }
+        has_ended.store(true, Ordering::Relaxed);
     });
-    figure("lookup_under_swaps.quiet_ns", median(&quiet) / LOOKUPS as f64, "ns");
+    figure("lookup_under_swaps.quiet_ns", median(&quiet), "ns");
     figure("lookup_under_swaps.ratio", ratio(&busy, &quiet), "x");
+}
+
+/// Adds a node to the current ring or removes it again, in turns.
+fn publish_every_millisecond(current: &ArcSwap<Ring>, is_swapping: &AtomicBool, has_ended: &AtomicBool) {
+    let new = "10.0.1.250:8081";
+    let mut next = Instant::now();
+    while !has_ended.load(Ordering::Relaxed) {
+        next = Instant::now().max(next + Duration::from_millis(1));
+        while Instant::now() < next {
+            std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
+        }
+        if is_swapping.load(Ordering::Relaxed) {
+            let ring = current.load();
+            let changed = if ring.index_of(new.as_bytes()).is_none() {
+                ring.with_node(new, 100, "")
+            } else {
+                ring.without_node(new)
+            };
+            current.store(Arc::new(changed.expect("a new id, or one of the ring")));
+        }
+    }
 }

@@ -21,8 +21,9 @@ impl Plain {
         Self { points }
     }
 
+    #[inline]
     fn rank(&self, hash: u64) -> usize {
-        let rank = self.points.partition_point(|(position, _)| *position < hash);
+        let (Ok(rank) | Err(rank)) = self.points.binary_search_by_key(&hash, |(position, _)| *position);
         if rank < self.points.len() { rank } else { 0 }
     }
 

@@ -5,14 +5,11 @@ use std::time::Instant;
 /// Runs each of `tasks` once a round, and returns their times by round, in nanoseconds.
 pub(crate) fn times<const N: usize>(rounds: usize, mut tasks: [&mut dyn FnMut(); N]) -> [Vec<f64>; N] {
     let mut times = [const { Vec::new() }; N];
-    // One round more, the first, that fills caches.
-    for round in 0..=rounds {
+    for _ in 0..rounds {
         for (task, times) in tasks.iter_mut().zip(&mut times) {
             let start = Instant::now();
             task();
-            if round > 0 {
-                times.push(start.elapsed().as_nanos() as f64);
-            }
+            times.push(start.elapsed().as_nanos() as f64);
         }
     }
     times
