@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each package of the house and those of its own house that it may use.
-const ROOMS: [(&str, &[&str]); 8] = [
+const ROOMS: [(&str, &[&str]); 9] = [
     ("hashring", &[]),
     ("ringway-proto", &[]),
     ("ringway-identity", &[]),
@@ -21,6 +21,7 @@ const ROOMS: [(&str, &[&str]); 8] = [
     ("ringway", &["hashring", "ringway-identity", "ringway-proto", "ringway-registry", "ringway-tunnel"]),
     ("e2e", &["ringway-identity", "ringway-proto"]),
     ("load", &[]),
+    ("ringbench", &["hashring"]),
 ];
 
 /// What a room does without: `hashring` and `proto` any runtime or network, `registry` requests and tunnels.
