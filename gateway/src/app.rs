@@ -155,6 +155,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     tasks.spawn(sync::export_to_peers(knowledge.clone(), incoming_syncs, shared.stop.clone()));
     tasks.spawn(sync::import_from_peers(knowledge.clone(), shared.peers.clone()));
     tasks.spawn(checks::run(shared.clone()));
+    tasks.spawn(sync::tell_peers(shared.clone()));
     tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder, directory));
     tasks.spawn(reload::judge_tunnels(shared.clone()));
     let reloader =

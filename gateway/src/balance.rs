@@ -239,6 +239,14 @@ impl Endpoints {
         best
     }
 
+    /// The weight of the endpoints that take requests now, in hundredths. Where there are only last choices it is the
+    /// least there is, and not nothing.
+    pub fn ready_weight(&self, now: u64) -> u32 {
+        let ready = self.list.iter().filter(|slot| slot.state.standing(now) == Standing::Ready);
+        let weight = ready.map(|slot| slot.weight).fold(0, u32::saturating_add);
+        if weight == 0 && self.standing(now) != Standing::Out { 1 } else { weight }
+    }
+
     /// How an endpoint is picked.
     pub fn algorithm(&self) -> Algorithm {
         self.rule.algorithm

@@ -12,7 +12,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use registry::model::{HealthCheck, HostPort, Probe};
+use registry::model::{HealthCheck, HostPort, Probe, Protocol};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
@@ -102,18 +102,29 @@ fn reconcile(
     let mut jobs = HashMap::new();
     for service in view.locals() {
         let Some(check) = &service.health_check else { continue };
-        for endpoint in service.ports.iter().flat_map(|(_, endpoints)| endpoints.iter()) {
-            let address = Arc::as_ptr(endpoint) as usize;
-            let job = before.remove(&address).filter(|job| job.check == *check);
-            let job = job.unwrap_or_else(|| Job {
-                _endpoint: endpoint.clone(),
-                check: check.clone(),
-                task: start(endpoint, check),
-            });
-            jobs.insert(address, job);
+        for (port, endpoints) in &service.ports {
+            let check = on_port(check, port.protocol);
+            for endpoint in endpoints.iter() {
+                let address = Arc::as_ptr(endpoint) as usize;
+                let job = before.remove(&address).filter(|job| job.check == check);
+                let job = job.unwrap_or_else(|| Job {
+                    _endpoint: endpoint.clone(),
+                    check: check.clone(),
+                    task: start(endpoint, &check),
+                });
+                jobs.insert(address, job);
+            }
         }
     }
     jobs
+}
+
+/// The check of a port: where HTTP/1.1 is not spoken, whether a connection is accepted is all that can be asked.
+fn on_port(check: &Arc<HealthCheck>, protocol: Protocol) -> Arc<HealthCheck> {
+    if protocol == Protocol::Http {
+        return check.clone();
+    }
+    Arc::new(HealthCheck { probe: Probe::Tcp, ..(**check).clone() })
 }
 
 /// Checks one endpoint for ever.

@@ -195,12 +195,14 @@ fn own_tunnel(worker: &Rc<Worker>, tunnel: Tunnel, driver: Driver) {
         spawn_local(peers::close_replaced(tunnel));
     }
     spawn_local(serve_streams(worker.clone(), tunnel.clone()));
-    let epoch = worker.shared.clock.epoch();
+    let clock = worker.shared.clock;
     spawn_local(async move {
         let on_event = |event| {
-            gateway.on_event(event, epoch);
-            if matches!(event, Event::GoingAway | Event::Retiring) {
-                cluster.changed.notify_waiters();
+            gateway.on_event(&event, clock.epoch());
+            match event {
+                Event::GoingAway | Event::Retiring => cluster.changed.notify_waiters(),
+                Event::Digest(digest) => cluster.facts.tell(&digest, clock.micros()),
+                Event::Answered { .. } => {}
             }
         };
         let reason = driver.run(on_event).await;

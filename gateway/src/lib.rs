@@ -20,6 +20,7 @@ pub mod clock;
 pub mod dataplane;
 pub mod endpoint;
 pub mod error;
+pub mod facts;
 pub mod fields;
 pub mod health;
 pub mod inbound;

@@ -186,6 +186,7 @@ pub struct Metrics {
     tunnel_rtt: Family<PeerLabels, Gauge<f64, AtomicU64>>,
     registry_age: Family<PeerLabels, Gauge>,
     ring_mismatch: Family<MismatchLabels, Counter>,
+    ring_differs: Family<MismatchLabels, Gauge>,
 }
 
 /// The counters of one service, direction and peer, by outcome.
@@ -243,6 +244,7 @@ impl Metrics {
         let tunnel_rtt = Family::default();
         let registry_age = Family::default();
         let ring_mismatch = Family::default();
+        let ring_differs = Family::default();
         registry.register("requests", "Requests by how they ended", requests.clone());
         registry.register_with_unit(
             "request_duration",
@@ -269,7 +271,22 @@ impl Metrics {
             "Requests that a peer placed by another ring or generation than ours",
             ring_mismatch.clone(),
         );
-        Self { registry, requests, durations, attempts, tunnel_up, tunnel_rtt, registry_age, ring_mismatch }
+        registry.register(
+            "ring_differs",
+            "Services that a peer places by another ring than ours: 1",
+            ring_differs.clone(),
+        );
+        Self {
+            registry,
+            requests,
+            durations,
+            attempts,
+            tunnel_up,
+            tunnel_rtt,
+            registry_age,
+            ring_mismatch,
+            ring_differs,
+        }
     }
 
     /// The counters of requests of `service` that `peer` answers or asks; an empty peer: nobody did.
@@ -314,11 +331,30 @@ impl Metrics {
         }
     }
 
+    /// Shows nothing more of a peer whose link was removed; what was counted of it stays.
+    pub fn forget_peer(&self, peer: &str) {
+        self.tunnel_up.remove(&TunnelLabels { peer: peer.into(), carrier: "quic" });
+        self.tunnel_rtt.remove(&PeerLabels { peer: peer.into() });
+        self.registry_age.remove(&PeerLabels { peer: peer.into() });
+    }
+
     /// Counts a request that was served although the peer placed it by another contract.
     pub fn mismatch(&self, service: &dyn fmt::Display, peer: &str) {
         self.ring_mismatch
             .get_or_create(&MismatchLabels { service: service.to_string(), peer: peer.into() })
             .inc();
+    }
+
+    /// Shows which services are placed by another ring at which peers.
+    pub fn set_rings_differing<'a>(
+        &self,
+        differing: impl Iterator<Item = (&'a registry::model::ServiceName, &'a str)>,
+    ) {
+        self.ring_differs.clear();
+        for (service, peer) in differing {
+            let labels = MismatchLabels { service: service.to_string(), peer: peer.into() };
+            self.ring_differs.get_or_create(&labels).set(1);
+        }
     }
 
     /// The text that Prometheus scrapes (OpenMetrics 1.0).
@@ -331,13 +367,6 @@ impl Metrics {
         Ok(text)
     }
 }
-    /// Shows nothing more of a peer whose link was removed; what was counted of it stays.
-    pub fn forget_peer(&self, peer: &str) {
-        self.tunnel_up.remove(&TunnelLabels { peer: peer.into(), carrier: "quic" });
-        self.tunnel_rtt.remove(&PeerLabels { peer: peer.into() });
-        self.registry_age.remove(&PeerLabels { peer: peer.into() });
-    }
-
 
 /// How many of something are under way, with the guard that counts one.
 #[derive(Debug, Default)]

@@ -305,7 +305,7 @@ impl Call<'_> {
         let availability = |node| self.service.availability(node, self.port, now);
         self.worker
             .pool
-            .with_rng(|rng| self.service.placement.next(self.hash, tried.as_slice(), availability, rng))
+            .with_rng(|rng| placement.next_by(self.hash, tried.as_slice(), availability, capacity, rng))
     }
 
     /// How the clusters are that could have served it, for people.
@@ -324,7 +324,9 @@ impl Call<'_> {
             replayable_method: self.replayable_method,
             body_kept: self.body.can_restart(),
             forwarded: false,
+        let placement = &self.service.placement;
             insisted: false,
+        let capacity = |node| self.service.capacity(node, self.port, now);
             expired: false,
         }
     }

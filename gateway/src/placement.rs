@@ -140,6 +140,19 @@ impl Placement {
         availability: impl Fn(NodeIndex) -> Availability,
         rng: &mut fastrand::Rng,
     ) -> Option<NodeIndex> {
+        self.next_by(hash, tried, availability, |_| None, rng)
+    }
+
+    /// As [`Placement::next`], with what `capacity` knows of the room that clusters have: without a key it and not the
+    /// contract's weight decides between clusters of one tier, once it is known of all that are in question.
+    pub fn next_by(
+        &self,
+        hash: Option<u64>,
+        tried: &[NodeIndex],
+        availability: impl Fn(NodeIndex) -> Availability,
+        capacity: impl Fn(NodeIndex) -> Option<u32>,
+        rng: &mut fastrand::Rng,
+    ) -> Option<NodeIndex> {
         let up = |node: NodeIndex| availability(node) == Availability::Up && !tried.contains(&node);
         // Not "is suspect": a cluster that came up between the two looks must not be missed by both.
         let usable = |node: NodeIndex| availability(node).usable() && !tried.contains(&node);
@@ -159,7 +172,8 @@ impl Placement {
                 }
             }
             (Mode::LocalFirst, _) | (Mode::Sharded, None) => {
-                self.first_in_tiers(hash, up, rng).or_else(|| self.first_in_tiers(hash, usable, rng))
+                let first = self.first_in_tiers(hash, up, &capacity, rng);
+                first.or_else(|| self.first_in_tiers(hash, usable, &capacity, rng))
             }
         }
     }
@@ -169,6 +183,7 @@ impl Placement {
         &self,
         hash: Option<u64>,
         takes: impl Fn(NodeIndex) -> bool,
+        capacity: impl Fn(NodeIndex) -> Option<u32>,
         rng: &mut fastrand::Rng,
     ) -> Option<NodeIndex> {
         (0..).zip(&self.tiers).find_map(|(tier, nodes)| match (hash, &**nodes) {
@@ -176,16 +191,25 @@ impl Placement {
             (Some(hash), _) => {
                 self.ring.near(hash).find(|&node| self.tier_of[node.get()] == tier && takes(node))
             }
-            (None, nodes) => self.draw(nodes.iter().copied().filter(|&node| takes(node)), rng),
+            (None, nodes) => self.draw(nodes, &takes, &capacity, rng),
         })
     }
 
-    /// One of `nodes`, drawn by weight in a single pass (A-Chao), so that nothing is looked at twice.
-    fn draw(&self, nodes: impl Iterator<Item = NodeIndex>, rng: &mut fastrand::Rng) -> Option<NodeIndex> {
+    /// One of `nodes`, drawn by capacity or else weight in a single pass (A-Chao): what changes meanwhile does no harm.
+    fn draw(
+        &self,
+        nodes: &[NodeIndex],
+        takes: impl Fn(NodeIndex) -> bool,
+        capacity: impl Fn(NodeIndex) -> Option<u32>,
+        rng: &mut fastrand::Rng,
+    ) -> Option<NodeIndex> {
+        let open = || nodes.iter().copied().filter(|&node| takes(node));
+        let known = open().all(|node| capacity(node).is_some());
         let mut total = 0;
         let mut drawn = None;
-        for node in nodes {
-            let weight = u64::from(self.members[node.get()].weight);
+        for node in open() {
+            let room = if known { capacity(node) } else { None };
+            let weight = u64::from(room.unwrap_or(self.members[node.get()].weight).max(1));
             total += weight;
             if drawn.is_none() || rng.u64(0..total) < weight {
                 drawn = Some(node);

@@ -1,6 +1,7 @@
 //! The mirror's traffic: our exports to peers, theirs to us, and the view that follows from it. Runs on the control
 //! plane; what is right is decided by [`registry::export`], [`registry::mirror`] and [`registry::union`].
 
+mod digests;
 mod exporter;
 mod importer;
 
@@ -19,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::view::{View, ViewBuilder};
 use crate::worker::Shared;
 
+pub use digests::tell_peers;
 pub use exporter::export_to_peers;
 pub use importer::import_from_peers;
 

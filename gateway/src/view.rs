@@ -12,6 +12,7 @@ use registry::model::{
 use registry::union::{self, Placed};
 
 use crate::balance::{EndpointSpec, Endpoints, Rule, Standing};
+use crate::facts::Facts;
 use crate::metrics::{Direction, Metrics, RequestCounters};
 use crate::peers::{PeerCluster, Peers};
 use crate::placement::{Availability, Placement, Rings};
@@ -68,8 +69,8 @@ pub struct Service {
 pub enum Server {
     /// This cluster.
     Local(Arc<LocalService>),
-    /// A linked cluster.
-    Peer(Arc<PeerCluster>),
+    /// A linked cluster, and what it tells of the service.
+    Peer(Arc<PeerCluster>, Arc<Facts>),
     /// Not linked, not imported, or not joined to the union.
     Unreachable,
 }
@@ -159,8 +160,19 @@ impl Service {
                 Standing::LastChoice => Availability::Suspect,
                 Standing::Out => Availability::Down,
             },
-            Server::Peer(peer) => peer.availability(),
+            // It would refuse, a round trip later.
+            Server::Peer(_, facts) if facts.ready(now) == Some(0) => Availability::Down,
+            Server::Peer(peer, _) => peer.availability(),
             Server::Unreachable => Availability::Unreachable,
+        }
+    }
+
+    /// How much of `port` a node can serve now, as the weight of its endpoints that take requests, if that is known.
+    pub fn capacity(&self, node: NodeIndex, port: u16, now: u64) -> Option<u32> {
+        match self.server(node) {
+            Server::Local(local) => local.endpoints(port).map(|endpoints| endpoints.ready_weight(now)),
+            Server::Peer(_, facts) => facts.ready(now),
+            Server::Unreachable => None,
         }
     }
 
@@ -281,7 +293,10 @@ impl ViewBuilder {
                 let local = view.local(&placed.name.namespace, &placed.name.name);
                 return local.map_or(Server::Unreachable, |l| Server::Local(l.clone()));
             }
-            peers.get(&member.cluster).map_or(Server::Unreachable, Server::Peer)
+            peers.get(&member.cluster).map_or(Server::Unreachable, |peer| {
+                let facts = peer.facts.of(&placed.name);
+                Server::Peer(peer, facts)
+            })
         };
         let servers = placement.members().iter().map(server).collect();
         let counters = placement.members().iter();

@@ -24,6 +24,10 @@ pub const UNKNOWN_FRAME_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of one message on the control stream (HELLO, GOAWAY). HELLO is read before the peer is believed.
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
+/// Services that one digest is made of: with the longest names it still fits a control message, with usual ones a few
+/// packets, so that it holds up no GOAWAY.
+pub const DIGEST_SERVICES_MAX: usize = 100;
+
 /// Bytes of one message on a sync stream. It holds at most one record; a contract of 2000 members fits.
 /// Decoding may need some thirty times that in memory, once per peer.
 pub const SYNC_MESSAGE_BYTES_MAX: usize = 256 * 1024;

@@ -33,7 +33,7 @@ const FOREIGN: [(&str, &[&str]); 3] = [
 
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
 const FLOORS: [&[&str]; 10] = [
-    &["balance", "budget", "clock", "fields", "health", "retry", "route", "stall"],
+    &["balance", "budget", "clock", "facts", "fields", "health", "retry", "route", "stall"],
     &["body", "metrics", "placement"],
     &["endpoint", "peers"],
     &["answer", "view"],

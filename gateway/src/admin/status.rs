@@ -1,6 +1,7 @@
 //! `/v1/status`: everything that this gateway knows of itself, its peers and its services, of one moment.
 
-use registry::model::{Condition, PeerImports};
+use hashring::NodeIndex;
+use registry::model::{Condition, Member as Declared, PeerImports};
 use serde::Serialize;
 
 use super::Admin;
@@ -79,6 +80,10 @@ struct Member {
     weight: u32,
     serves: bool,
     state: &'static str,
+    /// Weight of its endpoints that take requests, if it is known.
+    ready: Option<u32>,
+    /// Fingerprint of the ring that it places by, if it told.
+    ring: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,12 +122,15 @@ pub(super) fn of(admin: &Admin) -> Status {
         peers: gateways.map(|gateway| peer(&gateway)).collect(),
         links: shared.peers.iter().map(|cluster| link(admin, &cluster)).collect(),
         services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
-        conditions: view.conditions.iter().map(condition).collect(),
+        conditions: view.conditions.iter().chain(&rings_differ(&view, now)).map(condition).collect(),
     }
 }
 
 /// Sets the gauges that are only looked at when somebody asks.
 pub(super) fn refresh_gauges(admin: &Admin) {
+    let view = admin.shared.view.load();
+    let differing = other_rings(&view, admin.shared.clock.micros());
+    admin.shared.metrics.set_rings_differing(differing.map(|(service, peer, _)| (&service.name, peer)));
     for cluster in admin.shared.peers.iter() {
         let name = &cluster.name;
         let gateways = cluster.gateways();
@@ -137,6 +145,42 @@ pub(super) fn refresh_gauges(admin: &Admin) {
         let age = imports.as_deref().and_then(age_seconds).and_then(|age| i64::try_from(age).ok());
         admin.shared.metrics.set_peer(name.as_str(), i64::try_from(tunnels).unwrap_or(i64::MAX), rtt, age);
     }
+}
+
+/// The fingerprint of the ring that a peer says it places a service by.
+fn told_ring(service: &Service, node: NodeIndex, now: u64) -> Option<u64> {
+    match service.server(node) {
+        Server::Peer(_, facts) => facts.ring(now),
+        Server::Local(_) | Server::Unreachable => None,
+    }
+}
+
+/// The peers that place a service by another ring than we do. What nobody declared (generation 0) is learned, and
+/// learned by and by.
+fn other_rings<'v>(view: &'v View, now: u64) -> impl Iterator<Item = (&'v Service, &'v str, u64)> {
+    let declared = view.services().into_iter().filter(|service| service.placement.generation() > 0);
+    declared.flat_map(move |service| {
+        let ours = service.placement.ring().fingerprint();
+        let told = move |(node, member): (NodeIndex, &'v Declared)| {
+            Some((&**service, member.cluster.as_str(), told_ring(service, node, now)?))
+        };
+        service.placement.nodes().filter_map(told).filter(move |&(_, _, ring)| ring != ours)
+    })
+}
+
+fn rings_differ(view: &View, now: u64) -> Vec<Condition> {
+    let condition = |(service, peer, ring): (&Service, &str, u64)| Condition {
+        object: format!("MeshService {}", service.name),
+        kind: "Conflict",
+        status: true,
+        reason: "RingsDiffer",
+        message: format!(
+            "cluster `{peer}` places it by the ring {ring:016x}, this one by {:016x}; compare `ringway status` of both, \
+             and raise `generation` with every change of a placement",
+            service.placement.ring().fingerprint()
+        ),
+    };
+    other_rings(view, now).map(condition).collect()
 }
 
 fn age_seconds(imports: &PeerImports) -> Option<u64> {
@@ -193,6 +237,8 @@ fn service(service: &Service, view: &View, now: u64) -> ServiceStatus {
         weight: member.weight,
         serves: !matches!(service.server(node), Server::Unreachable),
         state: service.availability(node, port, now).as_str(),
+        ready: service.capacity(node, port, now),
+        ring: told_ring(service, node, now).map(|ring| format!("{ring:016x}")),
     });
     ServiceStatus {
         name: service.name.to_string(),

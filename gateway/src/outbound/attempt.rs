@@ -44,7 +44,7 @@ impl Target {
     pub(super) fn of(service: &Service, node: NodeIndex) -> Result<Self, Failure> {
         match service.server(node) {
             Server::Local(local) => Ok(Self::Local(local.clone())),
-            Server::Peer(peer) => {
+            Server::Peer(peer, _) => {
                 let (gateway, tunnel) = peer.pick().ok_or(Failure::NotSent)?;
                 Ok(Self::Peer(gateway, tunnel))
             }

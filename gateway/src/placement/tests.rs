@@ -156,6 +156,32 @@ fn unkeyed_draws_follow_the_weights() {
 }
 
 #[test]
+fn unkeyed_draws_follow_ready_capacity_once_it_is_known_of_all() {
+    let contract = Contract { tiers: Some(vec![vec![Tier::Any]]), ..contract(Mode::LocalFirst) };
+    let placement = bind(&contract, "west");
+    let counts = |state: fn(NodeIndex) -> Availability, capacity: fn(NodeIndex) -> Option<u32>| {
+        let mut counts = [0u32; 4];
+        let mut rng = rng();
+        for _ in 0..35_000 {
+            counts[placement.next_by(None, &[], state, capacity, &mut rng).unwrap().get()] += 1;
+        }
+        counts
+    };
+    let near = |counts: [u32; 4], expected: [u32; 4]| {
+        counts.iter().zip(expected).all(|(count, expected)| count.abs_diff(expected) <= expected / 20)
+    };
+    let room = |node: NodeIndex| [Some(100), Some(300), Some(200), Some(100)][node.get()];
+    assert!(near(counts(|_| Up, room), [5_000, 15_000, 10_000, 5_000]));
+    // One that is not known of: the contract's weights count, and count again where that one is out of question.
+    let part = |node: NodeIndex| [None, Some(300), Some(200), Some(100)][node.get()];
+    assert!(near(counts(|_| Up, part), [10_000, 10_000, 5_000, 10_000]));
+    let first_down = |node: NodeIndex| if node.get() == 0 { Down } else { Up };
+    assert!(near(counts(first_down, part), [0, 17_500, 11_667, 5_833]));
+    // Nothing to draw by is no reason to draw nobody.
+    assert_eq!(counts(|_| Up, |_| Some(0)).iter().sum::<u32>(), 35_000);
+}
+
+#[test]
 fn weight_zero_takes_nothing() {
     let mut members = four();
     members[3].weight = 0;

@@ -1,0 +1,145 @@
+//! What a peer tells of the services of its cluster in digests: quick facts, never stored, and worth little once they
+//! are old.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use proto::control::{Digest, ServiceDigest};
+use registry::model::ServiceName;
+
+/// How long a word counts, in microseconds: several were due since. What is older is unknown, which is not nothing.
+const FRESH_MICROS: u64 = 5_000_000;
+
+/// What is known of one service at one peer. Its parts are of one digest but for an instant.
+#[derive(Debug, Default)]
+pub struct Facts {
+    ready: AtomicU32,
+    load: AtomicU32,
+    /// Zero: it has none.
+    ring: AtomicU64,
+    /// Zero: nothing was ever told.
+    told_at: AtomicU64,
+}
+
+impl Facts {
+    fn tell(&self, digest: &ServiceDigest, now: u64) {
+        self.ready.store(digest.ready, Relaxed);
+        self.load.store(digest.load, Relaxed);
+        self.ring.store(digest.ring.unwrap_or(0), Relaxed);
+        self.told_at.store(now.max(1), Relaxed);
+    }
+
+    /// The weight of its endpoints that take requests, in hundredths; 0: none does. `None`: unknown.
+    pub fn ready(&self, now: u64) -> Option<u32> {
+        self.is_fresh(now).then(|| self.ready.load(Relaxed))
+    }
+
+    /// Requests that its endpoints hold; `None`: unknown.
+    pub fn load(&self, now: u64) -> Option<u32> {
+        self.is_fresh(now).then(|| self.load.load(Relaxed))
+    }
+
+    /// Fingerprint of the ring that the peer places it by; `None`: unknown, or it has none.
+    pub fn ring(&self, now: u64) -> Option<u64> {
+        self.is_fresh(now).then(|| self.ring.load(Relaxed)).filter(|&ring| ring != 0)
+    }
+
+    fn is_fresh(&self, now: u64) -> bool {
+        match self.told_at.load(Relaxed) {
+            0 => false,
+            told_at => now.saturating_sub(told_at) < FRESH_MICROS,
+        }
+    }
+}
+
+/// What a peer tells, by service. Holds nothing of services that nobody here asks for.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// By `namespace/name`. Short sections without await; requests hold the facts themselves.
+    services: Mutex<HashMap<String, Weak<Facts>>>,
+}
+
+impl Told {
+    /// The facts of a service; what is told from now on goes there, too.
+    pub fn of(&self, service: &ServiceName) -> Arc<Facts> {
+        let mut services = self.lock();
+        let name = service.to_string();
+        if let Some(facts) = services.get(&name).and_then(Weak::upgrade) {
+            return facts;
+        }
+        // Swept only before the map would grow, so that many services stay linear.
+        if services.len() == services.capacity() {
+            services.retain(|_, facts| facts.strong_count() > 0);
+        }
+        let facts = Arc::new(Facts::default());
+        services.insert(name, Arc::downgrade(&facts));
+        facts
+    }
+
+    /// A digest came.
+    pub fn tell(&self, digest: &Digest, now: u64) {
+        let services = self.lock();
+        for service in &digest.services {
+            let facts = services.get(&format!("{}/{}", service.namespace, service.name));
+            if let Some(facts) = facts.and_then(Weak::upgrade) {
+                facts.tell(service, now);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Weak<Facts>>> {
+        // Whoever panicked left a map that is whole: every change is one call.
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn name(service: &str) -> ServiceName {
+        ServiceName::new("shop", service).unwrap()
+    }
+
+    fn digest(service: &str, ready: u32, ring: Option<u64>) -> Digest {
+        let service = ServiceDigest { namespace: "shop".into(), name: service.into(), ready, load: 3, ring };
+        Digest { services: vec![service] }
+    }
+
+    #[test]
+    fn a_word_counts_for_five_seconds() {
+        let told = Told::default();
+        let facts = told.of(&name("cart"));
+        assert_eq!((facts.ready(0), facts.load(0), facts.ring(0)), (None, None, None));
+        told.tell(&digest("cart", 0, Some(7)), 0);
+        assert_eq!((facts.ready(1), facts.load(1), facts.ring(1)), (Some(0), Some(3), Some(7)));
+        told.tell(&digest("cart", 200, None), 10);
+        assert_eq!((facts.ready(10 + FRESH_MICROS - 1), facts.ring(10)), (Some(200), None));
+        assert_eq!(facts.ready(10 + FRESH_MICROS), None, "unknown is not nothing");
+    }
+
+    #[test]
+    fn what_is_told_outlives_a_view_and_goes_with_the_last_one() {
+        let told = Told::default();
+        let old = told.of(&name("cart"));
+        told.tell(&digest("cart", 100, None), 1);
+        let new = told.of(&name("cart"));
+        drop(old);
+        assert_eq!(new.ready(1), Some(100));
+        drop(new);
+        assert_eq!(told.of(&name("cart")).ready(1), None);
+    }
+
+    #[test]
+    fn a_peer_that_names_services_for_ever_fills_nothing() {
+        let told = Told::default();
+        for n in 0..1_000 {
+            told.tell(&digest(&format!("s{n}"), 1, None), n);
+            drop(told.of(&name(&format!("t{n}"))));
+        }
+        assert!(told.lock().len() <= 8, "{}", told.lock().len());
+    }
+}
