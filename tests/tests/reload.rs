@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
-use e2e::backend::Backend;
 use e2e::client::{Connection, Request};
 use e2e::http::Digest;
 use e2e::manifest::{link, policy, service};
