@@ -60,10 +60,10 @@ fn a_link_that_did_not_change_tells_nobody() {
 #[tokio::test]
 async fn every_cluster_is_begun_once_for_each_time_it_is_linked() {
     let peers = peers(&[link("east", &[1])]);
-    let (begun, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let (begun, mut seen) = tokio::sync::mpsc::channel(8);
     let each = tokio::spawn({
         let peers = peers.clone();
-        async move { peers.each(|cluster| begun.send(cluster.name.to_string()).unwrap()).await }
+        async move { peers.each(|cluster| begun.try_send(cluster.name.to_string()).unwrap()).await }
     });
     assert_eq!(seen.recv().await.unwrap(), "east");
     for (now, expected) in
@@ -82,10 +82,10 @@ async fn every_cluster_is_begun_once_for_each_time_it_is_linked() {
 async fn addresses_begin_when_they_come_and_stop_when_they_go() {
     let peers = peers(&[link("east", &[1, 2])]);
     let east = get(&peers, "east").unwrap();
-    let (begun, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let (begun, mut seen) = tokio::sync::mpsc::channel(8);
     let each = tokio::spawn({
         let east = east.clone();
-        async move { each_address(&east, |address, stop| begun.send((address.port, stop)).unwrap()).await }
+        async move { each_address(&east, |address, stop| begun.try_send((address.port, stop)).unwrap()).await }
     });
     let (one, two) = (seen.recv().await.unwrap(), seen.recv().await.unwrap());
     assert_eq!((one.0, two.0), (1, 2));
