@@ -38,6 +38,9 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
 enum CheckError {
+    /// Host and path make no request.
+    #[error("host and path make no request")]
+    Request(#[source] http::Error),
     /// No connection.
     #[error("cannot connect")]
     Connect(#[source] io::Error),
@@ -170,7 +173,7 @@ async fn ask(address: &HostPort, probe: &Probe) -> Result<(), CheckError> {
         .header(USER_AGENT, concat!("ringway-check/", env!("CARGO_PKG_VERSION")))
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
-        .expect("manifests allow only paths and hosts that make a request");
+        .map_err(CheckError::Request)?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(CheckError::Answer)?;
     // Ends with this set, at the latest.

@@ -229,7 +229,7 @@ pub struct HealthCheck {
 /// What a health check asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// `GET path` with HTTP/1.1.
+    /// `GET path` with HTTP/1.1; on ports that do not speak it, as [`Self::Tcp`].
     Http {
         /// Path and query, in origin form.
         path: String,
