@@ -256,8 +256,11 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(whole) => SizeHint::with_exact(whole.data.as_ref().map_or(0, |d| d.len() as u64)),
-            Self::Stream(_) => SizeHint::default(),
+            // A declared length would leave the trailers no room in HTTP/1.1.
+            Self::Whole(Whole { data, trailers: None, .. }) => {
+                SizeHint::with_exact(data.as_ref().map_or(0, |d| d.len() as u64))
+            }
+            Self::Whole(_) | Self::Stream(_) => SizeHint::default(),
         }
     }
 }

@@ -14,7 +14,6 @@ use tracing::{debug, error, info, warn};
 use tunnel::endpoint::HANDSHAKES_MAX;
 use tunnel::{Begun, Driver, Endpoint, EndpointError, Event, Local, Port, Secrets, Tunnel};
 
-use crate::endpoint::Pool;
 use crate::peers::{self, Offer, PeerCluster};
 use crate::stall::Stalls;
 use crate::worker::{Shared, SyncStream, Worker};

@@ -1,9 +1,11 @@
 //! What a caller is told when there is no answer to forward: one function turns a failure into a response.
 
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
 use crate::answer::{Answer, AnswerBody};
+use crate::grpc;
 use crate::retry::Failure;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -58,6 +60,24 @@ impl ProxyError {
     }
 }
 
+impl ProxyError {
+    /// What a caller of gRPC is told; as the project's table has it for the HTTP status, but for our own limits.
+    fn grpc(self) -> grpc::Status {
+        match self {
+            Self::DestinationNotFound => grpc::Status::Unimplemented,
+            Self::DestinationUnavailable | Self::ConnectionRefused | Self::ConnectionTerminated => {
+                grpc::Status::Unavailable
+            }
+            Self::ConnectionLimitReached | Self::HttpRequestHeadTooLarge => grpc::Status::ResourceExhausted,
+            Self::HttpResponseTimeout => grpc::Status::DeadlineExceeded,
+            Self::HttpRequestDenied => grpc::Status::PermissionDenied,
+            Self::HttpRequestError => grpc::Status::Internal,
+            Self::HttpMethodUnsupported => grpc::Status::Unimplemented,
+            Self::ConnectionReadTimeout => grpc::Status::Cancelled,
+        }
+    }
+}
+
 /// Why a request was not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -94,7 +114,7 @@ impl Rejection {
                 (E::HttpRequestHeadTooLarge, "the request's head is over 64 KiB or 128 fields")
             }
             Failure::PeerLost => (E::ConnectionTerminated, "the tunnel broke after the request was sent"),
-            Failure::Reset | Failure::Status(_) => {
+            Failure::Reset | Failure::Status(_) | Failure::GrpcUnavailable => {
                 (E::ConnectionTerminated, "the endpoint broke off before its answer")
             }
             Failure::Deadline => (E::HttpResponseTimeout, "no answer in time"),
@@ -106,19 +126,31 @@ impl Rejection {
     /// The answer that says so; `gateway` is the name of this intermediary, `<cluster>.gateway`.
     pub fn into_answer(self, gateway: &str) -> Answer {
         let (name, status) = self.error.wire();
+        let mut headers = HeaderMap::new();
+        self.put_proxy_status(gateway, &mut headers);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        let body = AnswerBody::whole(format!("{gateway}: {name}: {}\n", self.details).into());
+        Answer { status, headers, body }
+    }
+
+    /// The same to a caller of gRPC: nothing but a status of gRPC, which is 200 to HTTP.
+    pub fn into_grpc_answer(self, gateway: &str) -> Answer {
+        let (name, _) = self.error.wire();
+        let mut headers = HeaderMap::new();
+        self.put_proxy_status(gateway, &mut headers);
+        let message = format!("{gateway}: {name}: {}", self.details);
+        grpc::put_status(&mut headers, self.error.grpc(), &message);
+        Answer { status: StatusCode::OK, headers, body: AnswerBody::whole(Bytes::new()) }
+    }
+
+    fn put_proxy_status(&self, gateway: &str, headers: &mut HeaderMap) {
+        let (name, _) = self.error.wire();
         // A structured-field string (RFC 8941, section 3.3.3): visible ASCII and space, quotes and backslashes escaped.
         let details: String =
             self.details.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
         let quoted = details.replace('\\', "\\\\").replace('"', "\\\"");
-        let mut headers = HeaderMap::new();
         if let Ok(value) = HeaderValue::try_from(format!("{gateway}; error={name}; details=\"{quoted}\"")) {
             headers.insert(PROXY_STATUS, value);
-        }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        Answer {
-            status,
-            headers,
-            body: AnswerBody::whole(format!("{gateway}: {name}: {}\n", self.details).into()),
         }
     }
 }
@@ -126,6 +158,8 @@ impl Rejection {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use http_body::Body;
+
     use super::*;
 
     #[test]
@@ -138,6 +172,35 @@ mod tests {
             "west.gateway; error=http_request_denied; \
              details=\"shop/cart: not granted to this cluster by the one that serves it\""
         );
+    }
+
+    #[test]
+    fn a_caller_of_grpc_is_told_in_its_own_words() {
+        let rejection = Rejection::from_failure(Failure::Deadline, &"shop/cart");
+        let answer = rejection.into_grpc_answer("west.gateway");
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(answer.headers[grpc::STATUS], "4");
+        assert_eq!(
+            answer.headers[grpc::MESSAGE],
+            "west.gateway: http_response_timeout: shop/cart: no answer in time"
+        );
+        let proxy_status = answer.headers[PROXY_STATUS].to_str().unwrap();
+        assert!(proxy_status.starts_with("west.gateway; error=http_response_timeout; "), "{proxy_status}");
+        let status = |failure| {
+            Rejection::from_failure(failure, &"s").into_grpc_answer("g").headers[grpc::STATUS].clone()
+        };
+        for (failure, expected) in [
+            (Failure::Unavailable, "14"),
+            (Failure::Connect, "14"),
+            (Failure::PeerLost, "14"),
+            (Failure::Overloaded, "8"),
+            (Failure::Denied, "7"),
+            (Failure::Unknown, "12"),
+        ] {
+            assert_eq!(status(failure), expected, "{failure:?}");
+        }
+        // Nothing but a head: that makes it trailers.
+        assert!(answer.body.is_end_stream());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Header fields between HTTP and the tunnel, and the rules of an intermediary (RFC 9110, section 7.6).
 
 use bytes::Bytes;
+use http::Version;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use proto::head::Fields;
@@ -45,9 +46,27 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Appends this gateway to `Via` (RFC 9110, section 7.6.3).
-pub fn append_via(headers: &mut HeaderMap, via: &HeaderValue) {
-    headers.append(VIA, via.clone());
+/// Makes one `Cookie` of those that HTTP/2 may split it into; they must not travel so in anything else (RFC 9113,
+/// section 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    // Values and what joins them are all that a value may hold.
+    if let Ok(whole) = HeaderValue::from_maybe_shared(Bytes::from(whole)) {
+        headers.insert(COOKIE, whole);
+    }
+}
+
+/// Appends this gateway to `Via` (RFC 9110, section 7.6.3): `via` for a message of HTTP/1.1, or `name` with the version.
+pub fn append_via(headers: &mut HeaderMap, version: Version, via: &HeaderValue, name: &str) {
+    let via = if version == Version::HTTP_2 { HeaderValue::try_from(format!("2 {name}")).ok() } else { None }
+        .unwrap_or_else(|| via.clone());
+    headers.append(VIA, via);
 }
 
 /// The fields as the tunnel's codec takes them; `Host` travels as the authority.
@@ -158,6 +177,17 @@ mod tests {
             map(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&[("host", "a"), ("content-length", "3")]));
+    }
+
+    #[test]
+    fn a_cookie_that_came_in_crumbs_goes_on_whole() {
+        let mut headers = map(&[("cookie", "a=1"), ("x", "y")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers, map(&[("cookie", "a=1"), ("x", "y")]));
+        headers.append(COOKIE, HeaderValue::from_static("b=2"));
+        headers.append(COOKIE, HeaderValue::from_static("c=3; d=4"));
+        join_cookies(&mut headers);
+        assert_eq!(headers, map(&[("cookie", "a=1; b=2; c=3; d=4"), ("x", "y")]));
     }
 
     #[test]

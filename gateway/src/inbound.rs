@@ -94,7 +94,7 @@ pub async fn serve(worker: Rc<Worker>, peer: &Peer, exchange: Exchange) {
         Err(failure) => {
             counted.outcome = failure.into();
             let code = match failure {
-                Failure::Connect | Failure::Unavailable => Code::Refused,
+                Failure::Connect | Failure::Unavailable | Failure::Refused => Code::Refused,
                 Failure::Deadline => Code::Deadline,
                 Failure::Cancelled => Code::Cancelled,
                 _ => Code::Internal,
@@ -173,11 +173,11 @@ impl Request {
     }
 
     async fn call(&self, worker: &Rc<Worker>, body: &RequestBody) -> Result<Answer, Failure> {
-        let endpoints = self.local.endpoints(self.port).ok_or(Failure::Unavailable)?;
+        let port = self.local.port(self.port).ok_or(Failure::Unavailable)?;
         let calling = async {
             let clock = &worker.shared.clock;
             let response =
-                endpoint::call(&worker.pool, endpoints, clock, &self.head, body, self.key, self.allowance)
+                endpoint::call(&worker.pool, port, clock, &self.head, body, self.key, self.allowance)
                     .await?;
             Answer::from(response).settle(&worker.shared.budget).await.map_err(|_| Failure::Reset)
         };

@@ -22,6 +22,7 @@ pub mod endpoint;
 pub mod error;
 pub mod facts;
 pub mod fields;
+pub mod grpc;
 pub mod health;
 pub mod inbound;
 pub mod listener;

@@ -120,7 +120,7 @@ impl From<Failure> for Outcome {
             Failure::Denied => Self::Denied,
             Failure::Unknown => Self::NotFound,
             Failure::PeerLost | Failure::Reset => Self::Broken,
-            Failure::Status(_) => Self::Answered,
+            Failure::Status(_) | Failure::GrpcUnavailable => Self::Answered,
             Failure::TooLarge => Self::Malformed,
             Failure::Deadline => Self::Timeout,
             Failure::Cancelled => Self::Cancelled,

@@ -15,10 +15,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hashring::NodeIndex;
 use http::header::{HOST, HeaderName, HeaderValue};
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::answer::{Answer, AnswerBody};
@@ -26,12 +27,13 @@ use crate::body::{BodyError, RequestBody};
 use crate::clock::Activity;
 use crate::endpoint::RequestHead;
 use crate::error::{ProxyError, Rejection};
-use crate::fields;
 use crate::metrics::{AttemptKind, InProgressGuard, Outcome, RequestCounters};
 use crate::retry::{self, Failure, Progress, Verdict};
 use crate::route;
+use crate::stall::Reader;
 use crate::view::{Service, View};
 use crate::worker::{REQUESTS_MAX, Worker};
+use crate::{fields, grpc};
 use attempt::{Attempt, Target};
 
 /// A response as the listener sends it: counted when it is over.
@@ -39,6 +41,8 @@ use attempt::{Attempt, Target};
 pub struct Outgoing {
     body: AnswerBody,
     observed: Observed,
+    /// The caller, where it takes the answer piece by piece.
+    reader: Option<Rc<Reader>>,
 }
 
 /// Counts the request when its answer is over, however it ends.
@@ -60,6 +64,10 @@ struct Call<'a> {
     body: RequestBody,
     activity: Activity,
     started: Instant,
+    /// When it must be over, all of it.
+    deadline: Option<Instant>,
+    /// Whether it is gRPC: an answer may be a failure although its HTTP status is none.
+    grpc: bool,
     hash: Option<u64>,
     request_id: [u8; 16],
     replayable_method: bool,
@@ -93,33 +101,38 @@ impl Tried {
     }
 }
 
-/// Answers one request of a caller at `source`.
+/// Answers one request of a caller at `source`. `give_up` is cancelled when the caller does not take the answer: the
+/// connection is to be closed then.
 pub async fn serve(
     worker: &Rc<Worker>,
     request: Request<Incoming>,
     source: SocketAddr,
+    give_up: &CancellationToken,
 ) -> Response<Outgoing> {
     let view = worker.shared.view.load_full();
     let nameless = &worker.shared.nameless;
+    // gRPC is HTTP/2 only: callers of HTTP/1.1 need not be asked.
+    let grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
+    let reject = |rejection, counters, outcome| reject(worker, grpc, rejection, counters, outcome);
     let Some(guard) = worker.shared.in_progress.enter(REQUESTS_MAX) else {
         let details = format!("this gateway serves {REQUESTS_MAX} requests at once and no more");
         let rejection = Rejection::new(ProxyError::ConnectionLimitReached, details);
-        return reject(worker, rejection, nameless, Outcome::Overloaded);
+        return reject(rejection, nameless, Outcome::Overloaded);
     };
     let started = Instant::now();
     let (parts, incoming) = request.into_parts();
     // CONNECT and the like: nothing here is a tunnel for the caller (RFC 9110, section 9.3.6).
     if parts.method == Method::CONNECT {
         let rejection = Rejection::new(ProxyError::HttpMethodUnsupported, "CONNECT is not served here");
-        return reject(worker, rejection, nameless, Outcome::Malformed);
+        return reject(rejection, nameless, Outcome::Malformed);
     }
     let authority = match authority(&parts.uri, &parts.headers) {
         Ok(authority) => authority,
-        Err(rejection) => return reject(worker, rejection, nameless, Outcome::Malformed),
+        Err(rejection) => return reject(rejection, nameless, Outcome::Malformed),
     };
     let service = match find(worker, &view, &authority) {
         Ok(found) => found,
-        Err(rejection) => return reject(worker, rejection, nameless, Outcome::NotFound),
+        Err(rejection) => return reject(rejection, nameless, Outcome::NotFound),
     };
     let (service, port) = service;
 
@@ -128,7 +141,9 @@ pub async fn serve(
     if let Ok(host) = HeaderValue::from_str(&authority) {
         headers.insert(HOST, host);
     }
-    fields::append_via(&mut headers, &worker.shared.via);
+    let deadline = if grpc { grpc::timeout(&headers) } else { None };
+    let deadline = deadline.into_iter().chain(service.timeout.total).min().map(|total| started + total);
+    fields::append_via(&mut headers, parts.version, &worker.shared.via, &worker.shared.name);
     let target = target(&parts.uri);
     let key =
         route::key(&service.hash, |name| headers.get(name).map(HeaderValue::as_bytes), &target, source.ip());
@@ -150,6 +165,8 @@ pub async fn serve(
         body: RequestBody::from_http(incoming, worker.shared.budget.reservation(), activity.clone()),
         activity: activity.clone(),
         started,
+        deadline,
+        grpc,
         hash,
         request_id: worker.pool.with_rng(|rng| rng.u128(..)).to_be_bytes(),
         replayable_method,
@@ -160,15 +177,18 @@ pub async fn serve(
     match served {
         Ok((mut answer, node)) => {
             service.durations.observe(started.elapsed().as_secs_f64());
-            let total = service.timeout.total.map(|total| started + total);
-            answer.body.limit(service.timeout.idle, total, activity);
+            answer.body.limit(service.timeout.idle, deadline, activity);
             let counters = service.counters(node).clone();
-            respond(answer, Observed::of(counters, Outcome::Cancelled, Some(guard)))
+            let streams = matches!(answer.body, AnswerBody::Stream(_));
+            let mut response = respond(answer, Observed::of(counters, Outcome::Cancelled, Some(guard)));
+            response.body_mut().reader =
+                streams.then(|| worker.stalls.watch(service.timeout.idle, give_up.clone()));
+            response
         }
         Err((_, true)) => {
             let rejection =
                 Rejection::new(ProxyError::ConnectionReadTimeout, "the request's body broke off or stalled");
-            reject(worker, rejection, &service.unanswered, Outcome::Cancelled)
+            reject(rejection, &service.unanswered, Outcome::Cancelled)
         }
         Err((failure, false)) => {
             debug!(service = %service.name, ?failure, "No answer.");
@@ -176,7 +196,7 @@ pub async fn serve(
             if rejection.error == ProxyError::DestinationUnavailable {
                 rejection.details = format!("{}; {}", rejection.details, call.states());
             }
-            reject(worker, rejection, &service.unanswered, failure.into())
+            reject(rejection, &service.unanswered, failure.into())
         }
     }
 }
@@ -245,8 +265,7 @@ impl Call<'_> {
 
     /// Ends when time is up: true if it was the caller who let it pass.
     async fn timer(&self) -> bool {
-        let timeout = &self.service.timeout;
-        let total = timeout.total.map(|t| self.started + t);
+        let (timeout, total) = (&self.service.timeout, self.deadline);
         loop {
             let ended = self.body.ended_at(self.started);
             let idle = self.activity.last() + timeout.idle;
@@ -277,6 +296,9 @@ impl Call<'_> {
                 Ok((answer, _)) if self.service.retry.on.statuses.contains(&answer.status.as_u16()) => {
                     Failure::Status(answer.status.as_u16())
                 }
+                Ok((answer, _)) if self.grpc && grpc::is_unavailable(&answer.headers) => {
+                    Failure::GrpcUnavailable
+                }
                 Ok(_) => return done.map_err(|f| (f, false)),
             };
             if self.body.failed() {
@@ -302,7 +324,9 @@ impl Call<'_> {
 
     fn next(&self, tried: &Tried) -> Option<NodeIndex> {
         let now = self.worker.shared.clock.micros();
+        let placement = &self.service.placement;
         let availability = |node| self.service.availability(node, self.port, now);
+        let capacity = |node| self.service.capacity(node, self.port, now);
         self.worker
             .pool
             .with_rng(|rng| placement.next_by(self.hash, tried.as_slice(), availability, capacity, rng))
@@ -324,9 +348,7 @@ impl Call<'_> {
             replayable_method: self.replayable_method,
             body_kept: self.body.can_restart(),
             forwarded: false,
-        let placement = &self.service.placement;
             insisted: false,
-        let capacity = |node| self.service.capacity(node, self.port, now);
             expired: false,
         }
     }
@@ -407,7 +429,7 @@ fn respond(answer: Answer, mut observed: Observed) -> Response<Outgoing> {
     if matches!(answer.body, AnswerBody::Whole(_)) {
         observed.outcome = Outcome::Answered;
     }
-    let mut response = Response::new(Outgoing { body: answer.body, observed });
+    let mut response = Response::new(Outgoing { body: answer.body, observed, reader: None });
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     response
@@ -415,11 +437,13 @@ fn respond(answer: Answer, mut observed: Observed) -> Response<Outgoing> {
 
 fn reject(
     worker: &Rc<Worker>,
+    grpc: bool,
     rejection: Rejection,
     counters: &RequestCounters,
     outcome: Outcome,
 ) -> Response<Outgoing> {
-    let answer = rejection.into_answer(&worker.shared.name);
+    let name = &worker.shared.name;
+    let answer = if grpc { rejection.into_grpc_answer(name) } else { rejection.into_answer(name) };
     let mut response = respond(answer, Observed::of(counters.clone(), outcome, None));
     response.body_mut().observed.outcome = outcome;
     response
@@ -435,6 +459,9 @@ impl Body for Outgoing {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if let Some(reader) = &this.reader {
+            if polled.is_ready() { reader.took() } else { reader.waits() }
+        }
         match &polled {
             Poll::Ready(Some(Err(_))) => this.observed.outcome = Outcome::Cut,
             Poll::Ready(None) if this.observed.outcome == Outcome::Cancelled => {

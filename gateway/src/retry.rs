@@ -49,6 +49,8 @@ pub enum Failure {
     Reset,
     /// An answer with this status, nothing of it forwarded yet.
     Status(u16),
+    /// An answer of gRPC that is nothing but the status `UNAVAILABLE`, nothing of it forwarded yet.
+    GrpcUnavailable,
     /// Its head does not fit the tunnel: nowhere.
     TooLarge,
     /// Time is up (`DEADLINE`).
@@ -80,7 +82,7 @@ impl Failure {
         match self {
             Self::NotSent | Self::Overloaded | Self::Misplaced | Self::PeerLost => true,
             Self::Connect => policy.on.connect,
-            Self::Unavailable => policy.on.unavailable,
+            Self::Unavailable | Self::GrpcUnavailable => policy.on.unavailable,
             Self::Refused => policy.on.refused,
             Self::Reset => policy.on.reset,
             Self::Status(status) => policy.on.statuses.contains(&status),
@@ -91,7 +93,7 @@ impl Failure {
     /// Whether another attempt is charged to the budget: where the far side may have worked in vain, or is short of
     /// room. What never reached it, and what its death made necessary, is not; attempts bound those.
     fn charged(self) -> bool {
-        matches!(self, Self::Overloaded | Self::Reset | Self::Status(_))
+        matches!(self, Self::Overloaded | Self::Reset | Self::Status(_) | Self::GrpcUnavailable)
     }
 }
 

@@ -186,9 +186,14 @@ impl Service {
 }
 
 impl LocalService {
+    /// A port with its endpoints.
+    pub fn port(&self, number: u16) -> Option<&(Port, Endpoints)> {
+        self.ports.iter().find(|(port, _)| port.number == number)
+    }
+
     /// The endpoints of a port.
     pub fn endpoints(&self, port: u16) -> Option<&Endpoints> {
-        self.ports.iter().find(|(p, _)| p.number == port).map(|(_, endpoints)| endpoints)
+        self.port(port).map(|(_, endpoints)| endpoints)
     }
 
     /// The counters of what `peer` asks; `None` for a cluster that no link knows.

@@ -190,8 +190,10 @@ pub struct Port {
 /// What a port speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/1.1.
+    /// HTTP; endpoints are spoken to in HTTP/1.1.
     Http,
+    /// gRPC, or whatever else is HTTP/2: endpoints are spoken to in HTTP/2, by prior knowledge.
+    Grpc,
 }
 
 /// One instance of a service.

@@ -75,6 +75,7 @@ pub fn encode(import: &Import, epoch: u64) -> sync::Record {
 fn encode_port(port: &Port) -> sync::Port {
     let protocol = match port.protocol {
         Protocol::Http => sync::Protocol::Http,
+        Protocol::Grpc => sync::Protocol::Grpc,
     };
     sync::Port { name: port.name.clone(), number: port.number.into(), protocol: protocol.into() }
 }
@@ -149,6 +150,7 @@ fn decode_ports(ports: &[sync::Port]) -> Result<Vec<Port>, BadRecord> {
     for port in ports {
         let protocol = match port.protocol() {
             sync::Protocol::Http => Protocol::Http,
+            sync::Protocol::Grpc => Protocol::Grpc,
             sync::Protocol::Unspecified => continue,
         };
         let number = u16::try_from(port.number).ok().filter(|&number| number != 0);

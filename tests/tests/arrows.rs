@@ -33,7 +33,7 @@ const FOREIGN: [(&str, &[&str]); 3] = [
 
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
 const FLOORS: [&[&str]; 10] = [
-    &["balance", "budget", "clock", "facts", "fields", "health", "retry", "route", "stall"],
+    &["balance", "budget", "clock", "facts", "fields", "grpc", "health", "retry", "route", "stall"],
     &["body", "metrics", "placement"],
     &["endpoint", "peers"],
     &["answer", "view"],
@@ -46,8 +46,9 @@ const FLOORS: [&[&str]; 10] = [
 ];
 
 /// Pure: no input or output, no await; time and randomness are parameters.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "gateway/src/balance",
+    "gateway/src/grpc",
     "gateway/src/health",
     "gateway/src/placement",
     "gateway/src/retry",

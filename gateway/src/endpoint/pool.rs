@@ -1,4 +1,4 @@
-//! Idle connections to endpoints, of one worker.
+//! Connections to endpoints, of one worker: idle ones of HTTP/1.1, and those of HTTP/2.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -13,6 +13,7 @@ use registry::model::HostPort;
 use tokio::net::TcpStream;
 use tracing::debug;
 
+use super::multiplex::Connections;
 use crate::body::Reader;
 
 /// Connecting takes no longer, or the endpoint counts as refusing.
@@ -20,7 +21,7 @@ const CONNECT_WAIT: Duration = Duration::from_secs(1);
 /// Idle connections kept per endpoint and worker; more are closed.
 const IDLE_MAX: usize = 512;
 /// An idle connection is closed after this long: below the 60 s at which servers commonly close theirs.
-const IDLE_WAIT: Duration = Duration::from_secs(50);
+pub(super) const IDLE_WAIT: Duration = Duration::from_secs(50);
 /// A request that cannot be sent twice takes only a connection that was idle for less: an endpoint that closes idle
 /// connections early may be closing an older one at this moment.
 const FRESH: Duration = Duration::from_secs(1);
@@ -29,6 +30,8 @@ const FRESH: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Pool {
     idle: RefCell<HashMap<HostPort, VecDeque<Idle>>>,
+    /// Those of HTTP/2.
+    pub(super) multiplexed: Connections,
     rng: RefCell<fastrand::Rng>,
 }
 
@@ -62,6 +65,10 @@ pub(super) enum Reuse {
 pub(super) enum SendError {
     /// There was no connection: nothing was sent.
     Connect,
+    /// The endpoint certified that it processed nothing (`REFUSED_STREAM`).
+    Refused,
+    /// The same, because it ends the connection (above the last stream of a GOAWAY): another one may do.
+    GoneAway,
     /// The connection ended before the head of an answer: it may have been processed.
     Cut,
     /// The same on a connection that had served before: the endpoint may have closed it for being idle.
@@ -96,6 +103,7 @@ impl Pool {
             list.retain(|idle| !idle.sender.is_closed() && now.duration_since(idle.since) < IDLE_WAIT);
             !list.is_empty()
         });
+        self.multiplexed.sweep();
     }
 
     /// Sends `request` to `address` over an idle connection, or over a new one when there is none or the idle ones
@@ -164,26 +172,35 @@ impl Pool {
     }
 
     async fn connect(&self, address: &HostPort) -> Result<SendRequest<Reader>, SendError> {
-        let connecting = async {
-            let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-            stream.set_nodelay(true)?;
-            Ok::<_, std::io::Error>(stream)
-        };
-        let stream = match tokio::time::timeout(CONNECT_WAIT, connecting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                debug!(endpoint = %address, %error, "Endpoint refused the connection.");
-                return Err(SendError::Connect);
-            }
-            Err(_) => {
-                debug!(endpoint = %address, "Connecting to the endpoint took too long.");
-                return Err(SendError::Connect);
-            }
-        };
+        let stream = connect_tcp(address, |_| Ok(())).await?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|_| SendError::Connect)?;
         // Ends with its sender, which is in the pool or in a lease.
         tokio::task::spawn_local(connection);
         Ok(sender)
+    }
+}
+
+/// A TCP connection to `address`, with what `options` sets.
+pub(super) async fn connect_tcp(
+    address: &HostPort,
+    options: impl FnOnce(&TcpStream) -> std::io::Result<()>,
+) -> Result<TcpStream, SendError> {
+    let connecting = async {
+        let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        stream.set_nodelay(true)?;
+        options(&stream)?;
+        Ok::<_, std::io::Error>(stream)
+    };
+    match tokio::time::timeout(CONNECT_WAIT, connecting).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => {
+            debug!(endpoint = %address, %error, "Endpoint refused the connection.");
+            Err(SendError::Connect)
+        }
+        Err(_) => {
+            debug!(endpoint = %address, "Connecting to the endpoint took too long.");
+            Err(SendError::Connect)
+        }
     }
 }

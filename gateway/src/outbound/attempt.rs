@@ -73,14 +73,13 @@ impl Call<'_> {
     }
 
     async fn at_local(&self, local: &LocalService) -> Result<Answer, Failure> {
-        let endpoints = local.endpoints(self.port).ok_or(Failure::Unavailable)?;
+        let port = local.port(self.port).ok_or(Failure::Unavailable)?;
         let allowance =
             Allowance { replayable: self.replayable_method, attempts: self.service.retry.attempts };
         let worker = self.worker;
         let clock = &worker.shared.clock;
         let response =
-            endpoint::call(&worker.pool, endpoints, clock, self.head, &self.body, self.hash, allowance)
-                .await?;
+            endpoint::call(&worker.pool, port, clock, self.head, &self.body, self.hash, allowance).await?;
         Ok(response.into())
     }
 
@@ -134,10 +133,7 @@ impl Call<'_> {
         // A pinned name skips the ring of clusters: there is nothing to agree on.
         let generation = if service.pinned { 0 } else { placement.generation() };
         let owner = self.hash.filter(|_| !service.pinned).and_then(|hash| placement.owner(hash));
-        let total = service
-            .timeout
-            .total
-            .map(|total| (self.started + total).saturating_duration_since(Instant::now()));
+        let total = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let text = |name: &str| self.head.headers.get(name).and_then(|v| v.to_str().ok());
         let head = proto::head::RequestHead {
             request_id: self.request_id,

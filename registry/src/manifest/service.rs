@@ -66,7 +66,8 @@ fn ports(spec: &ServiceSpec, parent: Location, scope: &mut Scope<'_, '_>) -> Opt
         let (at, raw) = (entry.referenced, &entry.value);
         let name = scope.required(&raw.name, "spec.ports.name", at, "name: web", units::label);
         let port = scope.required(&raw.port, "spec.ports.port", at, "port: 80", number::<u16>(1..=65_535));
-        let protocols = units::word(&[("http", Protocol::Http)], &["grpc", "tcp", "udp", "thrift"]);
+        let protocols =
+            units::word(&[("http", Protocol::Http), ("grpc", Protocol::Grpc)], &["tcp", "udp", "thrift"]);
         let protocol = scope.required(&raw.protocol, "spec.ports.protocol", at, "protocol: http", protocols);
         let (Some(name), Some(number), Some(protocol)) = (name, port, protocol) else { continue };
         if ports.iter().any(|p| p.name == name) {

@@ -167,7 +167,8 @@ proptest! {
         contract in prop::option::of(any_contract()),
         revision: u64,
     ) {
-        let port = |number: u16| Port { name: format!("p{number}"), number, protocol: Protocol::Http };
+        let protocol = |number: u16| if number % 2 == 0 { Protocol::Http } else { Protocol::Grpc };
+        let port = |number: u16| Port { name: format!("p{number}"), number, protocol: protocol(number) };
         let name = ServiceName::new(&namespace, &name).unwrap();
         let ports = numbers.into_iter().map(port).collect();
         let import = Import { name, ports, region, contract, revision };

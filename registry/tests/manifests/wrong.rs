@@ -114,7 +114,7 @@ fn every_kind_and_field_whose_time_has_not_come_is_told_apart_from_an_unknown_on
         let said = all_said(&manifest::parse(&[source("m.yaml", &text)])).join("\n");
         assert!(said.starts_with(&format!("2:7 kind: `{kind}` is not available yet => ")), "{said}");
     }
-    let protocols = ["grpc", "tcp", "udp", "thrift"].map(|p| CART.replace("http", p));
+    let protocols = ["tcp", "udp", "thrift"].map(|p| CART.replace("http", p));
     let algorithms = ["random", "weighted", "least-request", "aperture", "least-response-time"]
         .map(|a| format!("{POLICY_HEAD}spec: {{ service: cart, balance: {{ algorithm: {a} }} }}"));
     let keys = ["cookie: a", "path: {}", "metadata: b"]
