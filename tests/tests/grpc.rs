@@ -254,7 +254,7 @@ mod with_curl {
     #[test]
     fn an_answer_that_is_cut_is_an_error_of_the_stream() {
         let pair = Pair::new();
-        let said = h2(&pair, "/cut/100000/5000", &["-o", "/dev/null"]);
+        let said = h2(&pair, "/cut/100000/5000", &["--fail", "-o", "/dev/null"]);
         assert_ne!(said.code, Some(0), "{said:?}");
     }
 }
