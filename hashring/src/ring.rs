@@ -129,6 +129,13 @@ impl Ring {
         shares
     }
 
+    /// Reads what [`Ring::owner`] reads from, once and in order. For a reader that was handed a ring which another
+    /// thread has made: memory gives a megabyte in one go in less than 0.1 ms, while thousands of lookups that each
+    /// wait for a line of it take ten times that.
+    pub fn warm(&self) {
+        self.index.warm();
+    }
+
     /// What the ring keeps in memory.
     pub fn footprint(&self) -> Footprint {
         let (hot, index) = self.index.bytes();

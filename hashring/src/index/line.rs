@@ -35,6 +35,11 @@ impl Line {
     /// Stands for an owner that the line does not know; no ring has so many nodes.
     pub(super) const UNKNOWN: NodeIndex = NodeIndex(u16::MAX);
 
+    /// The fraction of the first boundary, if there is one.
+    pub(super) fn first_boundary(&self) -> u16 {
+        self.boundaries[0]
+    }
+
     /// A line that belongs to `owner` as a whole.
     pub(super) fn of(owner: NodeIndex) -> Self {
         let mut owners = [Self::UNKNOWN; LANES];

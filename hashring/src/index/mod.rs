@@ -10,6 +10,8 @@ mod line;
 mod patch;
 mod walk;
 
+use std::hint::black_box;
+
 use crate::node::NodeIndex;
 use line::{Line, place};
 
@@ -48,6 +50,11 @@ impl Index {
         let hot = size_of_val(&*self.lines);
         let rest = size_of_val(&*self.starts) + size_of_val(&*self.positions) + size_of_val(&*self.nodes);
         (hot, hot + rest)
+    }
+
+    /// Reads every line.
+    pub(crate) fn warm(&self) {
+        black_box(self.lines.iter().fold(0, |sum, line| sum ^ line.first_boundary()));
     }
 
     /// The node whose point is nearest to `hash`.

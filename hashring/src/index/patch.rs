@@ -59,18 +59,21 @@ impl Index {
 
     fn patch(&self, gone: &[Point], new: &[Point], renumber: impl Fn(NodeIndex) -> NodeIndex + Copy) -> Self {
         let edits = self.edits(gone, new, renumber);
-        let (positions, nodes) = self.edited_points(&edits, self.len() - gone.len() + new.len(), renumber);
-        let lines = self.lines.len();
-        if line_count(positions.len()) != lines {
+        let (len, count) = (self.len() - gone.len() + new.len(), self.lines.len());
+        if line_count(len) != count {
+            let (positions, nodes) = self.edited_points(&edits, len, renumber);
             return Self::from_sorted(positions, nodes);
         }
+        // The lines first: what follows pushes them out of this processor's own cache to where the others, who
+        // read them next, have them nearer.
+        let mut lines = Vec::with_capacity(count);
+        lines.extend(self.lines.iter().map(|line| line.renumbered(renumber)));
+        let (positions, nodes) = self.edited_points(&edits, len, renumber);
         let mut patched = Self { lines: [].into(), starts: self.edited_starts(&edits), positions, nodes };
-        let mut copy = Vec::with_capacity(lines);
-        copy.extend(self.lines.iter().map(|line| line.renumbered(renumber)));
-        for number in patched.touched(&edits, lines) {
-            patched.draw(number..number + 1, &mut copy);
+        for number in patched.touched(&edits, count) {
+            patched.draw(number..number + 1, &mut lines);
         }
-        patched.lines = copy.into();
+        patched.lines = lines.into();
         patched
     }
 

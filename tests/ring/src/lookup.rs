@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, Cache};
 use hashring::Ring;
 use pingora_ketama::Continuum;
 use ringbench::plain::Plain;
-use ringbench::{BASE, Hashes, KEY_BYTES, Keys, id, ring};
+use ringbench::{BASE, Hashes, Keys, id, ring};
 
 use crate::rounds::{median, ratio};
 use crate::{Effort, figure};
@@ -43,15 +43,11 @@ fn keys_of_24_bytes(effort: Effort) {
     let (ring, plain, continuum) = (ring(NODES), Plain::new(NODES), continuum(NODES));
     let (mut ours, mut theirs, mut ketama) = (Vec::new(), Vec::new(), Vec::new());
     let mut keys = Keys(Hashes(1));
-    // The compiler shall not know how long keys are.
-    let length = black_box(KEY_BYTES);
     for _ in 0..effort.rounds {
-        ours.push(stream(&mut keys, |key| {
-            ring.owner(ring.hash(&key[..length])).map_or(0, |owner| u32::from(owner.0))
-        }));
-        theirs.push(stream(&mut keys, |key| plain.owner(ring.hash(&key[..length]))));
+        ours.push(stream(&mut keys, |key| owner(&ring, key)));
+        theirs.push(stream(&mut keys, |key| plain.owner_of(key)));
         ketama.push(stream(&mut keys, |key| {
-            continuum.node(&key[..length]).map_or(0, |address| u32::from(address.is_ipv4()))
+            continuum.node(key).map_or(0, |address| u32::from(address.is_ipv4()))
         }));
     }
     figure("lookup_24b.n1000.ns", median(&ours), "ns");
@@ -59,6 +55,13 @@ fn keys_of_24_bytes(effort: Effort) {
     figure("lookup_24b.n1000.pingora_ketama_ns", median(&ketama), "ns");
     figure("lookup_24b.n1000.speedup_over_binary_search", ratio(&theirs, &ours), "x");
     figure("lookup_24b.n1000.speedup_over_pingora_ketama", ratio(&ketama, &ours), "x");
+}
+
+/// The owner of a key, as a function to call like those it is compared with: the compiler does not know how long keys
+/// are.
+#[inline(never)]
+fn owner(ring: &Ring, key: &[u8]) -> u32 {
+    ring.owner(ring.hash(key)).map_or(0, |owner| u32::from(owner.0))
 }
 
 fn successors(effort: Effort) {
@@ -88,7 +91,11 @@ fn stream<T>(source: &mut impl Iterator<Item = T>, mut lookup: impl FnMut(&T) ->
         batch.clear();
         batch.extend(source.take(BATCH));
         let start = Instant::now();
-        black_box(black_box(&batch).iter().map(&mut lookup).fold(0, u32::wrapping_add));
+        let mut sum = 0_u32;
+        for item in black_box(&batch) {
+            sum = sum.wrapping_add(lookup(item));
+        }
+        black_box(sum);
         if number >= BATCHES {
             spent += start.elapsed();
         }
@@ -106,8 +113,8 @@ pub(crate) fn buckets(nodes: u32) -> Vec<pingora_ketama::Bucket> {
     (0..nodes).map(|node| pingora_ketama::Bucket::new(id(node).parse().expect(ADDRESS), 1)).collect()
 }
 
-/// Lookups of keys by a reader that looks for a newer ring each time, while a writer publishes a changed one every
-/// millisecond, and while it does not.
+/// Lookups of keys by a reader that looks for a newer ring each time and warms it, while a writer publishes a changed
+/// one every millisecond, and while it does not.
 fn under_swaps(effort: Effort) {
     const NODES: u32 = 1000;
     /// Streams of a round: some 50 ms, in which some 50 rings come.
@@ -115,7 +122,7 @@ fn under_swaps(effort: Effort) {
     let current = ArcSwap::from_pointee(ring(NODES));
     let mut reader = Cache::new(&current);
     let mut keys = Keys(Hashes(1));
-    let length = black_box(KEY_BYTES);
+    let mut known = current.load().fingerprint();
     let (is_swapping, has_ended) = (AtomicBool::new(false), AtomicBool::new(false));
     let (mut quiet, mut busy) = (Vec::new(), Vec::new());
     std::thread::scope(|scope| {
@@ -125,7 +132,11 @@ fn under_swaps(effort: Effort) {
             for _ in 0..STREAMS {
                 let time = stream(&mut keys, |key| {
                     let ring: &Arc<Ring> = reader.load();
-                    ring.owner(ring.hash(&key[..length])).map_or(0, |owner| u32::from(owner.0))
+                    if ring.fingerprint() != known {
+                        known = ring.fingerprint();
+                        ring.warm();
+                    }
+                    owner(ring, key)
                 });
                 if round % 2 == 1 { busy.push(time) } else { quiet.push(time) }
             }

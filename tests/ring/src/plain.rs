@@ -1,12 +1,16 @@
 //! What most rings are: sorted points and a binary search for the next one clockwise.
 
-use crate::{BASE, id};
+use hashring::Ring;
+
+use crate::{BASE, id, ring};
 
 /// The plain ring.
 #[derive(Debug)]
 pub struct Plain {
     /// Position and node.
     points: Vec<(u64, u32)>,
+    /// A ring without nodes, for its hash.
+    hasher: Ring,
 }
 
 impl Plain {
@@ -18,7 +22,7 @@ impl Plain {
         };
         let mut points: Vec<_> = (0..nodes).flat_map(points).collect();
         points.sort_unstable();
-        Self { points }
+        Self { points, hasher: ring(0) }
     }
 
     #[inline]
@@ -31,6 +35,12 @@ impl Plain {
     #[inline]
     pub fn owner(&self, hash: u64) -> u32 {
         self.points[self.rank(hash)].1
+    }
+
+    /// The owner of a key.
+    #[inline(never)]
+    pub fn owner_of(&self, key: &[u8]) -> u32 {
+        self.owner(self.hasher.hash(key))
     }
 
     /// The first three nodes clockwise from `hash`; of a ring that has as many.
