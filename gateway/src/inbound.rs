@@ -177,8 +177,7 @@ impl Request {
         let calling = async {
             let clock = &worker.shared.clock;
             let response =
-                endpoint::call(&worker.pool, port, clock, &self.head, body, self.key, self.allowance)
-                    .await?;
+                endpoint::call(&worker.pool, port, clock, &self.head, body, self.key, self.allowance).await?;
             Answer::from(response).settle(&worker.shared.budget).await.map_err(|_| Failure::Reset)
         };
         match self.deadline {

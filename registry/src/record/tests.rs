@@ -167,7 +167,7 @@ proptest! {
         contract in prop::option::of(any_contract()),
         revision: u64,
     ) {
-        let protocol = |number: u16| if number % 2 == 0 { Protocol::Http } else { Protocol::Grpc };
+        let protocol = |number: u16| if number.is_multiple_of(2) { Protocol::Http } else { Protocol::Grpc };
         let port = |number: u16| Port { name: format!("p{number}"), number, protocol: protocol(number) };
         let name = ServiceName::new(&namespace, &name).unwrap();
         let ports = numbers.into_iter().map(port).collect();
