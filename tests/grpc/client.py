@@ -134,6 +134,22 @@ def cancel():
     until("the endpoint sees the cancellation", lambda: stats()["cancelled"] == before["cancelled"] + 1)
 
 
+def stalled():
+    """A reader that takes nothing is given up after the idle time; others of the same connection never notice."""
+    slow = down(json.dumps([100, 1_000_000]).encode())
+    next(slow)
+    said = queue.Queue()
+    heard = both(iter(said.get, None))
+    for _ in range(60):
+        said.put(b"x")
+        assert next(heard) == b"x"
+        time.sleep(0.1)
+    said.put(None)
+    assert list(heard) == []
+    ended = error(lambda: [m for m in slow])
+    assert ended.code() != grpc.StatusCode.OK, ended
+
+
 def proxy_status(ended):
     fields = list(ended.initial_metadata() or []) + list(ended.trailing_metadata() or [])
     return dict(fields).get("proxy-status", "")

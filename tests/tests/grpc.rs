@@ -134,6 +134,11 @@ mod with_grpcio {
     }
 
     #[test]
+    fn a_reader_that_takes_nothing_ends_alone() {
+        Grpc::new(&["a"], "timeout: { idle: 2s }").check("stalled");
+    }
+
+    #[test]
     fn what_gateways_refuse_is_said_in_the_words_of_grpc() {
         let mut grpc = Grpc::new(&["a"], "");
         succeed(client(&grpc.west, "nothing.shop.mesh", "unimplemented"));
@@ -177,8 +182,8 @@ mod with_grpcio {
     }
 
     #[test]
-    fn endpoints_that_restart_one_after_the_other_fail_no_call() {
-        let mut grpc = Grpc::new(&["a", "b"], "");
+    fn endpoints_that_restart_one_after_the_other_fail_no_call_that_may_be_repeated() {
+        let mut grpc = Grpc::new(&["a", "b"], "retry: { methods: [POST] }");
         let (servers, mesh) = (&mut grpc.servers, &grpc.mesh);
         amid(&grpc.west, "steady", || {
             for (index, name) in ["east/a", "east/b"].into_iter().enumerate() {

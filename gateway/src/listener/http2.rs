@@ -60,16 +60,16 @@ struct Stream(Rc<Streams>);
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, source: SocketAddr) -> hyper::Result<()> {
     let stop = worker.shared.stop.clone();
     let streams = Rc::new(Streams { open: Cell::new(0), idle_since: Cell::new(Instant::now()) });
-    let give_up = CancellationToken::new();
+    let executor = StreamExecutor::default();
     let service = service_fn(|mut request: Request<Incoming>| {
-        let (worker, stream, give_up) = (worker.clone(), Stream::open(&streams), give_up.clone());
+        let (worker, stream, give_up) = (worker.clone(), Stream::open(&streams), executor.expect_stream());
         async move {
             fields::join_cookies(request.headers_mut());
             let response = outbound::serve(&worker, request, source, &give_up).await;
             Ok::<_, Infallible>(response.map(|outgoing| Answering { outgoing, _stream: stream }))
         }
     });
-    let serving = http2::Builder::new(LocalExecutor)
+    let serving = http2::Builder::new(executor.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
@@ -85,8 +85,6 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, source: SocketA
     tokio::select! {
         biased;
         ended = &mut serving => return ended,
-        // Dropping the connection frees what waits for a reader that takes nothing.
-        () = give_up.cancelled() => return Ok(()),
         () = stop.cancelled() => {}
         () = streams.idle(HEAD_WAIT) => {}
     }
@@ -96,7 +94,6 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, source: SocketA
     tokio::select! {
         biased;
         ended = &mut serving => ended,
-        () = give_up.cancelled() => Ok(()),
         () = streams.idle(FAREWELL) => Ok(()),
     }
 }
@@ -129,6 +126,36 @@ impl Drop for Stream {
     }
 }
 
+/// Runs hyper's tasks on this thread, each stream until it is given up: dropping its task resets the stream, which frees
+/// what waits for a reader that takes nothing, and leaves the others of the connection alone.
+#[derive(Clone, Default)]
+struct StreamExecutor {
+    /// Of the stream whose service was called last. hyper hands over its task next.
+    expected: Rc<Cell<Option<CancellationToken>>>,
+}
+
+impl StreamExecutor {
+    /// A token that gives up the stream whose task comes next.
+    fn expect_stream(&self) -> CancellationToken {
+        let give_up = CancellationToken::new();
+        self.expected.set(Some(give_up.clone()));
+        give_up
+    }
+}
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamExecutor {
+    fn execute(&self, task: F) {
+        let Some(give_up) = self.expected.take() else { return LocalExecutor.execute(task) };
+        LocalExecutor.execute(async move {
+            tokio::select! {
+                biased;
+                () = task => {}
+                () = give_up.cancelled() => {}
+            }
+        });
+    }
+}
+
 /// The body of an answer; while it lasts, its stream counts as open.
 struct Answering {
     outgoing: Outgoing,
@@ -157,7 +184,32 @@ impl Body for Answering {
 
 #[cfg(test)]
 mod tests {
+    use hyper::rt::Executor as _;
+
     use super::*;
+
+    #[tokio::test(flavor = "local")]
+    async fn a_stream_that_is_given_up_ends_and_no_other_does() {
+        let executor = StreamExecutor::default();
+        let alive = Rc::new(());
+        let task = |alive: Rc<()>| async move {
+            std::future::pending::<()>().await;
+            drop(alive);
+        };
+        let first = executor.expect_stream();
+        executor.execute(task(alive.clone()));
+        let _second = executor.expect_stream();
+        executor.execute(task(alive.clone()));
+        // One of hyper's own.
+        executor.execute(task(alive.clone()));
+        tokio::task::yield_now().await;
+        assert_eq!(Rc::strong_count(&alive), 4);
+        first.cancel();
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Rc::strong_count(&alive), 3);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_idles_from_the_end_of_its_last_stream() {
