@@ -119,10 +119,9 @@ impl Zones {
         self.rounds.get(round).map_or(0, |zones| *zones as usize)
     }
 
-    /// The same if only the nodes that `counts` accepts count.
-    pub(crate) fn round_of(&self, round: usize, counts: impl Fn(NodeIndex) -> bool) -> usize {
-        let groups = self.members.chunk_by(|a, b| self.of(*a) == self.of(*b));
-        groups.filter(|group| group.iter().filter(|node| counts(**node)).nth(round).is_some()).count()
+    /// The nodes with points of each zone that has any.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &[NodeIndex]> {
+        self.members.chunk_by(|a, b| self.of(*a) == self.of(*b))
     }
 
     /// The bytes on the heap.

@@ -15,7 +15,8 @@ pub struct Near<'a, S = fn(NodeIndex) -> bool> {
     /// The owner's zone.
     home: Option<NodeIndex>,
     is_home: bool,
-    /// How many nodes were taken: of the owner's zone as long as the order is there, then of the others.
+    /// How many nodes were taken: of the owner's zone as long as the order is there, then of the others. Since the
+    /// present skip came into force.
     taken: usize,
     /// How many are still to come, likewise.
     left: usize,
@@ -37,13 +38,13 @@ impl<'a> Near<'a> {
         }
     }
 
-    /// The same order without the nodes that `skip` names; the owner's zone counts even if the owner is one.
+    /// The order from here on, without the nodes that `skip` names; the owner's zone counts even if the owner is one.
     ///
     /// It is asked about a node any number of times. Answers that change meanwhile leave it open whether the
     /// node is taken, and nothing else.
     pub fn skipping<S: Fn(NodeIndex) -> bool>(self, skip: S) -> Near<'a, S> {
-        let Self { ring, hash, outward, home, is_home, taken, left, .. } = self;
-        Near { ring, hash, outward, home, is_home, taken, left, skip: Skip::new(ring, Some(skip)) }
+        let Self { ring, hash, outward, home, is_home, left, .. } = self;
+        Near { ring, hash, outward, home, is_home, taken: 0, left, skip: Skip::new(ring, Some(skip)) }
     }
 }
 

@@ -13,22 +13,25 @@ pub struct Sequence<'a, S = fn(NodeIndex) -> bool> {
     outward: Outward<'a>,
     /// How many nodes are still to come.
     left: usize,
+    /// How many were when the present skip came into force.
+    of: usize,
     skip: Skip<S>,
 }
 
 impl<'a> Sequence<'a> {
     #[inline]
     pub(crate) fn new(ring: &'a Ring, hash: u64) -> Self {
-        Self { ring, outward: Outward::new(ring, hash), left: ring.placed(), skip: Skip::new(ring, None) }
+        let left = ring.placed();
+        Self { ring, outward: Outward::new(ring, hash), left, of: left, skip: Skip::new(ring, None) }
     }
 
-    /// The same order without the nodes that `skip` names.
+    /// The order from here on, without the nodes that `skip` names.
     ///
     /// It is asked about a node any number of times. Answers that change meanwhile leave it open whether the
     /// node is taken, and nothing else.
     pub fn skipping<S: Fn(NodeIndex) -> bool>(self, skip: S) -> Sequence<'a, S> {
         let Self { ring, outward, left, .. } = self;
-        Sequence { ring, outward, left, skip: Skip::new(ring, Some(skip)) }
+        Sequence { ring, outward, left, of: left, skip: Skip::new(ring, Some(skip)) }
     }
 }
 
@@ -42,8 +45,10 @@ impl<S: Fn(NodeIndex) -> bool> Iterator for Sequence<'_, S> {
             let node = self.outward.next()?;
             if self.skip.skips(node) {
                 if self.skip.passes() {
-                    let taken = self.ring.placed() - self.left;
+                    // What was taken before the skip came may count: too many are no harm.
+                    let taken = self.of - self.left;
                     self.left = self.skip.count(self.ring.zones().members()).saturating_sub(taken);
+                    self.of = self.left;
                 }
             } else if self.outward.is_first(node) {
                 self.left -= 1;

@@ -21,7 +21,7 @@ pub struct Spread<'a, S = fn(NodeIndex) -> bool> {
     /// Marks on the zones that have had their turn in this round.
     used: Marks,
     round: usize,
-    /// How many nodes this round has taken.
+    /// How many nodes this round has taken since the present skip came into force.
     taken: usize,
     /// How many it still takes.
     left: usize,
@@ -42,14 +42,14 @@ impl<'a> Spread<'a> {
         }
     }
 
-    /// The same order over the nodes that `skip` does not name: a zone takes its turn with the first of its
+    /// The order from here on, over the nodes that `skip` does not name: a zone takes its turn with the first of its
     /// nodes that is not skipped, and later rounds likewise.
     ///
     /// It is asked about a node any number of times. Answers that change meanwhile leave it open whether the
     /// node is taken and in which round, and nothing else.
     pub fn skipping<S: Fn(NodeIndex) -> bool>(self, skip: S) -> Spread<'a, S> {
-        let Self { ring, outward, resume, used, round, taken, left, .. } = self;
-        Spread { ring, outward, resume, used, round, taken, left, skip: Skip::new(ring, Some(skip)) }
+        let Self { ring, outward, resume, used, round, left, .. } = self;
+        Spread { ring, outward, resume, used, round, taken: 0, left, skip: Skip::new(ring, Some(skip)) }
     }
 }
 
@@ -94,15 +94,23 @@ impl<S: Fn(NodeIndex) -> bool> Spread<'_, S> {
         Some(())
     }
 
-    /// Notes that a point was passed over, which may show that the round is through.
+    /// Notes that a point was passed over, which may show that the round is through, or the order.
     fn pass(&mut self) {
-        if self.skip.skip.is_some() && self.skip.passes() {
-            let size = self.ring.zones().round_of(self.round, |node| !self.skip.skips(node));
-            self.left = size.saturating_sub(self.taken);
-            if size == 0 {
-                // Later rounds are no larger: this was the last.
-                self.round = self.ring.len();
-            }
+        if self.skip.skip.is_none() || !self.skip.passes() {
+            return;
+        }
+        // Where marks do not say all, more may be counted than there is: then the walk ends the round.
+        let has = |marks: &Marks, node| self.outward.exact && marks.has(node);
+        let is_left = |node: &NodeIndex| !has(&self.outward.marks, *node) && !self.skip.skips(*node);
+        let (mut zones, mut turns) = (0, 0);
+        for members in self.ring.zones().groups().filter(|members| members.iter().any(is_left)) {
+            zones += 1;
+            turns += usize::from(!has(&self.used, self.ring.zones().of(members[0])));
+        }
+        self.left = if self.outward.exact { turns } else { turns.saturating_sub(self.taken) };
+        if zones == 0 {
+            // Nor is there for later rounds.
+            self.round = self.ring.len();
         }
     }
 }

@@ -50,6 +50,33 @@ proptest! {
         }
     }
 
+    /// A skip that comes when some were taken is for the rest of the order.
+    #[test]
+    fn a_skip_can_come_later(
+        (zones, points) in crowded(),
+        skip in vec(prop::bool::weighted(0.7), 8),
+        taken in 0_usize..9,
+    ) {
+        let ring = ring_on(&zones, &points);
+        let skips = |node: NodeIndex| skip[node.get()];
+        for hash in edges(&points) {
+            let sequence = oracle(&points, hash);
+            let rest = |order: Vec<NodeIndex>| -> Vec<_> {
+                order.into_iter().skip(taken).filter(|node| !skips(*node)).collect()
+            };
+            let mut order = ring.sequence(hash);
+            order.by_ref().take(taken).for_each(drop);
+            prop_assert_eq!(order.skipping(skips).take(9).collect::<Vec<_>>(), rest(sequence.clone()));
+            let mut order = ring.near(hash);
+            order.by_ref().take(taken).for_each(drop);
+            prop_assert_eq!(order.skipping(skips).take(9).collect::<Vec<_>>(), rest(naive_near(&ring, &sequence)));
+            let mut order = ring.spread(hash);
+            order.by_ref().take(taken).for_each(drop);
+            let ours: BTreeSet<_> = order.skipping(skips).take(9).collect();
+            prop_assert_eq!(ours, rest(naive_spread(&ring, &sequence)).into_iter().collect());
+        }
+    }
+
     /// Whatever skips answers, orders end, and have no node twice.
     #[test]
     fn answers_that_change_do_no_harm((zones, points) in crowded(), hash: u64, seed: u64) {
