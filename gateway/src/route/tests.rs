@@ -76,7 +76,7 @@ fn what_is_no_name_of_the_mesh() {
         ("cart_1.shop.mesh", NotMesh::Shape),
         ("-cart.shop.mesh", NotMesh::Shape),
         ("%63art.shop.mesh", NotMesh::Shape),
-        ("cärt.shop.mesh", NotMesh::Shape),
+        ("cärt.shop.mesh", NotMesh::Malformed),
     ] {
         assert_eq!(parse(authority, "mesh"), Err(why), "{authority}");
     }
