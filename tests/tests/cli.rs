@@ -32,7 +32,7 @@ fn wrong_manifests_name_place_and_remedy() {
         (policy("retry: { budget: 20 }"), &["20%"]),
         (policy("retry: { budget: 200% }"), &["200%"]),
         (policy("balance: { algorithm: maglev }"), &["maglev", "p2c-ewma"]),
-        (policy("balance: { algorithm: ring }"), &["ring", "not available yet"]),
+        (policy("balance: { algorithm: random }"), &["random", "not available yet"]),
         (policy("limits: { requests: 5 }"), &["limits", "not available yet"]),
         (format!("{good}---\n{good}"), &["cart", "declared twice", "x.yaml:3", "x.yaml:11:"]),
         (good.replace("kind: MeshService", "kind: Service"), &["Service", "MeshService"]),
