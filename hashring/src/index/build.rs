@@ -130,3 +130,24 @@ fn sort_line(positions: &mut [u64], nodes: &mut [NodeIndex]) {
     positions.copy_from_slice(&sorted[..count]);
     nodes.copy_from_slice(&owners[..count]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::line_count;
+
+    #[test]
+    fn lines_have_eight_points_and_a_few_more() {
+        assert_eq!([0, 1, 7, 8, 15, 16, 320].map(line_count), [0, 1, 1, 1, 1, 2, 40]);
+        for points in (8..1 << 20).step_by(7) {
+            let lines = line_count(points);
+            assert!(lines * 8 <= points && lines * 8 + 16 > points / 16 * 15, "{points}: {lines}");
+            assert!(line_count(points + 1) >= lines);
+        }
+    }
+
+    #[test]
+    fn a_node_more_seldom_changes_the_lines() {
+        let changes = (100..2000).filter(|nodes| line_count(nodes * 160) != line_count((nodes + 1) * 160));
+        assert_eq!(changes.count(), 68);
+    }
+}

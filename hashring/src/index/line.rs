@@ -31,6 +31,9 @@ pub(super) struct Line {
     owners: [NodeIndex; LANES],
 }
 
+// A line that took two would cost twice as much.
+const _: () = assert!(size_of::<Line>() == 64);
+
 impl Line {
     /// Stands for an owner that the line does not know; no ring has so many nodes.
     pub(super) const UNKNOWN: NodeIndex = NodeIndex(u16::MAX);

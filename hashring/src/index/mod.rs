@@ -85,8 +85,8 @@ impl Index {
         let (line, _) = place(hash, self.lines.len());
         let (Some(start), Some(end)) = (self.starts.get(line), self.starts.get(line + 1)) else { return 0 };
         let (start, end) = (*start as usize, *end as usize);
-        // Nearly always it is one of the next few. Comparing with all takes less time than a search whose steps
-        // no processor can foresee; points of later lines lie above the hash and change nothing.
+        // Nearly always it is one of the next few. A search among always as many takes the same steps each time,
+        // without a branch to foresee; points of later lines lie above the hash and change nothing.
         if let Some(few) = self.positions[start..].first_chunk::<FEW>() {
             let below = few.partition_point(|position| *position < hash);
             if below < FEW {

@@ -128,7 +128,7 @@ impl<S: Fn(NodeIndex) -> bool> Iterator for Spread<'_, S> {
             // Only until something is passed over in this round.
             let before = self.resume.is_none().then(|| self.outward.walk.clone());
             let Some(node) = self.outward.next() else {
-                // The answers of `skip` have changed.
+                // More was counted than there is, or the answers of `skip` have changed.
                 self.left = 0;
                 continue;
             };
