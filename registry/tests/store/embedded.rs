@@ -14,6 +14,9 @@ use registry::store::{
 use crate::child::{Child, say};
 use crate::overflow;
 
+/// Of leases whose time is measured: long enough for a busy machine, short enough to wait for.
+const TTL: Duration = Duration::from_secs(2);
+
 fn put(key: &str, lease: Option<LeaseId>) -> Op {
     Op::Put { key: key.into(), value: Bytes::from_static(b"value"), lease }
 }
@@ -75,15 +78,15 @@ async fn after_a_restart_forgotten_history_stays_forgotten() {
 async fn after_a_restart_leases_have_their_full_time_and_then_lapse() {
     let directory = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(directory.path()).unwrap();
-    let (short, long) = (store.grant(TTL_MIN).await.unwrap(), store.grant(TTL_MAX).await.unwrap());
+    let (short, long) = (store.grant(TTL).await.unwrap(), store.grant(TTL_MAX).await.unwrap());
     commit(&store, put("/short", Some(short))).await;
     let last = commit(&store, put("/long", Some(long))).await;
     // Most of its time goes by, with nobody to keep it alive.
-    tokio::time::sleep(TTL_MIN * 7 / 10).await;
+    tokio::time::sleep(TTL * 7 / 10).await;
     store.close().await;
     let store = EmbeddedStore::open(directory.path()).unwrap();
     let mut watch = store.watch("/", last + 1).await.unwrap();
-    tokio::time::timeout(TTL_MIN * 7 / 10, watch.next()).await.unwrap_err();
+    tokio::time::timeout(TTL * 7 / 10, watch.next()).await.unwrap_err();
     assert_eq!(store.keep_alive(long).await, Ok(()));
     assert_eq!(watch.next().await.unwrap().events, [Event::Deleted("/short".into())]);
     assert_eq!(store.keep_alive(short).await, Err(StoreError::LeaseGone(short)));
@@ -96,8 +99,8 @@ async fn a_process_that_was_frozen_takes_nobody_for_dead() {
     let mut child = Child::spawn("frozen", directory.path(), &[]);
     assert_eq!(child.line(Duration::from_secs(10)).as_deref(), Some("ready"));
     child.signal("STOP");
-    // As long as it takes for a lease of a second to lapse if time were all that counts.
-    assert_eq!(child.line(TTL_MIN * 5 / 2), None);
+    // As long as it takes for a lease to lapse if time were all that counts.
+    assert_eq!(child.line(TTL * 2), None);
     child.signal("CONT");
     assert_eq!(child.line(Duration::from_secs(10)).as_deref(), Some("alive"));
 }
@@ -105,10 +108,10 @@ async fn a_process_that_was_frozen_takes_nobody_for_dead() {
 /// Holds a lease that nobody keeps alive until it is asked to, well before it lapses.
 pub(crate) async fn frozen(directory: &Path) {
     let store = EmbeddedStore::open(directory).unwrap();
-    let lease = store.grant(TTL_MIN).await.unwrap();
+    let lease = store.grant(TTL).await.unwrap();
     commit(&store, put("/frozen", Some(lease))).await;
     say!("ready");
-    tokio::time::sleep(TTL_MIN * 6 / 10).await;
+    tokio::time::sleep(TTL * 6 / 10).await;
     let alive = store.keep_alive(lease).await.is_ok() && store.get("/frozen").await.unwrap().is_some();
     say!("{}", if alive { "alive" } else { "dead" });
 }
@@ -190,6 +193,8 @@ async fn more_writes_than_can_wait_are_told_so() {
     assert_eq!(store.range("/").await.unwrap().entries.len(), kept, "who was refused changed nothing");
 }
 
+type Damage = fn(&mut Vec<u8>);
+
 #[tokio::test]
 async fn a_damaged_file_is_named_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
@@ -200,7 +205,7 @@ async fn a_damaged_file_is_named_and_left_alone() {
     store.close().await;
     let path = directory.path().join("registry.redb");
     let whole = fs::read(&path).unwrap();
-    let cases: [(_, fn(&mut Vec<u8>)); 4] = [
+    let cases: [(_, Damage); 4] = [
         ("empty", Vec::clear),
         ("cut short", |bytes| bytes.truncate(bytes.len() / 2)),
         ("of something else", |bytes| bytes[..16].copy_from_slice(b"SQLite format 3\0")),

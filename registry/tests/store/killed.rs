@@ -21,9 +21,9 @@ const WRITERS: usize = 6;
 /// The history of a child that also forgets: a few dozen revisions.
 const SHORT_HISTORY: usize = 40;
 
-/// Runs a child whose files cannot grow past 1.5 MB, so that its disk is full now and then.
+/// Runs a child whose files cannot grow past 2 MB, so that its disk is full now and then.
 const ON_A_SMALL_DISK: [&str; 5] =
-    ["sh", "-c", "trap '' XFSZ; exec prlimit --fsize=1500000 \"$0\" \"$@\"", "env", "--"];
+    ["sh", "-c", "trap '' XFSZ; exec prlimit --fsize=2000000 \"$0\" \"$@\"", "env", "--"];
 
 /// What the children were answered.
 #[derive(Default)]
@@ -34,6 +34,7 @@ struct Answered {
     lease: u64,
     written: usize,
     refused: usize,
+    mended: usize,
 }
 
 impl Answered {
@@ -44,6 +45,7 @@ impl Answered {
             ["deleted", revision, key] => self.write(revision, key, None),
             ["lease", id] => self.lease = id.parse().unwrap(),
             ["refused"] => self.refused += 1,
+            ["mended"] => self.mended += 1,
             _ => panic!("what is `{line}`?"),
         }
     }
@@ -66,9 +68,11 @@ async fn what_was_answered_survives_a_kill_at_any_moment() {
     let mut before = BTreeMap::new();
     let (mut revision, mut told_whole, mut kills_in_writes) = (0, 0, 0);
     for round in 0..ROUNDS {
-        let wrapper: &[_] = if rng.u8(..3) == 0 { &ON_A_SMALL_DISK } else { &[] };
+        // On a full disk long enough for another try at it.
+        let (wrapper, longest_us): (&[_], _) =
+            if rng.u8(..3) == 0 { (&ON_A_SMALL_DISK, 1_400_000) } else { (&[], 120_000) };
         let child = Child::spawn("killed", directory.path(), wrapper);
-        let until = Instant::now() + Duration::from_micros(rng.u64(..120_000));
+        let until = Instant::now() + Duration::from_micros(rng.u64(..longest_us));
         while let Some(line) = child.line(until.saturating_duration_since(Instant::now())) {
             answered.hear(&line);
         }
@@ -91,7 +95,8 @@ async fn what_was_answered_survives_a_kill_at_any_moment() {
         (before, revision) = (found, now);
         store.close().await;
     }
-    println!("{} writes, {} refusals, {told_whole} whole watches", answered.written, answered.refused);
+    let Answered { written, refused, mended, .. } = answered;
+    println!("{written} writes, {refused} refusals, {mended} mended, {told_whole} whole watches");
     assert!(kills_in_writes > ROUNDS / 4 && told_whole > 0, "too little was tried");
 }
 
@@ -169,6 +174,7 @@ pub(crate) async fn write_for_ever(directory: &Path) {
     for writer in 0..WRITERS {
         let (store, mut rng) = (store.clone(), rng.fork());
         writers.spawn(async move {
+            let mut refused = false;
             loop {
                 let key = format!("/{writer}/{}", rng.u8(..30));
                 let value = format!("{:x}", rng.u128(..)).repeat(rng.usize(1..100));
@@ -179,14 +185,18 @@ pub(crate) async fn write_for_ever(directory: &Path) {
                     false => Op::Put { key: key.clone(), value: value.clone().into(), lease },
                 };
                 let there = store.get(&key).await.unwrap().is_some();
-                match store.commit(Transaction { expect: Vec::new(), ops: vec![op] }).await {
+                let outcome = store.commit(Transaction { expect: Vec::new(), ops: vec![op] }).await;
+                if std::mem::replace(&mut refused, outcome.is_err()) && outcome.is_ok() {
+                    say!("mended");
+                }
+                match outcome {
                     // Deleting nothing is no change.
                     Ok(Outcome::Committed(_)) if delete && !there => {}
                     Ok(Outcome::Committed(revision)) if delete => say!("deleted {revision} {key}"),
                     Ok(Outcome::Committed(revision)) => say!("put {revision} {key} {value}"),
                     Err(StoreError::Unkept(_)) => {
                         say!("refused");
-                        tokio::task::yield_now().await;
+                        tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                     other => panic!("{other:?}"),
                 }

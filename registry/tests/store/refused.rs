@@ -48,7 +48,7 @@ async fn put(store: &EmbeddedStore, key: &str, lease: Option<LeaseId>) -> Result
 /// The child: fills its disk, looks at what still works, makes room and goes on.
 pub(crate) async fn write_until_refused(directory: &Path) {
     let store = EmbeddedStore::open(directory).unwrap();
-    let lease = store.grant(TTL_MIN).await.unwrap();
+    let lease = store.grant(10 * TTL_MIN).await.unwrap();
     assert_eq!(put(&store, "/leased", Some(lease)).await, Ok(Outcome::Committed(1)));
     let mut answered = 0;
     let refusal = loop {

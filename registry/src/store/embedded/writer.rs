@@ -18,7 +18,7 @@ use crate::store::{Cause, StoreError, unix_ms};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Later than this after the moment it had asked for, the thread takes the whole process to have been frozen, and so
-/// deaf to keep-alives.
+/// deaf to keep-alives. Time in which the disk was waited for does not count: keep-alives do not wait for it.
 const FROZEN_AFTER: Duration = Duration::from_millis(500);
 
 /// What answers one write, given whether its batch was kept.
@@ -40,15 +40,16 @@ pub(super) struct Broken {
 impl Writer {
     /// Writes until the queue is closed and empty.
     pub(super) fn run(mut self) {
+        // The last moment of which we know that it was not the disk that we waited for.
+        let mut awake = Instant::now();
         loop {
             let until = self.next_duty();
-            let asked = Instant::now();
             let Some(writes) = self.shared.queue.take(until) else { return };
             let now = Instant::now();
-            if until.is_some_and(|until| now.saturating_duration_since(until.max(asked)) > FROZEN_AFTER) {
+            if until.is_some_and(|until| now.saturating_duration_since(until.max(awake)) > FROZEN_AFTER) {
                 self.shared.state().keep_all_alive(now);
             }
-            self.round(writes);
+            awake = self.round(writes, now);
         }
     }
 
@@ -58,22 +59,24 @@ impl Writer {
         Some(self.disk.as_ref().map_or_else(|broken| lapse.max(broken.retry_at), |_| lapse))
     }
 
-    /// Decides, keeps, shows and answers what waited, and what lapsed.
-    fn round(&mut self, writes: VecDeque<Write>) {
-        let (batch, answers) = self.decide(writes);
+    /// Decides, keeps, shows and answers what waited, and what lapsed by `now`. Returns when the disk was done.
+    fn round(&mut self, writes: VecDeque<Write>, now: Instant) -> Instant {
+        let (batch, answers) = self.decide(writes, now);
         let kept = if batch.is_empty() { Ok(()) } else { self.keep(&batch) };
+        let done = Instant::now();
         if kept.is_ok() {
-            self.shared.state().apply(batch, Instant::now());
+            self.shared.state().apply(batch, done);
             self.shared.changed.send_replace(false);
         }
         for answer in answers {
             answer(kept.clone());
         }
+        done
     }
 
-    fn decide(&self, writes: VecDeque<Write>) -> (Batch, Vec<Answer>) {
+    fn decide(&self, writes: VecDeque<Write>, now: Instant) -> (Batch, Vec<Answer>) {
         let mut state = self.shared.state();
-        let lapsed = state.lapse(Instant::now());
+        let lapsed = state.lapse(now);
         let mut staged = Staged::on(&state, unix_ms());
         for lease in lapsed {
             staged.end(lease);
