@@ -127,6 +127,17 @@ async fn one_process_at_a_time() {
     EmbeddedStore::open(directory.path()).unwrap();
 }
 
+/// The file alone would say so too, but not while it is being made or made anew.
+#[tokio::test]
+async fn the_directory_is_taken_before_the_file_is_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let lock = fs::File::create(directory.path().join("registry.lock")).unwrap();
+    lock.lock().unwrap();
+    let refused = EmbeddedStore::open(directory.path()).unwrap_err();
+    assert!(matches!(refused, OpenError::InUse(_)), "{refused:?}");
+    assert!(!directory.path().join("registry.redb").exists());
+}
+
 #[tokio::test]
 async fn a_closed_store_ends_its_watches_and_refuses_writes() {
     let directory = tempfile::tempdir().unwrap();
