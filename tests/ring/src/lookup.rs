@@ -150,6 +150,7 @@ fn under_swaps(effort: Effort) {
 /// Adds a node to the current ring or removes it again, in turns.
 fn publish_every_millisecond(current: &ArcSwap<Ring>, is_swapping: &AtomicBool, has_ended: &AtomicBool) {
     let new = "10.0.1.250:8081";
+    let mut retired = None;
     let mut next = Instant::now();
     while !has_ended.load(Ordering::Relaxed) {
         next = Instant::now().max(next + Duration::from_millis(1));
@@ -163,7 +164,10 @@ fn publish_every_millisecond(current: &ArcSwap<Ring>, is_swapping: &AtomicBool, 
             } else {
                 ring.without_node(new)
             };
-            current.store(Arc::new(changed.expect("a new id, or one of the ring")));
+            let changed = changed.expect("a new id, or one of the ring");
+            // The ring before the last goes here, and not where the reader lets go of it: who frees a ring has its
+            // memory for the next one.
+            drop(retired.replace(current.swap(Arc::new(changed))));
         }
     }
 }
