@@ -72,7 +72,7 @@ impl Knowledge {
         let state = State {
             revision: 1,
             mirrors: mirrors.collect(),
-            export: Export::new(saved.export, &declared, region, now_unix_ms),
+            export: Export::new(saved.export, &declared, region, now_unix_ms, &mut fastrand::Rng::new()),
             declared,
             conditions,
             refused: None,

@@ -73,10 +73,21 @@ impl Entry {
 impl Export {
     /// The export of `declared`, continuing the history that `saved` left off; every peer gets a snapshot first,
     /// since what was deleted while nothing ran is not known. `now_unix_ms`: the time, in Unix milliseconds.
-    pub fn new(saved: Position, declared: &Declared, region: &str, now_unix_ms: u64) -> Self {
-        let revision = saved.revision.max(now_unix_ms.saturating_mul(1000));
+    ///
+    /// A clock that was set back behind what was saved cannot vouch for what was told and not saved after it: then a
+    /// new epoch begins.
+    pub fn new(
+        saved: Position,
+        declared: &Declared,
+        region: &str,
+        now_unix_ms: u64,
+        rng: &mut fastrand::Rng,
+    ) -> Self {
+        let clock = now_unix_ms.saturating_mul(1000);
+        let vouched = saved.revision == 0 || clock > saved.revision;
+        let epoch = if vouched { saved.epoch } else { random_epoch(rng) };
         let mut export = Self {
-            position: Position { revision, ..saved },
+            position: Position { epoch, revision: saved.revision.max(clock) },
             floor: 0,
             services: BTreeMap::new(),
             by_revision: BTreeMap::new(),

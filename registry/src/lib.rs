@@ -31,7 +31,8 @@
 //!   endpoints: [{ id: a, host: 127.0.0.1, ports: { web: 9001 } }]
 //!   export: { to: ["*"] }
 //! "#)?.declared;
-//! let export = Export::new(Position { epoch: 7, revision: 0 }, &declared, "us-east", now_unix_ms);
+//! let saved = Position { epoch: 7, revision: 0 };
+//! let export = Export::new(saved, &declared, "us-east", now_unix_ms, &mut fastrand::Rng::new());
 //!
 //! // West declares nothing but its link to east, and mirrors what east exports to it.
 //! let declared = read(r#"

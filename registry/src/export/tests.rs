@@ -28,8 +28,15 @@ fn saved() -> Position {
     Position { epoch: 9, revision: 100 }
 }
 
+/// A clock that is ahead of what was saved, as clocks are.
+const NOW_UNIX_MS: u64 = 1_000;
+
+fn start(saved: Position, declared: &Declared, now_unix_ms: u64) -> Export {
+    Export::new(saved, declared, "us-east", now_unix_ms, &mut fastrand::Rng::with_seed(7))
+}
+
 fn export(declared: &Declared) -> Export {
-    Export::new(saved(), declared, "us-east", 0)
+    start(saved(), declared, NOW_UNIX_MS)
 }
 
 fn watch(position: Position) -> sync::Watch {
@@ -162,19 +169,30 @@ fn a_restart_answers_with_a_snapshot_in_the_same_epoch() {
     let mut declared = Declared::default();
     declare(&mut declared, "a", 80, Grant::Everyone);
     let before = export(&declared).position();
-    let mut export = Export::new(before, &declared, "us-east", 0);
+    let mut export = start(before, &declared, 2 * NOW_UNIX_MS);
     assert!(!export.admit(&watch(before), &mut fastrand::Rng::with_seed(1)));
     assert_eq!(export.position().epoch, before.epoch);
     assert_eq!(said(&mut feed("west", before), &export), ["begin", "+a", "end"]);
-    let empty = Export::new(before, &Declared::default(), "us-east", 0);
+    let empty = start(before, &Declared::default(), 2 * NOW_UNIX_MS);
     assert_eq!(said(&mut feed("west", before), &empty), ["begin", "end"]);
+}
+
+#[test]
+fn a_clock_behind_what_was_saved_begins_a_new_epoch() {
+    let declared = Declared::default();
+    let before = export(&declared).position();
+    let back = start(before, &declared, before.revision / 1_000);
+    assert_ne!(back.position().epoch, before.epoch, "what was told and not saved may be counted again");
+    let ahead = start(before, &declared, before.revision / 1_000 + 1);
+    assert_eq!(ahead.position().epoch, before.epoch);
+    assert_eq!(start(Position { revision: 0, ..before }, &declared, 0).position().epoch, before.epoch);
 }
 
 #[test]
 fn a_restored_backup_never_counts_a_revision_twice() {
     let run = |now_unix_ms, changes: u16, service: &str| {
         let mut declared = Declared::default();
-        let mut export = Export::new(saved(), &declared, "us-east", now_unix_ms);
+        let mut export = start(saved(), &declared, now_unix_ms);
         for number in 1..=changes {
             declare(&mut declared, service, number, Grant::Everyone);
             export.update(&declared, "us-east");

@@ -39,7 +39,7 @@ impl Cluster {
         let declared = Declared::default();
         let mut cluster = Self {
             name: name(index),
-            export: Export::new(saved, &declared, "here", START_UNIX_MS),
+            export: Export::new(saved, &declared, "here", START_UNIX_MS, rng),
             backup: (declared.clone(), saved),
             declared,
             saved,
@@ -91,10 +91,7 @@ impl Cluster {
     /// Left out, for `Export` does not yet survive it: a clock behind what was saved, and changes that were told and
     /// not saved. Revisions then count on from what was saved, name other states than those told before, and a peer
     /// that comes back late enough resumes in the wrong history.
-    pub(crate) fn restart(&mut self, half: bool) {
-        if self.now_unix_ms * 1000 <= self.saved.revision {
-            self.saved = self.export.position();
-        }
+    pub(crate) fn restart(&mut self, half: bool, rng: &mut fastrand::Rng) {
         let mut read = self.declared.clone();
         if half {
             let mut at = 0;
@@ -103,7 +100,7 @@ impl Cluster {
                 at % 4 == 0
             });
         }
-        self.export = Export::new(self.saved, &read, "here", self.now_unix_ms);
+        self.export = Export::new(self.saved, &read, "here", self.now_unix_ms, rng);
     }
 
     pub(crate) fn read_everything(&mut self) {

@@ -109,7 +109,7 @@ impl World {
     /// The process of a cluster dies between two writes and starts again.
     fn crash(&mut self, at: usize, half: bool) {
         self.seen.crashes += 1;
-        self.clusters[at].restart(half);
+        self.clusters[at].restart(half, &mut self.rng);
         for (&(importer, exporter), link) in &mut self.links {
             if importer == at {
                 link.restart();
