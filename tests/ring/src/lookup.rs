@@ -23,7 +23,8 @@ pub(crate) fn measure(effort: Effort) {
     }
     keys_of_24_bytes(effort);
     successors(effort);
-    under_swaps(effort);
+    under_swaps("lookup_under_swaps", 1000, effort);
+    under_swaps("lookup_under_swaps.n100", 100, effort);
 }
 
 fn hashes(nodes: u32, effort: Effort) {
@@ -115,11 +116,10 @@ pub(crate) fn buckets(nodes: u32) -> Vec<pingora_ketama::Bucket> {
 
 /// Lookups of keys by a reader that looks for a newer ring each time and warms it, while a writer publishes a changed
 /// one every millisecond, and while it does not.
-fn under_swaps(effort: Effort) {
-    const NODES: u32 = 1000;
+fn under_swaps(name: &str, nodes: u32, effort: Effort) {
     /// Streams of a round: some 50 ms, in which some 50 rings come.
     const STREAMS: usize = 20;
-    let current = ArcSwap::from_pointee(ring(NODES));
+    let current = ArcSwap::from_pointee(ring(nodes));
     let mut reader = Cache::new(&current);
     let mut keys = Keys(Hashes(1));
     let mut known = current.load().fingerprint();
@@ -143,8 +143,8 @@ fn under_swaps(effort: Effort) {
         }
         has_ended.store(true, Ordering::Relaxed);
     });
-    figure("lookup_under_swaps.quiet_ns", median(&quiet), "ns");
-    figure("lookup_under_swaps.ratio", ratio(&busy, &quiet), "x");
+    figure(&format!("{name}.quiet_ns"), median(&quiet), "ns");
+    figure(&format!("{name}.ratio"), ratio(&busy, &quiet), "x");
 }
 
 /// Adds a node to the current ring or removes it again, in turns.
