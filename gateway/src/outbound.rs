@@ -6,6 +6,7 @@
 mod attempt;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -71,6 +72,8 @@ struct Call<'a> {
     hash: Option<u64>,
     request_id: [u8; 16],
     replayable_method: bool,
+    /// It was hedged: one hedge a request.
+    hedged: Cell<bool>,
 }
 
 /// How a call came out: the answer, and the node that gave it.
@@ -170,6 +173,7 @@ pub async fn serve(
         hash,
         request_id: worker.pool.with_rng(|rng| rng.u128(..)).to_be_bytes(),
         replayable_method,
+        hedged: Cell::new(false),
     };
     let mut cancelled = Observed::of(service.unanswered.clone(), Outcome::Cancelled, None);
     let served = call.run().await;
@@ -389,10 +393,12 @@ impl Call<'_> {
                 == crate::placement::Availability::Up
         });
         let Some(beside) = candidate else { return primary.await.map(|answer| (answer, node)) };
-        let hedged = retry::hedge(&progress, false, &self.service.budgets.hedges, shared.clock.micros());
+        let hedged =
+            retry::hedge(&progress, self.hedged.get(), &self.service.budgets.hedges, shared.clock.micros());
         let second = if hedged { Target::of(self.service, beside).ok() } else { None };
         let Some(second) = second else { return primary.await.map(|answer| (answer, node)) };
         tried.push(beside);
+        self.hedged.set(true);
         shared.attempts.made(AttemptKind::Hedge);
         let attempt =
             Attempt { number: tried.len - 1, left: self.progress(tried).attempts_left, insist: false };
