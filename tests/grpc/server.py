@@ -99,11 +99,13 @@ if sys.argv[3:] == ["unavailable"]:
     methods = {name: grpc.unary_unary_rpc_method_handler(refuse) for name in methods}
 methods["Stats"] = grpc.unary_unary_rpc_method_handler(stats)
 
+# Blocked in every thread that starts from here on, and taken by `sigwait` below: a handler runs in the main thread only,
+# and nothing wakes that while another thread has been given the signal.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
 server = grpc.server(futures.ThreadPoolExecutor(300), options=[("grpc.so_reuseport", 0)])
 server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", methods)])
 server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
 server.start()
-ended = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: ended.set())
-ended.wait()
+signal.sigwait([signal.SIGTERM])
 server.stop(grace=10).wait()
