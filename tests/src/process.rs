@@ -19,14 +19,18 @@ pub fn ringway() -> PathBuf {
         assert!(path.is_file(), "RINGWAY_BIN names {}, which is no file", path.display());
         return path;
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let path = target.join("release/ringway");
+    let path = target().join("release/ringway");
     assert!(
         path.is_file(),
         "{} is missing: run `cargo build --release -p ringway` first, or set RINGWAY_BIN",
         path.display()
     );
     path
+}
+
+/// Where cargo builds, and where tools that only tests need are put.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// The root of the workspace.
@@ -59,6 +63,19 @@ pub fn cli<S: AsRef<std::ffi::OsStr>>(dir: &Path, args: &[S]) -> Said {
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Memory of the process `pid` in KiB, by its name in `/proc/PID/status`: `VmRSS`, what it uses now, or `VmHWM`, the
+/// most that it ever used.
+///
+/// # Errors
+/// When there is no such process or field.
+pub fn memory_kib(pid: u32, field: &str) -> Result<u64, String> {
+    let file = format!("/proc/{pid}/status");
+    let text = std::fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let value = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    value.ok_or_else(|| format!("{file}: no {field}"))
 }
 
 /// A running child process. Dropping it kills it, and shows its last lines if the test is failing.

@@ -11,13 +11,12 @@ use e2e::manifest::{link, policy, service};
 use e2e::mesh::{Gateway, Mesh};
 use e2e::pair::CART;
 use e2e::port::free_port;
-use e2e::process::{Process, root};
+use e2e::process::{Process, root, target};
 use e2e::wait::{SOON, wait_until};
 
 /// Python with grpcio, which `tests/run` puts there.
 fn python() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let python = target.join("grpc-venv/bin/python");
+    let python = target().join("grpc-venv/bin/python");
     assert!(python.is_file(), "{} is missing: `tests/run` makes it", python.display());
     python
 }

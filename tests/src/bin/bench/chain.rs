@@ -1,0 +1,80 @@
+//! A chain of proxies under load: where it is asked, and what its processes use.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+
+use e2e::client::{Request, fetch};
+use e2e::port::free_port;
+use e2e::process::Process;
+use e2e::wait::{SOON, wait_until};
+
+/// Threads of each proxy of the peers, and of each of our gateways where nothing else is said.
+pub(crate) const THREADS: u8 = 2;
+/// The header that carries the key of a keyed chain: what the load tool sends.
+pub(crate) const KEY_HEADER: &str = "x-key";
+/// Distinct keys of a keyed chain.
+pub(crate) const KEYS: u32 = 10_000;
+
+/// One way from the load to the backend.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    /// As in the names of its figures.
+    pub(crate) name: &'static str,
+    /// Where it is asked.
+    pub(crate) address: SocketAddr,
+    /// The authority that is asked for.
+    pub(crate) host: &'static str,
+    /// Distinct keys of the requests; 0: none.
+    pub(crate) keys: u32,
+    /// Whose CPU and memory count.
+    pub(crate) pids: Vec<u32>,
+}
+
+/// An address of loopback that nobody uses.
+pub(crate) fn free_address() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
+}
+
+/// Starts a proxy of `chain`.
+pub(crate) fn start(dir: &Path, chain: &str, role: &str, command: Command) -> Process {
+    let name = format!("{chain}-{role}");
+    Process::start(&name, command, &dir.join(format!("{name}.log")))
+}
+
+impl Chain {
+    /// Waits until a request gets through.
+    ///
+    /// # Panics
+    /// When none does.
+    pub(crate) fn wait(&self) {
+        let request = Request::get(self.host, "/").with(KEY_HEADER, "k1");
+        wait_until(&format!("{} answers", self.name), SOON, || {
+            (fetch(self.address, &request).ok()?.status == 200).then_some(())
+        });
+    }
+
+    /// User and system time of every thread that its processes have, by the scheduler's own count.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64, String> {
+        let mut nanoseconds = 0;
+        for pid in &self.pids {
+            let tasks = format!("/proc/{pid}/task");
+            for task in std::fs::read_dir(&tasks).map_err(|e| format!("{tasks}: {e}"))?.flatten() {
+                let file = task.path().join("schedstat");
+                // A thread may end between the listing and the look.
+                let Ok(text) = std::fs::read_to_string(&file) else { continue };
+                let spent = text.split(' ').next().and_then(|n| n.parse::<u64>().ok());
+                nanoseconds += spent.ok_or_else(|| format!("{}: `{text}`", file.display()))?;
+            }
+        }
+        Ok(nanoseconds as f64 / 1e9)
+    }
+
+    /// Memory of all its processes in MiB: `VmRSS`, what they use now, or `VmHWM`, the most that they ever used.
+    pub(crate) fn memory(&self, field: &str) -> Result<Vec<f64>, String> {
+        self.pids
+            .iter()
+            .map(|&pid| e2e::process::memory_kib(pid, field).map(|kib| kib as f64 / 1024.0))
+            .collect()
+    }
+}

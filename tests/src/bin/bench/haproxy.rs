@@ -1,0 +1,43 @@
+//! Two HAProxy processes with mutual TLS 1.3 and HTTP/2 between them.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use e2e::process::Process;
+
+use crate::chain::{Chain, THREADS, free_address, start};
+use crate::envoy::Identity;
+
+const NAME: &str = "haproxy_h2";
+
+/// Starts both: connections are reused as freely as it can.
+pub(crate) fn two(program: &Path, identity: &Identity, backend: SocketAddr) -> (Chain, Vec<Process>) {
+    let (near, far) = (free_address(), free_address());
+    let (both, ca) = (identity.both.display(), identity.authority.display());
+    // It can ask for a DNS name in the certificate, not for a URI: so it checks the authority alone.
+    let tls = format!("ssl crt {both} ca-file {ca} verify required alpn h2");
+    let west = configuration(near, "", &format!("{far} {tls}"));
+    let east = configuration(far, &tls, &backend.to_string());
+    let run = |role: &str, text: String| {
+        let file = identity.dir.join(format!("{NAME}-{role}.cfg"));
+        std::fs::write(&file, text).expect("a file in our own folder");
+        let mut command = Command::new(program);
+        command.args(["-db", "-f"]).arg(file);
+        start(&identity.dir, NAME, role, command)
+    };
+    let processes = vec![run("east", east), run("west", west)];
+    let pids = processes.iter().map(Process::pid).collect();
+    (Chain { name: NAME, address: near, host: "cart.shop.mesh", keys: 0, pids }, processes)
+}
+
+/// One proxy from `listen` to `server`.
+fn configuration(listen: SocketAddr, tls: &str, server: &str) -> String {
+    format!(
+        "global\n  nbthread {THREADS}\n  maxconn 8000\n  tune.h2.initial-window-size 16777216\n  \
+         tune.h2.max-concurrent-streams 1000\n  ssl-default-bind-options ssl-min-ver TLSv1.3\n  \
+         ssl-default-server-options ssl-min-ver TLSv1.3\n\
+         defaults\n  mode http\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n\
+         listen all\n  bind {listen} {tls}\n  http-reuse always\n  server one {server} pool-max-conn 1000\n"
+    )
+}

