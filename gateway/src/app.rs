@@ -1,23 +1,25 @@
 //! One gateway process: reads its files, makes everything, starts it, takes what changes in its files, and drains it on
 //! SIGTERM.
 
+mod bind;
 mod change;
 mod files;
 mod load;
 mod reload;
+mod workers;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use registry::model::Gateway;
 use registry::state::StateDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -26,11 +28,11 @@ use tunnel::{HelloInfo, Local};
 use self::files::Look;
 use self::load::{Loaded, load};
 use self::reload::Reloader;
+use self::workers::Workers;
 use crate::admin::{self, Admin};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::checks;
 use crate::clock::Clock;
-use crate::dataplane;
 use crate::metrics::{Direction, InProgress, Metrics};
 use crate::peers::Peers;
 use crate::sync::{self, Knowledge};
@@ -47,6 +49,8 @@ const SYNCS_QUEUE: usize = 64;
 pub struct Options {
     /// Manifest files and folders.
     pub files: Vec<PathBuf>,
+    /// Threads of the data plane.
+    pub workers: NonZeroU8,
 }
 
 /// Why a gateway did not start, or ended on its own.
@@ -106,11 +110,12 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
             "Records of the last catalog are of another version; their peers send them again."
         );
     }
-    let http = bind("http", gateway.listen.http)?;
-    let admin_listener = bind("admin", gateway.listen.admin)?;
+    let boot = fastrand::u64(..);
+    let http = bind::tcp_shares("http", gateway.listen.http, options.workers)?;
+    let admin_listener = bind::tcp("admin", gateway.listen.admin)?;
+    let ports = bind::tunnel(&gateway, options.workers, boot)?;
 
     let started_unix_ms = sync::unix_ms();
-    let boot = fastrand::u64(..);
     let stop = CancellationToken::new();
     let peers = Arc::new(Peers::new(&gateway.cluster, &gateway.id, &declared.links, stop.clone()));
     let (cluster, region) = (gateway.cluster.clone(), &gateway.region);
@@ -140,7 +145,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let mut builder = ViewBuilder::new(shared.gateway.cluster.clone(), shared.gateway.region.clone());
     shared.view.store(Arc::new(sync::build(&mut builder, &knowledge, &shared, &View::default())));
 
-    let worker = start_worker(&shared, http).await?;
+    let mut workers = Workers::start(&shared, ports, http).await?;
     let mut tasks = JoinSet::new();
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();
@@ -163,30 +168,28 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     tasks.spawn(reloader.run(signals.hangup, shared.stop.clone()));
     let listen = &shared.gateway.listen;
     info!(
-        cluster = %shared.gateway.cluster, gateway = %shared.gateway.id, tunnel = %listen.tunnel, http = %listen.http,
+        cluster = %shared.gateway.cluster, gateway = %shared.gateway.id, workers = %options.workers, tunnel = %listen.tunnel, http = %listen.http,
         admin = %listen.admin, "Ready."
     );
 
-    let mut worker = worker;
+    let told = tokio::select! {
+        () = signals.end.told() => true,
+        // By itself: its log says why.
+        () = workers.one_ended() => false,
+    };
+    info!(in_progress = shared.in_progress.count(), "Draining.");
+    shared.stop.cancel();
+    shared.peers.go_away("the gateway drains");
+    // The drain has its own grace.
     tokio::select! {
-        () = signals.end.told() => {
-            shared.stop.cancel();
-            // The drain has its own grace.
-            tokio::select! {
-                _ = &mut worker => {}
-                () = signals.end.told() => {
-                    shared.cut.cancel();
-                    let _ = worker.await;
-                }
-            }
-        }
-        // It has ended by itself: its log says why.
-        _ = &mut worker => shared.stop.cancel(),
+        () = workers.all_ended() => {}
+        () = signals.end.told() => shared.cut.cancel(),
     }
+    workers.all_ended().await;
     drained.cancel();
     while tasks.join_next().await.is_some() {}
     info!("Stopped.");
-    Ok(())
+    if told { Ok(()) } else { Err(StartError::WorkerEnded) }
 }
 
 /// The signals that mean something to a gateway; for the others the system's defaults stay.
@@ -222,22 +225,6 @@ impl EndSignals {
     }
 }
 
-/// Starts the data plane's thread; the receiver hears of its end.
-async fn start_worker(shared: &Arc<Shared>, http: TcpListener) -> Result<oneshot::Receiver<()>, StartError> {
-    let (ready, is_ready) = oneshot::channel();
-    let (ended, has_ended) = oneshot::channel::<()>();
-    let shared = shared.clone();
-    let run = move || {
-        let _ended = ended;
-        if let Err(failed) = dataplane::run(shared, http, ready) {
-            error!(error = %failed, "The worker failed.");
-        }
-    };
-    thread::Builder::new().name("worker-0".into()).spawn(run).map_err(StartError::Thread)?;
-    is_ready.await.map_err(|_| StartError::WorkerEnded)??;
-    Ok(has_ended)
-}
-
 /// What we say of ourselves in HELLO.
 fn hello(gateway: &Gateway, knowledge: &Knowledge, boot: u64) -> HelloInfo {
     HelloInfo {
@@ -249,18 +236,4 @@ fn hello(gateway: &Gateway, knowledge: &Knowledge, boot: u64) -> HelloInfo {
         boot,
         addresses: gateway.advertise.iter().map(ToString::to_string).collect(),
     }
-}
-
-/// Binds a listener that a restarted process can take over at once.
-fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    let bound = || -> io::Result<TcpListener> {
-        let socket =
-            socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(4096)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
-    };
-    bound().map_err(|source| StartError::Bind { what, address, source })
 }

@@ -1,24 +1,26 @@
-//! The data plane: a thread with a current-thread runtime that owns its listener, its tunnels and its pools.
+//! The data plane: threads, each with a current-thread runtime that owns its listener, its tunnels and its pools.
 
 use std::net::TcpListener;
-use std::num::NonZeroU8;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::model::{ClusterName, Gateway};
+use registry::model::ClusterName;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Barrier, Semaphore, oneshot};
 use tokio::task::{JoinHandle, spawn_local};
 use tracing::{debug, error, info, warn};
 use tunnel::endpoint::HANDSHAKES_MAX;
-use tunnel::{Begun, Driver, Endpoint, EndpointError, Event, Local, Port, Secrets, Tunnel};
+use tunnel::{Begun, Driver, Endpoint, EndpointError, Event, Port, Tunnel};
 
 use crate::peers::{self, Offer, PeerCluster};
 use crate::stall::Stalls;
 use crate::worker::{Shared, SyncStream, Worker};
 use crate::{inbound, listener};
 
+/// Workers that dial a peer, and so the tunnels of a pair of gateways: more would not carry more, and each costs its
+/// share of probes and handshakes.
+const LANES_MAX: u8 = 2;
 /// How long a draining process waits for what it has accepted.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(25);
 /// How long the last packets may take once everything is closed.
@@ -32,16 +34,29 @@ const POOL_SWEEP: Duration = Duration::from_secs(5);
 /// How often stalled readers are looked for.
 const STALL_SWEEP: Duration = Duration::from_secs(1);
 
-/// Runs a worker on the calling thread until the process has drained. `ready` is told once its sockets are bound.
-pub fn run(
-    shared: Arc<Shared>,
-    http: TcpListener,
-    ready: oneshot::Sender<Result<(), EndpointError>>,
-) -> std::io::Result<()> {
+/// What a worker is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// Its share of the tunnels' port.
+    pub port: Port,
+    /// Its listener for callers.
+    pub http: TcpListener,
+    /// Where the workers wait for each other: none closes its tunnels while another may still use them.
+    pub drained: Arc<Barrier>,
+}
+
+/// Runs a worker on the calling thread until the process has drained. `ready` is told once it can serve.
+///
+/// # Errors
+/// When the thread can have no runtime or the listener is not readable.
+pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> std::io::Result<()> {
+    let Start { shared, port, http, drained } = start;
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async move {
         let local = shared.local.borrow().clone();
-        let endpoint = match open_endpoint(&shared.gateway, local) {
+        let endpoint = match Endpoint::on(port, local) {
             Ok(endpoint) => endpoint,
             Err(error) => {
                 // The receiver is gone only if the process is ending anyway.
@@ -56,31 +71,20 @@ pub fn run(
         let listening = spawn_local(listener::serve(worker.clone(), http));
         let sweeping = spawn_local(sweep(worker.clone()));
         spawn_local(follow_local(worker.clone()));
-        spawn_local(dial_peers(worker.clone()));
+        if worker.endpoint.worker() < LANES_MAX {
+            spawn_local(dial_peers(worker.clone()));
+        }
         worker.shared.stop.cancelled().await;
-        drain(&worker, listening).await;
+        drain(&worker, listening, &drained).await;
         accepting.abort();
         sweeping.abort();
         Ok(())
     })
 }
 
-/// Binds the port of the tunnels with the keys of earlier starts, so that peers hear of this one at once.
-fn open_endpoint(gateway: &Gateway, local: Local) -> Result<Endpoint, EndpointError> {
-    let secrets = Secrets::load_or_create(&gateway.state_dir.join(Secrets::FILE))?;
-    let mut ports = Port::bind(gateway.listen.tunnel, NonZeroU8::MIN, &secrets, local.hello.boot)?;
-    Endpoint::on(ports.remove(0), local)
-}
-
 /// Finishes what was accepted, takes nothing new, then closes.
-async fn drain(worker: &Rc<Worker>, listening: JoinHandle<()>) {
+async fn drain(worker: &Rc<Worker>, listening: JoinHandle<()>, drained: &Barrier) {
     let shared = &worker.shared;
-    info!(in_progress = shared.in_progress.count(), "Draining.");
-    for cluster in shared.peers.iter() {
-        for gateway in cluster.gateways().iter() {
-            gateway.tunnels().iter().for_each(|tunnel| tunnel.go_away("the gateway drains"));
-        }
-    }
     let finished = async {
         // Ends once its connections have, each after the requests that it is in and once their answers are written.
         let _ = listening.await;
@@ -89,6 +93,7 @@ async fn drain(worker: &Rc<Worker>, listening: JoinHandle<()>) {
         }
         // What ended just before the drain may still be on its way to a peer; what ended since was waited for.
         tokio::time::sleep(DRAIN_LINGER).await;
+        drained.wait().await;
     };
     tokio::select! {
         () = finished => {}

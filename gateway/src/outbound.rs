@@ -366,7 +366,7 @@ impl Call<'_> {
         kind: AttemptKind,
     ) -> Result<(Answer, NodeIndex), Failure> {
         let shared = &self.worker.shared;
-        let target = Target::of(self.service, node)?;
+        let target = Target::of(self.service, node, self.worker.endpoint.worker())?;
         let attempt =
             Attempt { number: tried.len.saturating_sub(1), left: self.progress(tried).attempts_left, insist };
         shared.attempts.made(kind);
@@ -395,7 +395,8 @@ impl Call<'_> {
         let Some(beside) = candidate else { return primary.await.map(|answer| (answer, node)) };
         let hedged =
             retry::hedge(&progress, self.hedged.get(), &self.service.budgets.hedges, shared.clock.micros());
-        let second = if hedged { Target::of(self.service, beside).ok() } else { None };
+        let second =
+            if hedged { Target::of(self.service, beside, self.worker.endpoint.worker()).ok() } else { None };
         let Some(second) = second else { return primary.await.map(|answer| (answer, node)) };
         tried.push(beside);
         self.hedged.set(true);

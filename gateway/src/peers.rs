@@ -184,6 +184,20 @@ impl Peers {
         Ok(())
     }
 
+    /// Whether our own dials stay where `gateway` dials us too.
+    fn are_smaller_than(&self, gateway: &PeerGateway) -> bool {
+        (self.us.0.as_str(), self.us.1.as_str()) < (gateway.cluster.as_str(), gateway.id.as_str())
+    }
+
+    /// Takes nothing new from any peer: they place elsewhere, and what is under way goes on.
+    pub fn go_away(&self, reason: &str) {
+        for cluster in self.iter() {
+            for gateway in cluster.gateways().iter() {
+                gateway.tunnels().iter().for_each(|tunnel| tunnel.go_away(reason));
+            }
+        }
+    }
+
     /// Takes a tunnel into use, unless there is a better one to the same gateway already. `None`: the link was removed
     /// or the process drains, and the tunnel is closed.
     pub fn offer(&self, tunnel: &Tunnel) -> Option<(Arc<PeerCluster>, Arc<PeerGateway>, Offer)> {
@@ -197,8 +211,7 @@ impl Peers {
             return None;
         }
         let (gateway, new) = cluster.gateway(tunnel);
-        let them = (tunnel.peer().hello.cluster.clone(), tunnel.peer().hello.gateway.clone());
-        let offer = gateway.take(tunnel, self.us < them);
+        let offer = gateway.take(tunnel, self.are_smaller_than(&gateway));
         if self.stop.is_cancelled() {
             // Too late to be told GOAWAY with the others.
             tunnel.go_away("the gateway drains");
@@ -259,13 +272,14 @@ impl PeerCluster {
         }
     }
 
-    /// A tunnel for the next request: of a gateway that is up if there is one, the least loaded.
-    pub fn pick(&self) -> Option<(Arc<PeerGateway>, Tunnel)> {
+    /// A tunnel for the next request: of a gateway that is up if there is one, the least loaded; there rather one that
+    /// `worker` owns.
+    pub fn pick(&self, worker: Option<u8>) -> Option<(Arc<PeerGateway>, Tunnel)> {
         let gateways = self.gateways.load();
         let mut best: Option<(bool, usize, &Arc<PeerGateway>, Tunnel)> = None;
         for gateway in gateways.iter().filter(|g| g.state() != State::Down) {
             let suspect = gateway.state() == State::Suspect;
-            let Some(tunnel) = gateway.tunnel() else { continue };
+            let Some(tunnel) = gateway.tunnel(worker) else { continue };
             let load = tunnel.outstanding();
             if best.as_ref().is_none_or(|b| (suspect, load) < (b.0, b.1)) {
                 best = Some((suspect, load, gateway, tunnel));

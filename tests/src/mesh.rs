@@ -14,6 +14,9 @@ use crate::port::free_port;
 use crate::process::{Process, Said, cli, ringway};
 use crate::wait::{SOON, wait_until};
 
+/// How many workers every gateway gets; unset, their own default counts.
+const WORKERS_VARIABLE: &str = "RINGWAY_TEST_WORKERS";
+
 /// The trust domain of every test.
 pub const TRUST_DOMAIN: &str = "acme.example";
 
@@ -21,6 +24,16 @@ pub const TRUST_DOMAIN: &str = "acme.example";
 #[derive(Debug)]
 pub struct Mesh {
     dir: TempDir,
+}
+
+/// The QUIC tunnels between two gateways of the harness.
+///
+/// # Panics
+/// When the variable of the workers is no number.
+pub fn lanes() -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = std::env::var(WORKERS_VARIABLE).ok().map(|n| n.parse().expect("a number of workers"));
+    workers.unwrap_or_else(cores).min(2)
 }
 
 /// A place for one gateway: its ports, identity and state stay over restarts.
@@ -141,8 +154,15 @@ impl Site {
 
     /// Starts its gateway with what its file holds, and does not wait.
     pub fn spawn(&self) -> Gateway {
+        let workers = std::env::var(WORKERS_VARIABLE).ok();
+        self.spawn_with(workers.iter().flat_map(|n| ["--workers", n]))
+    }
+
+    /// Starts its gateway with what its file holds and further arguments, and does not wait.
+    pub fn spawn_with<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Gateway {
         let mut command = Command::new(ringway());
         command.args(["gateway", "-f"]).arg(self.file()).current_dir(&self.dir);
+        command.args(args);
         let name = format!("{}/{}", self.cluster, self.gateway);
         Gateway { site: self.clone(), process: Process::start(&name, command, &self.dir.join("log")) }
     }

@@ -45,6 +45,9 @@ struct TunnelStatus {
     address: String,
     rtt_ms: f64,
     dialled_by: &'static str,
+    /// Which of our workers owns it, and which of the peer's.
+    worker: u32,
+    peer_worker: u32,
     outstanding: usize,
     serving: usize,
 }
@@ -194,6 +197,8 @@ fn peer(gateway: &PeerGateway) -> Peer {
         address: tunnel.remote_address().to_string(),
         rtt_ms: gateway.rtt().as_secs_f64() * 1000.0,
         dialled_by: if tunnel.dialled() { "us" } else { "peer" },
+        worker: tunnel.worker(),
+        peer_worker: tunnel.peer().hello.worker,
         outstanding: tunnel.outstanding(),
         serving: tunnel.serving(),
     });

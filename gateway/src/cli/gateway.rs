@@ -1,6 +1,7 @@
 //! `ringway gateway`: runs one gateway in this process.
 
 use std::io::{self, IsTerminal, Read};
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::path::PathBuf;
 use std::process;
 use std::thread;
@@ -30,6 +31,9 @@ pub(super) struct Args {
     /// A manifest file, or a folder of them; may be repeated. Exactly one document is the Gateway.
     #[arg(short, long = "file", value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+    /// Threads of the data plane, each with its own listeners, tunnels and pools [default: one for each core].
+    #[arg(long, value_name = "N", value_parser = workers)]
+    workers: Option<NonZeroU8>,
     /// End when standard input ends: set by a parent that must not leave this process behind.
     #[arg(long, hide = true)]
     end_with_stdin: bool,
@@ -44,10 +48,23 @@ pub(super) fn run(args: Args, format: Format) -> Result<(), Failure> {
     if args.end_with_stdin {
         end_with_stdin();
     }
-    app::run(Options { files: args.files }).map_err(|error| match error {
+    let workers = args.workers.unwrap_or_else(cores);
+    app::run(Options { files: args.files, workers }).map_err(|error| match error {
         StartError::Load(LoadError::Manifests(problems)) => Failure::Manifests(problems),
         error => Failure::Gateway(error),
     })
+}
+
+/// A number of workers as it is typed.
+fn workers(text: &str) -> Result<NonZeroU8, String> {
+    let range = "a number of threads, from 1 to 255";
+    text.parse().map_err(|_| range.to_owned())
+}
+
+/// The cores that this process may use.
+fn cores() -> NonZeroU8 {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    u8::try_from(cores).ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MAX)
 }
 
 /// Sends log lines to standard error: standard output is for what a command answers.

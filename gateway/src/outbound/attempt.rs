@@ -41,11 +41,12 @@ pub(super) struct Attempt {
 }
 
 impl Target {
-    pub(super) fn of(service: &Service, node: NodeIndex) -> Result<Self, Failure> {
+    /// Where an attempt at `node` goes that `worker` makes.
+    pub(super) fn of(service: &Service, node: NodeIndex, worker: u8) -> Result<Self, Failure> {
         match service.server(node) {
             Server::Local(local) => Ok(Self::Local(local.clone())),
             Server::Peer(peer, _) => {
-                let (gateway, tunnel) = peer.pick().ok_or(Failure::NotSent)?;
+                let (gateway, tunnel) = peer.pick(Some(worker)).ok_or(Failure::NotSent)?;
                 Ok(Self::Peer(gateway, tunnel))
             }
             Server::Unreachable => Err(Failure::NotSent),

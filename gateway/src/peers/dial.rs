@@ -53,8 +53,8 @@ pub async fn each_address(cluster: &PeerCluster, mut begin: impl FnMut(HostPort,
     }
 }
 
-/// Keeps one tunnel through `address` until `stop`: dials whenever the gateway that answers there has none but such as
-/// are to be replaced, with jittered exponential backoff. `serve` gets each tunnel and returns at once. A tunnel through
+/// Keeps one tunnel through `address` in the lane of `endpoint` until `stop`: dials whenever the gateway that answers
+/// there has none but such as are to be replaced, with jittered exponential backoff. `serve` gets each tunnel and returns at once. A tunnel through
 /// an address that is no longer one of the link's is to be replaced by one through another.
 pub async fn keep_dialling(
     endpoint: &Endpoint,
@@ -86,7 +86,7 @@ pub async fn keep_dialling(
                         }
                         return;
                     }
-                    () = needs_tunnel(&cluster, &gateway) => {}
+                    () = needs_tunnel(&peers, &cluster, &gateway, endpoint.worker()) => {}
                 }
             }
             Err(error) => {
@@ -132,14 +132,14 @@ async fn dial(
     Err(last)
 }
 
-/// Waits until there is no open tunnel to the gateway, whoever dialled it, but such as are to be replaced.
-async fn needs_tunnel(cluster: &PeerCluster, gateway: &str) {
+/// Waits until there is no open tunnel to the gateway in `lane`, whoever dialled it, but such as are to be replaced.
+async fn needs_tunnel(us: &Peers, cluster: &PeerCluster, gateway: &str, lane: u8) {
     loop {
         // Registered before the look, so that no change is missed between the two.
         let mut changed = std::pin::pin!(cluster.changed.notified());
         changed.as_mut().enable();
         let gateways = cluster.gateways();
-        if gateways.iter().find(|g| g.id == gateway).is_none_or(|g| g.needs_tunnel()) {
+        if gateways.iter().find(|g| g.id == gateway).is_none_or(|g| g.needs_tunnel(us, lane)) {
             return;
         }
         changed.await;

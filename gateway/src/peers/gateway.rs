@@ -82,25 +82,29 @@ impl PeerGateway {
         lock(&self.detector).rtt()
     }
 
-    /// The tunnel for the next request: the newest that is open, rather one that is not to be replaced.
-    pub fn tunnel(&self) -> Option<Tunnel> {
+    /// The tunnel for the next request: the newest that is open, rather one that is not to be replaced, and of those
+    /// rather one that `worker` owns.
+    pub fn tunnel(&self, worker: Option<u8>) -> Option<Tunnel> {
         let tunnels = self.tunnels.load();
-        let open = || tunnels.iter().rev().filter(|t| t.is_open());
-        open().find(|t| !t.is_retiring()).or_else(|| open().next()).cloned()
+        let open = tunnels.iter().filter(|t| t.is_open());
+        // Of equals the last.
+        open.max_by_key(|t| (!t.is_retiring(), worker.is_some_and(|w| t.worker() == u32::from(w)))).cloned()
     }
 
     pub(super) fn has_open_tunnel(&self) -> bool {
         self.tunnels.load().iter().any(Tunnel::is_open)
     }
 
-    /// Whether it should be dialled: nothing is open but what is to be replaced.
-    pub(super) fn needs_tunnel(&self) -> bool {
-        !self.tunnels.load().iter().any(stays)
+    /// Whether `lane` should be dialled: nothing is open there but what is to be replaced, nor a dial of the peer's where
+    /// those stay.
+    pub(super) fn needs_tunnel(&self, us: &Peers, lane: u8) -> bool {
+        let we_are_smaller = us.are_smaller_than(self);
+        !self.tunnels.load().iter().any(|t| fills(t, lane.into(), we_are_smaller))
     }
 
-    /// The rule that leaves one tunnel for a pair of gateways: the dials of the smaller (cluster, gateway) stay; of
-    /// several by the same side the first stays. The newest is used: whoever dials anew has lost the older one. Tunnels
-    /// to an earlier start of the process are dead.
+    /// The rule that leaves one tunnel of each lane for a pair of gateways: the dials of the smaller (cluster, gateway)
+    /// stay; of several by the same side in a lane the first stays. The newest is used: whoever dials anew has lost the
+    /// older one. Tunnels to an earlier start of the process are dead.
     pub(super) fn take(&self, tunnel: &Tunnel, we_are_smaller: bool) -> Offer {
         let mut detector = lock(&self.detector);
         let boot = tunnel.peer().hello.boot;
@@ -111,8 +115,9 @@ impl PeerGateway {
             old.close(CloseCode::Shutdown, "the peer has restarted");
         }
         // Only the dialler knows why it dialled, so only it judges: it has one that is open, or the peer's own dial stays.
-        let redundant = |t: &Tunnel| stays(t) && (t.dialled() || !we_are_smaller);
-        if tunnel.dialled() && keep.iter().any(redundant) {
+        let ours = |t: &Tunnel| stays(t) && t.dialled() && t.lane() == tunnel.lane();
+        let theirs = |t: &Tunnel| stays(t) && !t.dialled() && !we_are_smaller;
+        if tunnel.dialled() && keep.iter().any(|t| ours(t) || theirs(t)) {
             return Offer::Duplicate;
         }
         tunnel.notify_when_busy(self.busy.clone());
@@ -140,7 +145,7 @@ impl PeerGateway {
     /// Tunnels that are to be closed now that others are there: those to be replaced, if something has replaced them,
     /// and those that we dialled where one of the peer's dials is to stay.
     pub fn replaced(&self, us: &Peers) -> Vec<Tunnel> {
-        let we_are_smaller = us.us < (self.cluster.to_string(), self.id.clone());
+        let we_are_smaller = us.are_smaller_than(self);
         let tunnels = self.tunnels.load();
         let redundant = !we_are_smaller && tunnels.iter().any(|t| !t.dialled() && stays(t));
         let replaced = tunnels.iter().any(stays);
@@ -176,6 +181,11 @@ impl PeerGateway {
         }
         self.changed.notify_waiters();
     }
+}
+
+/// Whether `tunnel` makes another dial of `lane` needless.
+fn fills(tunnel: &Tunnel, lane: u32, we_are_smaller: bool) -> bool {
+    stays(tunnel) && (tunnel.lane() == lane || !tunnel.dialled() && !we_are_smaller)
 }
 
 /// Whether a tunnel is open and not to be replaced.

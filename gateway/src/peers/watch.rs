@@ -59,7 +59,7 @@ pub async fn watch(gateway: Arc<PeerGateway>, epoch: Instant, stop: Cancellation
         }
         let tick = detector.tick(now, outstanding);
         if tick.probe
-            && let Some(tunnel) = gateway.tunnel().as_ref().or(tunnels.last())
+            && let Some(tunnel) = gateway.tunnel(None).as_ref().or(tunnels.last())
         {
             sequence += 1;
             let clock_us = u64::try_from(now.duration_since(epoch).as_micros()).unwrap_or(u64::MAX);

@@ -51,7 +51,7 @@ pub async fn tell_peers(shared: Arc<Shared>) {
         for cluster in shared.peers.iter() {
             let granted = |at: &usize| services[*at].0.grant.allows(&cluster.name);
             for gateway in cluster.gateways().iter() {
-                let Some(tunnel) = gateway.tunnel() else { continue };
+                let Some(tunnel) = gateway.tunnel(None) else { continue };
                 let key = (cluster.name.clone(), gateway.id.clone());
                 let known = listeners.remove(&key).filter(|listener| listener.tunnel.is(&tunnel));
                 let mut listener = known.unwrap_or(Listener { tunnel, cursor: None, all_at: now });

@@ -55,7 +55,7 @@ async fn a_tunnel(knowledge: &Knowledge, peer: &PeerCluster) -> Tunnel {
     loop {
         let mut changed = std::pin::pin!(peer.changed.notified());
         changed.as_mut().enable();
-        if let Some((_, tunnel)) = peer.pick() {
+        if let Some((_, tunnel)) = peer.pick(None) {
             return tunnel;
         }
         tokio::select! {
@@ -126,7 +126,7 @@ async fn replaced(peer: &PeerCluster, tunnel: &Tunnel) {
     loop {
         let mut changed = std::pin::pin!(peer.changed.notified());
         changed.as_mut().enable();
-        if tunnel.is_retiring() && peer.pick().is_some_and(|(_, other)| !other.is(tunnel)) {
+        if tunnel.is_retiring() && peer.pick(None).is_some_and(|(_, other)| !other.is(tunnel)) {
             return;
         }
         changed.await;

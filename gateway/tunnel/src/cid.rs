@@ -13,6 +13,10 @@
 //! (RFC 9000, 5.1), and whoever sees through them learns which of a handful of workers has it. What must not be forged
 //! hangs on the MAC.
 //!
+//! The first packet of a handshake has an ID of the client's choice (RFC 9000, 7.2). Ours say there, in the byte of the
+//! worker and in plain, which worker of the other side shall take it, so that the tunnels of two gateways spread over
+//! the workers of both.
+//!
 //! The layout and the derivation of the keys are kept from version to version: a gateway that restarts as a newer
 //! version knows the IDs of the older one for dead.
 
@@ -36,10 +40,14 @@ const MAC_AT: usize = 11;
 pub(crate) const LONG_HEADER: u8 = 0x80;
 /// Where the destination ID of a long header starts, after the byte with its length.
 pub(crate) const LONG_CID_AT: usize = 6;
+/// Where its length stands.
+pub(crate) const LONG_CID_LENGTH_AT: usize = 5;
 /// Where that of a short header starts.
 pub(crate) const SHORT_CID_AT: usize = 1;
 /// The shortest destination ID of a client's first packet (RFC 9000, 7.2). No long header for us has a shorter one.
 const FOREIGN_CID_BYTES_MIN: usize = 8;
+/// The length of the IDs in our first packets: the longest there is (RFC 9000, 17.2), so most of it is random.
+const FIRST_CID_BYTES: usize = 20;
 /// The shortest datagram that can be a stateless reset (RFC 9000, 10.3).
 const RESET_BYTES_MIN: usize = 21;
 
@@ -129,7 +137,7 @@ impl Codec {
         cut
     }
 
-    /// The worker of an ID of ours; of any other ID (a client's first choice) one that is drawn by it. The filter of
+    /// The worker of an ID of ours; of any other ID of that length one that is drawn by it. The filter of
     /// [`crate::steer`] computes the same.
     fn worker<const N: usize>(&self, cid: &[u8; N], workers: NonZeroU8) -> u8 {
         let mask = self.mask.word(first_word(cid));
@@ -164,12 +172,23 @@ impl Codec {
                 }
             }
             [_, _, _, _, _, length, cid @ ..] if usize::from(*length) >= FOREIGN_CID_BYTES_MIN => {
-                let start = cid.first_chunk::<FOREIGN_CID_BYTES_MIN>();
-                start.map_or(Owner::Any, |start| Owner::One(self.worker(start, workers)))
+                let Some(start) = cid.first_chunk::<FOREIGN_CID_BYTES_MIN>() else { return Owner::Any };
+                Owner::One(match usize::from(*length) {
+                    CID_BYTES => self.worker(start, workers),
+                    _ => start[WORKER_AT] % workers,
+                })
             }
             _ => Owner::Any,
         }
     }
+}
+
+/// The ID of a first packet to a gateway: random but for a wish for one of its workers, who are counted modulo their
+/// number. Its length tells it from an ID that a gateway made.
+pub(crate) fn first_choice(worker: u8, rng: &mut fastrand::Rng) -> ConnectionId {
+    let mut cid: [u8; FIRST_CID_BYTES] = std::array::from_fn(|_| rng.u8(..));
+    cid[WORKER_AT] = worker;
+    ConnectionId::new(&cid)
 }
 
 fn first_word<const N: usize>(cid: &[u8; N]) -> u32 {

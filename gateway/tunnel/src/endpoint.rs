@@ -16,7 +16,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::CertificateDer;
 
 use crate::carrier::{Carrier, RecvStream, SendStream};
-use crate::cid::Generator;
+use crate::cid::{self, Generator};
 use crate::error::{CloseReason, TunnelError};
 use crate::hello::{self, HelloInfo, Peer};
 use crate::port::{Group, Port, Strays};
@@ -82,6 +82,7 @@ pub struct Endpoint {
     local: ArcSwap<Local>,
     transport: Arc<quinn::TransportConfig>,
     group: Arc<Group>,
+    worker: u8,
 }
 
 impl Endpoint {
@@ -109,7 +110,12 @@ impl Endpoint {
         let runtime = Arc::new(quinn::TokioRuntime);
         let quic = quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
             .map_err(EndpointError::Socket)?;
-        Ok(Self { quic, local: ArcSwap::from_pointee(local), transport, group })
+        Ok(Self { quic, local: ArcSwap::from_pointee(local), transport, group, worker })
+    }
+
+    /// The number of the worker that it belongs to.
+    pub fn worker(&self) -> u8 {
+        self.worker
     }
 
     /// What came to the wrong worker: of the whole port, not of this worker alone.
@@ -185,6 +191,9 @@ impl Endpoint {
         let crypto = QuicClientConfig::try_from(tls).map_err(|e| TunnelError::Connect(e.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(self.transport.clone());
+        // Theirs of the same number: of two tunnels each then has a worker of its own at both ends.
+        let wish = self.worker;
+        config.initial_dst_cid_provider(Arc::new(move || cid::first_choice(wish, &mut fastrand::Rng::new())));
         // The name is only SNI: the verifier looks at the SPIFFE identity.
         let name = format!("{cluster}.gateway.ringway");
         let connecting = self
@@ -249,7 +258,7 @@ async fn greet(
         Ok(peer)
     };
     let peer = refuse(&carrier, done.await)?;
-    Ok(Tunnel::new(carrier, peer, true, local.credentials.clone(), control))
+    Ok(Tunnel::new(carrier, peer, true, local, control))
 }
 
 /// The listener's side of HELLO: the first stream must be the control stream; it answers last.
@@ -277,7 +286,7 @@ async fn answer(
         Ok(peer)
     };
     let peer = refuse(&carrier, done.await)?;
-    Ok(Tunnel::new(carrier, peer, false, local.credentials.clone(), control))
+    Ok(Tunnel::new(carrier, peer, false, local, control))
 }
 
 fn control_stream(

@@ -12,7 +12,7 @@ use std::num::NonZeroU8;
 use nix::libc::{self, sock_filter, sock_fprog};
 use nix::sys::socket::{setsockopt, sockopt::AttachReusePortCbpf};
 
-use crate::cid::{LONG_CID_AT, LONG_HEADER, Mask, SHORT_CID_AT, WORKER_AT};
+use crate::cid::{CID_BYTES, LONG_CID_AT, LONG_CID_LENGTH_AT, LONG_HEADER, Mask, SHORT_CID_AT, WORKER_AT};
 
 /// Makes the kernel choose among the sockets that share a port, of which `socket` is one. The choice is the place of a
 /// socket in the order in which they were bound.
@@ -28,9 +28,10 @@ pub(crate) fn attach(socket: &UdpSocket, mask: Mask, workers: NonZeroU8) -> io::
 
 /// `Codec::worker` in the language of the kernel's filters (classic BPF): an accumulator, an index register and memory
 /// cells. A load behind the end of the datagram ends the program with 0: the first socket.
-fn program(mask: Mask, workers: NonZeroU8) -> [sock_filter; 20] {
+fn program(mask: Mask, workers: NonZeroU8) -> [sock_filter; 24] {
     use libc::{
-        BPF_ABS, BPF_ALU, BPF_B, BPF_IMM, BPF_IND, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_LDX, BPF_MEM,
+        BPF_ABS, BPF_ALU, BPF_B, BPF_IMM, BPF_IND, BPF_JA, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD,
+        BPF_LDX, BPF_MEM,
     };
     use libc::{
         BPF_MISC, BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH, BPF_ST, BPF_STX, BPF_TAX, BPF_W, BPF_X, BPF_XOR,
@@ -45,8 +46,14 @@ fn program(mask: Mask, workers: NonZeroU8) -> [sock_filter; 20] {
         // Index: where the ID starts.
         step(BPF_LD | BPF_B | BPF_ABS, 0),
         step(BPF_LDX | BPF_IMM, SHORT_CID_AT as u32),
-        jump(BPF_JMP | BPF_JSET | BPF_K, LONG_HEADER.into(), 0, 1),
+        jump(BPF_JMP | BPF_JSET | BPF_K, LONG_HEADER.into(), 0, 5),
         step(BPF_LDX | BPF_IMM, LONG_CID_AT as u32),
+        // A client's first choice: the worker that it wishes for, on to the last but one step.
+        step(BPF_LD | BPF_B | BPF_ABS, LONG_CID_LENGTH_AT as u32),
+        jump(BPF_JMP | BPF_JEQ | BPF_K, CID_BYTES as u32, 2, 0),
+        step(BPF_LD | BPF_B | BPF_ABS, (LONG_CID_AT + WORKER_AT) as u32),
+        step(BPF_JMP | BPF_JA, 14),
+        // An ID as ours are.
         step(BPF_STX, CID),
         // The mask, from the first word.
         step(BPF_LD | BPF_W | BPF_IND, 0),

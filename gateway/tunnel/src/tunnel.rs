@@ -16,6 +16,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, mpsc};
 
 use crate::carrier::{Carrier, Stream};
+use crate::endpoint::Local;
 use crate::error::{CloseReason, TunnelError};
 use crate::hello::Peer;
 use crate::stream::{Exchange, MessageReader, MessageWriter, Receiver, Sender};
@@ -37,6 +38,8 @@ struct Shared {
     carrier: Carrier,
     peer: Peer,
     dialled: bool,
+    /// Ours that owns it.
+    worker: u32,
     credentials: Arc<Credentials>,
     /// Streams that we opened and that are not over.
     opened: AtomicUsize,
@@ -152,7 +155,7 @@ impl Tunnel {
         carrier: Carrier,
         peer: Peer,
         dialled: bool,
-        credentials: Arc<Credentials>,
+        local: &Local,
         control: ControlStream,
     ) -> (Self, Driver) {
         let (sender, outgoing) = mpsc::channel(CONTROL_QUEUE);
@@ -160,7 +163,8 @@ impl Tunnel {
             carrier,
             peer,
             dialled,
-            credentials,
+            worker: local.hello.worker,
+            credentials: local.credentials.clone(),
             opened: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
             accepted_next: AtomicU64::new(0),
@@ -181,6 +185,17 @@ impl Tunnel {
     /// Whether we dialled it.
     pub fn dialled(&self) -> bool {
         self.shared.dialled
+    }
+
+    /// The number of our worker that owns it: only there it costs no hand-over between threads.
+    pub fn worker(&self) -> u32 {
+        self.shared.worker
+    }
+
+    /// The number of the worker that dialled it, on whichever side: of tunnels between two gateways that the same side
+    /// dialled one of each lane is enough.
+    pub fn lane(&self) -> u32 {
+        if self.shared.dialled { self.shared.worker } else { self.shared.peer.hello.worker }
     }
 
     /// The certificate by which we proved ourselves in the handshake.

@@ -72,6 +72,16 @@ fn first_packets_of_strangers_spread_over_the_workers() {
 }
 
 #[test]
+fn a_first_packet_reaches_the_worker_that_it_wishes_for() {
+    let (codec, mut rng) = (codec(BOOT), fastrand::Rng::with_seed(1));
+    for (workers, wish, taker) in [(1, 0, 0), (1, 1, 0), (2, 0, 0), (2, 1, 1), (3, 4, 1)] {
+        let first = first_choice(wish, &mut rng);
+        assert_eq!(codec.owner(&long(&first), count(workers)), Owner::One(taker));
+        assert!(!valid(&codec, &first));
+    }
+}
+
+#[test]
 fn only_what_can_be_a_reset_is_shown_to_all() {
     let codec = codec(BOOT);
     let stranger = |len: usize| codec.owner(&vec![0x41; len], count(4));

@@ -1,0 +1,92 @@
+//! Binds what a process listens on.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU8;
+
+use registry::model::Gateway;
+use tunnel::{EndpointError, Port, Secrets};
+
+use super::StartError;
+
+/// Connections that wait in the kernel for each listener.
+const BACKLOG: i32 = 4096;
+
+/// A listener that a restarted process can take over at once.
+///
+/// # Errors
+/// When the address is not to be had; `what` names it.
+pub(super) fn tcp(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    listener(address, false).map_err(|source| StartError::Bind { what, address, source })
+}
+
+/// One listener on `address` for each worker; the kernel spreads connections over them.
+///
+/// # Errors
+/// As [`tcp`].
+pub(super) fn tcp_shares(
+    what: &'static str,
+    address: SocketAddr,
+    workers: NonZeroU8,
+) -> Result<Vec<TcpListener>, StartError> {
+    // Alone at first: sharing would hide that another process has the port.
+    let alone = tcp(what, address)?;
+    if workers == NonZeroU8::MIN {
+        return Ok(vec![alone]);
+    }
+    let bound = || {
+        let address = alone.local_addr()?;
+        drop(alone);
+        (0..workers.get()).map(|_| listener(address, true)).collect::<io::Result<Vec<_>>>()
+    };
+    bound().map_err(|source| StartError::Bind { what, address, source })
+}
+
+/// The port of the tunnels, a share for each worker, with the keys of earlier starts: so peers hear of this one at once.
+///
+/// # Errors
+/// When the port is not to be had, or the keys not to be kept.
+pub(super) fn tunnel(gateway: &Gateway, workers: NonZeroU8, boot: u64) -> Result<Vec<Port>, EndpointError> {
+    let secrets = Secrets::load_or_create(&gateway.state_dir.join(Secrets::FILE))?;
+    Port::bind(gateway.listen.tunnel, workers, &secrets, boot)
+}
+
+fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use super::*;
+
+    const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    #[test]
+    fn every_worker_gets_connections() {
+        let shares = tcp_shares("http", ANY, NonZeroU8::new(2).unwrap()).unwrap();
+        let address = shares[0].local_addr().unwrap();
+        let callers: Vec<_> = (0..64).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let taken = shares.iter().map(|l| std::iter::from_fn(|| l.accept().ok()).count());
+        let taken: Vec<usize> = taken.collect();
+        assert_eq!(taken.iter().sum::<usize>(), callers.len());
+        assert!(taken.iter().all(|n| *n > 8), "{taken:?}");
+    }
+
+    #[test]
+    fn a_port_that_another_has_is_not_shared_with_it() {
+        let theirs = tcp_shares("http", ANY, NonZeroU8::new(2).unwrap()).unwrap();
+        let address = theirs[0].local_addr().unwrap();
+        let error = tcp_shares("http", address, NonZeroU8::new(2).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("spec.listen.http"), "{error}");
+    }
+}
