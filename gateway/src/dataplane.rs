@@ -184,7 +184,7 @@ fn own_tunnel(worker: &Rc<Worker>, tunnel: Tunnel, driver: Driver) {
     match offer {
         Offer::Duplicate => debug!(peer = %name, gateway = %id, "One tunnel is enough; closing this one."),
         Offer::TakenFromNew | Offer::Taken => info!(
-            peer = %name, gateway = %id, address = %tunnel.remote_address(), carrier = tunnel.carrier(),
+            peer = %name, gateway = %id, address = %tunnel.remote_address(), carrier = %tunnel.carrier(),
             dialled_by = if tunnel.dialled() { "us" } else { "peer" }, "Tunnel up."
         ),
     }

@@ -3,7 +3,7 @@
 //! # Map of the bytes
 //!
 //! ```text
-//! tunnel            QUIC, ALPN ringway/1
+//! tunnel            QUIC, ALPN ringway/1; or mux frames in TLS on TCP or a Unix socket, ALPN ringway-mux/1
 //! +- bidirectional stream   first byte: StreamKind
 //! |  +- Control             both ways: Hello, then Control messages   (message: varint length, protobuf)
 //! |  +- Exchange            both ways: HEAD, DATA*, TRAILERS?, END    (frame: varint kind, varint length, payload)
@@ -26,6 +26,7 @@ pub mod frame;
 pub mod head;
 pub mod limits;
 pub mod message;
+pub mod mux;
 pub mod probe;
 pub mod stream;
 pub mod varint;

@@ -68,6 +68,17 @@ pub const STREAMS_MAX: u32 = 4096;
 /// Bytes of a probe datagram; far under the smallest path MTU of QUIC (1200 bytes).
 pub const PROBE_BYTES: usize = 17;
 
+/// Bytes of a stream in one frame of a tunnel on a byte stream: as much as one TLS record holds (RFC 8446, section 5.1),
+/// and little enough that the next frame of another stream need not wait long.
+pub const MUX_PAYLOAD_BYTES_MAX: usize = 16 * 1024;
+
+/// What the smallest chunk takes of a window: about what it costs to keep, so that a flood of single bytes holds no more
+/// memory than the windows say.
+pub const MUX_CHUNK_COST_MIN: usize = 256;
+
+/// Bytes of one datagram on a byte stream: what QUIC's smallest packet carries.
+pub const MUX_DATAGRAM_BYTES_MAX: usize = 1200;
+
 /// Answers of known length up to this are forwarded once complete, so that a cut does not reach the caller.
 pub const SMALL_BODY_BYTES: usize = 16 * 1024;
 

@@ -16,6 +16,9 @@ pub const VERSION_MIN: u32 = 1;
 /// The protocol's name in the TLS handshake (RFC 7301).
 pub const ALPN: &[u8] = b"ringway/1";
 
+/// The same where the tunnel runs on a byte stream (TCP, Unix socket): [`crate::mux`] below the streams.
+pub const ALPN_MUX: &[u8] = b"ringway-mux/1";
+
 /// The protocol versions that one side speaks, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Versions {

@@ -193,7 +193,7 @@ fn age_seconds(imports: &PeerImports) -> Option<u64> {
 fn peer(gateway: &PeerGateway) -> Peer {
     let tunnels = gateway.tunnels();
     let tunnels = tunnels.iter().map(|tunnel| TunnelStatus {
-        carrier: tunnel.carrier(),
+        carrier: tunnel.carrier().as_str(),
         address: tunnel.remote_address().to_string(),
         rtt_ms: gateway.rtt().as_secs_f64() * 1000.0,
         dialled_by: if tunnel.dialled() { "us" } else { "peer" },

@@ -1,9 +1,11 @@
-//! What a tunnel runs on. One enum per thing that a carrier can do; no quinn type is seen above this file and
-//! [`crate::endpoint`].
+//! What a tunnel runs on. One enum per thing that a carrier can do; no type of a carrier is seen above this file.
 
+mod quic;
+
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,99 +13,143 @@ use proto::code::{CloseCode, Code};
 use rustls::pki_types::CertificateDer;
 
 use crate::error::{CloseReason, TunnelError};
+use crate::mux::{self, MuxRecv, MuxSend};
+
+/// The kinds of carriers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// QUIC on UDP.
+    Quic,
+    /// TLS on TCP.
+    Tcp,
+    /// TLS on a Unix socket.
+    Unix,
+}
+
+impl Kind {
+    /// The word for status, metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+            Self::Unix => "unix",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where the other end of a tunnel is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerAddress {
+    /// An IP address and a port.
+    Ip(SocketAddr),
+    /// A process on this host, by its id if the system tells.
+    Process(Option<i32>),
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Process(Some(id)) => write!(f, "process {id}"),
+            Self::Process(None) => f.write_str("this host"),
+        }
+    }
+}
 
 /// A secured connection that carries streams and datagrams.
 #[derive(Clone, Debug)]
 pub(crate) enum Carrier {
     Quic(quinn::Connection),
+    Mux(mux::Connection, PeerAddress),
 }
 
 /// The sending half of a stream.
 #[derive(Debug)]
 pub(crate) enum SendStream {
     Quic(quinn::SendStream),
+    Mux(MuxSend),
 }
 
 /// The receiving half of a stream.
 #[derive(Debug)]
 pub(crate) enum RecvStream {
     Quic(quinn::RecvStream),
+    Mux(MuxRecv),
 }
 
 /// A stream with its place in the order of the streams that its opener opened.
 pub(crate) type Stream = (u64, SendStream, RecvStream);
 
+fn stream((index, send, recv): (u64, MuxSend, MuxRecv)) -> Stream {
+    (index, SendStream::Mux(send), RecvStream::Mux(recv))
+}
+
 impl Carrier {
-    /// Its name in status and metrics.
-    pub(crate) fn name(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Quic(_) => "quic",
+            Self::Quic(_) => Kind::Quic,
+            Self::Mux(_, PeerAddress::Ip(_)) => Kind::Tcp,
+            Self::Mux(_, PeerAddress::Process(_)) => Kind::Unix,
         }
     }
 
-    pub(crate) fn remote_address(&self) -> SocketAddr {
+    pub(crate) fn remote_address(&self) -> PeerAddress {
         match self {
-            Self::Quic(c) => c.remote_address(),
+            Self::Quic(c) => PeerAddress::Ip(c.remote_address()),
+            Self::Mux(_, address) => *address,
         }
     }
 
     pub(crate) fn rtt(&self) -> Duration {
         match self {
             Self::Quic(c) => c.rtt(),
+            Self::Mux(c, _) => c.rtt(),
         }
     }
 
     /// How many frames were received in packets that authenticated. A change means that the peer is alive.
     pub(crate) fn authenticated_frames(&self) -> u64 {
         match self {
-            Self::Quic(c) => {
-                let f = c.stats().frame_rx;
-                f.acks + f.stream + f.datagram + f.ping + f.max_stream_data + f.reset_stream + f.stop_sending
-            }
+            Self::Quic(c) => quic::authenticated_frames(c),
+            Self::Mux(c, _) => c.heard(),
         }
     }
 
     /// The certificates that the peer proved itself by, its own first.
     pub(crate) fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
         match self {
-            Self::Quic(c) => c
-                .peer_identity()
-                .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
-                .map_or_else(Vec::new, |certificates| *certificates),
+            Self::Quic(c) => quic::peer_certificates(c),
+            Self::Mux(c, _) => c.peer_certificates(),
         }
     }
 
     /// Opens a stream at once, or says that there is none to be had: it never queues.
     pub(crate) async fn open(&self) -> Result<Stream, TunnelError> {
         match self {
-            Self::Quic(c) => {
-                let mut opening = std::pin::pin!(c.open_bi());
-                match std::future::poll_fn(|cx| Poll::Ready(opening.as_mut().poll(cx))).await {
-                    Poll::Ready(Ok((s, r))) => Ok((s.id().index(), SendStream::Quic(s), RecvStream::Quic(r))),
-                    Poll::Ready(Err(e)) => Err(TunnelError::Down(e.into())),
-                    Poll::Pending => Err(TunnelError::Busy),
-                }
-            }
+            Self::Quic(c) => quic::open(c).await,
+            Self::Mux(c, _) => c.open().map(stream),
         }
     }
 
     /// Waits for the peer's next stream; they come in the order in which they were opened. Cancel safe.
     pub(crate) async fn accept(&self) -> Result<Stream, CloseReason> {
         match self {
-            Self::Quic(c) => {
-                let (s, r) = c.accept_bi().await?;
-                Ok((s.id().index(), SendStream::Quic(s), RecvStream::Quic(r)))
-            }
+            Self::Quic(c) => quic::accept(c).await,
+            Self::Mux(c, _) => c.accept().await.map(stream),
         }
     }
 
     /// Sends a datagram; it may be lost, and is dropped when the buffer is full.
     pub(crate) fn send_datagram(&self, data: Bytes) -> Result<(), TunnelError> {
         match self {
-            Self::Quic(c) => c.send_datagram(data).map_err(|e| match e {
-                quinn::SendDatagramError::ConnectionLost(e) => TunnelError::Down(e.into()),
-                other => TunnelError::Protocol(format!("datagrams: {other}")),
-            }),
+            Self::Quic(c) => quic::send_datagram(c, data),
+            Self::Mux(c, _) => c.send_datagram(data),
         }
     }
 
@@ -111,13 +157,15 @@ impl Carrier {
     pub(crate) async fn read_datagram(&self) -> Result<Bytes, CloseReason> {
         match self {
             Self::Quic(c) => Ok(c.read_datagram().await?),
+            Self::Mux(c, _) => c.read_datagram().await,
         }
     }
 
+    /// Closes it at once. The peer hears code and reason, if the way to it works; a long reason is cut.
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {
         match self {
-            // A reason that does not fit one packet is cut by quinn.
             Self::Quic(c) => c.close(code.to_wire().into(), reason.as_bytes()),
+            Self::Mux(c, _) => c.close(code, reason),
         }
     }
 
@@ -125,6 +173,7 @@ impl Carrier {
     pub(crate) async fn closed(&self) -> CloseReason {
         match self {
             Self::Quic(c) => c.closed().await.into(),
+            Self::Mux(c, _) => c.closed().await,
         }
     }
 
@@ -132,6 +181,7 @@ impl Carrier {
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
         match self {
             Self::Quic(c) => c.close_reason().map(Into::into),
+            Self::Mux(c, _) => c.close_reason(),
         }
     }
 }
@@ -140,12 +190,8 @@ impl SendStream {
     /// Writes all of `chunk`, waiting for flow control. Not cancel safe: part of it may be written.
     pub(crate) async fn write(&mut self, chunk: Bytes) -> Result<(), TunnelError> {
         match self {
-            Self::Quic(s) => s.write_chunk(chunk).await.map_err(|e| match e {
-                quinn::WriteError::Stopped(code) => TunnelError::Reset(Code::from_wire(code.into_inner())),
-                quinn::WriteError::ConnectionLost(e) => TunnelError::Lost(e.into()),
-                quinn::WriteError::ClosedStream => TunnelError::Protocol("written after its end".into()),
-                quinn::WriteError::ZeroRttRejected => TunnelError::Protocol("0-RTT is never used".into()),
-            }),
+            Self::Quic(s) => quic::write(s, chunk).await,
+            Self::Mux(s) => s.write(chunk).await,
         }
     }
 
@@ -153,23 +199,34 @@ impl SendStream {
         match self {
             // Closed already means reset or stopped before: nothing is left to finish.
             Self::Quic(s) => drop(s.finish()),
+            Self::Mux(s) => s.finish(),
         }
     }
 
     pub(crate) fn reset(&mut self, code: Code) {
         match self {
             Self::Quic(s) => drop(s.reset(code.to_wire().into())),
+            Self::Mux(s) => s.reset(code),
         }
     }
 
-    /// Waits until the peer stops the stream, has acknowledged all of it, or is gone.
+    /// Waits until the peer stops the stream, or all of it has arrived or will before the connection's close, or the
+    /// peer is gone.
     pub(crate) fn stopped(&self) -> impl Future<Output = ()> + 'static {
+        enum Stopped<A, B> {
+            Quic(A),
+            Mux(B),
+        }
         let stopped = match self {
-            Self::Quic(s) => s.stopped(),
+            Self::Quic(s) => Stopped::Quic(s.stopped()),
+            Self::Mux(s) => Stopped::Mux(s.stopped()),
         };
         async move {
-            // Every outcome means that nobody waits for more.
-            let _ = stopped.await;
+            match stopped {
+                // Every outcome means that nobody waits for more.
+                Stopped::Quic(stopped) => drop(stopped.await),
+                Stopped::Mux(stopped) => stopped.await,
+            }
         }
     }
 
@@ -177,6 +234,7 @@ impl SendStream {
     pub(crate) fn lower_priority(&mut self) {
         match self {
             Self::Quic(s) => drop(s.set_priority(-1)),
+            Self::Mux(s) => s.lower_priority(),
         }
     }
 }
@@ -189,24 +247,15 @@ impl RecvStream {
         max: usize,
     ) -> Poll<Result<Option<Bytes>, TunnelError>> {
         match self {
-            // `read_chunk` keeps its state in the stream: a future made for one poll loses nothing.
-            Self::Quic(r) => Poll::Ready(match ready!(std::pin::pin!(r.read_chunk(max, true)).poll(cx)) {
-                Ok(chunk) => Ok(chunk.map(|c| c.bytes)),
-                Err(quinn::ReadError::Reset(code)) => {
-                    Err(TunnelError::Reset(Code::from_wire(code.into_inner())))
-                }
-                Err(quinn::ReadError::ConnectionLost(e)) => Err(TunnelError::Lost(e.into())),
-                Err(quinn::ReadError::ClosedStream) => Ok(None),
-                Err(e @ (quinn::ReadError::IllegalOrderedRead | quinn::ReadError::ZeroRttRejected)) => {
-                    Err(TunnelError::Protocol(e.to_string()))
-                }
-            }),
+            Self::Quic(r) => quic::poll_read(r, cx, max),
+            Self::Mux(r) => r.poll_read(cx, max),
         }
     }
 
     pub(crate) fn stop(&mut self, code: Code) {
         match self {
             Self::Quic(r) => drop(r.stop(code.to_wire().into())),
+            Self::Mux(r) => r.stop(code),
         }
     }
 }

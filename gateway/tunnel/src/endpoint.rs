@@ -7,23 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use identity::{Credentials, Trust};
 use proto::code::CloseCode;
 use proto::limits;
-use proto::stream::StreamKind;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::pki_types::CertificateDer;
 
-use crate::carrier::{Carrier, RecvStream, SendStream};
+use crate::carrier::Carrier;
 use crate::cid::{self, Generator};
-use crate::error::{CloseReason, TunnelError};
-use crate::hello::{self, HelloInfo, Peer};
+use crate::error::TunnelError;
+use crate::handshake::{self, DIAL_WAIT, lost, within};
+use crate::hello::{HelloInfo, Peer};
 use crate::port::{Group, Port, Strays};
 use crate::secrets::SecretsError;
 use crate::socket;
-use crate::stream::{MessageWriter, Receiver, Sender};
-use crate::tunnel::{ControlStream, Driver, Flight, Tunnel};
+use crate::tunnel::{Driver, Tunnel};
 
 /// What one stream may have unread at the receiver, and so what it may have unacknowledged at the sender: quinn counts
 /// it when it is written. Larger windows let one stream gather more gaps than quinn allows (it closes the connection).
@@ -38,8 +35,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Largest UDP payload that is sent or taken: Ethernet's 1500 less IP and UDP headers.
 const UDP_PAYLOAD_BYTES_MAX: u16 = 1472;
-/// A dial that has not ended by then is given up.
-const DIAL_WAIT: Duration = Duration::from_secs(5);
 /// Handshakes in progress at once; more wait in quinn's bounded queue.
 pub const HANDSHAKES_MAX: usize = 256;
 
@@ -169,7 +164,7 @@ impl Endpoint {
             let done = async {
                 let connecting = incoming.accept().map_err(lost)?;
                 let connection = within(limits::HELLO_WAIT, connecting).await?.map_err(lost)?;
-                answer(connection, &local, admit).await
+                handshake::answer(Carrier::Quic(connection), &local, admit).await
             };
             done.await.map_err(|e| (from, e))
         })
@@ -201,7 +196,7 @@ impl Endpoint {
             .connect_with(config, address, &name)
             .map_err(|e| TunnelError::Connect(e.to_string()))?;
         let connection = within(DIAL_WAIT, connecting).await?.map_err(lost)?;
-        greet(connection, &local, admit).await
+        handshake::greet(Carrier::Quic(connection), &local, admit).await
     }
 
     /// Closes every tunnel and takes no more; [`Endpoint::wait_idle`] then sees that the peers have heard of it.
@@ -239,90 +234,4 @@ fn server_config(
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(transport.clone());
     Ok(config)
-}
-
-/// The dialler's side of HELLO: it opens the control stream and speaks first.
-async fn greet(
-    connection: quinn::Connection,
-    local: &Local,
-    admit: impl FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
-) -> Result<(Tunnel, Driver), TunnelError> {
-    let identity = peer_identity(&connection)?;
-    let (send, recv) = connection.open_bi().await.map_err(lost)?;
-    let (mut control, carrier) = control_stream(connection, send, recv);
-    control.writer.raw(Bytes::copy_from_slice(&[StreamKind::Control.to_wire()])).await?;
-    let done = async {
-        hello::send(&mut control.writer, &local.hello).await.map_err(|e| (CloseCode::ProtocolError, e))?;
-        let peer = hello::receive(&mut control.reader, identity).await?;
-        admit(&peer).map_err(|(code, text)| (code, TunnelError::Hello(text)))?;
-        Ok(peer)
-    };
-    let peer = refuse(&carrier, done.await)?;
-    Ok(Tunnel::new(carrier, peer, true, local, control))
-}
-
-/// The listener's side of HELLO: the first stream must be the control stream; it answers last.
-async fn answer(
-    connection: quinn::Connection,
-    local: &Local,
-    admit: impl FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
-) -> Result<(Tunnel, Driver), TunnelError> {
-    let identity = peer_identity(&connection)?;
-    let (send, recv) = within(limits::HELLO_WAIT, connection.accept_bi()).await?.map_err(lost)?;
-    let carrier = Carrier::Quic(connection);
-    let mut receiver = Receiver::new(RecvStream::Quic(recv), Flight::uncounted());
-    let kind = within(limits::HELLO_WAIT, receiver.kind_byte()).await??;
-    if StreamKind::from_wire(kind) != Some(StreamKind::Control) {
-        let text = format!("the first stream is of kind {kind:#04x}, not the control stream");
-        return refuse(&carrier, Err((CloseCode::ProtocolError, TunnelError::Hello(text))));
-    }
-    let reader = receiver.into_messages(limits::CONTROL_MESSAGE_BYTES_MAX);
-    let writer = MessageWriter::new(Sender::new(SendStream::Quic(send)));
-    let mut control = ControlStream { reader, writer };
-    let done = async {
-        let peer = hello::receive(&mut control.reader, identity).await?;
-        admit(&peer).map_err(|(code, text)| (code, TunnelError::Hello(text)))?;
-        hello::send(&mut control.writer, &local.hello).await.map_err(|e| (CloseCode::ProtocolError, e))?;
-        Ok(peer)
-    };
-    let peer = refuse(&carrier, done.await)?;
-    Ok(Tunnel::new(carrier, peer, false, local, control))
-}
-
-fn control_stream(
-    connection: quinn::Connection,
-    send: quinn::SendStream,
-    recv: quinn::RecvStream,
-) -> (ControlStream, Carrier) {
-    let receiver = Receiver::new(RecvStream::Quic(recv), Flight::uncounted());
-    let reader = receiver.into_messages(limits::CONTROL_MESSAGE_BYTES_MAX);
-    let writer = MessageWriter::new(Sender::new(SendStream::Quic(send)));
-    (ControlStream { reader, writer }, Carrier::Quic(connection))
-}
-
-/// Closes the connection with the code that says why HELLO failed.
-fn refuse<T>(carrier: &Carrier, done: Result<T, (CloseCode, TunnelError)>) -> Result<T, TunnelError> {
-    done.map_err(|(code, error)| {
-        carrier.close(code, &error.to_string());
-        error
-    })
-}
-
-/// The identity that the handshake proved.
-fn peer_identity(connection: &quinn::Connection) -> Result<identity::Identity, TunnelError> {
-    let certificates = connection
-        .peer_identity()
-        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
-        .ok_or_else(|| TunnelError::Hello("the peer has no certificate".into()))?;
-    identity::peer_identity(&certificates).map_err(|e| TunnelError::Hello(e.to_string()))
-}
-
-async fn within<F: IntoFuture>(wait: Duration, future: F) -> Result<F::Output, TunnelError> {
-    tokio::time::timeout(wait, future.into_future())
-        .await
-        .map_err(|_| TunnelError::Connect(format!("no answer within {wait:?}")))
-}
-
-fn lost(error: quinn::ConnectionError) -> TunnelError {
-    TunnelError::Connect(CloseReason::from(error).text)
 }

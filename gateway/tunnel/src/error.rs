@@ -52,6 +52,33 @@ pub struct CloseReason {
     pub code: Option<CloseCode>,
     /// One line.
     pub text: String,
+    /// Whether it broke off without a word, as it does when the system cleans up after a process that died; what stands
+    /// between may do the same to a connection. QUIC has no such sign.
+    pub cut: bool,
+}
+
+impl CloseReason {
+    /// We closed it.
+    pub(crate) fn here() -> Self {
+        Self { code: None, text: "closed here".into(), cut: false }
+    }
+
+    /// Nothing was heard for too long.
+    pub(crate) fn timed_out() -> Self {
+        Self { code: None, text: "timed out".into(), cut: false }
+    }
+
+    /// The peer closed it and said why; `None`: by a code that we do not know.
+    pub(crate) fn said(code: Option<CloseCode>, detail: &[u8]) -> Self {
+        let detail = String::from_utf8_lossy(detail);
+        let name = code.map_or("unknown code", CloseCode::as_str);
+        let text = if detail.is_empty() {
+            format!("peer closed: {name}")
+        } else {
+            format!("peer closed: {name} ({detail})")
+        };
+        Self { code, text, cut: false }
+    }
 }
 
 impl std::fmt::Display for CloseReason {
@@ -63,18 +90,12 @@ impl std::fmt::Display for CloseReason {
 impl From<quinn::ConnectionError> for CloseReason {
     fn from(e: quinn::ConnectionError) -> Self {
         use quinn::ConnectionError as E;
-        match e {
+        let text = match e {
             E::ApplicationClosed(c) => {
-                let code = CloseCode::from_wire(c.error_code.into_inner());
-                let detail = String::from_utf8_lossy(&c.reason).into_owned();
-                let name = code.map_or("unknown code", CloseCode::as_str);
-                let text = if detail.is_empty() {
-                    format!("peer closed: {name}")
-                } else {
-                    format!("peer closed: {name} ({detail})")
-                };
-                Self { code, text }
+                return Self::said(CloseCode::from_wire(c.error_code.into_inner()), &c.reason);
             }
+            E::TimedOut => return Self::timed_out(),
+            E::LocallyClosed => return Self::here(),
             // TLS alerts of the other side: its certificate check of ours failed, most of the time.
             E::ConnectionClosed(c) => {
                 let said = String::from_utf8_lossy(&c.reason);
@@ -83,14 +104,13 @@ impl From<quinn::ConnectionError> for CloseReason {
                 } else {
                     identity::reason_in(&said).into()
                 };
-                Self { code: None, text: format!("peer refused: {said}") }
+                format!("peer refused: {said}")
             }
-            E::TransportError(e) => Self { code: None, text: identity::reason_in(&e.reason).to_owned() },
-            E::TimedOut => Self { code: None, text: "timed out".into() },
-            E::Reset => Self { code: None, text: "peer has restarted".into() },
-            E::LocallyClosed => Self { code: None, text: "closed here".into() },
-            E::VersionMismatch => Self { code: None, text: "peer speaks another QUIC version".into() },
-            E::CidsExhausted => Self { code: None, text: "connection IDs exhausted".into() },
-        }
+            E::TransportError(e) => identity::reason_in(&e.reason).to_owned(),
+            E::Reset => "peer has restarted".into(),
+            E::VersionMismatch => "peer speaks another QUIC version".into(),
+            E::CidsExhausted => "connection IDs exhausted".into(),
+        };
+        Self { code: None, text, cut: false }
     }
 }

@@ -1,27 +1,33 @@
 //! The secure connection between two Ringway processes.
 //!
-//! A [`Tunnel`] runs on a carrier (QUIC), is up once both sides have said HELLO, and is symmetric from then on: either
+//! A [`Tunnel`] runs on a carrier (QUIC, TLS on TCP, TLS on a Unix socket), is up once both sides have said HELLO, and is symmetric from then on: either
 //! side opens streams, one for each exchange. This crate knows nothing of services, placement, health or HTTP types:
 //! it moves heads, data and codes, certifies what was never processed, and answers probes.
 //!
 //! | file | holds |
 //! |---|---|
 //! | [`endpoint`] | accepts and dials on a worker's share of the port |
+//! | [`direct`] | accepts and dials on byte streams: TCP, Unix sockets |
 //! | [`Port`] | one UDP port for all workers |
 //! | `socket` | a worker's share as quinn sees it: hands over what is another worker's |
 //! | `steer` | the kernel's choice among the sockets of a port |
 //! | `cid` | connection IDs, which name worker and start |
 //! | [`Secrets`] | the keys of a port, which outlive the process |
 //! | `carrier` | streams, whatever they run on: open, accept, write, finish, reset, stop |
+//! | `mux` | streams on one byte stream |
+//! | `handshake` | from a secured connection to a tunnel |
 //! | `hello` | the first message each way, and what it must agree with |
 //! | [`tunnel`](Tunnel) | the life of one connection: streams, GOAWAY, probes, its end |
 //! | [`stream`] | one exchange: frames written and read, cut bodies told from whole ones |
 
 mod carrier;
 mod cid;
+pub mod direct;
 pub mod endpoint;
 mod error;
+mod handshake;
 mod hello;
+mod mux;
 mod port;
 mod secrets;
 mod socket;
@@ -30,6 +36,8 @@ mod steer;
 pub mod stream;
 mod tunnel;
 
+pub use carrier::{Kind, PeerAddress};
+pub use direct::{DirectEndpoint, Incoming};
 pub use endpoint::{Endpoint, EndpointError, Local};
 pub use error::{CloseReason, TunnelError};
 pub use hello::{HelloInfo, Peer};

@@ -1,6 +1,5 @@
 //! The life of one connection after HELLO: streams, GOAWAY, probes, and its end.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -8,14 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use identity::Credentials;
 use proto::code::{CloseCode, Code};
-use proto::control::{Control, Digest, GoAway, control::Kind};
+use proto::control::{Control, Digest, GoAway, control};
 use proto::limits;
 use proto::probe::{Probe, ProbeKind};
 use proto::stream::StreamKind;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, mpsc};
 
-use crate::carrier::{Carrier, Stream};
+use crate::carrier::{Carrier, Kind, PeerAddress, Stream};
 use crate::endpoint::Local;
 use crate::error::{CloseReason, TunnelError};
 use crate::hello::Peer;
@@ -208,13 +207,13 @@ impl Tunnel {
         self.shared.carrier.peer_certificates()
     }
 
-    /// The carrier's name: `quic`.
-    pub fn carrier(&self) -> &'static str {
-        self.shared.carrier.name()
+    /// What it runs on.
+    pub fn carrier(&self) -> Kind {
+        self.shared.carrier.kind()
     }
 
     /// The peer's address at the moment.
-    pub fn remote_address(&self) -> SocketAddr {
+    pub fn remote_address(&self) -> PeerAddress {
         self.shared.carrier.remote_address()
     }
 
@@ -255,7 +254,7 @@ impl Tunnel {
             let go_away =
                 GoAway { last_stream: Some(u64::MAX), reason: "another tunnel shall replace it".into() };
             // Full means that the peer reads nothing: its end will end this tunnel anyway.
-            let _ = self.shared.control.try_send(Control { kind: Some(Kind::GoAway(go_away)) });
+            let _ = self.shared.control.try_send(Control { kind: Some(control::Kind::GoAway(go_away)) });
         }
     }
 
@@ -308,7 +307,7 @@ impl Tunnel {
         let s = &self.shared;
         if s.peer_takes.load(Ordering::Acquire) != NONE {
             let text = "the peer is going away".into();
-            return Err(TunnelError::Down(CloseReason { code: None, text }));
+            return Err(TunnelError::Down(CloseReason { code: None, text, cut: false }));
         }
         if s.opened.load(Ordering::Relaxed) as u64 >= s.peer.streams_max {
             return Err(TunnelError::Busy);
@@ -350,7 +349,7 @@ impl Tunnel {
         if s.we_take.compare_exchange(NONE, take, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             let go_away = GoAway { last_stream: take.checked_sub(1), reason: reason.into() };
             // Full means that the peer reads nothing: it will see the close instead.
-            let _ = s.control.try_send(Control { kind: Some(Kind::GoAway(go_away)) });
+            let _ = s.control.try_send(Control { kind: Some(control::Kind::GoAway(go_away)) });
         }
     }
 
@@ -359,7 +358,7 @@ impl Tunnel {
         // Half of the queue is left for messages that are said only once.
         let control = &self.shared.control;
         control.capacity() > CONTROL_QUEUE / 2
-            && control.try_send(Control { kind: Some(Kind::Digest(digest)) }).is_ok()
+            && control.try_send(Control { kind: Some(control::Kind::Digest(digest)) }).is_ok()
     }
 
     /// Ends the tunnel at once: every exchange on it fails.
@@ -396,7 +395,7 @@ impl Driver {
                     }
                 }
                 message = self.control.reader.next::<Control>() => match message {
-                    Ok(Some(Control { kind: Some(Kind::GoAway(go_away)) })) => {
+                    Ok(Some(Control { kind: Some(control::Kind::GoAway(go_away)) })) => {
                         let takes = go_away.last_stream.map_or(0, |last| last.saturating_add(1));
                         if takes == NONE {
                             self.shared.retiring.store(true, Ordering::Release);
@@ -406,7 +405,7 @@ impl Driver {
                             on_event(Event::GoingAway);
                         }
                     }
-                    Ok(Some(Control { kind: Some(Kind::Digest(digest)) })) => on_event(Event::Digest(digest)),
+                    Ok(Some(Control { kind: Some(control::Kind::Digest(digest)) })) => on_event(Event::Digest(digest)),
                     // Unknown is skipped: a newer peer says more.
                     Ok(Some(Control { kind: None })) => {}
                     Ok(None) => return self.end(&TunnelError::Truncated),
@@ -436,7 +435,7 @@ impl Driver {
         }
         let text = format!("control stream: {error}");
         self.shared.carrier.close(CloseCode::ProtocolError, &text);
-        CloseReason { code: Some(CloseCode::ProtocolError), text }
+        CloseReason { code: Some(CloseCode::ProtocolError), text, cut: false }
     }
 }
 
