@@ -123,7 +123,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let knowledge = Arc::new(knowledge);
     let local = Local { hello: hello(&gateway, &knowledge, boot), credentials, trust };
     let (syncs, incoming_syncs) = mpsc::channel(SYNCS_QUEUE);
-    let metrics = Metrics::new();
+    let metrics = Metrics::new(options.workers);
     let shared = Arc::new(Shared {
         name: format!("{}.gateway", gateway.cluster),
         via: HeaderValue::try_from(format!("1.1 {}.gateway", gateway.cluster))

@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use tunnel::endpoint::HANDSHAKES_MAX;
 use tunnel::{Begun, Driver, Endpoint, EndpointError, Event, Port, Tunnel};
 
+use crate::metrics;
 use crate::peers::{self, Offer, PeerCluster};
 use crate::stall::Stalls;
 use crate::worker::{Shared, SyncStream, Worker};
@@ -54,6 +55,7 @@ pub struct Start {
 pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> std::io::Result<()> {
     let Start { shared, port, http, drained } = start;
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    metrics::count_as(port.worker());
     runtime.block_on(async move {
         let local = shared.local.borrow().clone();
         let endpoint = match Endpoint::on(port, local) {

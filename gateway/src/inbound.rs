@@ -84,7 +84,7 @@ pub async fn serve(worker: Rc<Worker>, peer: &Peer, exchange: Exchange) {
             if let Some(left) = request.deadline {
                 answer.body.limit(left, Some(started + left), Activity::new(started));
             }
-            request.local.durations.observe(started.elapsed().as_secs_f64());
+            request.local.durations.observe(started.elapsed());
             counted.outcome = forward(&mut sender, answer).await;
             if worker.shared.stop.is_cancelled() {
                 // The drain closes the tunnel after the last request: what was written must have arrived by then.

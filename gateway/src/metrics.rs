@@ -1,162 +1,23 @@
 //! Metrics of a gateway. Labels are enums or configured names; handles are resolved when a view is built, not per
 //! request.
 
-use std::fmt::{self, Write as _};
+mod cells;
+mod traffic;
+
+use std::fmt;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::retry::Failure;
+use self::traffic::Traffic;
 
-/// Which way a request goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// From a caller here.
-    Outbound,
-    /// From a peer.
-    Inbound,
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// A whole answer, whatever its status.
-    Answered,
-    /// An answer that broke off.
-    Cut,
-    /// The caller went away.
-    Cancelled,
-    /// Nothing could serve it.
-    Unavailable,
-    /// No such name.
-    NotFound,
-    /// Not granted.
-    Denied,
-    /// Too slow.
-    Timeout,
-    /// Shed.
-    Overloaded,
-    /// The exchange broke before an answer.
-    Broken,
-    /// Placed elsewhere by us than by the caller's gateway.
-    Misplaced,
-    /// The request itself is wrong.
-    Malformed,
-}
-
-impl Outcome {
-    const ALL: [Self; 11] = [
-        Self::Answered,
-        Self::Cut,
-        Self::Cancelled,
-        Self::Unavailable,
-        Self::NotFound,
-        Self::Denied,
-        Self::Timeout,
-        Self::Overloaded,
-        Self::Broken,
-        Self::Misplaced,
-        Self::Malformed,
-    ];
-}
-
-impl Outcome {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::Cut => "cut",
-            Self::Cancelled => "cancelled",
-            Self::Unavailable => "unavailable",
-            Self::NotFound => "not_found",
-            Self::Denied => "denied",
-            Self::Timeout => "timeout",
-            Self::Overloaded => "overloaded",
-            Self::Broken => "broken",
-            Self::Misplaced => "misplaced",
-            Self::Malformed => "malformed",
-        }
-    }
-}
-
-impl EncodeLabelValue for Outcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(self.as_str())
-    }
-}
-
-impl EncodeLabelValue for Direction {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(match self {
-            Self::Outbound => "outbound",
-            Self::Inbound => "inbound",
-        })
-    }
-}
-
-impl EncodeLabelValue for AttemptKind {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(match self {
-            Self::First => "first",
-            Self::Retry => "retry",
-            Self::Hedge => "hedge",
-        })
-    }
-}
-
-impl From<Failure> for Outcome {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::NotSent | Failure::Connect | Failure::Unavailable | Failure::Refused => {
-                Self::Unavailable
-            }
-            Failure::Overloaded => Self::Overloaded,
-            Failure::Misplaced => Self::Misplaced,
-            Failure::Denied => Self::Denied,
-            Failure::Unknown => Self::NotFound,
-            Failure::PeerLost | Failure::Reset => Self::Broken,
-            Failure::Status(_) | Failure::GrpcUnavailable => Self::Answered,
-            Failure::TooLarge => Self::Malformed,
-            Failure::Deadline => Self::Timeout,
-            Failure::Cancelled => Self::Cancelled,
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    direction: Direction,
-    service: String,
-    peer: String,
-    outcome: Outcome,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ServiceLabels {
-    direction: Direction,
-    service: String,
-}
-
-/// What an attempt was made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum AttemptKind {
-    /// The first.
-    First,
-    /// After a failure.
-    Retry,
-    /// Beside one at a suspect peer.
-    Hedge,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AttemptLabels {
-    kind: AttemptKind,
-}
+pub use self::traffic::{AttemptCounters, AttemptKind, Direction, Durations, Outcome, RequestCounters};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PeerLabels {
@@ -179,9 +40,7 @@ struct MismatchLabels {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: Family<RequestLabels, Counter>,
-    durations: Family<ServiceLabels, Histogram, fn() -> Histogram>,
-    attempts: Family<AttemptLabels, Counter>,
+    traffic: Arc<Traffic>,
     tunnel_up: Family<TunnelLabels, Gauge>,
     tunnel_rtt: Family<PeerLabels, Gauge<f64, AtomicU64>>,
     registry_age: Family<PeerLabels, Gauge>,
@@ -189,70 +48,17 @@ pub struct Metrics {
     ring_differs: Family<MismatchLabels, Gauge>,
 }
 
-/// The counters of one service, direction and peer, by outcome.
-#[derive(Clone, Debug)]
-pub struct RequestCounters {
-    /// Shared: a request takes a clone along.
-    outcomes: Arc<[Counter; Outcome::ALL.len()]>,
-}
-
-/// The handles of attempts, by kind.
-#[derive(Clone, Debug)]
-pub struct AttemptCounters {
-    first: Counter,
-    retry: Counter,
-    hedge: Counter,
-}
-
-impl RequestCounters {
-    /// Counts a request that ended.
-    pub fn ended(&self, outcome: Outcome) {
-        self.outcomes[outcome as usize].inc();
-    }
-}
-
-impl AttemptCounters {
-    /// Counts an attempt.
-    pub fn made(&self, kind: AttemptKind) {
-        match kind {
-            AttemptKind::First => self.first.inc(),
-            AttemptKind::Retry => self.retry.inc(),
-            AttemptKind::Hedge => self.hedge.inc(),
-        };
-    }
-}
-
-fn histogram() -> Histogram {
-    // 0.25 ms to 16 s, each twice the one before.
-    Histogram::new(exponential_buckets(0.000_25, 2.0, 17))
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Metrics {
-    /// Registers every metric.
-    pub fn new() -> Self {
+    /// Registers every metric; `workers` threads count.
+    pub fn new(workers: NonZeroU8) -> Self {
         let mut registry = Registry::with_prefix("ringway");
-        let requests = Family::default();
-        let durations = Family::new_with_constructor(histogram as fn() -> Histogram);
-        let attempts = Family::default();
+        let traffic = Arc::new(Traffic::new(workers));
         let tunnel_up = Family::default();
         let tunnel_rtt = Family::default();
         let registry_age = Family::default();
         let ring_mismatch = Family::default();
         let ring_differs = Family::default();
-        registry.register("requests", "Requests by how they ended", requests.clone());
-        registry.register_with_unit(
-            "request_duration",
-            "From the head of the request to the head of the answer",
-            Unit::Seconds,
-            durations.clone(),
-        );
-        registry.register("attempts", "Attempts by what made them necessary", attempts.clone());
+        registry.register_collector(Box::new(traffic.clone()));
         registry.register("tunnel_up", "Open tunnels to a peer", tunnel_up.clone());
         registry.register_with_unit(
             "tunnel_rtt",
@@ -276,41 +82,27 @@ impl Metrics {
             "Services that a peer places by another ring than ours: 1",
             ring_differs.clone(),
         );
-        Self {
-            registry,
-            requests,
-            durations,
-            attempts,
-            tunnel_up,
-            tunnel_rtt,
-            registry_age,
-            ring_mismatch,
-            ring_differs,
-        }
+        Self { registry, traffic, tunnel_up, tunnel_rtt, registry_age, ring_mismatch, ring_differs }
     }
 
     /// The counters of requests of `service` that `peer` answers or asks; an empty peer: nobody did.
     pub fn requests(&self, direction: Direction, service: &str, peer: &str) -> RequestCounters {
-        let outcomes = Outcome::ALL.map(|outcome| {
-            let labels = RequestLabels { direction, service: service.into(), peer: peer.into(), outcome };
-            self.requests.get_or_create(&labels).clone()
-        });
-        RequestCounters { outcomes: Arc::new(outcomes) }
+        self.traffic.requests(direction, service, peer)
     }
 
-    /// The histogram of a service's durations.
-    pub fn durations(&self, direction: Direction, service: &str) -> Histogram {
-        self.durations.get_or_create(&ServiceLabels { direction, service: service.into() }).clone()
+    /// How long the answers of a service take.
+    pub fn durations(&self, direction: Direction, service: &str) -> Durations {
+        self.traffic.durations(direction, service)
     }
 
     /// The counters of attempts.
     pub fn attempts(&self) -> AttemptCounters {
-        let of = |kind| self.attempts.get_or_create(&AttemptLabels { kind }).clone();
-        AttemptCounters {
-            first: of(AttemptKind::First),
-            retry: of(AttemptKind::Retry),
-            hedge: of(AttemptKind::Hedge),
-        }
+        self.traffic.attempts()
+    }
+
+    /// Forgets what was counted for services and peers that nothing counts for any more.
+    pub fn forget_unused(&self) {
+        self.traffic.forget_unused();
     }
 
     /// Sets what is known of a peer when somebody looks.
@@ -366,6 +158,11 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
+}
+
+/// Makes this thread count for `worker` from now on.
+pub fn count_as(worker: u8) {
+    cells::count_as(worker);
 }
 
 /// How many of something are under way, with the guard that counts one.

@@ -180,7 +180,7 @@ pub async fn serve(
     cancelled.counters = None;
     match served {
         Ok((mut answer, node)) => {
-            service.durations.observe(started.elapsed().as_secs_f64());
+            service.durations.observe(started.elapsed());
             answer.body.limit(service.timeout.idle, deadline, activity);
             let counters = service.counters(node).clone();
             let streams = matches!(answer.body, AnswerBody::Stream(_));

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hashring::{NodeIndex, RingError};
-use prometheus_client::metrics::histogram::Histogram;
 use registry::model::{
     Algorithm, Catalog, ClusterName, Condition, Grant, HashKey, HealthCheck, HostPort, Member, Port, Retry,
     Service as Declared, ServiceName, Timeout,
@@ -13,7 +12,7 @@ use registry::union::{self, Placed};
 
 use crate::balance::{EndpointSpec, Endpoints, Rule, Standing};
 use crate::facts::Facts;
-use crate::metrics::{Direction, Metrics, RequestCounters};
+use crate::metrics::{Direction, Durations, Metrics, RequestCounters};
 use crate::peers::{PeerCluster, Peers};
 use crate::placement::{Availability, Placement, Rings};
 use crate::retry::Budget;
@@ -60,7 +59,7 @@ pub struct Service {
     /// Requests that nobody answered.
     pub unanswered: RequestCounters,
     /// How long heads of answers took.
-    pub durations: Histogram,
+    pub durations: Durations,
     servers: Box<[Server]>,
 }
 
@@ -100,7 +99,7 @@ pub struct LocalService {
     /// What peers ask, by peer.
     inbound: HashMap<ClusterName, RequestCounters>,
     /// How long heads of answers to peers took.
-    pub durations: Histogram,
+    pub durations: Durations,
 }
 
 impl View {
@@ -259,6 +258,7 @@ impl ViewBuilder {
             Some(cluster) => resolved.pinned.contains_key(&(name.clone(), cluster.clone())),
         };
         self.budgets.retain(|key, _| live(key));
+        metrics.forget_unused();
         view.catalog = Some(catalog);
         view
     }
