@@ -200,7 +200,7 @@ fn own_tunnel(worker: &Rc<Worker>, tunnel: Tunnel, driver: Driver) {
     for tunnel in replaced {
         spawn_local(peers::close_replaced(tunnel));
     }
-    spawn_local(serve_streams(worker.clone(), tunnel.clone()));
+    spawn_local(serve_streams(worker.clone(), cluster.clone(), tunnel.clone()));
     let clock = worker.shared.clock;
     spawn_local(async move {
         let on_event = |event| {
@@ -218,14 +218,14 @@ fn own_tunnel(worker: &Rc<Worker>, tunnel: Tunnel, driver: Driver) {
 }
 
 /// Serves every stream that the peer opens on a tunnel.
-async fn serve_streams(worker: Rc<Worker>, tunnel: Tunnel) {
+async fn serve_streams(worker: Rc<Worker>, cluster: Arc<PeerCluster>, tunnel: Tunnel) {
     let peer = Rc::new(tunnel.peer().clone());
     while let Ok(accepted) = tunnel.accept().await {
-        let (worker, peer) = (worker.clone(), peer.clone());
+        let (worker, cluster, peer) = (worker.clone(), cluster.clone(), peer.clone());
         // Ends with its stream; streams are limited per tunnel by the transport.
         spawn_local(async move {
             match accepted.begin().await {
-                Ok(Begun::Exchange(exchange)) => inbound::serve(worker, &peer, exchange).await,
+                Ok(Begun::Exchange(exchange)) => inbound::serve(worker, &cluster, &peer, exchange).await,
                 Ok(Begun::Sync(reader, writer)) => {
                     let Ok(peer) = ClusterName::new(&peer.hello.cluster) else { return };
                     if worker.shared.syncs.try_send(SyncStream { peer, reader, writer }).is_err() {

@@ -22,9 +22,10 @@ use crate::clock::Activity;
 use crate::endpoint::{self, Allowance, RequestHead};
 use crate::fields::{self, Declared};
 use crate::metrics::{Outcome, RequestCounters};
+use crate::peers::PeerCluster;
 use crate::retry::Failure;
 use crate::view::LocalService;
-use crate::worker::{REQUESTS_MAX, Worker};
+use crate::worker::{PEER_REQUESTS_MAX, REQUESTS_MAX, Worker};
 
 /// The head of a request must be whole by then: it fits a few packets, and the peer sent it at once.
 const HEAD_WAIT: Duration = Duration::from_secs(5);
@@ -33,10 +34,11 @@ const HEAD_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 struct Refusal(Code, Outcome);
 
-/// Serves one exchange that `peer` opened.
-pub async fn serve(worker: Rc<Worker>, peer: &Peer, exchange: Exchange) {
+/// Serves one exchange that `peer`, a gateway of `cluster`, opened.
+pub async fn serve(worker: Rc<Worker>, cluster: &PeerCluster, peer: &Peer, exchange: Exchange) {
     let Exchange { mut sender, mut receiver } = exchange;
-    let Some(_guard) = worker.shared.in_progress.enter(REQUESTS_MAX) else {
+    let of_all = worker.shared.in_progress.enter(REQUESTS_MAX);
+    let (Some(_of_all), Some(_of_peer)) = (of_all, cluster.asking.enter(PEER_REQUESTS_MAX)) else {
         return refuse(&mut sender, &mut receiver, Code::Overloaded);
     };
     let head = match tokio::time::timeout(HEAD_WAIT, receiver.frame()).await {

@@ -24,6 +24,7 @@ use tunnel::{CloseReason, Peer, Tunnel};
 
 use crate::facts::Told;
 use crate::health::State;
+use crate::metrics::InProgress;
 use crate::placement::Availability;
 
 pub use dial::{each_address, keep_dialling};
@@ -55,6 +56,8 @@ pub struct PeerCluster {
     pub stop: CancellationToken,
     /// What it tells of its services.
     pub facts: Told,
+    /// Its requests that we work on.
+    pub asking: Arc<InProgress>,
     link: changes::Sender<Arc<Link>>,
     gateways: ArcSwap<Vec<Arc<PeerGateway>>>,
     /// The UID it showed first; another one under the same name is another cluster.
@@ -237,6 +240,7 @@ impl PeerCluster {
             changed: Notify::new(),
             stop: stop.child_token(),
             facts: Told::default(),
+            asking: Arc::default(),
             link: changes::Sender::new(Arc::new(link.clone())),
             gateways: ArcSwap::default(),
             uid: Mutex::default(),

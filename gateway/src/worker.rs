@@ -20,6 +20,8 @@ use crate::view::View;
 
 /// Requests that a process works on at once, in both directions; more are shed.
 pub const REQUESTS_MAX: u64 = 32 * 1024;
+/// Those of one linked cluster: however many streams it opens, most of the process is left to others.
+pub const PEER_REQUESTS_MAX: u64 = REQUESTS_MAX / 4;
 /// What all threads of the process share. Read by requests without a lock.
 #[derive(Debug)]
 pub struct Shared {

@@ -1,10 +1,11 @@
 //! A peer that speaks the tunnel protocol by hand, so that it can also speak it badly: it asks for what it was not
 //! granted, lies about its name, sends nonsense.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use identity::{Credentials, Trust};
@@ -16,6 +17,7 @@ use proto::message::{encode_message, take_message};
 use proto::probe::{Probe, ProbeKind};
 use proto::stream::StreamKind;
 use proto::version::Versions;
+use quinn::VarInt;
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::runtime::Runtime;
 
@@ -176,13 +178,18 @@ impl Peer {
 
     /// Opens up to `n` exchanges that send one byte and then nothing, and keeps them; how many the gateway allowed.
     pub fn open_silent(&self, n: usize) -> usize {
-        let connection = self.connection.clone();
+        self.open_and_hold(n, &[StreamKind::Exchange.to_wire()])
+    }
+
+    /// Opens up to `n` streams that begin with `first` and never end, and keeps them; how many the gateway allowed.
+    pub fn open_and_hold(&self, n: usize, first: &[u8]) -> usize {
+        let (connection, first) = (self.connection.clone(), first.to_vec());
         self.runtime.block_on(async move {
             let mut held = Vec::new();
             while held.len() < n {
                 let open = tokio::time::timeout(Duration::from_millis(200), connection.open_bi()).await;
                 let Ok(Ok((mut send, receive))) = open else { break };
-                if send.write_all(&[StreamKind::Exchange.to_wire()]).await.is_err() {
+                if send.write_all(&first).await.is_err() {
                     break;
                 }
                 held.push((send, receive));
@@ -192,6 +199,34 @@ impl Peer {
                 connection.closed().await;
                 drop(held);
             });
+            count
+        })
+    }
+
+    /// For so long opens streams of these bytes and resets each soon after; how many.
+    pub fn open_and_reset(&self, bytes: &[u8], time: Duration) -> usize {
+        /// Those that are open at once, so that their bytes go out before the reset does.
+        const OPEN: usize = 64;
+        let connection = self.connection.clone();
+        let cancelled = VarInt::from_u32(Code::Cancelled.to_wire());
+        let deadline = Instant::now() + time;
+        self.runtime.block_on(async move {
+            let (mut open, mut count) = (VecDeque::new(), 0);
+            while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+                let stream = tokio::time::timeout(left, connection.open_bi()).await;
+                let Ok(Ok((mut send, receive))) = stream else { break };
+                if send.write_all(bytes).await.is_err() {
+                    break;
+                }
+                open.push_back((send, receive));
+                if open.len() > OPEN
+                    && let Some((mut send, mut receive)) = open.pop_front()
+                {
+                    let _ = send.reset(cancelled);
+                    let _ = receive.stop(cancelled);
+                    count += 1;
+                }
+            }
             count
         })
     }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::wait::{SOON, wait_until};
 
 /// Lines of a process's output that a failed test shows.
@@ -76,6 +78,23 @@ pub fn memory_kib(pid: u32, field: &str) -> Result<u64, String> {
     let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let value = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
     value.ok_or_else(|| format!("{file}: no {field}"))
+}
+
+/// Lets this process, and those that it starts from now on, open so many files.
+///
+/// # Panics
+/// When it may not.
+pub fn allow_files(count: u64) {
+    let (now, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of open files can be asked for");
+    if now >= count {
+        return;
+    }
+    // Beyond the hard limit it takes root.
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, count, most.max(count));
+    assert!(
+        raised.is_ok(),
+        "this test opens {count} files and may open {most}: `ulimit -Hn {count}` as root"
+    );
 }
 
 /// A running child process. Dropping it kills it, and shows its last lines if the test is failing.

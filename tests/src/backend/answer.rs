@@ -149,6 +149,14 @@ impl Exchange<'_> {
                 }
                 return Ok(End::Close);
             }
+            "trickle" => {
+                let (bytes, every) = (number(), Duration::from_millis(number()));
+                self.write_head(200, &[("content-length", &bytes.to_string())])?;
+                for _ in 0..bytes {
+                    crate::pause(every);
+                    self.write(b"t")?;
+                }
+            }
             "close" => {
                 self.write_head(200, &[("connection", "close"), ("content-length", "0")])?;
                 return Ok(End::Close);

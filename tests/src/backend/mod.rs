@@ -15,6 +15,7 @@
 //! | `/hold` | nothing until [`Backend::release`] |
 //! | `/stall/N` | announces 10 bytes more than the N it sends, then says nothing until released |
 //! | `/drip` | a chunk every few milliseconds until the reader is gone |
+//! | `/trickle/N/MS` | N bytes, one every MS milliseconds |
 //! | `/close` | 200 with `connection: close` |
 //! | `/hang-up` | 200, then closes without having said so |
 //! | `/slam` | reads the request and closes without an answer |
@@ -31,8 +32,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use crate::http::{Digest, Fields, value};
 use crate::port::free_port;
+
+/// Connections that wait to be accepted.
+const ACCEPT_QUEUE: i32 = 4096;
 
 /// What became of a request here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,8 +114,7 @@ impl Backend {
     /// # Panics
     /// When it cannot listen.
     pub fn start_again(&mut self) {
-        let listener =
-            TcpListener::bind(self.address()).unwrap_or_else(|e| panic!("{}: {e}", self.address()));
+        let listener = listen(self.address()).unwrap_or_else(|e| panic!("{}: {e}", self.address()));
         self.shared.state().stopped = false;
         let shared = Arc::clone(&self.shared);
         self.acceptor = Some(std::thread::spawn(move || accept(&shared, &listener)));
@@ -205,6 +210,15 @@ impl Shared {
         }
         state.released
     }
+}
+
+/// The standard library's listener, with room for a thousand callers at once.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(ACCEPT_QUEUE)?;
+    Ok(socket.into())
 }
 
 fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
