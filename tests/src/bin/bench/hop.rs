@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use e2e::mesh::Mesh;
 use e2e::process::{Process, target};
 
-use crate::chain::Chain;
+use crate::chain::{Chain, THREADS};
 use crate::envoy::{self, Identity};
 use crate::figures::{BULK, BULK_CPU, CPU, CPU256, Figures, Kind, P50, P99, RPS64, RPS256, RSS};
 use crate::haproxy;
@@ -38,11 +38,12 @@ pub(crate) fn run(size: &Size) -> Result<(), String> {
     let tool = Tool::find();
     let mesh = Mesh::new();
     let (_backend, backend) = tool.backend(&mesh);
-    let gateways = Gateways::start(&mesh, backend);
+    let (gateways, one_worker) = (Gateways::start(THREADS, backend), Gateways::start(1, backend));
     let mut chains = vec![
         Chain { name: "direct", address: backend, host: "cart.shop.mesh", keys: 0, pids: Vec::new() },
         gateways.plain(OURS),
         gateways.keyed("ringway_keyed"),
+        one_worker.plain("ringway_one_worker"),
     ];
     // Before anything was asked of them.
     let rest = chains[1].memory("VmRSS")?;
@@ -89,6 +90,10 @@ pub(crate) fn run(size: &Size) -> Result<(), String> {
             ("rss", RSS),
         ];
         named.into_iter().for_each(|(name, kind)| figures.compare(name, kind, OURS, other));
+    }
+    for other in ["envoy_h2", "haproxy_h2"] {
+        figures.compare("cpu_one_worker", CPU, "ringway_one_worker", other);
+        figures.compare("rps64_one_worker", RPS64, "ringway_one_worker", other);
     }
     figures.compare("cpu_keyed", CPU, "ringway_keyed", "envoy_ring_hash");
     figures.compare("cpu_keyed", CPU, "ringway_keyed", "ringway");

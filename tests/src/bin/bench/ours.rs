@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use e2e::manifest::{link, policy, service, sharded};
-use e2e::mesh::{Gateway, Mesh};
+use e2e::mesh::{Gateway, Mesh, Site};
 
 use crate::chain::{Chain, KEY_HEADER, KEYS};
 
@@ -15,11 +15,13 @@ const OTHERS: usize = 8;
 pub(crate) struct Gateways {
     west: Gateway,
     east: Gateway,
+    _mesh: Mesh,
 }
 
 impl Gateways {
-    /// Starts them and waits until they have linked.
-    pub(crate) fn start(mesh: &Mesh, backend: SocketAddr) -> Self {
+    /// Starts them with so many workers each, and waits until they have linked.
+    pub(crate) fn start(workers: u8, backend: SocketAddr) -> Self {
+        let mesh = Mesh::new();
         let (east, west) = (mesh.site("east", &["west"]), mesh.site("west", &["east"]));
         let endpoint = [("e", backend)];
         let keyed = sharded(&["east", "west"]).replace("x-user", KEY_HEADER);
@@ -30,11 +32,18 @@ impl Gateways {
             policy("keyed", &keyed),
         ];
         objects.extend((0..OTHERS).map(|n| service(&format!("other-{n}"), &endpoint)));
-        let east = east.start(&objects);
-        let west = west.start(&[link("east", &[east.site.tunnel])]);
+        let workers = workers.to_string();
+        let start = |site: Site, objects: &[String]| {
+            site.write(objects);
+            let gateway = site.spawn_with(["--workers", &workers]);
+            gateway.wait_ready();
+            gateway
+        };
+        let east = start(east, &objects);
+        let west = start(west, &[link("east", &[east.site.tunnel])]);
         west.wait_service("shop/cart", &["east"]);
         west.wait_service("shop/keyed", &["east"]);
-        Self { west, east }
+        Self { west, east, _mesh: mesh }
     }
 
     /// The way through both, without keys.
