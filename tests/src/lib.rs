@@ -16,6 +16,7 @@ pub mod port;
 pub mod process;
 pub mod relay;
 pub mod traffic;
+pub mod trio;
 pub mod wait;
 
 pub use wait::{pause, wait_until};

@@ -3,82 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use e2e::backend::Backend;
 use e2e::client::Request;
-use e2e::manifest::{link, local_first, policy, service, sharded};
-use e2e::mesh::{Gateway, Mesh};
+use e2e::manifest::{link, local_first, sharded};
 use e2e::pair::{CART, Pair, Setup};
 use e2e::process::cli;
 use e2e::traffic::{Ask, Report, Traffic};
+use e2e::trio::{CLUSTERS, Trio, cluster_of};
 use serde_json::Value;
 
-const CLUSTERS: [&str; 3] = ["east", "north", "west"];
-
-/// Three clusters that all serve `shop/cart` with two endpoints each, linked all to all.
-struct Trio {
-    gateways: BTreeMap<&'static str, Gateway>,
-    backends: BTreeMap<&'static str, [Backend; 2]>,
-    mesh: Mesh,
-}
-
-impl Trio {
-    /// With this policy everywhere.
-    fn start(rest: &str) -> Self {
-        let mesh = Mesh::new();
-        let backends: BTreeMap<_, _> =
-            CLUSTERS.map(|c| (c, ["a", "b"].map(|id| Backend::start(&format!("{c}/{id}"))))).into();
-        let sites = CLUSTERS.map(|c| mesh.site(c, &CLUSTERS));
-        let gateways: BTreeMap<_, _> = CLUSTERS
-            .iter()
-            .zip(&sites)
-            .map(|(&cluster, site)| {
-                let peers = sites.iter().filter(|s| s.cluster != cluster);
-                let mut objects: Vec<_> = peers.map(|s| link(&s.cluster, &[s.tunnel])).collect();
-                let [a, b] = &backends[cluster];
-                objects.push(service("cart", &[("a", a.address()), ("b", b.address())]));
-                objects.push(policy("cart", rest));
-                (cluster, site.start(&objects))
-            })
-            .collect();
-        for gateway in gateways.values() {
-            gateway.wait_service("shop/cart", &CLUSTERS);
-        }
-        Self { gateways, backends, mesh }
-    }
-
-    /// What `ringway ring locate` says at `cluster` of a key.
-    fn locate(&self, cluster: &str, key: &str) -> Value {
-        let admin = self.gateways[cluster].site.admin.to_string();
-        let said =
-            cli(self.mesh.dir(), &["ring", "locate", "shop/cart", key, "--admin", &admin, "-o", "json"]);
-        assert_eq!(said.code, Some(0), "{said:?}");
-        serde_json::from_str(&said.out).unwrap()
-    }
-
-    fn near(&self, key: &str) -> Vec<String> {
-        let near = self.locate("west", key)["near"].clone();
-        near.as_array().unwrap().iter().map(|c| c.as_str().unwrap().to_owned()).collect()
-    }
-
-    /// The cluster that answers a key asked for at `cluster`.
-    fn served_by(&self, cluster: &str, key: &str) -> String {
-        let answer = self.gateways[cluster].ask(&Request::get(CART, "/").with("x-user", key)).unwrap();
-        assert_eq!(answer.status, 200, "{key} at {cluster}");
-        cluster_of(answer.field("x-served-by").unwrap())
-    }
-
-    fn traffic(&self, keys: u64) -> Traffic {
-        Traffic::start(self.gateways["west"].site.http, 6, Ask { keys, ..Ask::get(CART) })
-    }
-}
-
-fn cluster_of(server: &str) -> String {
-    server.split('/').next().unwrap().to_owned()
+fn traffic(trio: &Trio, keys: u64) -> Traffic {
+    Traffic::start(trio.gateways["west"].site.http, 6, Ask { keys, ..Ask::get(CART) })
 }
 
 /// Which clusters answered each key.
-fn clusters_by_key(report: &Report) -> BTreeMap<&str, Vec<String>> {
-    let mut map: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+fn clusters_by_key(report: &Report) -> BTreeMap<&str, Vec<&str>> {
+    let mut map: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for done in &report.done {
         let (Some(key), Ok((_, server))) = (&done.key, &done.result) else { continue };
         let clusters = map.entry(key).or_default();
@@ -137,22 +76,22 @@ fn only_the_keys_of_a_dead_cluster_move_and_they_come_back() {
         report.assert_none_failed();
         for (key, clusters) in clusters_by_key(report) {
             let owner = near[key].iter().find(|c| Some(c.as_str()) != dead).unwrap();
-            assert_eq!(&clusters, std::slice::from_ref(owner), "{key}, {dead:?} dead");
+            assert_eq!(clusters, [owner.as_str()], "{key}, {dead:?} dead");
         }
     };
     let run = |trio: &Trio| {
-        let traffic = trio.traffic(60);
+        let traffic = traffic(trio, 60);
         traffic.wait_more(240);
         traffic.stop()
     };
     expect(&run(&trio), None);
     // Across the death only nothing may be lost; after it every key has its one new place.
-    let traffic = trio.traffic(60);
-    trio.gateways.get_mut("east").unwrap().process.kill();
+    let traffic = traffic(&trio, 60);
+    trio.gateway("east").process.kill();
     trio.gateways["west"].wait_peer("east", "down");
     traffic.stop().assert_none_failed();
     expect(&run(&trio), Some("east"));
-    trio.gateways.get_mut("east").unwrap().restart();
+    trio.gateway("east").restart();
     for cluster in ["west", "east"] {
         trio.gateways[cluster].wait_service("shop/cart", &CLUSTERS);
     }
@@ -164,7 +103,7 @@ fn with_one_of_two_endpoints_dead_nothing_fails_and_keys_stay_in_their_cluster()
     let mut trio = Trio::start(&sharded(&CLUSTERS));
     let owners: BTreeMap<_, _> =
         (0..60).map(|i| format!("u{i}")).map(|k| (k.clone(), trio.near(&k)[0].clone())).collect();
-    let traffic = trio.traffic(60);
+    let traffic = traffic(&trio, 60);
     traffic.wait_more(200);
     for cluster in CLUSTERS {
         trio.backends.get_mut(cluster).unwrap()[0].stop();
@@ -173,7 +112,7 @@ fn with_one_of_two_endpoints_dead_nothing_fails_and_keys_stay_in_their_cluster()
     let report = traffic.stop();
     report.assert_none_failed();
     for (key, clusters) in clusters_by_key(&report) {
-        assert_eq!(clusters, [owners[key].clone()], "{key}");
+        assert_eq!(clusters, [owners[key].as_str()], "{key}");
     }
 }
 
@@ -184,7 +123,7 @@ fn a_key_that_must_not_split_fails_with_its_owner() {
     let keys: Vec<_> = (0..30).map(|i| format!("u{i}")).collect();
     let (of_east, of_others): (Vec<_>, Vec<_>) = keys.iter().partition(|k| trio.near(k)[0] == "east");
     assert!(!of_east.is_empty() && !of_others.is_empty());
-    trio.gateways.get_mut("east").unwrap().process.kill();
+    trio.gateway("east").process.kill();
     trio.gateways["west"].wait_peer("east", "down");
     for key in of_east {
         let answer = trio.gateways["west"].ask(&Request::get(CART, "/").with("x-user", key)).unwrap();
@@ -204,7 +143,7 @@ fn local_first_keeps_to_its_own_cluster_until_that_cannot() {
                 assert_eq!(trio.served_by(cluster, &format!("u{i}")), cluster);
             }
         }
-        let traffic = trio.traffic(0);
+        let traffic = traffic(&trio, 0);
         for backend in trio.backends.get_mut("west").unwrap() {
             backend.stop();
         }
@@ -237,7 +176,7 @@ fn a_pinned_name_goes_to_its_cluster_or_nowhere() {
             }
         }
     }
-    trio.gateways.get_mut("east").unwrap().process.kill();
+    trio.gateway("east").process.kill();
     trio.gateways["west"].wait_peer("east", "down");
     assert_eq!(trio.gateways["west"].get("cart.shop.east.mesh", "/").status, 503);
 }
