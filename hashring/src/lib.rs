@@ -148,9 +148,10 @@
 //! The hashes are cut into lines of equal length, an eighth as many as points. A line is 64 bytes: up to
 //! fifteen boundaries between owners, each the upper 15 bits of its place in the line, and the owners between
 //! them. The rank of a hash among the boundaries is a sum of sixteen signs, which compilers turn into a dozen vector
-//! instructions without a branch. A hash with the same 15 bits as a boundary, or beyond the fifteenth, is looked up
-//! in the sorted points behind the lines. Boundaries are the middles between points, so the nearest point costs
-//! what the next one clockwise would, and halves the variance of shares.
+//! instructions without a branch. A line with more boundaries does without the owners of the narrowest stretches
+//! between them; a hash in one of these, or with the same 15 bits as a boundary, is looked up in the sorted points
+//! behind the lines. Boundaries are the middles between points, so the nearest point costs what the next one
+//! clockwise would, and halves the variance of shares.
 //!
 //! # Figures
 //!

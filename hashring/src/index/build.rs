@@ -133,7 +133,7 @@ fn sort_line(positions: &mut [u64], nodes: &mut [NodeIndex]) {
 
 #[cfg(test)]
 mod tests {
-    use super::line_count;
+    use super::{Index, line_count, place};
 
     #[test]
     fn lines_have_eight_points_and_a_few_more() {
@@ -149,5 +149,17 @@ mod tests {
     fn a_node_more_seldom_changes_the_lines() {
         let changes = (100..2000).filter(|nodes| line_count(nodes * 160) != line_count((nodes + 1) * 160));
         assert_eq!(changes.count(), 68);
+    }
+    /// The points behind the lines are seldom in a near cache: what lines do not know is dear.
+    #[test]
+    fn lines_answer_all_but_few_hashes() {
+        let positions: Vec<u64> = (0..160_000).map(crate::inner).collect();
+        let index = Index::new(&positions, &[160; 1000]);
+        let is_unknown = |hash: &u64| {
+            let (line, fraction) = place(*hash, index.lines.len());
+            index.lines[line].owner(fraction).is_none()
+        };
+        let unknown = (1 << 32..).map(crate::inner).take(1_000_000).filter(is_unknown).count();
+        assert!(unknown < 850, "{unknown} of a million hashes");
     }
 }

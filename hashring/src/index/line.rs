@@ -8,6 +8,9 @@ const LANES: usize = 16;
 /// The fraction in lanes without a boundary: no key lies above it.
 const NO_BOUNDARY: u16 = i16::MAX as u16;
 
+/// The fraction where the next line starts.
+const END: u16 = 1 << 15;
+
 /// Where a hash lies in a ring of `lines` lines: the number of its line, and how far into it, as a fraction
 /// of 15 bits. The pair never descends as the hash ascends. Without lines the number is 0.
 #[inline]
@@ -18,7 +21,7 @@ pub(super) fn place(hash: u64, lines: usize) -> (usize, u16) {
 }
 
 /// The owners of the hashes in one line, exact but for ties: up to fifteen boundaries and the owner below,
-/// between and above them.
+/// between and above them. Where there are more, the narrowest stretches between them are left unknown.
 ///
 /// Fifteen bits, not sixteen, so that the sign of a difference of 16 bits tells the order: compilers make
 /// vectors of that and not of a comparison.
@@ -62,18 +65,39 @@ impl Line {
     }
 
     /// Lets `fraction` be a boundary to `owner`, after those before it, of which `count` were made. Returns
-    /// how many there are now. What finds no room is left unknown.
+    /// how many there are now.
     pub(super) fn add(&mut self, count: usize, fraction: u16, owner: NodeIndex) -> usize {
         if self.owners[count] == owner {
             return count;
         }
         if count == LANES - 1 {
-            self.owners[count] = Self::UNKNOWN;
+            self.crowd(fraction, owner);
             return count;
         }
         self.boundaries[count] = fraction;
         self.owners[count + 1] = owner;
         count + 1
+    }
+
+    /// Lets `fraction` be a boundary to `owner` in a line that has no room for one more: the boundary between the
+    /// two stretches that are narrowest together goes, and nobody is known to own them.
+    #[cold]
+    fn crowd(&mut self, fraction: u16, owner: NodeIndex) {
+        let mut boundaries = self.boundaries;
+        boundaries[LANES - 1] = fraction;
+        let mut owners = [owner; LANES + 1];
+        owners[..LANES].copy_from_slice(&self.owners);
+        // How wide what is known of the stretch below boundary `i` is.
+        let known = |i: usize| match (i.checked_sub(1), owners[i]) {
+            (_, Self::UNKNOWN) => 0,
+            (None, _) => boundaries[i],
+            (Some(below), _) => boundaries.get(i).unwrap_or(&END) - boundaries[below],
+        };
+        let lost = |i| known(i) + known(i + 1);
+        let gone = (1..LANES).fold(0, |gone, i| if lost(i) < lost(gone) { i } else { gone });
+        self.boundaries[gone..LANES - 1].copy_from_slice(&boundaries[gone + 1..]);
+        self.owners[gone] = Self::UNKNOWN;
+        self.owners[gone + 1..].copy_from_slice(&owners[gone + 2..]);
     }
 
     /// The line with other numbers for the same owners; `renumber` leaves [`Line::UNKNOWN`] alone.
@@ -84,5 +108,62 @@ impl Line {
             *owner = renumber(*owner);
         }
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LANES, Line, NodeIndex};
+
+    /// A line with these boundaries; the owner above boundary `i` is `i + 1`.
+    fn line(boundaries: &[u16]) -> Line {
+        let mut line = Line::of(NodeIndex(0));
+        let count = (1..)
+            .zip(boundaries)
+            .fold(0, |count, (owner, fraction)| line.add(count, *fraction, NodeIndex(owner)));
+        assert_eq!(count, boundaries.len().min(LANES - 1));
+        line
+    }
+
+    /// What a line leaves unknown, as ranges of fractions.
+    fn unknown(boundaries: &[u16]) -> Vec<(u16, u16)> {
+        let line = line(boundaries);
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for fraction in 0..1 << 15 {
+            match line.owner(fraction) {
+                Some(owner) => {
+                    let below = boundaries.partition_point(|boundary| *boundary <= fraction);
+                    assert_eq!(owner, NodeIndex(below as u16), "at {fraction} of {boundaries:?}");
+                }
+                None => match ranges.last_mut() {
+                    Some((_, end)) if *end == fraction => *end += 1,
+                    _ => ranges.push((fraction, fraction + 1)),
+                },
+            }
+        }
+        // A boundary alone is a tie.
+        ranges.retain(|(start, end)| end - start > 1);
+        ranges
+    }
+
+    #[test]
+    fn knows_all_but_ties_with_fifteen_boundaries() {
+        let boundaries: Vec<u16> = (1..=15).map(|i| i * 2000).collect();
+        assert_eq!(unknown(&boundaries), []);
+    }
+
+    #[test]
+    fn of_more_boundaries_the_narrowest_stretches_are_unknown() {
+        let with = |more: &[u16]| {
+            let even = (1..=14).map(|i| i * 2000);
+            let mut boundaries: Vec<u16> = even.chain(more.iter().copied()).collect();
+            boundaries.sort_unstable();
+            unknown(&boundaries)
+        };
+        assert_eq!(with(&[10, 20]), [(0, 21)]);
+        assert_eq!(with(&[10_010, 10_020]), [(10_000, 10_021)]);
+        assert_eq!(with(&[32_740, 32_760]), [(32_740, 32_768)]);
+        // Beside what is unknown already only one stretch more is lost.
+        assert_eq!(with(&[10_010, 10_020, 20_010, 20_020]), [(10_000, 12_001), (20_000, 20_021)]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The hashes are cut into lines of equal length, some eight points each. A line ([`line::Line`], 64 bytes)
 //! knows the boundaries between owners in it to 15 bits and so answers almost every hash. What it cannot tell,
-//! a hash with the same 15 bits as a boundary or beyond the fifteenth boundary, is read from the sorted points
+//! a hash with the same 15 bits as a boundary or in a stretch that found no room, is read from the sorted points
 //! behind it; so are the orders. Nothing is approximate.
 
 mod build;
