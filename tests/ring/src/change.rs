@@ -1,5 +1,6 @@
 //! What a change of the set and a build take.
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -24,16 +25,21 @@ fn node_more_or_less(effort: Effort) {
     let (new, old) = ("10.0.1.250:8081", id(500));
     let start = Arc::new(ring(NODES));
     let current = ArcSwap::new(start.clone());
-    // Each publishes: readers have the new ring when it returns. What comes in between is not measured.
-    let [add, _, remove, _, ketama_more, ketama_less] = times(
+    let (more, less) = (buckets(NODES + 1), buckets(NODES - 1));
+    let rebuilt = Cell::new(None);
+    // Each publishes: readers have the new ring when it returns. What comes in between is not measured. The rebuilds
+    // sort with all processors.
+    let [add, _, remove, _, ketama_more, _, ketama_less, _] = times(
         effort.rounds,
         [
             &mut || current.store(Arc::new(current.load().with_node(new, 100, "").expect("a new id"))),
             &mut || current.store(start.clone()),
             &mut || current.store(Arc::new(current.load().without_node(&old).expect("an id of the ring"))),
             &mut || current.store(start.clone()),
-            &mut || drop(black_box(continuum(NODES + 1))),
-            &mut || drop(black_box(continuum(NODES - 1))),
+            &mut || rebuilt.set(Some(continuum(&more))),
+            &mut || rebuilt.set(None),
+            &mut || rebuilt.set(Some(continuum(&less))),
+            &mut || rebuilt.set(None),
         ],
     );
     let ms = |times: &[f64]| median(times) / 1e6;
