@@ -25,8 +25,6 @@ pub struct Admin {
     pub knowledge: Arc<Knowledge>,
     /// The random number of this start.
     pub boot: u64,
-    /// When it started, Unix milliseconds.
-    pub started_unix_ms: u64,
 }
 
 /// Serves the admin port until the process has drained.

@@ -115,11 +115,11 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let admin_listener = bind::tcp("admin", gateway.listen.admin)?;
     let ports = bind::tunnel(&gateway, options.workers, boot)?;
 
-    let started_unix_ms = sync::unix_ms();
+    let clock = Clock::start();
     let stop = CancellationToken::new();
     let peers = Arc::new(Peers::new(&gateway.cluster, &gateway.id, &declared.links, stop.clone()));
     let (cluster, region) = (gateway.cluster.clone(), &gateway.region);
-    let knowledge = Knowledge::new(cluster, region, declared, conditions, loaded.saved, started_unix_ms);
+    let knowledge = Knowledge::new(cluster, region, declared, conditions, loaded.saved, clock);
     let knowledge = Arc::new(knowledge);
     let local = Local { hello: hello(&gateway, &knowledge, boot), credentials, trust };
     let (syncs, incoming_syncs) = mpsc::channel(SYNCS_QUEUE);
@@ -134,7 +134,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         nameless: metrics.requests(Direction::Outbound, "", ""),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
-        clock: Clock::start(),
+        clock,
         in_progress: Arc::new(InProgress::default()),
         syncs,
         local: watch::Sender::new(local),
@@ -149,7 +149,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let mut tasks = JoinSet::new();
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();
-    let admin = Admin { shared: shared.clone(), knowledge: knowledge.clone(), boot, started_unix_ms };
+    let admin = Admin { shared: shared.clone(), knowledge: knowledge.clone(), boot };
     let admin_ends = drained.clone();
     let admin_listener = tokio::net::TcpListener::from_std(admin_listener).map_err(StartError::Thread)?;
     tasks.spawn(async move {

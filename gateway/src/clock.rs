@@ -2,23 +2,36 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A clock that starts when it is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
+    started_unix_ms: u64,
 }
 
 impl Clock {
     /// Starts at zero.
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { start: Instant::now(), started_unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
     }
 
     /// When it was zero.
     pub fn epoch(&self) -> Instant {
         self.start
+    }
+
+    /// The Unix milliseconds of that moment by the system's clock.
+    pub fn started_unix_ms(&self) -> u64 {
+        self.started_unix_ms
+    }
+
+    /// Unix milliseconds of now, if the system's clock was right at the start: it goes on evenly whatever is done to
+    /// that clock since, so that nothing grows old by a correction of the time.
+    pub fn unix_ms(&self) -> u64 {
+        self.started_unix_ms.saturating_add(self.micros() / 1000)
     }
 
     /// Microseconds since then.

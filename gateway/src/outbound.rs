@@ -1,9 +1,11 @@
 //! A request of a local caller on its way to the cluster that serves it.
 //!
-//! [`serve`] is the whole path: name, key, placement, attempts, answer. What an attempt does is in `attempt`; which
-//! cluster is next and whether there is a next at all are decided by [`crate::placement`] and [`crate::retry`].
+//! [`serve`] is the whole path: name, key, placement, attempts, answer. What an attempt does is in `attempt`, a second
+//! one beside it in `hedge`; which cluster is next and whether there is a next at all are decided by
+//! [`crate::placement`] and [`crate::retry`].
 
 mod attempt;
+mod hedge;
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -35,7 +37,6 @@ use crate::stall::Reader;
 use crate::view::{Service, View};
 use crate::worker::{REQUESTS_MAX, Worker};
 use crate::{fields, grpc};
-use attempt::{Attempt, Target};
 
 /// A response as the listener sends it: counted when it is over.
 #[derive(Debug)]
@@ -78,6 +79,9 @@ struct Call<'a> {
 
 /// How a call came out: the answer, and the node that gave it.
 type Served = Result<(Answer, NodeIndex), (Failure, bool)>;
+
+/// How an attempt came out, with the hedge beside it: the answer or the failure, and the node that it is of.
+type Attempted = Result<(Answer, NodeIndex), (Failure, NodeIndex)>;
 
 /// Clusters that were tried, in order.
 #[derive(Clone, Copy, Debug)]
@@ -286,43 +290,52 @@ impl Call<'_> {
         let shared = &self.worker.shared;
         let mut tried = Tried::none();
         let mut last = Failure::Unavailable;
-        let mut insist = false;
+        // The node that said `MISPLACED`, while it is asked once more.
+        let mut insist: Option<NodeIndex> = None;
         loop {
-            let node = if insist { tried.as_slice().last().copied() } else { self.next(&tried) };
-            let Some(node) = node else { return Err((last, false)) };
+            let Some(node) = insist.or_else(|| self.next(&tried)) else { return Err((last, false)) };
             let kind = if tried.len == 0 { AttemptKind::First } else { AttemptKind::Retry };
-            if !insist {
+            if insist.is_none() {
                 tried.push(node);
             }
-            let done = self.attempt_with_hedge(node, &mut tried, insist, kind).await;
-            let failure = match &done {
-                Err(failure) => *failure,
-                Ok((answer, _)) if self.service.retry.on.statuses.contains(&answer.status.as_u16()) => {
-                    Failure::Status(answer.status.as_u16())
-                }
-                Ok((answer, _)) if self.grpc && grpc::is_unavailable(&answer.headers) => {
-                    Failure::GrpcUnavailable
-                }
-                Ok(_) => return done.map_err(|f| (f, false)),
+            let done = self.attempt_with_hedge(node, &mut tried, insist.is_some(), kind).await;
+            let (failure, node) = match &done {
+                Err(failed) => *failed,
+                Ok((answer, node)) => match self.failure_in(answer) {
+                    Some(failure) => (failure, *node),
+                    None => return done.map_err(|(f, _)| (f, false)),
+                },
             };
             if self.body.failed() {
                 return Err((failure, true));
             }
-            let progress = Progress { insisted: insist, ..self.progress(&tried) };
+            let progress = Progress { insisted: insist.is_some(), ..self.progress(&tried) };
             let now = shared.clock.micros();
             let verdict =
                 retry::verdict(failure, &progress, &self.service.retry, &self.service.budgets.retries, now);
             debug!(service = %self.service.name, cluster = %self.service.placement.cluster(node), ?failure, ?verdict, "Attempt failed.");
             insist = match verdict {
-                Verdict::TryNext => false,
-                Verdict::Insist => true,
+                Verdict::TryNext => None,
+                Verdict::Insist => Some(node),
                 // An answer of the endpoint, though a bad one, is better than ours.
-                Verdict::GiveUp(_) => return done.map_err(|f| (f, false)),
+                Verdict::GiveUp(_) => return done.map_err(|(f, _)| (f, false)),
             };
-            if let (Ok(_), false, None) = (&done, insist, self.next(&tried)) {
-                return done.map_err(|f| (f, false));
+            if let (Ok(_), None, None) = (&done, insist, self.next(&tried)) {
+                return done.map_err(|(f, _)| (f, false));
             }
             last = failure;
+        }
+    }
+
+    /// What an answer says that is a failure all the same: whoever may try again does.
+    fn failure_in(&self, answer: &Answer) -> Option<Failure> {
+        let status = answer.status.as_u16();
+        if self.service.retry.on.statuses.contains(&status) {
+            Some(Failure::Status(status))
+        } else if self.grpc && grpc::is_unavailable(&answer.headers) {
+            Some(Failure::GrpcUnavailable)
+        } else {
+            None
         }
     }
 
@@ -354,66 +367,6 @@ impl Call<'_> {
             forwarded: false,
             insisted: false,
             expired: false,
-        }
-    }
-
-    /// One attempt; while it waits for a peer that becomes suspect, a second one beside it at the next candidate.
-    async fn attempt_with_hedge(
-        &self,
-        node: NodeIndex,
-        tried: &mut Tried,
-        insist: bool,
-        kind: AttemptKind,
-    ) -> Result<(Answer, NodeIndex), Failure> {
-        let shared = &self.worker.shared;
-        let target = Target::of(self.service, node, self.worker.endpoint.worker())?;
-        let attempt =
-            Attempt { number: tried.len.saturating_sub(1), left: self.progress(tried).attempts_left, insist };
-        shared.attempts.made(kind);
-        let gateway = target.gateway();
-        let mut primary = std::pin::pin!(self.attempt(target, attempt));
-        let Some(gateway) = gateway else { return primary.await.map(|answer| (answer, node)) };
-        loop {
-            let mut changed = std::pin::pin!(gateway.changed.notified());
-            changed.as_mut().enable();
-            if gateway.state() == crate::health::State::Suspect {
-                break;
-            }
-            tokio::select! {
-                biased;
-                done = &mut primary => return done.map(|answer| (answer, node)),
-                () = changed => {}
-            }
-        }
-        // Suspect: the answer may never come. A peer that was suspect from the start is a last resort, with no better
-        // candidate to hedge at.
-        let progress = Progress { body_kept: self.body.is_buffered(), ..self.progress(tried) };
-        let candidate = self.next(tried).filter(|&n| {
-            self.service.availability(n, self.port, shared.clock.micros())
-                == crate::placement::Availability::Up
-        });
-        let Some(beside) = candidate else { return primary.await.map(|answer| (answer, node)) };
-        let hedged =
-            retry::hedge(&progress, self.hedged.get(), &self.service.budgets.hedges, shared.clock.micros());
-        let second =
-            if hedged { Target::of(self.service, beside, self.worker.endpoint.worker()).ok() } else { None };
-        let Some(second) = second else { return primary.await.map(|answer| (answer, node)) };
-        tried.push(beside);
-        self.hedged.set(true);
-        shared.attempts.made(AttemptKind::Hedge);
-        let attempt =
-            Attempt { number: tried.len - 1, left: self.progress(tried).attempts_left, insist: false };
-        let mut hedge = Box::pin(self.attempt(second, attempt));
-        // The first good answer wins; dropping the other cancels it.
-        tokio::select! {
-            done = &mut primary => match done {
-                Ok(answer) => Ok((answer, node)),
-                Err(_) => hedge.await.map(|answer| (answer, beside)),
-            },
-            done = &mut hedge => match done {
-                Ok(answer) => Ok((answer, beside)),
-                Err(_) => primary.await.map(|answer| (answer, node)),
-            },
         }
     }
 }

@@ -16,6 +16,7 @@ use registry::state::{Saved, StateDir};
 use tokio::sync::{Notify, watch};
 use tracing::error;
 
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::view::{View, ViewBuilder};
 use crate::worker::Shared;
@@ -35,6 +36,8 @@ pub struct Knowledge {
     cluster: ClusterName,
     region: String,
     uid: [u8; 16],
+    /// The ages of records count by it.
+    clock: Clock,
     /// Short sections without await, on the control plane only.
     state: Mutex<State>,
     /// Told when the view must be built anew.
@@ -56,14 +59,14 @@ struct State {
 }
 
 impl Knowledge {
-    /// From the manifests and what was saved last; `now_unix_ms` is the time.
+    /// From the manifests and what was saved last.
     pub fn new(
         cluster: ClusterName,
         region: &str,
         declared: Declared,
         conditions: Vec<Condition>,
         saved: Saved,
-        now_unix_ms: u64,
+        clock: Clock,
     ) -> Self {
         let mirrors = declared.links.values().map(|link| {
             let kept = saved.peers.get(&link.cluster).cloned().unwrap_or_default();
@@ -72,7 +75,7 @@ impl Knowledge {
         let state = State {
             revision: 1,
             mirrors: mirrors.collect(),
-            export: Export::new(saved.export, &declared, region, now_unix_ms, &mut fastrand::Rng::new()),
+            export: Export::new(saved.export, &declared, region, clock.unix_ms(), &mut fastrand::Rng::new()),
             declared,
             conditions,
             refused: None,
@@ -81,6 +84,7 @@ impl Knowledge {
             cluster,
             region: region.to_owned(),
             uid: saved.uid,
+            clock,
             state: Mutex::new(state),
             dirty: Notify::new(),
             exported: watch::Sender::new(0),
@@ -224,10 +228,4 @@ async fn save(knowledge: &Arc<Knowledge>, directory: &Arc<Mutex<StateDir>>) {
         }
         Err(panic) => error!(error = %panic, "Saving the last catalog panicked."),
     }
-}
-
-/// Unix milliseconds.
-pub fn unix_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

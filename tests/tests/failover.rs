@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use e2e::backend::Backend;
-use e2e::client::{Connection, Request};
+use e2e::client::{Connection, Request, fetch};
 use e2e::http::Digest;
-use e2e::manifest::{link, service};
+use e2e::manifest::{link, policy, service, sharded};
 use e2e::mesh::{Gateway, Mesh};
 use e2e::pair::{CART, Pair, Setup};
 use e2e::relay::{Fault, Relay, Toward};
@@ -26,11 +26,17 @@ struct Trio {
 
 impl Trio {
     fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With `more` objects in both clusters that serve.
+    fn with(more: &[String]) -> Self {
         let mesh = Mesh::new();
         let (east_backend, north_backend) = (Backend::start("east/a"), Backend::start("north/a"));
         let serving = |cluster: &str, backend: &Backend| {
             let site = mesh.site(cluster, &["west"]);
-            site.start(&[link("west", &[]), service("cart", &[("a", backend.address())])])
+            let objects = [link("west", &[]), service("cart", &[("a", backend.address())])];
+            site.start(&[&objects, more].concat())
         };
         let (east, north) = (serving("east", &east_backend), serving("north", &north_backend));
         let relay = Relay::start(east.site.tunnel, 1);
@@ -115,6 +121,28 @@ fn no_get_is_lost_when_a_gateway_freezes_and_thaws() {
     trio.west.wait_peer("east", "up");
     trio.wait_both();
     assert_smooth(&traffic.stop());
+}
+
+#[test]
+fn a_hedge_that_is_answered_by_a_failure_does_not_win_over_an_answer_that_still_comes() {
+    let policy = policy("cart", &sharded(&["east", "north"]));
+    let trio = Trio::with(&[policy]);
+    // Placed by the contract as soon as both exports are there.
+    let key = e2e::wait_until("a key of east", SOON, || {
+        let keys = (0..16).map(|n| n.to_string());
+        keys.into_iter().find(|key| {
+            let answer = trio.west.ask(&Request::get(CART, "/").with("x-user", key)).unwrap();
+            answer.field("x-served-by") == Some("east/a")
+        })
+    });
+    trio.north_backend.answer_instead("/hedged", "/status/503");
+    trio.east.process.freeze();
+    let west = trio.west.site.http;
+    let asked = std::thread::spawn(move || fetch(west, &Request::get(CART, "/hedged").with("x-user", &key)));
+    e2e::wait_until("the hedge", SOON, || (trio.north_backend.count("/hedged") > 0).then_some(()));
+    trio.east.process.thaw();
+    let answer = asked.join().unwrap().unwrap();
+    assert_eq!((answer.status, answer.field("x-served-by")), (200, Some("east/a")));
 }
 
 #[test]

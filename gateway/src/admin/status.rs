@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::balance::Standing;
+use crate::clock::Clock;
 use crate::health::State;
 use crate::peers::{PeerCluster, PeerGateway};
-use crate::sync::unix_ms;
 use crate::view::{LocalService, Server, Service, View};
 
 /// The document.
@@ -119,7 +119,7 @@ pub(super) fn of(admin: &Admin) -> Status {
         region: shared.gateway.region.clone(),
         uid: admin.knowledge.uid().iter().map(|b| format!("{b:02x}")).collect(),
         boot: format!("{:016x}", admin.boot),
-        started_unix_ms: admin.started_unix_ms,
+        started_unix_ms: shared.clock.started_unix_ms(),
         ready: !shared.stop.is_cancelled(),
         requests_in_progress: shared.in_progress.count(),
         peers: gateways.map(|gateway| peer(&gateway)).collect(),
@@ -145,7 +145,10 @@ pub(super) fn refresh_gauges(admin: &Admin) {
             .map(|g| g.rtt().as_secs_f64())
             .reduce(f64::min);
         let imports = admin.knowledge.imports(name);
-        let age = imports.as_deref().and_then(age_seconds).and_then(|age| i64::try_from(age).ok());
+        let age = imports
+            .as_deref()
+            .and_then(|i| age_seconds(i, &admin.shared.clock))
+            .and_then(|age| i64::try_from(age).ok());
         admin.shared.metrics.set_peer(name.as_str(), i64::try_from(tunnels).unwrap_or(i64::MAX), rtt, age);
     }
 }
@@ -186,8 +189,8 @@ fn rings_differ(view: &View, now: u64) -> Vec<Condition> {
     other_rings(view, now).map(condition).collect()
 }
 
-fn age_seconds(imports: &PeerImports) -> Option<u64> {
-    (imports.synced_unix_ms > 0).then(|| unix_ms().saturating_sub(imports.synced_unix_ms) / 1000)
+fn age_seconds(imports: &PeerImports, clock: &Clock) -> Option<u64> {
+    (imports.synced_unix_ms > 0).then(|| clock.unix_ms().saturating_sub(imports.synced_unix_ms) / 1000)
 }
 
 fn peer(gateway: &PeerGateway) -> Peer {
@@ -228,7 +231,7 @@ fn link(admin: &Admin, cluster: &PeerCluster) -> Link {
         imported: imports.map_or(0, |i| i.services.len()),
         epoch: format!("{:016x}", imports.map_or(0, |i| i.epoch)),
         revision: imports.map_or(0, |i| i.revision),
-        age_seconds: imports.and_then(age_seconds),
+        age_seconds: imports.and_then(|i| age_seconds(i, &admin.shared.clock)),
     }
 }
 

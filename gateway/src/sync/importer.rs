@@ -7,7 +7,7 @@ use proto::sync::Event;
 use tracing::{debug, info, warn};
 use tunnel::{Tunnel, TunnelError};
 
-use super::{Knowledge, unix_ms};
+use super::Knowledge;
 use crate::peers::{PeerCluster, Peers};
 
 /// Three missed signs of life: the exporter is stuck, though its tunnel is up.
@@ -107,7 +107,7 @@ async fn watch(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Re
             return Ok("there is no mirror for it".into());
         };
         let skipped = mirror.skipped();
-        match mirror.apply(&event, unix_ms()) {
+        match mirror.apply(&event, knowledge.clock.unix_ms()) {
             Ok(writes) => {
                 if mirror.skipped() > skipped {
                     warn!(peer = %cluster, "Skipped a record that this version cannot use.");
@@ -135,7 +135,7 @@ async fn replaced(peer: &PeerCluster, tunnel: &Tunnel) {
 
 fn tick(knowledge: &Knowledge, peer: &PeerCluster) {
     let mut state = knowledge.lock();
-    let gone = state.mirrors.get_mut(&peer.name).map(|mirror| mirror.tick(unix_ms()));
+    let gone = state.mirrors.get_mut(&peer.name).map(|mirror| mirror.tick(knowledge.clock.unix_ms()));
     if gone.is_some_and(|writes| !writes.is_empty()) {
         knowledge.touch(&mut state);
     }
