@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Connection, Request};
 
-/// Time between two requests of one thread.
+/// Time between two requests of one thread, unless told otherwise.
 const PACE: Duration = Duration::from_millis(2);
 
 /// What every thread asks for, in turn.
@@ -23,12 +23,14 @@ pub struct Ask {
     pub target: String,
     /// With `x-user: u<N>`, N counting up to this; 0: no key.
     pub keys: u64,
+    /// Time between two requests of one thread.
+    pub pace: Duration,
 }
 
 impl Ask {
     /// GETs of `/` from `host` without a key.
     pub fn get(host: &str) -> Self {
-        Self { host: host.into(), method: "GET", target: "/".into(), keys: 0 }
+        Self { host: host.into(), method: "GET", target: "/".into(), keys: 0, pace: PACE }
     }
 }
 
@@ -152,7 +154,7 @@ fn run(shared: &Shared) {
         let result = result.map_err(|e| format!("{e:?}"));
         let done = Done { sent, took: sent.elapsed(), key, id, result };
         shared.done.lock().unwrap_or_else(PoisonError::into_inner).push(done);
-        crate::pause(PACE);
+        crate::pause(ask.pace);
     }
 }
 

@@ -28,16 +28,23 @@ pub struct Trio {
 impl Trio {
     /// With this policy everywhere, up.
     pub fn start(rest: &str) -> Self {
+        Self::with_callers(rest, &[])
+    }
+
+    /// The same, where clusters that only ask may link to them.
+    pub fn with_callers(rest: &str, callers: &[&str]) -> Self {
+        let peers = [&CLUSTERS, callers].concat();
         let mesh = Mesh::new();
         let backends: BTreeMap<_, _> =
             CLUSTERS.map(|c| (c, ["a", "b"].map(|id| Backend::start(&format!("{c}/{id}"))))).into();
-        let sites = CLUSTERS.map(|c| mesh.site(c, &CLUSTERS));
+        let sites = CLUSTERS.map(|c| mesh.site(c, &peers));
         let gateways: BTreeMap<_, _> = CLUSTERS
             .iter()
             .zip(&sites)
             .map(|(&cluster, site)| {
                 let peers = sites.iter().filter(|s| s.cluster != cluster);
                 let mut objects: Vec<_> = peers.map(|s| link(&s.cluster, &[s.tunnel])).collect();
+                objects.extend(callers.iter().map(|caller| link(caller, &[])));
                 let [a, b] = &backends[cluster];
                 objects.push(service("cart", &[("a", a.address()), ("b", b.address())]));
                 objects.push(policy("cart", rest));
