@@ -1,6 +1,7 @@
 //! Many callers, slow callers and a peer that floods: everybody else is served, and memory stays bounded.
 #![allow(clippy::unwrap_used)]
 
+use std::process::Command;
 use std::time::Duration;
 
 use e2e::backend::Backend;
@@ -9,7 +10,7 @@ use e2e::manifest::{link, service};
 use e2e::mesh::{Gateway, Mesh};
 use e2e::pair::{CART, Pair};
 use e2e::peer::{Answer, Peer, get, hello};
-use e2e::process::{allow_files, memory_kib};
+use e2e::process::{Process, allow_files, memory_kib, ringway};
 use e2e::traffic::{Ask, Traffic};
 use e2e::wait::pause;
 use proto::frame::{END, FrameKind, put_frame};
@@ -82,6 +83,22 @@ fn ten_thousand_idle_callers_and_a_thousand_slow_ones_leave_others_served() {
     }
     assert_memory(&pair.west, 640);
     assert_memory(&pair.east, 192);
+}
+
+#[test]
+fn a_gateway_takes_all_the_files_that_it_may_open() {
+    let pair = Pair::new();
+    let (site, dir) = (pair.west.site.clone(), pair.west.site.dir.clone());
+    drop(pair.west);
+    // As a shell gives them out, only fewer.
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -Sn 128 && exec \"$0\" gateway -f \"$1\""]).arg(ringway()).arg(site.file());
+    let process = Process::start("west/gw-1", command, &dir.join("log"));
+    let west = Gateway { site, process };
+    west.wait_service("shop/cart", &["east"]);
+    let ask = |connection: &mut Connection| connection.exchange(&Request::get(CART, "/")).unwrap().status;
+    let mut callers: Vec<_> = (0..300).map(|_| Connection::open(west.site.http).unwrap()).collect();
+    assert!(callers.iter_mut().all(|caller| ask(caller) == 200));
 }
 
 /// East serves `cart` to west, to its own callers and to north, which floods it.

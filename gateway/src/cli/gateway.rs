@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::process;
 use std::thread;
 
+use nix::sys::resource::Resource::RLIMIT_NOFILE;
+use nix::sys::resource::{getrlimit, setrlimit};
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
@@ -48,6 +51,7 @@ pub(super) fn run(args: Args, format: Format) -> Result<(), Failure> {
     if args.end_with_stdin {
         end_with_stdin();
     }
+    allow_files();
     let workers = args.workers.unwrap_or_else(cores);
     app::run(Options { files: args.files, workers }).map_err(|error| match error {
         StartError::Load(LoadError::Manifests(problems)) => Failure::Manifests(problems),
@@ -65,6 +69,18 @@ fn workers(text: &str) -> Result<NonZeroU8, String> {
 fn cores() -> NonZeroU8 {
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     u8::try_from(cores).ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MAX)
+}
+
+/// Takes as many open files as the system lets this process have. Shells and service managers begin with 1,024, for the
+/// sake of programs that use select(2); a gateway has a connection for every caller and for every request at an endpoint.
+fn allow_files() {
+    let raised = getrlimit(RLIMIT_NOFILE).and_then(|(now, most)| match now < most {
+        true => setrlimit(RLIMIT_NOFILE, most, most),
+        false => Ok(()),
+    });
+    if let Err(error) = raised {
+        warn!(%error, "Cannot raise the limit of open files: it bounds the connections that this process takes.");
+    }
 }
 
 /// Sends log lines to standard error: standard output is for what a command answers.
