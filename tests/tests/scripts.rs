@@ -48,6 +48,15 @@ fn the_quickstart_names_what_is_missing() {
 }
 
 #[test]
+fn the_checks_refuse_what_they_do_not_know() {
+    for args in [&["--fast"][..], &["--seed"], &["--seed", "x"], &["--long", "--seeds", "-1"]] {
+        let output = run(Path::new("/"), "tests/run", args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("usage: tests/run"), "{args:?}");
+    }
+}
+
+#[test]
 fn the_bench_names_what_it_has_and_refuses_the_rest() {
     let bench = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_bench")).args(args).output().unwrap();
     let help = bench(&["--help"]);

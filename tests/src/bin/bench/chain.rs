@@ -42,6 +42,22 @@ pub(crate) fn start(dir: &Path, chain: &str, role: &str, command: Command) -> Pr
     Process::start(&name, command, &dir.join(format!("{name}.log")))
 }
 
+/// User and system time of every thread that these processes have, by the scheduler's own count.
+pub(crate) fn cpu_seconds(pids: &[u32]) -> Result<f64, String> {
+    let mut nanoseconds = 0;
+    for pid in pids {
+        let tasks = format!("/proc/{pid}/task");
+        for task in std::fs::read_dir(&tasks).map_err(|e| format!("{tasks}: {e}"))?.flatten() {
+            let file = task.path().join("schedstat");
+            // A thread may end between the listing and the look.
+            let Ok(text) = std::fs::read_to_string(&file) else { continue };
+            let spent = text.split(' ').next().and_then(|n| n.parse::<u64>().ok());
+            nanoseconds += spent.ok_or_else(|| format!("{}: `{text}`", file.display()))?;
+        }
+    }
+    Ok(nanoseconds as f64 / 1e9)
+}
+
 impl Chain {
     /// Waits until a request gets through.
     ///
@@ -52,22 +68,6 @@ impl Chain {
         wait_until(&format!("{} answers", self.name), SOON, || {
             (fetch(self.address, &request).ok()?.status == 200).then_some(())
         });
-    }
-
-    /// User and system time of every thread that its processes have, by the scheduler's own count.
-    pub(crate) fn cpu_seconds(&self) -> Result<f64, String> {
-        let mut nanoseconds = 0;
-        for pid in &self.pids {
-            let tasks = format!("/proc/{pid}/task");
-            for task in std::fs::read_dir(&tasks).map_err(|e| format!("{tasks}: {e}"))?.flatten() {
-                let file = task.path().join("schedstat");
-                // A thread may end between the listing and the look.
-                let Ok(text) = std::fs::read_to_string(&file) else { continue };
-                let spent = text.split(' ').next().and_then(|n| n.parse::<u64>().ok());
-                nanoseconds += spent.ok_or_else(|| format!("{}: `{text}`", file.display()))?;
-            }
-        }
-        Ok(nanoseconds as f64 / 1e9)
     }
 
     /// Memory of all its processes in MiB: `VmRSS`, what they use now, or `VmHWM`, the most that they ever used.

@@ -20,8 +20,11 @@ pub(crate) const BULK_CPU: Kind = ("bulk_cpu_s_per_gib", 3, "s");
 /// Memory of all proxies after a round.
 pub(crate) const RSS: Kind = ("rss", 1, "MiB");
 
+/// The share of the machine that others had meanwhile: look at it before you believe a figure.
+pub(crate) const NOISE: Kind = ("noise", 0, "%");
+
 /// In the order in which they are printed.
-const KINDS: [Kind; 9] = [RPS64, RPS256, CPU, CPU256, P50, P99, BULK, BULK_CPU, RSS];
+const KINDS: [Kind; 10] = [RPS64, RPS256, CPU, CPU256, P50, P99, BULK, BULK_CPU, RSS, NOISE];
 
 /// The figures by chain and kind: one value per round.
 #[derive(Debug, Default)]

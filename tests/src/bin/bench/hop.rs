@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use e2e::mesh::Mesh;
 use e2e::process::{Process, target};
 
-use crate::chain::{Chain, THREADS};
+use crate::chain::{Chain, THREADS, cpu_seconds};
 use crate::envoy::{self, Identity};
-use crate::figures::{BULK, BULK_CPU, CPU, CPU256, Figures, Kind, P50, P99, RPS64, RPS256, RSS};
+use crate::figures::{BULK, BULK_CPU, CPU, CPU256, Figures, Kind, NOISE, P50, P99, RPS64, RPS256, RSS};
 use crate::haproxy;
 use crate::load::Tool;
+use crate::noise::Moment;
 use crate::ours::Gateways;
 
 /// Requests a second of the open loop.
@@ -37,7 +38,7 @@ const OURS: &str = "ringway";
 pub(crate) fn run(size: &Size) -> Result<(), String> {
     let tool = Tool::find();
     let mesh = Mesh::new();
-    let (_backend, backend) = tool.backend(&mesh);
+    let (backend_process, backend) = tool.backend(&mesh);
     let (gateways, one_worker) = (Gateways::start(THREADS, backend), Gateways::start(1, backend));
     let mut chains = vec![
         Chain { name: "direct", address: backend, host: "cart.shop.mesh", keys: 0, pids: Vec::new() },
@@ -69,7 +70,10 @@ pub(crate) fn run(size: &Size) -> Result<(), String> {
     for round in 1..=size.rounds {
         for chain in &chains {
             eprintln!("round {round} of {}: {}", size.rounds, chain.name);
+            let pids = [&chain.pids[..], &[backend_process.pid()]].concat();
+            let before = Moment::now(&pids)?;
             measure(&tool, chain, size, &mut figures).map_err(|e| format!("{}: {e}", chain.name))?;
+            figures.add(chain.name, NOISE, Moment::now(&pids)?.others_since(&before));
         }
     }
 
@@ -105,9 +109,9 @@ fn measure(tool: &Tool, chain: &Chain, size: &Size, figures: &mut Figures) -> Re
     let proxied = !chain.pids.is_empty();
     tool.closed(chain, 64, 0.3)?;
     for (connections, rps, cpu) in [(64, RPS64, CPU), (256, RPS256, CPU256)] {
-        let before = chain.cpu_seconds()?;
+        let before = cpu_seconds(&chain.pids)?;
         let run = tool.closed(chain, connections, size.seconds)?;
-        let spent = chain.cpu_seconds()? - before;
+        let spent = cpu_seconds(&chain.pids)? - before;
         figures.add(chain.name, rps, run.value("rps")?);
         if proxied {
             figures.add(chain.name, cpu, spent / run.value("ok")? * 10_000.0);
@@ -116,9 +120,9 @@ fn measure(tool: &Tool, chain: &Chain, size: &Size, figures: &mut Figures) -> Re
     let run = tool.open(chain, OPEN_RATE, size.seconds)?;
     figures.add(chain.name, P50, run.value("p50")?);
     figures.add(chain.name, P99, run.value("p99")?);
-    let before = chain.cpu_seconds()?;
+    let before = cpu_seconds(&chain.pids)?;
     let run = tool.bulk(chain, size.bulk_bytes)?;
-    let spent = chain.cpu_seconds()? - before;
+    let spent = cpu_seconds(&chain.pids)? - before;
     figures.add(chain.name, BULK, run.value("mbit")?);
     if proxied {
         figures.add(chain.name, BULK_CPU, spent * GIB as f64 / size.bulk_bytes as f64);

@@ -7,6 +7,7 @@ mod figures;
 mod haproxy;
 mod hop;
 mod load;
+mod noise;
 mod ours;
 
 use std::process::ExitCode;
