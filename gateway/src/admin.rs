@@ -1,16 +1,20 @@
-//! The admin port: `/live`, `/ready`, `/metrics`, `/v1/status`, `/v1/ring/locate`. Reads only.
+//! The admin port: `/live`, `/ready`, `/metrics`, `/v1/status`, `/v1/ring`, `/v1/ring/locate`,
+//! `/v1/explain`, `/v1/check`, `/v1/registry`. Reads only.
 
+pub(crate) mod check;
+pub(crate) mod explain;
+pub(crate) mod registry;
+mod ring;
 mod status;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use registry::model::ServiceName;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::sync::Knowledge;
@@ -41,7 +45,11 @@ pub async fn serve(
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
-        .route("/v1/ring/locate", get(locate))
+        .route("/v1/ring", get(ring::ring))
+        .route("/v1/ring/locate", get(ring::locate))
+        .route("/v1/explain", get(explain::answer))
+        .route("/v1/check", get(check::answer))
+        .route("/v1/registry", get(registry::dump))
         .with_state(admin);
     axum::serve(listener, routes).with_graceful_shutdown(drained.cancelled_owned()).await
 }
@@ -71,58 +79,13 @@ async fn status(State(admin): State<Admin>) -> Json<status::Status> {
     Json(status::of(&admin))
 }
 
-#[derive(Debug, Deserialize)]
-struct LocateQuery {
-    service: String,
-    key: String,
-}
-
-/// Where a key is placed, whatever the health of its clusters.
-#[derive(Debug, Serialize)]
-struct Located {
-    service: String,
-    key: String,
-    hash: String,
-    ring: String,
-    generation: u64,
-    owner: Option<String>,
-    near: Vec<String>,
-}
-
+/// Why a question has no answer, as programs read it.
 #[derive(Debug, Serialize)]
 struct Problem {
     error: String,
 }
 
-async fn locate(State(admin): State<Admin>, Query(query): Query<LocateQuery>) -> Response {
-    let problem = |status: StatusCode, error: String| (status, Json(Problem { error })).into_response();
-    let (namespace, name) = query.service.split_once('/').unwrap_or(("default", &query.service));
-    let name = match ServiceName::new(namespace, name) {
-        Ok(name) => name,
-        Err(error) => {
-            return problem(
-                StatusCode::BAD_REQUEST,
-                format!("{error}; a service is asked for as `namespace/name`"),
-            );
-        }
-    };
-    let view = admin.shared.view.load();
-    let Some(service) = view.union_of(&name) else {
-        return problem(
-            StatusCode::NOT_FOUND,
-            format!("{name} is neither served nor imported into the union here"),
-        );
-    };
-    let placement = &service.placement;
-    let hash = placement.hash(query.key.as_bytes());
-    Json(Located {
-        service: name.to_string(),
-        hash: format!("{hash:016x}"),
-        ring: format!("{:016x}", placement.ring().fingerprint()),
-        generation: placement.generation(),
-        owner: placement.owner(hash).map(ToString::to_string),
-        near: placement.ring().near(hash).map(|node| placement.cluster(node).to_string()).collect(),
-        key: query.key,
-    })
-    .into_response()
+/// An answer that is none, and why.
+fn problem(status: StatusCode, error: String) -> Response {
+    (status, Json(Problem { error })).into_response()
 }

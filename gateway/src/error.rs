@@ -39,7 +39,7 @@ pub enum ProxyError {
 
 impl ProxyError {
     /// Its name and the status that goes with it.
-    fn wire(self) -> (&'static str, StatusCode) {
+    pub fn wire(self) -> (&'static str, StatusCode) {
         match self {
             Self::DestinationNotFound => ("destination_not_found", StatusCode::NOT_FOUND),
             Self::DestinationUnavailable => ("destination_unavailable", StatusCode::SERVICE_UNAVAILABLE),

@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hashring::NodeIndex;
@@ -137,7 +138,7 @@ pub async fn serve(
         Ok(authority) => authority,
         Err(rejection) => return reject(rejection, nameless, Outcome::Malformed),
     };
-    let service = match find(worker, &view, &authority) {
+    let service = match find(&view, &worker.shared.gateway.domain, &authority) {
         Ok(found) => found,
         Err(rejection) => return reject(rejection, nameless, Outcome::NotFound),
     };
@@ -148,8 +149,7 @@ pub async fn serve(
     if let Ok(host) = HeaderValue::from_str(&authority) {
         headers.insert(HOST, host);
     }
-    let deadline = if grpc { grpc::timeout(&headers) } else { None };
-    let deadline = deadline.into_iter().chain(service.timeout.total).min().map(|total| started + total);
+    let deadline = total(&service, grpc, &headers).map(|total| started + total);
     fields::append_via(&mut headers, parts.version, &worker.shared.via, &worker.shared.name);
     let target = target(&parts.uri);
     let key =
@@ -209,8 +209,14 @@ pub async fn serve(
     }
 }
 
+/// The time for the whole exchange: the policy's, and what a call of gRPC asks for if that is less.
+pub(crate) fn total(service: &Service, grpc: bool, headers: &http::HeaderMap) -> Option<Duration> {
+    let asked = if grpc { grpc::timeout(headers) } else { None };
+    asked.into_iter().chain(service.timeout.total).min()
+}
+
 /// The target in origin form (RFC 9112, section 3.2.1): an absolute one without a path has an empty path there.
-fn target(uri: &Uri) -> Cow<'_, str> {
+pub(crate) fn target(uri: &Uri) -> Cow<'_, str> {
     match uri.path_and_query().map(http::uri::PathAndQuery::as_str) {
         None | Some("") => "/".into(),
         Some(query) if query.starts_with('?') => format!("/{query}").into(),
@@ -235,8 +241,9 @@ fn authority(uri: &Uri, headers: &http::HeaderMap) -> Result<String, Rejection> 
     }
 }
 
-fn find(worker: &Rc<Worker>, view: &View, authority: &str) -> Result<(Arc<Service>, u16), Rejection> {
-    let target = route::parse(authority, &worker.shared.gateway.domain).map_err(|e| match e {
+/// The service and port that an authority names in the mesh's `domain`.
+pub(crate) fn find(view: &View, domain: &str, authority: &str) -> Result<(Arc<Service>, u16), Rejection> {
+    let target = route::parse(authority, domain).map_err(|e| match e {
         route::NotMesh::Domain | route::NotMesh::Shape => {
             Rejection::new(ProxyError::DestinationNotFound, format!("`{authority}`: {e}"))
         }

@@ -57,6 +57,7 @@ pub struct Placement {
     members: Box<[Member]>,
     local: Option<NodeIndex>,
     generation: u64,
+    seed: u64,
     mode: Mode,
     on_owner_unavailable: OnOwnerUnavailable,
     /// Disjoint, none empty, nodes with weight only. A node belongs to the first tier that takes it.
@@ -121,6 +122,7 @@ impl Placement {
             members: members.into(),
             local,
             generation: contract.generation,
+            seed: contract.seed,
             mode: contract.mode,
             on_owner_unavailable: contract.on_owner_unavailable,
             tiers: tiers.into(),
@@ -254,6 +256,22 @@ impl Placement {
     /// The contract's generation, 0 if nobody declared one.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The ring's seed.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// What happens to a key whose owner cannot serve.
+    pub fn on_owner_unavailable(&self) -> OnOwnerUnavailable {
+        self.on_owner_unavailable
+    }
+
+    /// The place of a node's tier in the order in which requests that have no owner try them, from 0; `None` for a
+    /// node that is in none.
+    pub fn tier(&self, node: NodeIndex) -> Option<u16> {
+        self.tier_of.get(node.get()).copied().filter(|&tier| tier != NO_TIER)
     }
 
     /// The contract's mode.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use registry::export::Export;
 use registry::mirror::Mirror;
-use registry::model::{Catalog, ClusterName, Condition, Declared, PeerImports};
+use registry::model::{Catalog, ClusterName, Condition, Declared, PeerImports, Position};
 use registry::state::{Saved, StateDir};
 use tokio::sync::{Notify, watch};
 use tracing::error;
@@ -154,6 +154,11 @@ impl Knowledge {
     /// What is mirrored of a peer at this moment, signs of life included.
     pub fn imports(&self, cluster: &ClusterName) -> Option<Arc<PeerImports>> {
         self.lock().mirrors.get(cluster).map(|mirror| mirror.imports().clone())
+    }
+
+    /// How far the history of our exports has come.
+    pub fn exported_position(&self) -> Position {
+        self.lock().export.position()
     }
 
     fn saved(&self) -> Saved {

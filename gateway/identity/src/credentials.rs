@@ -16,6 +16,7 @@ use crate::{Identity, IdentityError, tls};
 #[derive(Clone)]
 pub struct Credentials {
     identity: Identity,
+    not_before: SystemTime,
     not_after: SystemTime,
     key: Arc<CertifiedKey>,
 }
@@ -54,12 +55,17 @@ impl Credentials {
         let key = CertifiedKey::from_der(chain, private, &tls::provider()).map_err(|source| {
             IdentityError::Key { key: show(&key), certificate: show(&certificate), source }
         })?;
-        Ok(Self { identity, not_after: facts.not_after, key: Arc::new(key) })
+        Ok(Self { identity, not_before: facts.not_before, not_after: facts.not_after, key: Arc::new(key) })
     }
 
     /// Who we are.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The first moment at which our certificate is valid.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
     }
 
     /// The last moment at which our certificate is valid.

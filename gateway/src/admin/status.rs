@@ -1,7 +1,7 @@
 //! `/v1/status`: everything that this gateway knows of itself, its peers and its services, of one moment.
 
 use hashring::NodeIndex;
-use registry::model::{Condition, Member as Declared, PeerImports};
+use registry::model::{Condition, Member as Declared, Mode, PeerImports};
 use serde::Serialize;
 
 use super::Admin;
@@ -154,7 +154,7 @@ pub(super) fn refresh_gauges(admin: &Admin) {
 }
 
 /// The fingerprint of the ring that a peer says it places a service by.
-fn told_ring(service: &Service, node: NodeIndex, now: u64) -> Option<u64> {
+pub(super) fn told_ring(service: &Service, node: NodeIndex, now: u64) -> Option<u64> {
     match service.server(node) {
         Server::Peer(_, facts) => facts.ring(now),
         Server::Local(_) | Server::Unreachable => None,
@@ -163,7 +163,7 @@ fn told_ring(service: &Service, node: NodeIndex, now: u64) -> Option<u64> {
 
 /// The peers that place a service by another ring than we do. What nobody declared (generation 0) is learned, and
 /// learned by and by.
-fn other_rings<'v>(view: &'v View, now: u64) -> impl Iterator<Item = (&'v Service, &'v str, u64)> {
+pub(super) fn other_rings<'v>(view: &'v View, now: u64) -> impl Iterator<Item = (&'v Service, &'v str, u64)> {
     let declared = view.services().into_iter().filter(|service| service.placement.generation() > 0);
     declared.flat_map(move |service| {
         let ours = service.placement.ring().fingerprint();
@@ -252,14 +252,19 @@ fn service(service: &Service, view: &View, now: u64) -> ServiceStatus {
         name: service.name.to_string(),
         local: local.is_some(),
         generation: placement.generation(),
-        mode: match placement.mode() {
-            registry::model::Mode::LocalFirst => "local-first",
-            registry::model::Mode::Sharded => "sharded",
-        },
+        mode: mode(placement.mode()),
         contract_from: service.contract_from.as_ref().map(ToString::to_string),
         members: members.collect(),
         ring: format!("{:016x}", placement.ring().fingerprint()),
         endpoints: local.map_or_else(Vec::new, |local| endpoints(local, now)),
+    }
+}
+
+/// A mode as manifests write it.
+pub(super) fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::LocalFirst => "local-first",
+        Mode::Sharded => "sharded",
     }
 }
 

@@ -1,5 +1,6 @@
 //! A small HTTP/1.1 client that keeps one connection: for the admin listener and for the load of the demo.
 
+use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
@@ -152,7 +153,7 @@ impl Client {
                 address: self.address.clone(),
                 target: target.into(),
                 status: head.status,
-                body: String::from_utf8_lossy(&body).trim().chars().take(500).collect(),
+                body: said(&body),
             });
         }
         let value = serde_json::from_slice(&body).map_err(|source| ClientError::Json {
@@ -193,6 +194,31 @@ impl Client {
 
     fn cut(&self, source: hyper::Error) -> ClientError {
         ClientError::Cut { address: self.address.clone(), source }
+    }
+}
+
+/// `bytes` as a value in a query (RFC 3986, section 2.3: only unreserved characters stand for themselves).
+pub(crate) fn query_value(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _infallible = write!(text, "%{byte:02X}");
+        }
+    }
+    text
+}
+
+/// What an answer that is none says: its field `error` if it has one, else how it starts.
+fn said(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Problem {
+        error: String,
+    }
+    match serde_json::from_slice(body) {
+        Ok(Problem { error }) => error,
+        Err(_) => String::from_utf8_lossy(body).trim().chars().take(500).collect(),
     }
 }
 
@@ -242,12 +268,15 @@ mod tests {
     async fn other_statuses_and_other_json_are_told_apart() {
         let (address, _server) = serve(&[
             "HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnone",
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 16\r\n\r\n{\"error\":\"gone\"}",
             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
         ])
         .await;
         let mut client = Client::new(address);
         let status = client.get_json::<u32>("/x").await.unwrap_err();
         assert!(status.to_string().ends_with("answered 404 Not Found to /x: none"), "{status}");
+        let status = client.get_json::<u32>("/x").await.unwrap_err();
+        assert!(status.to_string().ends_with("answered 404 Not Found to /x: gone"), "{status}");
         assert!(matches!(client.get_json::<u32>("/x").await.unwrap_err(), ClientError::Json { .. }));
     }
 
@@ -256,6 +285,11 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
         let refused = Client::new(free.clone()).get_json::<u32>("/").await.unwrap_err();
         assert_eq!(refused.to_string(), format!("cannot connect to {free}"));
+    }
+
+    #[test]
+    fn keys_survive_the_query() {
+        assert_eq!(query_value("a b&c=d/é~".as_bytes()), "a%20b%26c%3Dd%2F%C3%A9~");
     }
 
     #[tokio::test]

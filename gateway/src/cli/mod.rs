@@ -3,11 +3,15 @@
 //! Each command is a module: its arguments, what it does, what it prints. Commands know files, the admin listener and
 //! the rooms' public interfaces; nothing of requests in flight.
 
+mod check;
 mod client;
+mod completion;
 mod demo;
+mod explain;
 mod gateway;
 mod output;
 mod pki;
+mod registry;
 mod ring;
 mod status;
 mod validate;
@@ -31,7 +35,11 @@ Examples:
   ringway validate -f west.yaml                      check manifests, touch nothing
   ringway gateway -f west.yaml                       run until SIGTERM
   ringway status                                     peers, links and services of a running gateway
+  ringway check                                      what is broken, why, and what to do
+  ringway explain http://cart.shop.mesh/ -H 'x-user: ann'
+                                                     what a gateway would do with this request, and why
   ringway ring locate shop/cart user-17              which cluster owns this key, and who is next
+  ringway ring diff shop/cart --add south=100        which part of all keys a change would move
 
 Exit codes: 0 worked, 1 failed, 2 wrong usage.
 With -o json a command prints one JSON object on standard output; a failure is {\"error\":..,\"hint\":..}.";
@@ -55,11 +63,16 @@ enum Command {
     #[command(subcommand)]
     Pki(pki::Command),
     Validate(validate::Args),
-    /// Show the peers, links, services and conditions of a running gateway.
-    Status(Admin),
-    /// Ask where the ring places keys.
+    Status(status::Args),
+    Check(check::Args),
+    Explain(explain::Args),
+    /// Ask where the ring places keys, who has how much of them, and what a change would move.
     #[command(subcommand)]
     Ring(ring::Command),
+    /// Show what a running gateway holds.
+    #[command(subcommand)]
+    Registry(registry::Command),
+    Completion(completion::Args),
     #[command(hide = true)]
     DemoBackend(demo::backend::Args),
 }
@@ -83,13 +96,13 @@ enum Failure {
     Pki(#[source] identity::pki::PkiError),
     /// Manifests are wrong.
     #[error("the manifests have errors")]
-    Manifests(registry::manifest::Problems),
+    Manifests(::registry::manifest::Problems),
     /// The gateway that was asked did not answer as it should.
     #[error("the gateway was not heard")]
     Admin(#[from] client::ClientError),
-    /// The ring cannot say where the key belongs.
+    /// There is no ring that could be asked.
     #[error(transparent)]
-    Ring(#[from] ring::LocateError),
+    Ring(#[from] ring::RingError),
     /// The demo could not run to its end.
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
@@ -105,7 +118,7 @@ struct FailureJson<'a> {
     hint: Option<String>,
     /// What is wrong with manifests, each with its place.
     #[serde(skip_serializing_if = "Option::is_none")]
-    problems: Option<&'a registry::manifest::Problems>,
+    problems: Option<&'a ::registry::manifest::Problems>,
 }
 
 impl Failure {
@@ -171,8 +184,12 @@ fn run(command: Command, format: Format) -> Result<ExitCode, Failure> {
         Command::Gateway(args) => gateway::run(args, format)?,
         Command::Pki(command) => pki::run(command, format)?,
         Command::Validate(args) => validate::run(&args, format)?,
-        Command::Status(admin) => status::run(&admin, format)?,
+        Command::Status(args) => status::run(&args, format)?,
+        Command::Check(args) => return check::run(&args, format),
+        Command::Explain(args) => explain::run(&args, format)?,
         Command::Ring(command) => ring::run(command, format)?,
+        Command::Registry(command) => registry::run(command, format)?,
+        Command::Completion(args) => completion::run(&args, format),
         Command::DemoBackend(args) => demo::backend::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

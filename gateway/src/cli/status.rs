@@ -119,8 +119,20 @@ pub(crate) struct Member {
 /// One of our own endpoints.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Endpoint {
+    /// Its id.
+    #[serde(default)]
+    pub(crate) id: String,
+    /// Where it listens.
+    #[serde(default)]
+    pub(crate) address: String,
     /// Whether it takes requests.
     pub(crate) ready: bool,
+    /// How it is, in a word: `ready`, `checking`, `check-failed` and the like.
+    #[serde(default)]
+    pub(crate) state: String,
+    /// Requests that it holds.
+    #[serde(default)]
+    pub(crate) in_flight: u32,
 }
 
 /// A condition of a declared object.
@@ -153,12 +165,24 @@ impl Status {
     }
 }
 
+/// Show the peers, links, services, endpoints and conditions of a running gateway.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ringway status
+  ringway status --admin 127.0.0.1:8490
+  ringway status -o json | jq '.peers[] | {cluster, state, reason}'")]
+pub(super) struct Args {
+    #[command(flatten)]
+    admin: Admin,
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// When the gateway does not answer.
-pub(super) fn run(admin: &Admin, format: Format) -> Result<(), Failure> {
-    let (status, bytes) = block_on(Status::read(&mut Client::new(&admin.admin)))??;
+pub(super) fn run(args: &Args, format: Format) -> Result<(), Failure> {
+    let (status, bytes) = block_on(Status::read(&mut Client::new(&args.admin.admin)))??;
     match format {
         Format::Json => print(&(String::from_utf8_lossy(&bytes).trim_end().to_owned() + "\n")),
         Format::Text => print(&render(&status, super::unix_ms(SystemTime::now()))),
@@ -222,6 +246,15 @@ fn render(status: &Status, now: u64) -> String {
         services.add_row([name, mode, service.generation.to_string(), ring, endpoints, members.join(", ")]);
     }
     section(&mut text, "services", &services, "none declared, none imported");
+
+    let mut endpoints = table(&["SERVICE", "ENDPOINT", "ADDRESS", "STATE", "IN FLIGHT"]);
+    for service in &status.services {
+        for endpoint in &service.endpoints {
+            let Endpoint { id, address, state, in_flight, .. } = endpoint;
+            endpoints.add_row([&service.name, id, address, state, &in_flight.to_string()]);
+        }
+    }
+    section(&mut text, "endpoints", &endpoints, "none of this cluster's own");
 
     let mut conditions = table(&["OBJECT", "CONDITION", "REASON", "MESSAGE"]);
     for c in &status.conditions {
@@ -289,7 +322,8 @@ mod tests {
             "members":[{"cluster":"east","region":"us-east","weight":100,"serves":true,"state":"up"},
                        {"cluster":"west","region":"us-west","weight":50,"serves":false,"state":"up"}],
             "ring":"00000000000000ab",
-            "endpoints":[{"id":"a","address":"127.0.0.1:9001","ready":true},{"id":"b","address":"x","ready":false}]}],
+            "endpoints":[{"id":"a","address":"127.0.0.1:9001","ready":true,"state":"ready","in_flight":2},
+                {"id":"b","address":"127.0.0.1:9002","ready":false,"state":"check-failed"}]}],
         "conditions":[]}"#;
 
     #[test]
@@ -311,6 +345,11 @@ links
 services
   NAME        MODE      GENERATION   RING               ENDPOINTS      MEMBERS
   shop/cart   sharded   1            00000000000000ab   1 of 2 ready   east (up), west*0.5 (does not serve)
+
+endpoints
+  SERVICE     ENDPOINT   ADDRESS          STATE          IN FLIGHT
+  shop/cart   a          127.0.0.1:9001   ready          2
+  shop/cart   b          127.0.0.1:9002   check-failed   0
 
 conditions: nothing to report
 ";

@@ -160,6 +160,11 @@ impl RequestCounters {
     pub fn ended(&self, outcome: Outcome) {
         self.0.add(outcome as usize, 1);
     }
+
+    /// Requests that ended so since the start.
+    pub fn count(&self, outcome: Outcome) -> u64 {
+        self.0.sum()[outcome as usize]
+    }
 }
 
 impl Durations {

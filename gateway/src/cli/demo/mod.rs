@@ -48,6 +48,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// root, no network and nothing installed; ends within a minute.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Examples:
+  ringway demo
+  ringway demo --keep                                leaves its folder, to look at
+  ringway demo -o json
+
 The result says how many requests failed, and how many keyed answers came from another cluster than the ring says;
 the command worked only if both are 0. With -o json:
   {\"requests\":..,\"failed\":..,\"clusters\":3,\"detect_ms\":..,\"reroute_ms\":..,\"keys_checked\":..,\"keys_misplaced\":..}

@@ -1,0 +1,201 @@
+//! `/v1/check`: what an operator would look at when something does not work, each with its cause and what to do.
+//!
+//! A check fails for what is broken now, and warns of what will break, has no effect, or cannot be seen from here.
+
+mod files;
+mod links;
+mod services;
+
+use std::time::{Duration, SystemTime};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+pub(crate) use self::files::of_files;
+use super::{Admin, problem};
+
+/// Checks look at disks and dial addresses: one run at a time, whoever asks.
+static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
+
+/// Every check: its id, which never changes, and what it asks.
+pub(crate) const CHECKS: [(&str, &str); 22] = [
+    ("manifests.accepted", "the manifests on disk are those in use"),
+    (
+        "identity.certificate",
+        "our certificate and key can be used, fit each other, and stay valid for a while",
+    ),
+    ("identity.name", "our certificate is for this cluster, gateway id and trust domain"),
+    ("trust.bundle", "each link has a bundle that says whom to believe"),
+    ("clock", "this machine's clock is not behind what peers have seen"),
+    ("state.writable", "the state directory can be written"),
+    ("ports.bound", "the listeners are bound"),
+    ("process.files", "there are file descriptors left"),
+    ("process.drain", "the process takes new requests"),
+    ("link.resolves", "each address of a link resolves"),
+    ("link.tcp", "each address of a link accepts TCP connections"),
+    ("link.udp", "a tunnel runs over QUIC, which is UDP"),
+    ("link.tunnel", "each link has a tunnel that is up"),
+    ("registry.age", "what is mirrored of each peer is fresh"),
+    ("ring.agrees", "peers place each service by the same ring"),
+    ("contract.conflict", "no two clusters declare different things of one service"),
+    ("grant.export", "services are exported to clusters that exist, and to the members of their contract"),
+    ("grant.denied", "peers let our requests in"),
+    ("endpoints.ready", "each service of this cluster has an endpoint that takes requests"),
+    ("orphan.policy", "each policy has a service, and takes effect"),
+    ("orphan.import", "each import rule takes something in"),
+    ("orphan.member", "each member of a contract can be reached"),
+];
+
+/// What came of all checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// Cluster and id of the gateway that was looked at; empty where there was none.
+    pub(crate) gateway: String,
+    /// In the order of [`CHECKS`].
+    pub(crate) checks: Vec<Check>,
+}
+
+/// One check of one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Check {
+    /// Of [`CHECKS`].
+    pub(crate) id: String,
+    /// What was looked at.
+    pub(crate) object: String,
+    /// What came of it.
+    pub(crate) result: Outcome,
+    /// What was seen.
+    pub(crate) cause: String,
+    /// What to do about it; none where nothing is to be done.
+    pub(crate) fix: Option<String>,
+}
+
+/// What came of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Outcome {
+    /// It holds.
+    Ok,
+    /// It cannot be known from here.
+    Unknown,
+    /// It will not hold for long, or something is without effect.
+    Warn,
+    /// It does not hold.
+    Fail,
+}
+
+impl Report {
+    fn new(gateway: String, mut checks: Vec<Check>) -> Self {
+        let place = |check: &Check| CHECKS.iter().position(|(id, _)| *id == check.id);
+        checks.sort_by_cached_key(|check| (place(check), check.object.clone()));
+        Self { gateway, checks }
+    }
+}
+
+impl Check {
+    fn new(id: &str, object: impl ToString, result: Outcome, cause: impl Into<String>) -> Self {
+        let (id, object, cause) = (id.to_owned(), object.to_string(), cause.into());
+        Self { id, object, result, cause, fix: None }
+    }
+
+    fn ok(id: &str, object: impl ToString, seen: impl Into<String>) -> Self {
+        Self::new(id, object, Outcome::Ok, seen)
+    }
+
+    fn unknown(id: &str, object: impl ToString, why: impl Into<String>) -> Self {
+        Self::new(id, object, Outcome::Unknown, why)
+    }
+
+    fn warn(id: &str, object: impl ToString, cause: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { fix: Some(fix.into()), ..Self::new(id, object, Outcome::Warn, cause) }
+    }
+
+    fn fail(id: &str, object: impl ToString, cause: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { fix: Some(fix.into()), ..Self::new(id, object, Outcome::Fail, cause) }
+    }
+}
+
+/// Answers `/v1/check`.
+pub(super) async fn answer(State(admin): State<Admin>) -> Response {
+    let Ok(_permit) = ONE_AT_A_TIME.try_acquire() else {
+        return problem(
+            StatusCode::TOO_MANY_REQUESTS,
+            "another check is under way; ask again in a moment".into(),
+        );
+    };
+    let gateway = admin.shared.gateway.clone();
+    let view = admin.shared.view.load_full();
+    let used = admin.shared.local.borrow().credentials.clone();
+    let known = view.catalog.as_ref().map(|catalog| catalog.declared.links.clone()).unwrap_or_default();
+    let on_disk = tokio::task::spawn_blocking(move || {
+        let mut checks = files::identity(&gateway, Some(&used), SystemTime::now());
+        checks.extend(files::bundles(&gateway, known.values()));
+        checks.push(files::state(&gateway));
+        checks.push(files::descriptors());
+        checks
+    });
+    let (on_disk, links) = tokio::join!(on_disk, links::checks(&admin));
+    let mut checks = match on_disk {
+        Ok(checks) => checks,
+        Err(panic) => return problem(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()),
+    };
+    checks.extend(links);
+    checks.extend(process(&admin));
+    let now = admin.shared.clock.micros();
+    checks.extend(services::checks(&view, &admin.shared.gateway, now));
+    let gateway = format!("{}/{}", admin.shared.gateway.cluster, admin.shared.gateway.id);
+    Json(Report::new(gateway, checks)).into_response()
+}
+
+fn process(admin: &Admin) -> [Check; 2] {
+    let shared = &admin.shared;
+    let listen = &shared.gateway.listen;
+    let bound = format!("tunnel {}, http {}, admin {}", listen.tunnel, listen.http, listen.admin);
+    let drain = if shared.stop.is_cancelled() {
+        Check::warn(
+            "process.drain",
+            &shared.gateway.id,
+            format!("it drains, with {} requests in progress", shared.in_progress.count()),
+            "wait for its end, or send SIGTERM once more to end it at once",
+        )
+    } else {
+        Check::ok("process.drain", &shared.gateway.id, "takes new requests")
+    };
+    [Check::ok("ports.bound", &shared.gateway.id, bound), drain]
+}
+
+/// A duration in words, to its largest unit.
+fn span(d: Duration) -> String {
+    match d.as_secs() {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s @ 7200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_stands_in_the_order_of_the_list() {
+        let checks = vec![
+            Check::ok("orphan.import", "east", ""),
+            Check::ok("clock", "west", ""),
+            Check::ok("clock", "east", ""),
+        ];
+        let report = Report::new(String::new(), checks);
+        let ids: Vec<_> = report.checks.iter().map(|c| format!("{} {}", c.id, c.object)).collect();
+        assert_eq!(ids, ["clock east", "clock west", "orphan.import east"]);
+    }
+
+    #[test]
+    fn spans_are_words() {
+        let shown = [1, 119, 120, 7200, 172_800].map(|s| span(Duration::from_secs(s)));
+        assert_eq!(shown, ["1 s", "119 s", "2 min", "2 h", "2 days"]);
+    }
+}
