@@ -128,7 +128,7 @@
 //! | operation | time |
 //! |---|---|
 //! | [`Ring::hash`] | `O(bytes)` |
-//! | [`Ring::owner`] | `O(1)`: one cache line; in one of a thousand hashes that of the orders |
+//! | [`Ring::owner`] | `O(1)`: one cache line; in one of 1,300 hashes that of the orders |
 //! | `k` of [`Ring::sequence`], [`Ring::near`] without the zone, `k` well below `n` | `O(k)`, three cache lines to begin with |
 //! | all of [`Ring::sequence`] and [`Ring::near`] | `O(n log n)` expected at equal weights, `O(p)` at worst; above 1024 nodes `O(k^2)` for `k` of them, in steps of a vector |
 //! | a round of [`Ring::spread`] | as a sequence up to its last node |
@@ -147,8 +147,8 @@
 //!
 //! The hashes are cut into lines of equal length, an eighth as many as points. A line is 64 bytes: up to
 //! fifteen boundaries between owners, each the upper 15 bits of its place in the line, and the owners between
-//! them. The rank of a hash among the boundaries is a sum of sixteen signs, which compilers turn into a dozen vector
-//! instructions without a branch. A line with more boundaries does without the owners of the narrowest stretches
+//! them. The rank of a hash among the boundaries comes from one comparison of sixteen numbers, a dozen instructions
+//! without a branch. A line with more boundaries does without the owners of the narrowest stretches
 //! between them; a hash in one of these, or with the same 15 bits as a boundary, is looked up in the sorted points
 //! behind the lines. Boundaries are the middles between points, so the nearest point costs what the next one
 //! clockwise would, and halves the variance of shares.
