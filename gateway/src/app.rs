@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use registry::model::Gateway;
 use registry::state::StateDir;
+use registry::store::embedded::EmbeddedStore;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -62,6 +63,9 @@ pub enum StartError {
     /// The state directory cannot be used.
     #[error("the state directory cannot be used")]
     State(#[from] registry::state::StateError),
+    /// The registry in the state directory cannot be used.
+    #[error("the registry cannot be used")]
+    Registry(#[from] registry::store::embedded::OpenError),
     /// A TCP address cannot be bound.
     #[error("cannot bind {what} on {address}; is another process listening there? (`spec.listen.{what}`)")]
     Bind {
@@ -110,6 +114,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
             "Records of the last catalog are of another version; their peers send them again."
         );
     }
+    let registry = EmbeddedStore::open(&gateway.state_dir)?;
     let boot = fastrand::u64(..);
     let http = bind::tcp_shares("http", gateway.listen.http, options.workers)?;
     let admin_listener = bind::tcp("admin", gateway.listen.admin)?;
@@ -162,6 +167,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     tasks.spawn(checks::run(shared.clone()));
     tasks.spawn(sync::tell_peers(shared.clone()));
     tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder, directory));
+    tasks.spawn(sync::record(knowledge.clone(), registry.clone(), shared.stop.clone()));
     tasks.spawn(reload::judge_tunnels(shared.clone()));
     let reloader =
         Reloader { files: options.files, shared: shared.clone(), knowledge, seen: Look::default() };
@@ -188,6 +194,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     workers.all_ended().await;
     drained.cancel();
     while tasks.join_next().await.is_some() {}
+    registry.close().await;
     info!("Stopped.");
     if told { Ok(()) } else { Err(StartError::WorkerEnded) }
 }

@@ -4,6 +4,7 @@
 mod digests;
 mod exporter;
 mod importer;
+mod record;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,6 +25,7 @@ use crate::worker::Shared;
 pub use digests::tell_peers;
 pub use exporter::export_to_peers;
 pub use importer::import_from_peers;
+pub use record::record;
 
 /// Views are rebuilt at most so often.
 const REBUILD_PAUSE: Duration = Duration::from_millis(50);
@@ -42,6 +44,8 @@ pub struct Knowledge {
     state: Mutex<State>,
     /// Told when the view must be built anew.
     dirty: Notify,
+    /// Told when the registry must follow.
+    unrecorded: Notify,
     /// Grows when the export changes.
     exported: watch::Sender<u64>,
 }
@@ -87,6 +91,7 @@ impl Knowledge {
             clock,
             state: Mutex::new(state),
             dirty: Notify::new(),
+            unrecorded: Notify::new(),
             exported: watch::Sender::new(0),
         }
     }
@@ -174,6 +179,7 @@ impl Knowledge {
     fn touch(&self, state: &mut State) {
         state.revision += 1;
         self.dirty.notify_one();
+        self.unrecorded.notify_one();
     }
 }
 

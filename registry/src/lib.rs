@@ -1,6 +1,6 @@
 //! What is declared and what exists: manifests, the model, stores, export and mirror.
 //!
-//! Knows nothing of requests, tunnels or rings. Everything but [`store`] and [`state`] is pure: time and randomness
+//! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`recorder`] and [`state`] is pure: time and randomness
 //! come in as parameters, and what is to be written comes out.
 //!
 //! # The life of an update
@@ -60,6 +60,7 @@ pub mod manifest;
 pub mod mirror;
 pub mod model;
 pub mod record;
+pub mod recorder;
 pub mod state;
 pub mod store;
 pub mod union;

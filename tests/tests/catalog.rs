@@ -55,6 +55,25 @@ fn what_a_peer_adds_and_removes_is_mirrored() {
 }
 
 #[test]
+fn the_registry_in_the_state_directory_holds_the_imports() {
+    let pair = Pair::new();
+    let file = pair.west.site.dir.join("state/registry.redb");
+    let key = b"/ringway/v1/imports/east/shop/cart";
+    wait_until("the import is in the registry", SOON, || {
+        let bytes = std::fs::read(&file).ok()?;
+        bytes.windows(key.len()).any(|w| w == key).then_some(())
+    });
+    // One that cannot be read is named, and not overwritten.
+    let mut west = pair.west;
+    assert!(west.process.terminate().success());
+    std::fs::write(&file, "no registry").unwrap();
+    let said = cli(&west.site.dir, &["gateway", "-f", "gateway.yaml"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("registry.redb` is damaged"), "{said:?}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"no registry");
+}
+
+#[test]
 fn two_processes_never_share_a_state_directory() {
     let pair = Pair::new();
     let site = &pair.west.site;

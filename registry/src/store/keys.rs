@@ -38,6 +38,11 @@ pub fn import(peer: &ClusterName, service: &ServiceName) -> String {
     format!("{}{service}", imports(peer))
 }
 
+/// All that is mirrored, of every peer.
+pub fn all_imports() -> String {
+    format!("{ROOT}imports/")
+}
+
 /// All that is mirrored of a peer.
 pub fn imports(peer: &ClusterName) -> String {
     format!("{ROOT}imports/{peer}/")
