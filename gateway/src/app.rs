@@ -36,6 +36,7 @@ use crate::checks;
 use crate::clock::Clock;
 use crate::metrics::{Direction, InProgress, Metrics};
 use crate::peers::Peers;
+use crate::shifts;
 use crate::sync::{self, Knowledge};
 use crate::view::{View, ViewBuilder};
 use crate::worker::Shared;
@@ -165,6 +166,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     tasks.spawn(sync::export_to_peers(knowledge.clone(), incoming_syncs, shared.stop.clone()));
     tasks.spawn(sync::import_from_peers(knowledge.clone(), shared.peers.clone()));
     tasks.spawn(checks::run(shared.clone()));
+    tasks.spawn(shifts::watch(shared.clone()));
     tasks.spawn(sync::tell_peers(shared.clone()));
     tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder, directory));
     tasks.spawn(sync::record(knowledge.clone(), registry.clone(), shared.stop.clone()));

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::balance::EndpointState;
-use crate::endpoint::audit;
+use crate::endpoint;
 use crate::view::View;
 use crate::worker::Shared;
 
@@ -157,7 +157,7 @@ async fn keep_checking(
                 debug!(endpoint = id, %address, error, "A check failed.");
             }
         }
-        audit(&endpoint, change);
+        endpoint::tell(&endpoint, change);
         let pause = if endpoint.is_waiting() { check.interval / HURRY } else { check.interval };
         tokio::time::sleep_until(started + pause.mul_f64(1.0 - JITTER + 2.0 * JITTER * rng.f64())).await;
     }

@@ -15,8 +15,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use registry::model::{Port, Protocol};
-use tracing::info;
 
+use crate::audit;
 use crate::balance::{Change, EndpointState, Endpoints, InFlight};
 use crate::body::{BodyError, RequestBody};
 use crate::clock::Clock;
@@ -95,11 +95,11 @@ pub async fn call(
             }
             Ok((response, lease)) => {
                 let change = judge(endpoints, &in_flight, &response, clock.micros());
-                audit(endpoint, change);
+                tell(endpoint, change);
                 return Ok(answer(response, lease, in_flight));
             }
             Err(SendError::Connect) => {
-                audit(endpoint, in_flight.refused(clock.micros()));
+                tell(endpoint, in_flight.refused(clock.micros()));
                 failure = if reached == 0 { Failure::Connect } else { failure };
             }
             Err(SendError::GoneAway) if !gone_away && body.can_restart() => {
@@ -108,7 +108,7 @@ pub async fn call(
                 continue;
             }
             Err(SendError::Refused | SendError::GoneAway) => {
-                audit(endpoint, endpoints.failed(&in_flight, clock.micros()));
+                tell(endpoint, endpoints.failed(&in_flight, clock.micros()));
                 failure = if reached == 0 { Failure::Refused } else { failure };
                 if !body.can_restart() {
                     break;
@@ -117,7 +117,7 @@ pub async fn call(
             // The caller broke off in the middle of its body, not the endpoint.
             Err(SendError::Cut | SendError::CutReused) if body.failed() => return Err(Failure::Cancelled),
             Err(SendError::Cut | SendError::CutReused) => {
-                audit(endpoint, endpoints.failed(&in_flight, clock.micros()));
+                tell(endpoint, endpoints.failed(&in_flight, clock.micros()));
                 reached += 1;
                 failure = Failure::Reset;
                 if !allowance.replayable || !body.can_restart() || reached >= allowance.attempts {
@@ -146,7 +146,7 @@ async fn send(
     reuse: Reuse,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let To { endpoint, protocol } = to;
-    let connected = || audit(endpoint, endpoint.connected(clock.micros()));
+    let connected = || tell(endpoint, endpoint.connected(clock.micros()));
     let mut request = Request::new(body.reader());
     *request.method_mut() = head.method.clone();
     *request.headers_mut() = head.headers.clone();
@@ -197,10 +197,12 @@ fn judge(endpoints: &Endpoints, request: &InFlight, answer: &Response<Incoming>,
 }
 
 /// Says in the log that an endpoint was taken into use, or out of it.
-pub fn audit(endpoint: &EndpointState, change: Option<Change>) {
+pub fn tell(endpoint: &EndpointState, change: Option<Change>) {
     if let Some(Change { ready, cause }) = change {
-        let (endpoint, address) = (endpoint.id(), endpoint.address());
-        info!(endpoint, %address, ready, %cause, "Audit: endpoint health changed.");
+        let what = format!("endpoint {} at {}", endpoint.id(), endpoint.address());
+        let states = if ready { ("out", "ready") } else { ("ready", "out") };
+        let moved = format!("{} requests on it", endpoint.in_flight());
+        audit::health("endpoint", what, states, cause, moved);
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod answer;
 pub mod app;
+pub mod audit;
 pub mod balance;
 pub mod body;
 pub mod budget;
@@ -32,6 +33,7 @@ pub mod peers;
 pub mod placement;
 pub mod retry;
 pub mod route;
+pub mod shifts;
 pub mod stall;
 pub mod sync;
 pub mod view;

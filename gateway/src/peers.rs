@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use tunnel::{CloseReason, Peer, Tunnel};
 
+use crate::audit;
 use crate::facts::Told;
 use crate::health::State;
 use crate::metrics::InProgress;
@@ -179,7 +180,12 @@ impl Peers {
                 return Err((CloseCode::DuplicateCluster, text));
             }
             Some(known) if known != peer.hello.cluster_uid => {
-                warn!(peer = %name, "Audit: cluster has a new UID (its state was lost or it was rebuilt); taken over.");
+                audit::change(
+                    "cluster has a new UID and is taken over",
+                    format_args!("cluster {name}"),
+                    "its state was lost, or it was rebuilt",
+                    "nothing by itself",
+                );
             }
             _ => {}
         }

@@ -33,12 +33,12 @@ const FOREIGN: [(&str, &[&str]); 3] = [
 
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
 const FLOORS: [&[&str]; 10] = [
-    &["balance", "budget", "clock", "facts", "fields", "grpc", "health", "retry", "route", "stall"],
+    &["audit", "balance", "budget", "clock", "facts", "fields", "grpc", "health", "retry", "route", "stall"],
     &["body", "metrics", "placement"],
     &["endpoint", "peers"],
     &["answer", "view"],
     &["error", "worker"],
-    &["checks", "inbound", "outbound", "sync"],
+    &["checks", "inbound", "outbound", "shifts", "sync"],
     &["admin", "listener"],
     &["dataplane"],
     &["app"],

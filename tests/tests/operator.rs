@@ -223,6 +223,42 @@ fn the_registry_shows_what_is_declared_exported_and_mirrored() {
     }
 }
 
+/// The audit lines in a log that hold every one of `parts`.
+fn audits(log: &str, parts: &[&str]) -> Vec<String> {
+    let lines = log.lines().filter(|line| line.contains(" audit: Audit: "));
+    lines.filter(|line| parts.iter().all(|part| line.contains(part))).map(String::from).collect()
+}
+
+#[test]
+fn every_change_of_health_leaves_one_audit_line() {
+    let mut pair =
+        Pair::with(Setup { east_policy: sharded(&["east", "west"]), backends: 2, ..Setup::default() });
+    pair.west.process.wait_log(&["Audit: link health changed.", "to=\"up\""]);
+    pair.backends[0].stop();
+    wait_until("the dead endpoint is taken out", LIMIT, || {
+        pair.get("/");
+        let log = pair.east.process.log();
+        (!audits(&log, &["endpoint a at ", "to=\"out\""]).is_empty()).then_some(())
+    });
+    pair.mesh.issue("ca", "west", &["east"], &pair.west.site.dir.join("pki"));
+    pair.west.process.wait_log(&["Audit: taken from the files: certificate changed."]);
+    pair.east.process.kill();
+    pair.west.wait_peer("east", "down");
+    pair.west.process.wait_log(&["Audit: link health changed.", "to=\"down\""]);
+
+    let log = pair.west.process.log();
+    for parts in [
+        &["link health changed.", "what=link east", "to=\"up\"", "why=", "moved="][..],
+        &["link health changed.", "what=link east", "to=\"down\"", "why=", "% of the keys of shop/cart"],
+        &["peer health changed.", "what=gateway gw-1 of east", "to=\"down\"", "why=", "moved="],
+        &["taken from the files: certificate changed.", "why=", "moved="],
+    ] {
+        assert_eq!(audits(&log, parts).len(), 1, "{parts:?}\n{log}");
+    }
+    let marked = log.lines().filter(|line| line.contains("Audit: ")).count();
+    assert_eq!(audits(&log, &["what=", "why=", "moved="]).len(), marked, "{log}");
+}
+
 #[test]
 fn every_command_teaches_by_example() {
     let dir = tempfile::tempdir().unwrap();

@@ -17,6 +17,7 @@ use tracing::{error, info};
 use super::change::{self, What};
 use super::files::Look;
 use super::load::{LoadError, Loaded, load};
+use crate::audit;
 use crate::sync::Knowledge;
 use crate::worker::Shared;
 
@@ -166,11 +167,18 @@ impl Reloader {
             return;
         }
         loaded.say_warnings();
+        let why = if told { "SIGHUP" } else { "the files look changed" };
         for change in changes.iter().take(NAMED_MAX) {
-            info!(change, "Audit: taken from the files.");
+            audit::change(
+                format_args!("taken from the files: {change}"),
+                change,
+                why,
+                "what comes from now on",
+            );
         }
         if let Some(more) = changes.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
-            info!(more, "Audit: further changes taken from the files.");
+            let what = format!("{more} further objects");
+            audit::change("further changes taken from the files", what, why, "what comes from now on");
         }
         // First what new tunnels are made with, then what they are for. No await in between: nothing on this thread sees
         // one without the other.

@@ -8,10 +8,10 @@ use arc_swap::ArcSwap;
 use proto::code::CloseCode;
 use registry::model::ClusterName;
 use tokio::sync::Notify;
-use tracing::info;
 use tunnel::{CloseReason, Tunnel};
 
 use super::{Offer, Peers, lock, unix_ms};
+use crate::audit;
 use crate::health::{Detector, Reason, State, Transition};
 
 /// Tunnels to one gateway process at once: the one in use, and a few that are being replaced or that only one side has
@@ -172,7 +172,14 @@ impl PeerGateway {
         self.state.store(change.to as u8, Ordering::Release);
         let (from, to) = (change.from.as_str(), change.to.as_str());
         let streams: usize = self.tunnels.load().iter().map(Tunnel::outstanding).sum();
-        info!(peer = %self.cluster, gateway = %self.id, from, to, reason, streams, "Audit: peer health changed.");
+        let what = format!("gateway {} of {}", self.id, self.cluster);
+        audit::health(
+            "peer",
+            what,
+            (from, to),
+            &reason,
+            format_args!("{streams} requests on their way to it"),
+        );
         if change.to == State::Down {
             // Its streams fail at once, so that what can be sent elsewhere is.
             for tunnel in self.tunnels.load().iter() {

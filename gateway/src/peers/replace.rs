@@ -4,10 +4,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use identity::{Credentials, Trust};
 use proto::code::CloseCode;
-use tracing::{info, warn};
+use tracing::info;
 use tunnel::Tunnel;
 
 use super::Peers;
+use crate::audit;
 
 /// By then both sides use the other tunnel, and nothing new is on its way on this one.
 const MOVE_OVER: Duration = Duration::from_secs(1);
@@ -44,9 +45,11 @@ impl Peers {
                 for tunnel in gateway.tunnels().iter() {
                     let believed = trust.still_believes(&tunnel.peer_certificates(), tunnel.dialled(), now);
                     if let Err(refusal) = believed {
-                        warn!(
-                            peer = %cluster.name, gateway = %gateway.id, reason = %refusal,
-                            "Audit: tunnel closed, its peer is not believed any more."
+                        audit::change(
+                            "tunnel closed, its peer is not believed any more",
+                            format_args!("gateway {} of {}", gateway.id, cluster.name),
+                            &refusal,
+                            format_args!("{} requests on their way to it", tunnel.outstanding()),
                         );
                         tunnel.close(CloseCode::LinkRemoved, &refusal.to_string());
                     } else if tunnel.credentials().chain() != credentials.chain() && !tunnel.is_retiring() {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::Knowledge;
+use crate::audit;
 use crate::worker::SyncStream;
 
 /// The watch must be there by then: the peer sends it at once.
@@ -68,7 +69,12 @@ async fn feed(knowledge: &Knowledge, stream: SyncStream) {
     };
     let mut changes = knowledge.exported.subscribe();
     if knowledge.lock().export.admit(&watch, &mut fastrand::Rng::new()) {
-        info!(%peer, "Audit: the peer knows more of our exports than we do (restored backup?); a new epoch begins.");
+        audit::change(
+            "a new epoch of our exports begins",
+            "exports",
+            format_args!("{peer} knows more of them than we do: was a backup restored?"),
+            "every peer is sent all of them",
+        );
         knowledge.exported.send_modify(|n| *n += 1);
     }
     let mut feed = match Feed::new(peer.clone(), &watch) {
