@@ -120,6 +120,14 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let http = bind::tcp_shares("http", gateway.listen.http, options.workers)?;
     let admin_listener = bind::tcp("admin", gateway.listen.admin)?;
     let ports = bind::tunnel(&gateway, options.workers, boot)?;
+    let tcp = bind::tcp_shares("tunnel", gateway.listen.tunnel, options.workers)?;
+    let (_socket_file, unix) = bind::TunnelSocket::listen(&gateway.state_dir).map_or_else(
+        |error| {
+            warn!(%error, "No Unix socket for tunnels in the state directory; sidecars must use TCP.");
+            (None, None)
+        },
+        |(file, listener)| (Some(file), Some(listener)),
+    );
 
     let clock = Clock::start();
     let stop = CancellationToken::new();
@@ -151,7 +159,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let mut builder = ViewBuilder::new(shared.gateway.cluster.clone(), shared.gateway.region.clone());
     shared.view.store(Arc::new(sync::build(&mut builder, &knowledge, &shared, &View::default())));
 
-    let mut workers = Workers::start(&shared, ports, http).await?;
+    let mut workers = Workers::start(&shared, ports, tcp, unix, http).await?;
     let mut tasks = JoinSet::new();
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();

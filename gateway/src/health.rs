@@ -1,4 +1,5 @@
-//! Whether a peer gateway is there: one [`Detector`] per peer gateway, fed by the worker that owns its tunnels.
+//! Whether a peer gateway is there: a [`Detector`] for each way to it, fed by the workers that own its tunnels, and
+//! [`Ways`], which says what follows from all of them.
 //!
 //! Silence means something only while the peer owes us a sign of life: since a probe or a request that it has not
 //! reacted to. And only silence that we could have heard through counts: when our own loop ran late, the lateness is
@@ -8,8 +9,12 @@
 //! goes out to a peer that owed none; send a probe whenever a tick asks for one; report every authenticated packet.
 //! Ticking more often than asked does no harm.
 
+mod ways;
+
 use std::fmt;
 use std::time::{Duration, Instant};
+
+pub use ways::{Ticks, Way, Ways};
 
 /// Between two probes while requests are outstanding or an answer is owed.
 pub const PROBE_BUSY: Duration = Duration::from_millis(50);
@@ -21,6 +26,10 @@ pub const SUSPECT_AFTER: Duration = Duration::from_millis(100);
 pub const DOWN_AFTER: Duration = Duration::from_millis(500);
 /// Overdue probes that make a peer down, together with [`DOWN_AFTER`].
 pub const DOWN_PROBES: usize = 5;
+/// Between two probes while a cut connection makes the peer doubtful.
+pub const PROBE_DOUBT: Duration = Duration::from_millis(25);
+/// Probes that must have gone out before the silence of a doubtful peer means that it is down: one may be lost.
+pub const DOUBT_PROBES: usize = 3;
 
 /// What a peer gateway is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,7 +106,7 @@ pub struct Tick {
     pub transition: Option<Transition>,
 }
 
-/// The state of one peer gateway.
+/// The state of one peer gateway on one way.
 #[derive(Clone, Debug)]
 pub struct Detector {
     state: State,
@@ -117,6 +126,8 @@ pub struct Detector {
     probed_at: Option<Instant>,
     /// Whether requests were outstanding at the last tick.
     outstanding: bool,
+    /// When another sign said that the peer may be dead; only the answer to a probe sent since then says that it lives.
+    doubted: Option<Instant>,
 }
 
 impl Detector {
@@ -133,7 +144,13 @@ impl Detector {
             decisive_probe: None,
             probed_at: None,
             outstanding: false,
+            doubted: None,
         }
+    }
+
+    /// Whether a tunnel is there.
+    pub fn has_tunnel(&self) -> bool {
+        self.tunnel
     }
 
     /// The state.
@@ -168,9 +185,25 @@ impl Detector {
         self.enter(State::Down, now, || Reason::TunnelLost(why.to_owned()))
     }
 
-    /// Anything authenticated came from the peer. Late words of a tunnel that is gone change nothing.
+    /// Another sign says that the peer may be dead. It is suspect at once, and down unless it answers a probe within the
+    /// time in which others become suspect.
+    pub fn doubt(&mut self, now: Instant) {
+        if !self.tunnel || self.state == State::Down || self.doubted.is_some() {
+            return;
+        }
+        self.settle();
+        self.doubted = Some(now);
+        self.owed_since = Some(now);
+        self.probed_at = None;
+        if self.state != State::Suspect {
+            (self.state, self.since) = (State::Suspect, now);
+        }
+    }
+
+    /// Anything authenticated came from the peer. Late words of a tunnel that is gone change nothing, nor of a peer in
+    /// doubt.
     pub fn heard(&mut self, now: Instant) -> Option<Transition> {
-        if self.tunnel { self.alive(now, Reason::Heard) } else { None }
+        if self.tunnel && self.doubted.is_none() { self.alive(now, Reason::Heard) } else { None }
     }
 
     /// A probe was answered after `rtt`. Includes [`Detector::heard`].
@@ -178,6 +211,9 @@ impl Detector {
         // RFC 6298, section 2: an eighth of each new sample.
         self.rtt = if self.measured { (self.rtt * 7 + rtt) / 8 } else { rtt };
         self.measured = true;
+        if self.doubted.is_some_and(|since| since + rtt <= now) {
+            self.doubted = None;
+        }
         self.heard(now)
     }
 
@@ -234,6 +270,9 @@ impl Detector {
     /// Whatever is owed for the time of a busy probe is asked for again, before it is overdue: so one lost datagram on
     /// an idle link makes nobody suspect.
     fn probe_due(&self) -> Option<Instant> {
+        if self.doubted.is_some() {
+            return Some(self.probed_at? + PROBE_DOUBT);
+        }
         let busy = self.outstanding || self.owed_since.is_some() || self.state != State::Up;
         Some(self.probed_at? + if busy { PROBE_BUSY } else { PROBE_IDLE })
     }
@@ -245,6 +284,10 @@ impl Detector {
 
     /// When silence, if it goes on, means that the peer is down; `None` before enough probes went out.
     fn down_at(&self) -> Option<Instant> {
+        if self.doubted.is_some() {
+            let enough = self.probes >= DOUBT_PROBES;
+            return self.owed_since.filter(|_| enough).map(|since| since + self.overdue_after());
+        }
         let unanswered = self.decisive_probe? + self.overdue_after();
         Some(unanswered.max(self.owed_since? + DOWN_AFTER))
     }
@@ -280,6 +323,7 @@ impl Detector {
         self.owed_since = None;
         self.probes = 0;
         self.decisive_probe = None;
+        self.doubted = None;
     }
 
     fn enter(&mut self, to: State, now: Instant, reason: impl FnOnce() -> Reason) -> Option<Transition> {

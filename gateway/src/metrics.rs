@@ -105,15 +105,17 @@ impl Metrics {
         self.traffic.forget_unused();
     }
 
-    /// Sets what is known of a peer when somebody looks.
+    /// Sets what is known of a peer when somebody looks; `tunnels` are those that are open, by carrier.
     pub fn set_peer(
         &self,
         peer: &str,
-        tunnels: i64,
+        tunnels: [(&'static str, i64); 2],
         rtt_seconds: Option<f64>,
         registry_age_seconds: Option<i64>,
     ) {
-        self.tunnel_up.get_or_create(&TunnelLabels { peer: peer.into(), carrier: "quic" }).set(tunnels);
+        for (carrier, open) in tunnels {
+            self.tunnel_up.get_or_create(&TunnelLabels { peer: peer.into(), carrier }).set(open);
+        }
         let labels = PeerLabels { peer: peer.into() };
         if let Some(rtt) = rtt_seconds {
             self.tunnel_rtt.get_or_create(&labels).set(rtt);
@@ -125,7 +127,9 @@ impl Metrics {
 
     /// Shows nothing more of a peer whose link was removed; what was counted of it stays.
     pub fn forget_peer(&self, peer: &str) {
-        self.tunnel_up.remove(&TunnelLabels { peer: peer.into(), carrier: "quic" });
+        for carrier in ["quic", "tcp"] {
+            self.tunnel_up.remove(&TunnelLabels { peer: peer.into(), carrier });
+        }
         self.tunnel_rtt.remove(&PeerLabels { peer: peer.into() });
         self.registry_age.remove(&PeerLabels { peer: peer.into() });
     }

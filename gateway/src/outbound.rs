@@ -35,7 +35,7 @@ use crate::metrics::{AttemptKind, InProgressGuard, Outcome, RequestCounters};
 use crate::retry::{self, Failure, Progress, Verdict};
 use crate::route;
 use crate::stall::Reader;
-use crate::view::{Service, View};
+use crate::view::{Server, Service, View};
 use crate::worker::{REQUESTS_MAX, Worker};
 use crate::{fields, grpc};
 
@@ -299,10 +299,13 @@ impl Call<'_> {
         let mut last = Failure::Unavailable;
         // The node that said `MISPLACED`, while it is asked once more.
         let mut insist: Option<NodeIndex> = None;
+        // A peer to which a tunnel was lost, and which is up all the same: it is asked on another, once.
+        let (mut again, mut was_again) = (None, false);
         loop {
-            let Some(node) = insist.or_else(|| self.next(&tried)) else { return Err((last, false)) };
+            let known = insist.or_else(|| again.take());
+            let Some(node) = known.or_else(|| self.next(&tried)) else { return Err((last, false)) };
             let kind = if tried.len == 0 { AttemptKind::First } else { AttemptKind::Retry };
-            if insist.is_none() {
+            if known.is_none() {
                 tried.push(node);
             }
             let done = self.attempt_with_hedge(node, &mut tried, insist.is_some(), kind).await;
@@ -327,6 +330,9 @@ impl Call<'_> {
                 // An answer of the endpoint, though a bad one, is better than ours.
                 Verdict::GiveUp(_) => return done.map_err(|(f, _)| (f, false)),
             };
+            if verdict == Verdict::TryNext && !was_again && self.is_up_otherwise(node, failure) {
+                (again, was_again) = (Some(node), true);
+            }
             if let (Ok(_), None, None) = (&done, insist, self.next(&tried)) {
                 return done.map_err(|(f, _)| (f, false));
             }
@@ -344,6 +350,14 @@ impl Call<'_> {
         } else {
             None
         }
+    }
+
+    /// Whether the tunnel to `node` was lost, and the peer is up on another.
+    fn is_up_otherwise(&self, node: NodeIndex, failure: Failure) -> bool {
+        let now = self.worker.shared.clock.micros();
+        matches!(failure, Failure::PeerLost | Failure::NotSent)
+            && matches!(self.service.server(node), Server::Peer(..))
+            && self.service.availability(node, self.port, now) == crate::placement::Availability::Up
     }
 
     fn next(&self, tried: &Tried) -> Option<NodeIndex> {

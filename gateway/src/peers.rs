@@ -20,7 +20,7 @@ use registry::model::{ClusterName, Link};
 use tokio::sync::{Notify, watch as changes};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use tunnel::{CloseReason, Peer, Tunnel};
+use tunnel::{CloseReason, Kind, Peer, Tunnel};
 
 use crate::audit;
 use crate::facts::Told;
@@ -28,7 +28,7 @@ use crate::health::State;
 use crate::metrics::InProgress;
 use crate::placement::Availability;
 
-pub use dial::{each_address, keep_dialling};
+pub use dial::{Dialler, each_address, keep_dialling};
 pub use gateway::PeerGateway;
 pub use replace::close_replaced;
 pub use watch::watch;
@@ -63,7 +63,8 @@ pub struct PeerCluster {
     gateways: ArcSwap<Vec<Arc<PeerGateway>>>,
     /// The UID it showed first; another one under the same name is another cluster.
     uid: Mutex<Option<[u8; 16]>>,
-    last_error: Mutex<Option<String>>,
+    /// Of each carrier that is dialled.
+    last_errors: Mutex<BTreeMap<Kind, String>>,
 }
 
 /// What became of a tunnel that was offered.
@@ -250,7 +251,7 @@ impl PeerCluster {
             link: changes::Sender::new(Arc::new(link.clone())),
             gateways: ArcSwap::default(),
             uid: Mutex::default(),
-            last_error: Mutex::default(),
+            last_errors: Mutex::default(),
         }
     }
 
@@ -298,9 +299,11 @@ impl PeerCluster {
         best.map(|(_, _, gateway, tunnel)| (gateway.clone(), tunnel))
     }
 
-    /// Why the last dial failed, if the link is not up for that reason.
+    /// Why the last dial failed, of each carrier that is not up for that reason.
     pub fn last_error(&self) -> Option<String> {
-        lock(&self.last_error).clone()
+        let errors = lock(&self.last_errors);
+        let errors: Vec<_> = errors.iter().map(|(carrier, error)| format!("{carrier} {error}")).collect();
+        (!errors.is_empty()).then(|| errors.join("; "))
     }
 
     /// A tunnel to `gateway` has ended.
@@ -328,7 +331,7 @@ impl PeerCluster {
         if let Some(gateway) = known.iter().find(|g| &g.id == id) {
             return (gateway.clone(), false);
         }
-        let gateway = Arc::new(PeerGateway::new(self.name.clone(), id.clone(), tunnel.rtt()));
+        let gateway = Arc::new(PeerGateway::new(self.name.clone(), id.clone()));
         let mut list = known.to_vec();
         list.push(gateway.clone());
         self.gateways.store(Arc::new(list));

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use registry::model::{ClusterName, Gateway};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tunnel::{Endpoint, Local, MessageReader, MessageWriter};
+use tunnel::{DirectEndpoint, Endpoint, Local, MessageReader, MessageWriter};
 
 use crate::budget::ByteBudget;
 use crate::clock::Clock;
@@ -77,6 +77,8 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// Readers that may stall.
     pub stalls: Stalls,
-    /// Where it accepts tunnels and dials them.
+    /// Where it accepts tunnels on QUIC and dials them.
     pub endpoint: Endpoint,
+    /// The same on TCP and on Unix sockets.
+    pub direct: DirectEndpoint,
 }

@@ -3,6 +3,7 @@
 use hashring::NodeIndex;
 use registry::model::{Condition, Member as Declared, Mode, PeerImports};
 use serde::Serialize;
+use tunnel::Kind;
 
 use super::Admin;
 use crate::balance::Standing;
@@ -137,8 +138,11 @@ pub(super) fn refresh_gauges(admin: &Admin) {
     for cluster in admin.shared.peers.iter() {
         let name = &cluster.name;
         let gateways = cluster.gateways();
-        let tunnels =
-            gateways.iter().map(|g| g.tunnels().iter().filter(|t| t.is_open()).count()).sum::<usize>();
+        let open = |kind: Kind| {
+            let open: usize = gateways.iter().map(|g| g.count_open(kind)).sum();
+            (kind.as_str(), i64::try_from(open).unwrap_or(i64::MAX))
+        };
+        let tunnels = [Kind::Quic, Kind::Tcp].map(open);
         let rtt = gateways
             .iter()
             .filter(|g| g.state() != State::Down)
@@ -149,7 +153,7 @@ pub(super) fn refresh_gauges(admin: &Admin) {
             .as_deref()
             .and_then(|i| age_seconds(i, &admin.shared.clock))
             .and_then(|age| i64::try_from(age).ok());
-        admin.shared.metrics.set_peer(name.as_str(), i64::try_from(tunnels).unwrap_or(i64::MAX), rtt, age);
+        admin.shared.metrics.set_peer(name.as_str(), tunnels, rtt, age);
     }
 }
 
@@ -194,7 +198,8 @@ fn age_seconds(imports: &PeerImports, clock: &Clock) -> Option<u64> {
 }
 
 fn peer(gateway: &PeerGateway) -> Peer {
-    let tunnels = gateway.tunnels();
+    let mut tunnels = gateway.tunnels().to_vec();
+    tunnels.sort_by_key(|tunnel| (tunnel.carrier(), tunnel.worker()));
     let tunnels = tunnels.iter().map(|tunnel| TunnelStatus {
         carrier: tunnel.carrier().as_str(),
         address: tunnel.remote_address().to_string(),

@@ -3,6 +3,9 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU8;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 
 use registry::model::Gateway;
 use tunnel::{EndpointError, Port, Secrets};
@@ -51,6 +54,44 @@ pub(super) fn tunnel(gateway: &Gateway, workers: NonZeroU8, boot: u64) -> Result
     Port::bind(gateway.listen.tunnel, workers, &secrets, boot)
 }
 
+/// The Unix socket for tunnels from this host, for our own user alone; its file goes when it is dropped.
+#[derive(Debug)]
+pub(super) struct TunnelSocket {
+    path: PathBuf,
+}
+
+impl TunnelSocket {
+    /// Its name in the state directory, which belongs to one process at a time: a file that is there is a dead one's.
+    const FILE: &'static str = "tunnel.sock";
+
+    /// Listens in `state_dir`.
+    ///
+    /// # Errors
+    /// When the file cannot be made; a path of more than 107 bytes is no address.
+    pub(super) fn listen(state_dir: &Path) -> io::Result<(Self, UnixListener)> {
+        let path = state_dir.join(Self::FILE);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+        socket.bind(&socket2::SockAddr::unix(&path)?)?;
+        let file = Self { path };
+        // Before anyone can connect.
+        std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o600))?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok((file, socket.into()))
+    }
+}
+
+impl Drop for TunnelSocket {
+    fn drop(&mut self) {
+        // What is left of it is replaced at the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -80,6 +121,18 @@ mod tests {
         let taken: Vec<usize> = taken.collect();
         assert_eq!(taken.iter().sum::<usize>(), callers.len());
         assert!(taken.iter().all(|n| *n > 8), "{taken:?}");
+    }
+
+    #[test]
+    fn the_socket_is_ours_alone_replaces_a_stale_file_and_goes_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(TunnelSocket::FILE);
+        std::fs::write(&path, "stale").unwrap();
+        let (file, _listener) = TunnelSocket::listen(dir.path()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        drop(file);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The threads of the data plane.
 
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread;
 
@@ -20,7 +21,7 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts a worker for each share of the tunnels' port, with a listener for callers each; gives them once all can
+    /// Starts a worker for each share of the tunnels' port, with listeners of its own; the first has the Unix socket, too; gives them once all can
     /// serve.
     ///
     /// # Errors
@@ -28,15 +29,24 @@ impl Workers {
     pub(super) async fn start(
         shared: &Arc<Shared>,
         ports: Vec<Port>,
+        tcp: Vec<TcpListener>,
+        mut unix: Option<UnixListener>,
         http: Vec<TcpListener>,
     ) -> Result<Self, StartError> {
         let drained = Arc::new(Barrier::new(ports.len()));
         let mut ends = JoinSet::new();
-        for (port, http) in ports.into_iter().zip(http) {
+        for ((port, tcp), http) in ports.into_iter().zip(tcp).zip(http) {
             let (ready, is_ready) = oneshot::channel();
             let (ended, has_ended) = oneshot::channel::<()>();
             let name = format!("worker-{}", port.worker());
-            let start = Start { shared: shared.clone(), port, http, drained: drained.clone() };
+            let start = Start {
+                shared: shared.clone(),
+                port,
+                tcp,
+                unix: unix.take(),
+                http,
+                drained: drained.clone(),
+            };
             let run = move || {
                 let _ended = ended;
                 if let Err(failed) = dataplane::run(start, ready) {

@@ -9,7 +9,7 @@ use registry::model::HostPort;
 use tokio::net::lookup_host;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-use tunnel::{Driver, Endpoint, Tunnel, TunnelError};
+use tunnel::{DirectEndpoint, Driver, Endpoint, Kind, Peer, Tunnel, TunnelError};
 
 use super::{PeerCluster, Peers, lock};
 
@@ -23,6 +23,31 @@ const ADDRESSES_MAX: usize = 16;
 const RESOLVE_WAIT: Duration = Duration::from_secs(5);
 /// The same error again is only said every so often.
 const SAY_AGAIN: u32 = 20;
+
+/// What dials, and so on which carrier.
+#[derive(Debug)]
+pub enum Dialler<'a> {
+    /// QUIC.
+    Quic(&'a Endpoint),
+    /// TLS on TCP.
+    Tcp(&'a DirectEndpoint),
+}
+
+impl Dialler<'_> {
+    fn carrier(&self) -> Kind {
+        match self {
+            Self::Quic(_) => Kind::Quic,
+            Self::Tcp(_) => Kind::Tcp,
+        }
+    }
+
+    fn lane(&self) -> u8 {
+        match self {
+            Self::Quic(endpoint) => endpoint.worker(),
+            Self::Tcp(endpoint) => endpoint.worker(),
+        }
+    }
+}
 
 /// Calls `begin` for every address of the link to `cluster`, and for each that is added later, with a token that is
 /// cancelled when the address goes. Returns when the link is removed or the process drains.
@@ -53,11 +78,11 @@ pub async fn each_address(cluster: &PeerCluster, mut begin: impl FnMut(HostPort,
     }
 }
 
-/// Keeps one tunnel through `address` in the lane of `endpoint` until `stop`: dials whenever the gateway that answers
-/// there has none but such as are to be replaced, with jittered exponential backoff. `serve` gets each tunnel and returns at once. A tunnel through
-/// an address that is no longer one of the link's is to be replaced by one through another.
+/// Keeps one tunnel through `address` in the lane of `dialler` until `stop`: dials whenever the gateway that answers there
+/// has none but such as are to be replaced, with jittered exponential backoff. `serve` gets each tunnel and returns at
+/// once. A tunnel through an address that is no longer one of the link's is to be replaced by one through another.
 pub async fn keep_dialling(
-    endpoint: &Endpoint,
+    dialler: Dialler<'_>,
     peers: Arc<Peers>,
     cluster: Arc<PeerCluster>,
     address: HostPort,
@@ -67,15 +92,16 @@ pub async fn keep_dialling(
     let mut backoff = BACKOFF_MIN;
     let mut failures = 0u32;
     let mut rng = fastrand::Rng::new();
+    let carrier = dialler.carrier();
     loop {
         let dialled = tokio::select! {
             () = stop.cancelled() => return,
-            dialled = dial(endpoint, &peers, &cluster, &address) => dialled,
+            dialled = dial(&dialler, &peers, &cluster, &address) => dialled,
         };
         match dialled {
             Ok((tunnel, driver)) => {
                 (backoff, failures) = (BACKOFF_MIN, 0);
-                *lock(&cluster.last_error) = None;
+                lock(&cluster.last_errors).remove(&carrier);
                 let gateway = tunnel.peer().hello.gateway.clone();
                 serve(tunnel.clone(), driver);
                 tokio::select! {
@@ -86,18 +112,18 @@ pub async fn keep_dialling(
                         }
                         return;
                     }
-                    () = needs_tunnel(&peers, &cluster, &gateway, endpoint.worker()) => {}
+                    () = needs_tunnel(&peers, &cluster, &gateway, &dialler) => {}
                 }
             }
             Err(error) => {
                 let text = format!("{address}: {error}");
                 if failures.is_multiple_of(SAY_AGAIN) {
-                    warn!(peer = %cluster.name, %address, error = %error, "No tunnel.");
+                    warn!(peer = %cluster.name, %address, %carrier, error = %error, "No tunnel.");
                 } else {
-                    debug!(peer = %cluster.name, %address, error = %error, "No tunnel.");
+                    debug!(peer = %cluster.name, %address, %carrier, error = %error, "No tunnel.");
                 }
                 failures += 1;
-                *lock(&cluster.last_error) = Some(text);
+                lock(&cluster.last_errors).insert(carrier, text);
             }
         }
         // Full jitter: many gateways that lost one peer together do not come back together.
@@ -111,7 +137,7 @@ pub async fn keep_dialling(
 }
 
 async fn dial(
-    endpoint: &Endpoint,
+    dialler: &Dialler<'_>,
     peers: &Peers,
     cluster: &PeerCluster,
     address: &HostPort,
@@ -124,7 +150,12 @@ async fn dial(
     };
     let mut last = TunnelError::Connect(format!("{} has no address", address.host));
     for socket in resolved {
-        match endpoint.dial(socket, cluster.name.as_str(), |peer| peers.admit(peer)).await {
+        let (name, admit) = (cluster.name.as_str(), |peer: &Peer| peers.admit(peer));
+        let dialled = match dialler {
+            Dialler::Quic(endpoint) => endpoint.dial(socket, name, admit).await,
+            Dialler::Tcp(endpoint) => endpoint.dial(socket, name, admit).await,
+        };
+        match dialled {
             Ok(up) => return Ok(up),
             Err(e) => last = e,
         }
@@ -132,14 +163,16 @@ async fn dial(
     Err(last)
 }
 
-/// Waits until there is no open tunnel to the gateway in `lane`, whoever dialled it, but such as are to be replaced.
-async fn needs_tunnel(us: &Peers, cluster: &PeerCluster, gateway: &str, lane: u8) {
+/// Waits until there is no open tunnel to the gateway on the dialler's carrier and lane, whoever dialled it, but such as are
+/// to be replaced.
+async fn needs_tunnel(us: &Peers, cluster: &PeerCluster, gateway: &str, dialler: &Dialler<'_>) {
+    let (carrier, lane) = (dialler.carrier(), dialler.lane());
     loop {
         // Registered before the look, so that no change is missed between the two.
         let mut changed = std::pin::pin!(cluster.changed.notified());
         changed.as_mut().enable();
         let gateways = cluster.gateways();
-        if gateways.iter().find(|g| g.id == gateway).is_none_or(|g| g.needs_tunnel(us, lane)) {
+        if gateways.iter().find(|g| g.id == gateway).is_none_or(|g| g.needs_tunnel(us, carrier, lane)) {
             return;
         }
         changed.await;

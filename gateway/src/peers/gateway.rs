@@ -1,6 +1,6 @@
 //! One gateway process of a peer: its tunnels, and how it is.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use arc_swap::ArcSwap;
 use proto::code::CloseCode;
 use registry::model::ClusterName;
 use tokio::sync::Notify;
-use tunnel::{CloseReason, Tunnel};
+use tunnel::{CloseReason, Kind, Tunnel};
 
 use super::{Offer, Peers, lock, unix_ms};
 use crate::audit;
-use crate::health::{Detector, Reason, State, Transition};
+use crate::health::{State, Transition, Way, Ways};
 
 /// Tunnels to one gateway process at once: the one in use, and a few that are being replaced or that only one side has
 /// noticed to be dead.
@@ -30,7 +30,9 @@ pub struct PeerGateway {
     reason: Mutex<String>,
     tunnels: ArcSwap<Vec<Tunnel>>,
     /// Short sections without await: fed by the tunnels' drivers, looked at by the watching task.
-    pub(super) detector: Mutex<Detector>,
+    pub(super) ways: Mutex<Ways>,
+    /// Whether QUIC is not up: requests then go another way.
+    quic_fails: AtomicBool,
     /// Told when its state changes: requests in flight decide anew.
     pub changed: Notify,
     /// Told when the first request goes out on an idle tunnel: silence counts from now.
@@ -38,8 +40,8 @@ pub struct PeerGateway {
 }
 
 impl PeerGateway {
-    /// A gateway that no tunnel leads to yet; `rtt` is the first idea of its round trips.
-    pub(super) fn new(cluster: ClusterName, id: String, rtt: Duration) -> Self {
+    /// A gateway that no tunnel leads to yet.
+    pub(super) fn new(cluster: ClusterName, id: String) -> Self {
         Self {
             cluster,
             id,
@@ -47,7 +49,8 @@ impl PeerGateway {
             since_unix_ms: AtomicU64::new(unix_ms()),
             reason: Mutex::default(),
             tunnels: ArcSwap::default(),
-            detector: Mutex::new(Detector::new(Instant::now(), rtt)),
+            ways: Mutex::new(Ways::none()),
+            quic_fails: AtomicBool::new(false),
             changed: Notify::new(),
             busy: Arc::default(),
         }
@@ -79,34 +82,51 @@ impl PeerGateway {
 
     /// The smoothed round-trip time of its probes.
     pub fn rtt(&self) -> Duration {
-        lock(&self.detector).rtt()
+        lock(&self.ways).rtt()
     }
 
-    /// The tunnel for the next request: the newest that is open, rather one that is not to be replaced, and of those
-    /// rather one that `worker` owns.
+    /// The tunnel for the next request: the newest that is open, rather one on a way that is up, one that is not to be
+    /// replaced, one on QUIC, and of those rather one that `worker` owns.
     pub fn tunnel(&self, worker: Option<u8>) -> Option<Tunnel> {
         let tunnels = self.tunnels.load();
+        let quic_fails = self.quic_fails.load(Ordering::Relaxed);
         let open = tunnels.iter().filter(|t| t.is_open());
+        let rank = |t: &&Tunnel| {
+            let quic = t.carrier() == Kind::Quic;
+            let own = worker.is_some_and(|w| t.worker() == u32::from(w));
+            (!(quic && quic_fails), !t.is_retiring(), quic, own)
+        };
         // Of equals the last.
-        open.max_by_key(|t| (!t.is_retiring(), worker.is_some_and(|w| t.worker() == u32::from(w)))).cloned()
+        open.max_by_key(rank).cloned()
+    }
+
+    /// The tunnel for a probe on `way`; one that takes nothing new is better than none.
+    pub(super) fn tunnel_on(&self, way: Way) -> Option<Tunnel> {
+        let tunnels = self.tunnels.load();
+        tunnels.iter().filter(|t| way_of(t) == way).max_by_key(|t| (t.is_open(), !t.is_retiring())).cloned()
+    }
+
+    /// The open tunnels on a carrier.
+    pub fn count_open(&self, kind: Kind) -> usize {
+        self.tunnels.load().iter().filter(|t| t.carrier() == kind && t.is_open()).count()
     }
 
     pub(super) fn has_open_tunnel(&self) -> bool {
         self.tunnels.load().iter().any(Tunnel::is_open)
     }
 
-    /// Whether `lane` should be dialled: nothing is open there but what is to be replaced, nor a dial of the peer's where
-    /// those stay.
-    pub(super) fn needs_tunnel(&self, us: &Peers, lane: u8) -> bool {
+    /// Whether `lane` should be dialled on `kind`: nothing is open there but what is to be replaced, nor a dial of the
+    /// peer's where those stay.
+    pub(super) fn needs_tunnel(&self, us: &Peers, kind: Kind, lane: u8) -> bool {
         let we_are_smaller = us.are_smaller_than(self);
-        !self.tunnels.load().iter().any(|t| fills(t, lane.into(), we_are_smaller))
+        !self.tunnels.load().iter().any(|t| t.carrier() == kind && fills(t, lane.into(), we_are_smaller))
     }
 
-    /// The rule that leaves one tunnel of each lane for a pair of gateways: the dials of the smaller (cluster, gateway)
-    /// stay; of several by the same side in a lane the first stays. The newest is used: whoever dials anew has lost the
+    /// The rule that leaves one tunnel of each carrier and lane for a pair of gateways: the dials of the smaller (cluster,
+    /// gateway) stay; of several by the same side in a lane the first stays. The newest is used: whoever dials anew has lost the
     /// older one. Tunnels to an earlier start of the process are dead.
     pub(super) fn take(&self, tunnel: &Tunnel, we_are_smaller: bool) -> Offer {
-        let mut detector = lock(&self.detector);
+        let mut ways = lock(&self.ways);
         let boot = tunnel.peer().hello.boot;
         let tunnels = self.tunnels.load_full();
         let (mut keep, stale): (Vec<_>, Vec<_>) =
@@ -117,7 +137,8 @@ impl PeerGateway {
         // Only the dialler knows why it dialled, so only it judges: it has one that is open, or the peer's own dial stays.
         let ours = |t: &Tunnel| stays(t) && t.dialled() && t.lane() == tunnel.lane();
         let theirs = |t: &Tunnel| stays(t) && !t.dialled() && !we_are_smaller;
-        if tunnel.dialled() && keep.iter().any(|t| ours(t) || theirs(t)) {
+        let alike = |t: &Tunnel| t.carrier() == tunnel.carrier();
+        if tunnel.dialled() && keep.iter().any(|t| alike(t) && (ours(t) || theirs(t))) {
             return Offer::Duplicate;
         }
         tunnel.notify_when_busy(self.busy.clone());
@@ -126,45 +147,66 @@ impl PeerGateway {
             // Whoever dials again and again has lost the oldest, or wants our memory.
             keep.remove(0).close(CloseCode::DuplicateTunnel, "too many tunnels of one gateway");
         }
+        let now = Instant::now();
+        let transition = ways.tunnel_up(now, way_of(tunnel), tunnel.rtt());
+        for way in Way::ALL.into_iter().filter(|way| !keep.iter().any(|t| way_of(t) == *way)) {
+            // Lost with the earlier start, if it was there; the peer is up all the same.
+            let _ = ways.lost(now, way, "the peer has restarted", false);
+        }
         self.tunnels.store(Arc::new(keep));
-        let transition = match (self.state(), detector.tunnel_up(Instant::now(), tunnel.rtt())) {
-            (_, Some(transition)) => Some(transition),
-            // The first tunnel of a gateway: its detector begins in the state up.
-            (State::Down, None) => Some(Transition {
-                from: State::Down,
-                to: State::Up,
-                at: Instant::now(),
-                reason: Reason::TunnelUp,
-            }),
-            _ => None,
-        };
-        self.apply(transition);
+        self.apply(&ways, transition);
         Offer::Taken
     }
 
-    /// Tunnels that are to be closed now that others are there: those to be replaced, if something has replaced them,
-    /// and those that we dialled where one of the peer's dials is to stay.
+    /// Tunnels that are to be closed now that others on the same carrier are there: those to be replaced, if something
+    /// has replaced them, and those that we dialled where one of the peer's dials is to stay.
     pub fn replaced(&self, us: &Peers) -> Vec<Tunnel> {
         let we_are_smaller = us.are_smaller_than(self);
         let tunnels = self.tunnels.load();
-        let redundant = !we_are_smaller && tunnels.iter().any(|t| !t.dialled() && stays(t));
-        let replaced = tunnels.iter().any(stays);
-        let ends = |t: &&Tunnel| (redundant && t.dialled()) || (replaced && t.is_retiring());
+        let ends = |t: &&Tunnel| {
+            let mut staying = tunnels.iter().filter(|other| other.carrier() == t.carrier() && stays(other));
+            (t.is_retiring() && staying.clone().next().is_some())
+                || (t.dialled() && !we_are_smaller && staying.any(|other| !other.dialled()))
+        };
         tunnels.iter().filter(ends).cloned().collect()
     }
 
     pub(super) fn drop_tunnel(&self, tunnel: &Tunnel, reason: &CloseReason) {
-        let mut detector = lock(&self.detector);
-        let left: Vec<Tunnel> = self.tunnels.load().iter().filter(|t| !t.is(tunnel)).cloned().collect();
-        let none_left = left.is_empty();
+        let mut ways = lock(&self.ways);
+        let before = self.tunnels.load_full();
+        let left: Vec<Tunnel> = before.iter().filter(|t| !t.is(tunnel)).cloned().collect();
+        let way = way_of(tunnel);
+        // A duplicate was never among them.
+        let lost = left.len() < before.len() && !left.iter().any(|t| way_of(t) == way);
         self.tunnels.store(Arc::new(left));
-        if none_left {
-            self.apply(detector.tunnel_lost(Instant::now(), &reason.text));
+        if lost {
+            let transition = ways.lost(Instant::now(), way, &reason.text, reason.cut);
+            self.apply(&ways, transition);
+            // What is in doubt is to be asked at once.
+            self.busy.notify_one();
         }
     }
 
-    /// Makes a change of state known. Called with the detector locked, so that changes are seen in their order.
-    pub(super) fn apply(&self, transition: Option<Transition>) {
+    /// Closes the tunnels of a way on which nothing comes, while the peer is up on another: what is on them fails at once,
+    /// and goes that way.
+    pub(super) fn give_up(&self, way: Way) {
+        for tunnel in self.tunnels.load().iter().filter(|t| way_of(t) == way) {
+            let carrier = tunnel.carrier();
+            let why = format!("{carrier} is silent, another carrier works");
+            let what = format!("gateway {} of {}", self.id, self.cluster);
+            audit::change(
+                "tunnel given up",
+                what,
+                &why,
+                format_args!("{} requests on their way on it", tunnel.outstanding()),
+            );
+            tunnel.close(CloseCode::Unresponsive, &why);
+        }
+    }
+
+    /// Makes a change of state known. Called with the ways locked, so that changes are seen in their order.
+    pub(super) fn apply(&self, ways: &Ways, transition: Option<Transition>) {
+        self.quic_fails.store(ways.of(Way::Quic) != State::Up, Ordering::Relaxed);
         let Some(change) = transition else { return };
         let reason = change.reason.to_string();
         *lock(&self.reason) = reason.clone();
@@ -187,6 +229,14 @@ impl PeerGateway {
             }
         }
         self.changed.notify_waiters();
+    }
+}
+
+/// What a tunnel can fail with.
+pub(super) fn way_of(tunnel: &Tunnel) -> Way {
+    match tunnel.carrier() {
+        Kind::Quic => Way::Quic,
+        Kind::Tcp | Kind::Unix => Way::Stream,
     }
 }
 

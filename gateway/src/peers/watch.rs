@@ -6,21 +6,22 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tunnel::{Event, Tunnel};
 
+use super::gateway::way_of;
 use super::{PeerGateway, lock};
-use crate::health::PROBE_IDLE;
+use crate::health::{PROBE_IDLE, Way};
 
 impl PeerGateway {
-    /// What the driver of one of its tunnels tells. `epoch` is the start of the clock that probes carry.
-    pub fn on_event(&self, event: &Event, epoch: Instant) {
+    /// What the driver of `tunnel`, one of its own, tells. `epoch` is the start of the clock that probes carry.
+    pub fn on_event(&self, tunnel: &Tunnel, event: &Event, epoch: Instant) {
         match event {
             Event::Answered { clock_us, .. } => {
                 let now = Instant::now();
                 let sent = Duration::from_micros(*clock_us);
                 // The clock came back from the peer: a wrong one must not make nonsense of the round trip.
                 let rtt = now.duration_since(epoch).saturating_sub(sent).min(Duration::from_secs(10));
-                let mut detector = lock(&self.detector);
-                let transition = detector.answered(now, rtt);
-                self.apply(transition);
+                let mut ways = lock(&self.ways);
+                let transition = ways.answered(now, way_of(tunnel), rtt);
+                self.apply(&ways, transition);
             }
             Event::GoingAway | Event::Retiring => self.changed.notify_waiters(),
             // What it says of services counts for its cluster.
@@ -28,18 +29,18 @@ impl PeerGateway {
         }
     }
 
-    fn heard(&self, tunnels: &[Tunnel]) -> u64 {
-        tunnels.iter().map(Tunnel::heard).fold(0, u64::wrapping_add)
+    fn heard(&self, tunnels: &[Tunnel], way: Way) -> u64 {
+        tunnels.iter().filter(|t| way_of(t) == way).map(Tunnel::heard).fold(0, u64::wrapping_add)
     }
 }
 
-/// Watches `gateway` until `stop`: ticks its detector when it is due and whenever an idle tunnel becomes busy, and sends
-/// the probes that it asks for.
+/// Watches `gateway` until `stop`: ticks its detectors when one is due and whenever an idle tunnel becomes busy or a way is
+/// lost, and sends the probes that they ask for.
 pub async fn watch(gateway: Arc<PeerGateway>, epoch: Instant, stop: CancellationToken) {
     let mut sequence = 0u64;
-    let mut last_heard = 0u64;
+    let mut last_heard = [0u64; 2];
     loop {
-        let scheduled = lock(&gateway.detector).due(Instant::now());
+        let scheduled = lock(&gateway.ways).due(Instant::now());
         tokio::select! {
             () = stop.cancelled() => return,
             // While there is no tunnel nothing is due; the change that brings one wakes this task.
@@ -49,25 +50,28 @@ pub async fn watch(gateway: Arc<PeerGateway>, epoch: Instant, stop: Cancellation
         }
         let now = Instant::now();
         let tunnels = gateway.tunnels();
-        let heard = gateway.heard(&tunnels);
         let outstanding = tunnels.iter().any(|t| t.outstanding() > 0);
-        let mut detector = lock(&gateway.detector);
-        if heard != last_heard {
-            last_heard = heard;
-            let transition = detector.heard(now);
-            gateway.apply(transition);
+        let mut ways = lock(&gateway.ways);
+        for way in Way::ALL {
+            let heard = gateway.heard(&tunnels, way);
+            if std::mem::replace(&mut last_heard[way as usize], heard) != heard {
+                let transition = ways.heard(now, way);
+                gateway.apply(&ways, transition);
+            }
         }
-        let tick = detector.tick(now, outstanding);
-        if tick.probe
-            && let Some(tunnel) = gateway.tunnel(None).as_ref().or(tunnels.last())
-        {
+        let ticks = ways.tick(now, outstanding);
+        for way in Way::ALL.into_iter().filter(|way| ticks.probe[*way as usize]) {
+            let Some(tunnel) = gateway.tunnel_on(way) else { continue };
             sequence += 1;
             let clock_us = u64::try_from(now.duration_since(epoch).as_micros()).unwrap_or(u64::MAX);
             // A tunnel that has ended says so by itself; what was not sent cannot be owed.
             if tunnel.probe(sequence, clock_us).is_ok() {
-                detector.probe_sent(now);
+                ways.probe_sent(now, way);
             }
         }
-        gateway.apply(tick.transition);
+        gateway.apply(&ways, ticks.transition);
+        if let Some(way) = ticks.given_up {
+            gateway.give_up(way);
+        }
     }
 }

@@ -35,6 +35,7 @@ const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 /// context they were made: call it on the worker that shall own them.
 #[derive(Debug)]
 pub struct DirectEndpoint {
+    worker: u8,
     now: ArcSwap<Now>,
     /// Told, with the reason, when all tunnels are to end; each holds a receiver until its last byte is written.
     ending: watch::Sender<Option<String>>,
@@ -62,7 +63,12 @@ impl DirectEndpoint {
     /// When our identity is not usable.
     pub fn new(mut local: Local, worker: u8) -> Result<Self, EndpointError> {
         local.hello.worker = worker.into();
-        Ok(Self { now: ArcSwap::from_pointee(Now::new(local)?), ending: watch::Sender::new(None) })
+        Ok(Self { worker, now: ArcSwap::from_pointee(Now::new(local)?), ending: watch::Sender::new(None) })
+    }
+
+    /// The worker that it is of.
+    pub fn worker(&self) -> u8 {
+        self.worker
     }
 
     /// Handshakes that begin from now on use `local`: new certificates and bundles. Tunnels that are up stay.
@@ -70,7 +76,7 @@ impl DirectEndpoint {
     /// # Errors
     /// When the new identity is not usable; the old one stays in use.
     pub fn replace_local(&self, mut local: Local) -> Result<(), EndpointError> {
-        local.hello.worker = self.now.load().local.hello.worker;
+        local.hello.worker = self.worker.into();
         self.now.store(Arc::new(Now::new(local)?));
         Ok(())
     }

@@ -138,7 +138,7 @@ fn ports(gateway: &Gateway) -> Check {
     let tcp = |address: SocketAddr| TcpListener::bind(address).map(drop);
     let udp = |address: SocketAddr| UdpSocket::bind(address).map(drop);
     let tried = [
-        ("tunnel", listen.tunnel, udp(listen.tunnel)),
+        ("tunnel", listen.tunnel, udp(listen.tunnel).and(tcp(listen.tunnel))),
         ("http", listen.http, tcp(listen.http)),
         ("admin", listen.admin, tcp(listen.admin)),
     ];
