@@ -9,6 +9,7 @@ mod status;
 
 use std::sync::Arc;
 
+use ::registry::store::embedded::EmbeddedStore;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -27,6 +28,8 @@ pub struct Admin {
     pub shared: Arc<Shared>,
     /// The control plane.
     pub knowledge: Arc<Knowledge>,
+    /// The registry in the state directory.
+    pub registry: EmbeddedStore,
     /// The random number of this start.
     pub boot: u64,
 }

@@ -163,7 +163,8 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let mut tasks = JoinSet::new();
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();
-    let admin = Admin { shared: shared.clone(), knowledge: knowledge.clone(), boot };
+    let admin =
+        Admin { shared: shared.clone(), knowledge: knowledge.clone(), registry: registry.clone(), boot };
     let admin_ends = drained.clone();
     let admin_listener = tokio::net::TcpListener::from_std(admin_listener).map_err(StartError::Thread)?;
     tasks.spawn(async move {

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use proto::store::Cluster;
+use proto::sync;
 
 use crate::mirror::Write;
+use crate::record;
 use crate::state::Saved;
 use crate::store::{Op, Store, StoreError, TRANSACTION_OPS_MAX, Transaction, VALUE_BYTES_MAX, keys};
 
@@ -122,6 +124,30 @@ fn against(wanted: &Saved, mut held: BTreeMap<String, Bytes>) -> Vec<Op> {
     ops
 }
 
+/// What a value says that stands under `key`, in a line for people; none: this version does not know it.
+pub fn describe(key: &str, value: &[u8]) -> Option<String> {
+    if key == keys::CLUSTER {
+        let Cluster { uid, epoch } = Cluster::decode(value).ok()?;
+        let uid: String = uid.iter().map(|byte| format!("{byte:02x}")).collect();
+        return Some(format!("uid {uid}, epoch {epoch:016x}"));
+    }
+    if !key.starts_with(&keys::all_imports()) {
+        return None;
+    }
+    let record = sync::Record::decode(value).ok()?;
+    let epoch = record.epoch;
+    let import = record::decode(&record).ok()?;
+    let ports: Vec<_> = import.ports.iter().map(|port| format!("{} {}", port.name, port.number)).collect();
+    let contract =
+        import.contract.map_or(String::new(), |c| format!(", contract generation {}", c.generation));
+    Some(format!(
+        "ports {}, region {}{contract}, epoch {epoch:016x}, revision {}",
+        ports.join(", "),
+        import.region,
+        import.revision
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -180,6 +206,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_held_can_be_read() {
+        let store = MemoryStore::default();
+        bring(&store, None, &picture(&[("east", 3, &[import("a", 2)])])).await.unwrap();
+        let said = |(key, value): (&String, &Bytes)| format!("{key}: {}", describe(key, value).unwrap());
+        let said: Vec<_> = held(&store).await.iter().map(said).collect();
+        assert_eq!(
+            said,
+            [
+                "/ringway/v1/cluster: uid 01010101010101010101010101010101, epoch 0000000000000007",
+                "/ringway/v1/imports/east/shop/a: ports web 80, region us-east, epoch 0000000000000003, revision 2",
+            ]
+        );
+        assert_eq!(describe("/ringway/v1/imports/east/shop/a", b"nonsense"), None);
+        assert_eq!(describe("/ringway/v1/config/Link/default/east", b""), None);
     }
 
     #[tokio::test]

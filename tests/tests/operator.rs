@@ -202,7 +202,12 @@ fn a_check_names_what_is_broken_and_what_to_do() {
 #[test]
 fn the_registry_shows_what_is_declared_exported_and_mirrored() {
     let pair = pair();
-    let west = json(&pair, &["registry", "dump"]);
+    let key = "/ringway/v1/imports/east/shop/cart";
+    let west = wait_until("the import is in the registry", LIMIT, || {
+        let west = json(&pair, &["registry", "dump"]);
+        let says = find(&west["stored"], "key", key)?["says"].as_str()?.to_owned();
+        says.starts_with("ports web 80, region us-east").then_some(west)
+    });
     let east = find(&west["imports"], "peer", "east").unwrap();
     assert!(east["revision"].as_u64() > Some(0) && east["age_seconds"].as_u64() < Some(60), "{east}");
     let cart = find(&east["services"], "name", "shop/cart").unwrap();

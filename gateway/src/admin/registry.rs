@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use axum::response::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
 use registry::model::{
     ClusterName, Contract, Grant, Import, Link, PeerImports, Policy, Port, Protocol, Service,
 };
+use registry::recorder;
+use registry::store::{Entry, Store, keys};
 use serde::{Deserialize, Serialize};
 
-use super::Admin;
 use super::status::mode;
+use super::{Admin, problem};
 
 /// Everything held, of one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +30,20 @@ pub(crate) struct Dump {
     pub(crate) imports: Vec<Imports>,
     /// What does not hold.
     pub(crate) conditions: Vec<Condition>,
+    /// What the registry in the state directory holds, by key.
+    #[serde(default)]
+    pub(crate) stored: Vec<Stored>,
+}
+
+/// A key of the registry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Stored {
+    pub(crate) key: String,
+    /// The registry's revision of its last change.
+    pub(crate) modified: u64,
+    pub(crate) bytes: usize,
+    /// What its value says; none: this version does not know it.
+    pub(crate) says: Option<String>,
 }
 
 /// A declared object.
@@ -100,7 +117,11 @@ pub(crate) struct Condition {
 }
 
 /// Answers `/v1/registry`.
-pub(super) async fn dump(State(admin): State<Admin>) -> Json<Dump> {
+pub(super) async fn dump(State(admin): State<Admin>) -> Response {
+    let stored = match admin.registry.range(keys::ROOT).await {
+        Ok(range) => range.entries.iter().map(stored).collect(),
+        Err(error) => return problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    };
     let knowledge = &admin.knowledge;
     let catalog = knowledge.catalog();
     let (declared, position) = (&catalog.declared, knowledge.exported_position());
@@ -157,7 +178,18 @@ pub(super) async fn dump(State(admin): State<Admin>) -> Json<Dump> {
         exports,
         imports: peers.into_iter().map(|(peer, (link, held))| imports(peer, link, &held, now)).collect(),
         conditions,
+        stored,
     })
+    .into_response()
+}
+
+fn stored(entry: &Entry) -> Stored {
+    Stored {
+        key: entry.key.clone(),
+        modified: entry.modified,
+        bytes: entry.value.len(),
+        says: recorder::describe(&entry.key, &entry.value),
+    }
 }
 
 fn imports(peer: &ClusterName, link: &Link, held: &PeerImports, now_unix_ms: u64) -> Imports {

@@ -12,7 +12,8 @@ pub(super) enum Command {
     Dump(DumpArgs),
 }
 
-/// Show all that a running gateway holds: what is declared, exported and mirrored, and what does not hold.
+/// Show all that a running gateway holds: what is declared, exported and mirrored, the keys of its registry, and what
+/// does not hold.
 ///
 /// Slow facts only; how peers and endpoints are at the moment is what `ringway status` shows.
 #[derive(Debug, clap::Args)]
@@ -75,6 +76,17 @@ fn describe(dump: &Dump) -> String {
         }
         text += &lines(&services, "  ");
     }
+
+    let mut stored = table(&["KEY", "MODIFIED", "BYTES", "SAYS"]);
+    for entry in &dump.stored {
+        stored.add_row([
+            entry.key.clone(),
+            entry.modified.to_string(),
+            entry.bytes.to_string(),
+            entry.says.clone().unwrap_or_else(|| "not known to this version".into()),
+        ]);
+    }
+    let _infallible = write!(text, "\nkeys of the registry in the state directory\n{}", lines(&stored, "  "));
 
     let mut conditions = table(&["OBJECT", "CONDITION", "REASON", "MESSAGE"]);
     for c in &dump.conditions {
