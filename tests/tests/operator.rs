@@ -147,6 +147,11 @@ fn check(pair: &Pair) -> (Option<i32>, Value) {
 fn a_check_names_what_is_broken_and_what_to_do() {
     let mut pair = pair();
     let list: Value = serde_json::from_str(&pair.mesh.cli(&["check", "--list", "-o", "json"]).out).unwrap();
+    // Whichever came up first.
+    pair.west.wait_status("tunnels over UDP and over TCP", LIMIT, |status| {
+        let tunnels = &status["peers"][0]["tunnels"];
+        ["quic", "tcp"].iter().all(|carrier| find(tunnels, "carrier", carrier).is_some()).then_some(())
+    });
     let (code, report) = check(&pair);
     assert_eq!((code, &report["ok"], &report["failed"]), (Some(0), &true.into(), &0.into()), "{report:#}");
     for check in report["checks"].as_array().unwrap() {
@@ -168,6 +173,7 @@ fn a_check_names_what_is_broken_and_what_to_do() {
     ] {
         assert_eq!(results(&report, id), [(object.to_owned(), "ok".to_owned())], "{id}: {report:#}");
     }
+    assert_eq!(results(&report, "link.tcp")[0].1, "ok", "{report:#}");
     // West is a member by contract and serves nothing.
     assert_eq!(results(&report, "orphan.member"), [("shop/cart west".to_owned(), "warn".to_owned())]);
 
