@@ -314,6 +314,10 @@ impl Detector {
     }
 
     fn alive(&mut self, now: Instant, reason: Reason) -> Option<Transition> {
+        // The tunnels of a peer that is down have been closed: what they still say is from before. Another one tells.
+        if self.state == State::Down && reason == Reason::Heard {
+            return None;
+        }
         self.settle();
         self.enter(State::Up, now, || reason)
     }
