@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 
 use e2e::manifest::{link, policy, service, sharded};
-use e2e::mesh::{Gateway, Mesh};
+use e2e::mesh::{Gateway, Mesh, find, lanes};
 use e2e::pair::CART;
 use e2e::port::free_port;
 use e2e::process::{Process, allow_files, ringway};
@@ -35,6 +35,18 @@ fn serving(mesh: &Mesh, cluster: &str) -> (Process, Gateway) {
     let contract = policy("cart", &sharded(&SERVING).replace("x-user", "x-key"));
     let site = mesh.site(cluster, &["west"]);
     (backend, site.start(&[link("west", &[]), service("cart", &[("a", address)]), contract]))
+}
+
+/// Waits until every cluster serves, on as many tunnels as there will be: each has room for 4,096 streams.
+fn wait_whole(west: &Gateway) {
+    west.wait_service("shop/cart", &SERVING);
+    west.wait_status("all tunnels are up", SOON, |status| {
+        let whole = |cluster: &&str| {
+            let tunnels = find(&status["peers"], "cluster", cluster)?["tunnels"].as_array()?;
+            (tunnels.iter().filter(|t| t["carrier"] == "quic").count() == lanes()).then_some(())
+        };
+        SERVING.iter().all(|cluster| whole(cluster).is_some()).then_some(())
+    });
 }
 
 /// Does `then` with most of them at the gateway, the others on their way to it or from it; none of them fails.
@@ -68,10 +80,10 @@ fn ten_thousand_requests_in_flight_survive_the_end_of_a_gateway() {
     let west = mesh.site("west", &SERVING).start(&objects);
     let [(_, east), (_, north), _] = &mut clusters;
     // One after the other: with two of three clusters gone, what is left of the third's streams is not enough for all.
-    west.wait_service("shop/cart", &SERVING);
+    wait_whole(&west);
     amid(&west, || east.process.kill());
     east.restart();
-    west.wait_service("shop/cart", &SERVING);
+    wait_whole(&west);
     amid(&west, || {
         let ended = north.process.terminate();
         assert!(ended.success(), "{ended}");
