@@ -1,7 +1,7 @@
 //! Compiles `schema/*.proto` with protox: no `protoc` is needed on the machine that builds.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["schema/control.proto", "schema/sync.proto", "schema/store.proto"];
+    let files = ["schema/control.proto", "schema/sync.proto", "schema/store.proto", "schema/lookup.proto"];
     println!("cargo::rerun-if-changed=schema");
     let descriptors = protox::compile(files, ["schema"])?;
     prost_build::Config::new().include_file("schema.rs").compile_fds(descriptors)?;

@@ -7,8 +7,11 @@ pub(crate) mod registry;
 mod ring;
 mod status;
 
+pub(crate) use status::{Peer, ServiceStatus, peer, service};
+
 use std::sync::Arc;
 
+use ::registry::model::Gateway;
 use ::registry::store::embedded::EmbeddedStore;
 use axum::Router;
 use axum::extract::State;
@@ -24,6 +27,8 @@ use crate::worker::Shared;
 /// What the admin port shows.
 #[derive(Clone, Debug)]
 pub struct Admin {
+    /// The process as its manifest declares it.
+    pub gateway: Arc<Gateway>,
     /// The data plane.
     pub shared: Arc<Shared>,
     /// The control plane.

@@ -3,9 +3,11 @@
 
 mod bind;
 mod change;
+mod changes;
 mod files;
 mod load;
 mod reload;
+pub mod sidecar;
 mod workers;
 
 use std::io;
@@ -26,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tunnel::{HelloInfo, Local};
 
-use self::files::Look;
+use self::changes::Files;
 use self::load::{Loaded, load};
 use self::reload::Reloader;
 use self::workers::Workers;
@@ -34,9 +36,11 @@ use crate::admin::{self, Admin};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::checks;
 use crate::clock::Clock;
+use crate::dataplane::Control;
 use crate::metrics::{Direction, InProgress, Metrics};
 use crate::peers::Peers;
 use crate::shifts;
+use crate::sidecars::Sidecars;
 use crate::sync::{self, Knowledge};
 use crate::view::{View, ViewBuilder};
 use crate::worker::Shared;
@@ -45,6 +49,8 @@ pub use self::load::LoadError;
 
 /// Sync streams that wait for the control plane.
 const SYNCS_QUEUE: usize = 64;
+/// Lookup streams that wait for it: all sidecars of a gateway that was restarted may come together.
+const LOOKUPS_QUEUE: usize = 1024;
 
 /// How a gateway is started.
 #[derive(Clone, Debug)]
@@ -137,8 +143,12 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let knowledge = Arc::new(knowledge);
     let local = Local { hello: hello(&gateway, &knowledge, boot), credentials, trust };
     let (syncs, incoming_syncs) = mpsc::channel(SYNCS_QUEUE);
+    let (lookups, incoming_lookups) = mpsc::channel(LOOKUPS_QUEUE);
+    let sidecars = Sidecars::new(gateway.cluster.clone(), stop.clone());
+    let control = Arc::new(Control { syncs, lookups, sidecars });
     let metrics = Metrics::new(options.workers);
     let shared = Arc::new(Shared {
+        domain: gateway.domain.clone(),
         name: format!("{}.gateway", gateway.cluster),
         via: HeaderValue::try_from(format!("1.1 {}.gateway", gateway.cluster))
             .unwrap_or_else(|_| HeaderValue::from_static("1.1 gateway")),
@@ -150,21 +160,25 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock,
         in_progress: Arc::new(InProgress::default()),
-        syncs,
         local: watch::Sender::new(local),
         stop,
         cut: CancellationToken::new(),
-        gateway,
     });
-    let mut builder = ViewBuilder::new(shared.gateway.cluster.clone(), shared.gateway.region.clone());
+    let gateway = Arc::new(gateway);
+    let mut builder = ViewBuilder::new(gateway.cluster.clone(), gateway.region.clone());
     shared.view.store(Arc::new(sync::build(&mut builder, &knowledge, &shared, &View::default())));
 
-    let mut workers = Workers::start(&shared, ports, tcp, unix, http).await?;
+    let mut workers = Workers::start(&shared, &control, ports, tcp, unix, http).await?;
     let mut tasks = JoinSet::new();
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();
-    let admin =
-        Admin { shared: shared.clone(), knowledge: knowledge.clone(), registry: registry.clone(), boot };
+    let admin = Admin {
+        gateway: gateway.clone(),
+        shared: shared.clone(),
+        knowledge: knowledge.clone(),
+        registry: registry.clone(),
+        boot,
+    };
     let admin_ends = drained.clone();
     let admin_listener = tokio::net::TcpListener::from_std(admin_listener).map_err(StartError::Thread)?;
     tasks.spawn(async move {
@@ -179,13 +193,16 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     tasks.spawn(sync::tell_peers(shared.clone()));
     tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder, directory));
     tasks.spawn(sync::record(knowledge.clone(), registry.clone(), shared.stop.clone()));
-    tasks.spawn(reload::judge_tunnels(shared.clone()));
-    let reloader =
-        Reloader { files: options.files, shared: shared.clone(), knowledge, seen: Look::default() };
+    tasks.spawn(sync::answer_sidecars(shared.clone(), incoming_lookups));
+    let judged = control.clone();
+    let judge = move |local: &Local, now| judged.sidecars.judge(&local.trust, &local.credentials, now);
+    tasks.spawn(reload::judge_tunnels(shared.clone(), judge));
+    let files = Files::new(options.files, gateway.identity_dir.clone());
+    let reloader = Reloader { files, gateway: gateway.clone(), shared: shared.clone(), knowledge };
     tasks.spawn(reloader.run(signals.hangup, shared.stop.clone()));
-    let listen = &shared.gateway.listen;
+    let listen = &gateway.listen;
     info!(
-        cluster = %shared.gateway.cluster, gateway = %shared.gateway.id, workers = %options.workers, tunnel = %listen.tunnel, http = %listen.http,
+        cluster = %gateway.cluster, gateway = %gateway.id, workers = %options.workers, tunnel = %listen.tunnel, http = %listen.http,
         admin = %listen.admin, "Ready."
     );
 
@@ -197,6 +214,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     info!(in_progress = shared.in_progress.count(), "Draining.");
     shared.stop.cancel();
     shared.peers.go_away("the gateway drains");
+    control.sidecars.go_away("the gateway drains");
     // The drain has its own grace.
     tokio::select! {
         () = workers.all_ended() => {}

@@ -8,22 +8,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::code::CloseCode;
 use registry::model::{ClusterName, HostPort};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Barrier, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Barrier, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 use tunnel::endpoint::HANDSHAKES_MAX;
 use tunnel::{
-    Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Event, Incoming, Peer, Port, Tunnel, TunnelError,
+    Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Incoming, Peer, Port, Tunnel, TunnelError,
 };
 
 use crate::metrics;
-use crate::peers::{self, Dialler, Offer, PeerCluster};
+use crate::peers::{self, Dialler, PeerCluster};
+use crate::placement::Availability;
+use crate::sidecars::Sidecars;
 use crate::stall::Stalls;
-use crate::worker::{Shared, SyncStream, Worker};
-use crate::{inbound, listener};
+use crate::worker::{LookupStream, Shared, SyncStream, Worker};
+use crate::{inbound, listener, outbound};
 
 /// Workers that dial a peer, and so the tunnels of a pair of gateways: more would not carry more, and each costs its
 /// share of probes and handshakes.
@@ -36,6 +39,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 const DRAIN_LINGER: Duration = Duration::from_millis(200);
 /// How often a draining worker looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
+/// A link that is not up so long after the start of the process is down, in microseconds.
+const SETTLED_MICROS: u64 = 2_000_000;
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often idle connections are looked through.
@@ -43,11 +48,36 @@ const POOL_SWEEP: Duration = Duration::from_secs(5);
 /// How often stalled readers are looked for.
 const STALL_SWEEP: Duration = Duration::from_secs(1);
 
+/// Where the data plane hands over what is the control plane's. Full: the stream is refused, and whoever opened it tries
+/// again.
+#[derive(Debug)]
+pub struct Control {
+    /// Sync streams that peers opened.
+    pub syncs: mpsc::Sender<SyncStream>,
+    /// Lookup streams that sidecars opened.
+    pub lookups: mpsc::Sender<LookupStream>,
+    /// The sidecars.
+    pub sidecars: Sidecars,
+}
+
+/// A worker with its share of the tunnels.
+#[derive(Debug)]
+struct Plane {
+    worker: Rc<Worker>,
+    /// Where it accepts tunnels on QUIC and dials them.
+    endpoint: Endpoint,
+    /// The same on TCP and on Unix sockets.
+    direct: DirectEndpoint,
+    control: Arc<Control>,
+}
+
 /// What a worker is started with.
 #[derive(Debug)]
 pub struct Start {
     /// What all workers share.
     pub shared: Arc<Shared>,
+    /// Where they hand over.
+    pub control: Arc<Control>,
     /// Its share of the tunnels' port.
     pub port: Port,
     /// Its listener for tunnels on TCP.
@@ -65,7 +95,7 @@ pub struct Start {
 /// # Errors
 /// When the thread can have no runtime or the listener is not readable.
 pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> std::io::Result<()> {
-    let Start { shared, port, tcp, unix, http, drained } = start;
+    let Start { shared, control, port, tcp, unix, http, drained } = start;
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     metrics::count_as(port.worker());
     runtime.block_on(async move {
@@ -82,18 +112,19 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         let http = tokio::net::TcpListener::from_std(http)?;
         let tcp = tokio::net::TcpListener::from_std(tcp)?;
         let unix = unix.map(tokio::net::UnixListener::from_std).transpose()?;
-        let worker =
-            Rc::new(Worker { shared, endpoint, direct, pool: Rc::default(), stalls: Stalls::default() });
+        let number = endpoint.worker();
+        let worker = Rc::new(Worker { shared, number, pool: Rc::default(), stalls: Stalls::default() });
+        let plane = Rc::new(Plane { worker: worker.clone(), endpoint, direct, control });
         let _ = ready.send(Ok(()));
-        let accepting = spawn_local(accept_tunnels(worker.clone(), tcp, unix));
+        let accepting = spawn_local(accept_tunnels(plane.clone(), tcp, unix));
         let listening = spawn_local(listener::serve(worker.clone(), http));
         let sweeping = spawn_local(sweep(worker.clone()));
-        spawn_local(follow_local(worker.clone()));
-        if worker.endpoint.worker() < LANES_MAX {
-            spawn_local(dial_peers(worker.clone()));
+        spawn_local(follow_local(plane.clone()));
+        if number < LANES_MAX {
+            spawn_local(dial_peers(plane.clone()));
         }
         worker.shared.stop.cancelled().await;
-        drain(&worker, listening, &drained).await;
+        drain(&plane, listening, &drained).await;
         accepting.abort();
         sweeping.abort();
         Ok(())
@@ -101,17 +132,29 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
 }
 
 /// Finishes what was accepted, takes nothing new, then closes.
-async fn drain(worker: &Rc<Worker>, listening: JoinHandle<()>, drained: &Barrier) {
-    let shared = &worker.shared;
+async fn drain(plane: &Plane, listening: JoinHandle<()>, drained: &Barrier) {
+    let finished = async {
+        // What ended just before the drain may still be on its way to a peer; what ended since was waited for.
+        tokio::time::sleep(DRAIN_LINGER).await;
+        drained.wait().await;
+    };
+    finish(&plane.worker.shared, listening, finished).await;
+    plane.endpoint.close("the gateway has drained");
+    plane.direct.close("the gateway has drained");
+    // Peers that hear nothing of it notice by their probes.
+    let told = async { tokio::join!(plane.endpoint.wait_idle(), plane.direct.wait_idle()) };
+    let _ = tokio::time::timeout(CLOSE_WAIT, told).await;
+}
+
+/// Waits for what a draining process has accepted, as long as its grace lasts; then for `and_then`.
+pub async fn finish(shared: &Shared, listening: JoinHandle<()>, and_then: impl Future<Output = ()>) {
     let finished = async {
         // Ends once its connections have, each after the requests that it is in and once their answers are written.
         let _ = listening.await;
         while shared.in_progress.count() > 0 {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
-        // What ended just before the drain may still be on its way to a peer; what ended since was waited for.
-        tokio::time::sleep(DRAIN_LINGER).await;
-        drained.wait().await;
+        and_then.await;
     };
     tokio::select! {
         () = finished => {}
@@ -122,21 +165,16 @@ async fn drain(worker: &Rc<Worker>, listening: JoinHandle<()>, drained: &Barrier
             warn!(left = shared.in_progress.count(), "Told not to wait any longer; requests are cut.");
         }
     }
-    worker.endpoint.close("the gateway has drained");
-    worker.direct.close("the gateway has drained");
-    // Peers that hear nothing of it notice by their probes.
-    let told = async { tokio::join!(worker.endpoint.wait_idle(), worker.direct.wait_idle()) };
-    let _ = tokio::time::timeout(CLOSE_WAIT, told).await;
 }
 
 /// Makes new tunnels with the certificates and bundles of the moment.
-async fn follow_local(worker: Rc<Worker>) {
-    let mut changes = worker.shared.local.subscribe();
+async fn follow_local(plane: Rc<Plane>) {
+    let mut changes = plane.worker.shared.local.subscribe();
     // `shared` holds the sender.
     while changes.changed().await.is_ok() {
         let local = changes.borrow_and_update().clone();
-        let replaced = worker.endpoint.replace_local(local.clone());
-        if let Err(failed) = replaced.and(worker.direct.replace_local(local)) {
+        let replaced = plane.endpoint.replace_local(local.clone());
+        if let Err(failed) = replaced.and(plane.direct.replace_local(local)) {
             error!(error = %failed, "The new certificate cannot be used for tunnels; the old one stays in use.");
         }
     }
@@ -144,35 +182,36 @@ async fn follow_local(worker: Rc<Worker>) {
 
 /// Dials every address of every link, of those to come too: on QUIC, and once a process on TCP, which shows the end of a
 /// peer at once, and is ready where UDP is blocked.
-async fn dial_peers(worker: Rc<Worker>) {
-    let peers = worker.shared.peers.clone();
-    peers.each(|cluster| drop(spawn_local(dial_peer(worker.clone(), cluster)))).await;
+async fn dial_peers(plane: Rc<Plane>) {
+    let peers = plane.worker.shared.peers.clone();
+    peers.each(|cluster| drop(spawn_local(dial_peer(plane.clone(), cluster)))).await;
 }
 
-async fn dial_peer(worker: Rc<Worker>, cluster: Arc<PeerCluster>) {
+async fn dial_peer(plane: Rc<Plane>, cluster: Arc<PeerCluster>) {
     let begin = |address: HostPort, stop: CancellationToken| {
-        if worker.endpoint.worker() == 0 {
-            spawn_local(keep_dialling(worker.clone(), true, cluster.clone(), address.clone(), stop.clone()));
+        if plane.endpoint.worker() == 0 {
+            spawn_local(keep_dialling(plane.clone(), true, cluster.clone(), address.clone(), stop.clone()));
         }
-        spawn_local(keep_dialling(worker.clone(), false, cluster.clone(), address, stop));
+        spawn_local(keep_dialling(plane.clone(), false, cluster.clone(), address, stop));
     };
     peers::each_address(&cluster, begin).await;
 }
 
 async fn keep_dialling(
-    worker: Rc<Worker>,
+    plane: Rc<Plane>,
     on_tcp: bool,
     cluster: Arc<PeerCluster>,
     address: HostPort,
     stop: CancellationToken,
 ) {
-    let dialler = if on_tcp { Dialler::Tcp(&worker.direct) } else { Dialler::Quic(&worker.endpoint) };
-    let peers = worker.shared.peers.clone();
-    let own = |tunnel, driver| own_tunnel(&worker, tunnel, driver);
+    let dialler = if on_tcp { Dialler::Tcp(&plane.direct) } else { Dialler::Quic(&plane.endpoint) };
+    let peers = plane.worker.shared.peers.clone();
+    let own = |tunnel, driver| own_tunnel(&plane, tunnel, driver);
     peers::keep_dialling(dialler, peers, cluster, address, stop, own).await;
 }
 
-async fn sweep(worker: Rc<Worker>) {
+/// Looks after idle connections and stalled readers for as long as it is polled.
+pub async fn sweep(worker: Rc<Worker>) {
     let mut rounds = tokio::time::interval(STALL_SWEEP);
     let mut pool_swept = tokio::time::Instant::now();
     loop {
@@ -190,7 +229,7 @@ async fn sweep(worker: Rc<Worker>) {
 
 /// Accepts tunnels on all carriers for as long as the endpoint lives; [`HANDSHAKES_MAX`] at a time.
 async fn accept_tunnels(
-    worker: Rc<Worker>,
+    plane: Rc<Plane>,
     tcp: tokio::net::TcpListener,
     unix: Option<tokio::net::UnixListener>,
 ) {
@@ -198,18 +237,18 @@ async fn accept_tunnels(
     loop {
         // Never closed, so there is always a permit sooner or later.
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-        let peers = worker.shared.peers.clone();
-        let admit = move |peer: &Peer| peers.admit(peer);
+        let admitting = plane.clone();
+        let admit = move |peer: &Peer| admitting.admit(peer);
         let crowded = || handshakes.available_permits() < HANDSHAKES_MAX / 2;
         tokio::select! {
-            handshake = worker.endpoint.accept(&crowded, admit.clone()) => {
+            handshake = plane.endpoint.accept(&crowded, admit.clone()) => {
                 let Some(handshake) = handshake else { return };
-                spawn_local(take_tunnel(worker.clone(), handshake, permit));
+                spawn_local(take_tunnel(plane.clone(), handshake, permit));
             }
             incoming = accept_direct(&tcp, unix.as_ref()) => match incoming {
                 Ok(incoming) => {
-                    let handshake = worker.direct.answer(incoming, admit);
-                    spawn_local(take_tunnel(worker.clone(), handshake, permit));
+                    let handshake = plane.direct.answer(incoming, admit);
+                    spawn_local(take_tunnel(plane.clone(), handshake, permit));
                 }
                 Err(error) => {
                     warn!(%error, "Cannot accept a connection.");
@@ -238,73 +277,113 @@ async fn accept_direct(
 }
 
 async fn take_tunnel<A: Display>(
-    worker: Rc<Worker>,
+    plane: Rc<Plane>,
     handshake: impl Future<Output = Result<(Tunnel, Driver), (A, TunnelError)>>,
     permit: OwnedSemaphorePermit,
 ) {
     match handshake.await {
-        Ok((tunnel, driver)) => own_tunnel(&worker, tunnel, driver),
+        Ok((tunnel, driver)) => own_tunnel(&plane, tunnel, driver),
         Err((from, error)) => warn!(%from, %error, "Refused a tunnel."),
     }
     drop(permit);
 }
 
 /// Takes a tunnel into use and runs it on this worker until its end.
-fn own_tunnel(worker: &Rc<Worker>, tunnel: Tunnel, driver: Driver) {
-    let peers = &worker.shared.peers;
-    let Some((cluster, gateway, offer)) = peers.offer(&tunnel) else { return };
-    let (name, id) = (gateway.cluster.clone(), gateway.id.clone());
-    match offer {
-        Offer::Duplicate => debug!(peer = %name, gateway = %id, "One tunnel is enough; closing this one."),
-        Offer::TakenFromNew | Offer::Taken => info!(
-            peer = %name, gateway = %id, address = %tunnel.remote_address(), carrier = %tunnel.carrier(),
-            dialled_by = if tunnel.dialled() { "us" } else { "peer" }, "Tunnel up."
-        ),
+fn own_tunnel(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
+    if Sidecars::is_one(tunnel.peer()) {
+        return own_sidecar(plane, tunnel, driver);
     }
-    if offer == Offer::TakenFromNew {
-        spawn_local(peers::watch(gateway.clone(), worker.shared.clock.epoch(), cluster.stop.clone()));
+    let shared = &plane.worker.shared;
+    if let Some((cluster, driving)) = peers::own(&shared.peers, shared.clock, &tunnel, driver) {
+        spawn_local(serve_streams(plane.clone(), cluster, tunnel));
+        spawn_local(driving);
     }
-    let mut replaced = gateway.replaced(peers);
-    if offer == Offer::Duplicate {
-        replaced.push(tunnel.clone());
-    }
-    for tunnel in replaced {
-        spawn_local(peers::close_replaced(tunnel));
-    }
-    spawn_local(serve_streams(worker.clone(), cluster.clone(), tunnel.clone()));
-    let clock = worker.shared.clock;
+}
+
+/// Takes a sidecar's tunnel into use and runs it on this worker until its end.
+fn own_sidecar(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
+    let (sidecar, workload) = (tunnel.peer().hello.gateway.clone(), tunnel.peer().identity.to_string());
+    info!(sidecar, workload, carrier = %tunnel.carrier(), "Sidecar up.");
+    plane.control.sidecars.begun(&tunnel);
+    spawn_local(serve_sidecar(plane.clone(), tunnel.clone()));
+    let plane = plane.clone();
     spawn_local(async move {
-        let on_event = |event| {
-            gateway.on_event(&tunnel, &event, clock.epoch());
-            match event {
-                Event::GoingAway | Event::Retiring => cluster.changed.notify_waiters(),
-                Event::Digest(digest) => cluster.facts.tell(&digest, clock.micros()),
-                Event::Answered { .. } => {}
-            }
-        };
-        let reason = driver.run(on_event).await;
-        info!(peer = %name, gateway = %id, %reason, "Tunnel ended.");
-        cluster.ended(&gateway, &tunnel, &reason);
+        // It answers for nobody: whether it is well is its own affair.
+        let reason = driver.run(|_| {}).await;
+        info!(sidecar, workload, %reason, "Sidecar gone.");
+        plane.control.sidecars.ended(&tunnel);
     });
 }
 
-/// Serves every stream that the peer opens on a tunnel.
-async fn serve_streams(worker: Rc<Worker>, cluster: Arc<PeerCluster>, tunnel: Tunnel) {
+/// Serves every stream that a sidecar opens on its tunnel.
+async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
     let peer = Rc::new(tunnel.peer().clone());
+    let caller: Rc<str> = peer.identity.to_string().into();
     while let Ok(accepted) = tunnel.accept().await {
-        let (worker, cluster, peer) = (worker.clone(), cluster.clone(), peer.clone());
+        let (plane, peer, caller) = (plane.clone(), peer.clone(), caller.clone());
         // Ends with its stream; streams are limited per tunnel by the transport.
         spawn_local(async move {
             match accepted.begin().await {
-                Ok(Begun::Exchange(exchange)) => inbound::serve(worker, &cluster, &peer, exchange).await,
+                Ok(Begun::Exchange(exchange)) => {
+                    outbound::serve_sidecar(&plane.worker, &peer, &caller, exchange).await;
+                }
+                Ok(Begun::Lookup(reader, writer)) => {
+                    let stream = LookupStream { sidecar: peer.hello.gateway.clone(), reader, writer };
+                    if plane.control.lookups.try_send(stream).is_err() {
+                        debug!("Too many lookup streams wait; the sidecar tries again.");
+                    }
+                }
+                Ok(Begun::Sync(..)) => debug!(%caller, "Only gateways mirror exports."),
+                Err(error) => debug!(%caller, %error, "Stream without purpose."),
+            }
+        });
+    }
+}
+
+/// Serves every stream that the peer opens on a tunnel.
+async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunnel) {
+    let peer = Rc::new(tunnel.peer().clone());
+    while let Ok(accepted) = tunnel.accept().await {
+        let (plane, cluster, peer) = (plane.clone(), cluster.clone(), peer.clone());
+        // Ends with its stream; streams are limited per tunnel by the transport.
+        spawn_local(async move {
+            match accepted.begin().await {
+                Ok(Begun::Exchange(exchange)) => {
+                    inbound::serve(plane.worker.clone(), &cluster, &peer, exchange).await;
+                }
                 Ok(Begun::Sync(reader, writer)) => {
                     let Ok(peer) = ClusterName::new(&peer.hello.cluster) else { return };
-                    if worker.shared.syncs.try_send(SyncStream { peer, reader, writer }).is_err() {
+                    if plane.control.syncs.try_send(SyncStream { peer, reader, writer }).is_err() {
                         debug!("Too many sync streams wait; the peer tries again.");
                     }
                 }
+                Ok(Begun::Lookup(..)) => debug!(peer = %peer.hello.cluster, "Only sidecars look names up."),
                 Err(error) => debug!(peer = %peer.hello.cluster, %error, "Stream without purpose."),
             }
         });
+    }
+}
+
+impl Plane {
+    /// The last word on whoever showed a certificate of a cluster that is believed.
+    fn admit(&self, peer: &Peer) -> Result<(), (CloseCode, String)> {
+        if Sidecars::is_one(peer) {
+            if !self.is_settled() {
+                return Err((
+                    CloseCode::Shutdown,
+                    "it has just started, and its links are not up yet".into(),
+                ));
+            }
+            return self.control.sidecars.admit(peer);
+        }
+        self.worker.shared.peers.admit(peer)
+    }
+
+    /// Whether this process can know which peers are there. Before that its sidecars are better off elsewhere, or
+    /// waiting, than told that nothing is to be had.
+    fn is_settled(&self) -> bool {
+        let shared = &self.worker.shared;
+        shared.clock.micros() >= SETTLED_MICROS
+            || shared.peers.iter().all(|peer| peer.availability() == Availability::Up)
     }
 }

@@ -2,33 +2,27 @@
 //! most once.
 
 use std::rc::Rc;
-use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue};
-use http::{Method, StatusCode, Uri};
-use http_body::Body;
+use identity::{Identity, Role};
 use proto::code::Code;
-use proto::frame::{END, Frame, FrameKind, put_frame, put_frame_header};
-use proto::head::ResponseHead;
 use tokio::time::Instant;
 use tracing::debug;
-use tunnel::{Exchange, Peer, Receiver, Sender};
+use tunnel::{Exchange, Peer};
 
-use crate::answer::{Answer, AnswerBody};
+use crate::access::Line;
+use crate::answer::Answer;
 use crate::body::RequestBody;
 use crate::clock::Activity;
 use crate::endpoint::{self, Allowance, RequestHead};
-use crate::fields::{self, Declared};
-use crate::metrics::{Outcome, RequestCounters};
+use crate::exchange;
+use crate::fields::Declared;
+use crate::metrics::{Direction, Outcome, RequestCounters};
 use crate::peers::PeerCluster;
 use crate::retry::Failure;
 use crate::view::LocalService;
 use crate::worker::{PEER_REQUESTS_MAX, REQUESTS_MAX, Worker};
-
-/// The head of a request must be whole by then: it fits a few packets, and the peer sent it at once.
-const HEAD_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a request of a peer ends without an answer.
 #[derive(Debug)]
@@ -39,37 +33,25 @@ pub async fn serve(worker: Rc<Worker>, cluster: &PeerCluster, peer: &Peer, excha
     let Exchange { mut sender, mut receiver } = exchange;
     let of_all = worker.shared.in_progress.enter(REQUESTS_MAX);
     let (Some(_of_all), Some(_of_peer)) = (of_all, cluster.asking.enter(PEER_REQUESTS_MAX)) else {
-        return refuse(&mut sender, &mut receiver, Code::Overloaded);
+        return exchange::refuse(&mut sender, &mut receiver, Code::Overloaded);
     };
-    let head = match tokio::time::timeout(HEAD_WAIT, receiver.frame()).await {
-        Ok(Ok(Some(Frame::Head(head)))) => head,
-        Ok(Ok(_)) | Err(_) => return refuse(&mut sender, &mut receiver, Code::Internal),
-        Ok(Err(error)) => {
-            debug!(peer = %peer.hello.cluster, %error, "No head.");
-            return sender.reset(Code::Internal);
-        }
-    };
-    let request = match Request::read(&worker, peer, &head) {
+    let Some(head) = exchange::head(peer, &mut sender, &mut receiver).await else { return };
+    let started = Instant::now();
+    let mut request = match Request::read(&worker, peer, &head, started) {
         Ok(request) => request,
         Err(Refusal(code, outcome)) => {
             debug!(peer = %peer.hello.cluster, code = code.as_str(), ?outcome, "Refused.");
-            return refuse(&mut sender, &mut receiver, code);
+            return exchange::refuse(&mut sender, &mut receiver, code);
         }
     };
     // Counted as cancelled unless something better is known when it is over.
-    let mut counted = Counted { counters: request.counters.clone(), outcome: Outcome::Cancelled };
-    let started = Instant::now();
-    let is_here = receiver.end_is_here();
-    let mut body = RequestBody::from_tunnel(
-        receiver,
-        request.declared,
-        worker.shared.budget.reservation(),
-        Activity::new(started),
-    );
-    if is_here {
-        body.read_ahead(&mut Context::from_waker(Waker::noop()));
-        body = body.or_empty();
-    }
+    let mut counted = Counted {
+        counters: request.counters.clone(),
+        outcome: Outcome::Cancelled,
+        line: request.line.take(),
+    };
+    let budget = &worker.shared.budget;
+    let body = exchange::body(receiver, request.declared, budget, Activity::new(started));
     if body.failed() {
         return sender.reset(Code::Internal);
     }
@@ -87,7 +69,10 @@ pub async fn serve(worker: Rc<Worker>, cluster: &PeerCluster, peer: &Peer, excha
                 answer.body.limit(left, Some(started + left), Activity::new(started));
             }
             request.local.durations.observe(started.elapsed());
-            counted.outcome = forward(&mut sender, answer).await;
+            if let Some(line) = &mut counted.line {
+                line.status(answer.status.as_u16());
+            }
+            counted.outcome = exchange::forward(&mut sender, answer).await;
             if worker.shared.stop.is_cancelled() {
                 // The drain closes the tunnel after the last request: what was written must have arrived by then.
                 sender.stopped().await;
@@ -119,11 +104,12 @@ struct Request {
     /// What is left of the total deadline.
     deadline: Option<Duration>,
     counters: Option<RequestCounters>,
+    line: Option<Box<Line>>,
 }
 
 impl Request {
     /// Reads the head and checks the grant first, then the rest, all before any work.
-    fn read(worker: &Worker, peer: &Peer, bytes: &Bytes) -> Result<Self, Refusal> {
+    fn read(worker: &Worker, peer: &Peer, bytes: &Bytes, started: Instant) -> Result<Self, Refusal> {
         let (head, head_fields) =
             proto::head::RequestHead::decode(bytes).map_err(|_| Refusal(Code::Internal, Outcome::Broken))?;
         let view = worker.shared.view.load();
@@ -133,7 +119,7 @@ impl Request {
             .clone();
         let asks = registry::model::ClusterName::new(&peer.hello.cluster)
             .map_err(|_| Refusal(Code::Denied, Outcome::Denied))?;
-        if !local.grant.allows(&asks) {
+        if !local.grant.allows(&asks) || !head.caller.is_none_or(|caller| vouches_for(peer, caller)) {
             return Err(Refusal(Code::Denied, Outcome::Denied));
         }
         let counters = local.inbound(asks.as_str()).cloned();
@@ -149,16 +135,12 @@ impl Request {
             // The caller has looked again and still disagrees: served, and said.
             worker.shared.metrics.mismatch(&local.name, asks.as_str());
         }
-        let broken = || Refusal(Code::Internal, Outcome::Broken);
-        let mut headers = fields::to_headers(bytes, head_fields).ok_or_else(broken)?;
-        fields::strip_hop_by_hop(&mut headers);
-        let declared = Declared::of(&headers).map_err(|_| broken())?;
-        headers.insert(HOST, HeaderValue::from_str(head.authority).map_err(|_| broken())?);
-        let request_head = RequestHead {
-            method: Method::from_bytes(head.method.as_bytes()).map_err(|_| broken())?,
-            target: Uri::try_from(head.path).map_err(|_| broken())?,
-            headers,
-        };
+        let request = exchange::request(bytes, &head, head_fields);
+        let (request_head, declared) = request.ok_or(Refusal(Code::Internal, Outcome::Broken))?;
+        let mut line = Line::begin(Direction::Inbound, head.method, &local.name, head.caller, started);
+        if let Some(line) = &mut line {
+            line.peer(asks.as_str());
+        }
         Ok(Self {
             port: head.port,
             head: request_head,
@@ -170,6 +152,7 @@ impl Request {
             },
             deadline: (head.deadline_ms > 0).then(|| Duration::from_millis(head.deadline_ms)),
             counters,
+            line,
             local,
         })
     }
@@ -189,96 +172,30 @@ impl Request {
     }
 }
 
-/// Sends an answer to the peer.
-async fn forward(sender: &mut Sender, answer: Answer) -> Outcome {
-    let Answer { status, headers, mut body } = answer;
-    let mut first = Vec::with_capacity(512);
-    if put_head(&mut first, status, &headers).is_err() {
-        sender.reset(Code::Internal);
-        return Outcome::Broken;
-    }
-    if let AnswerBody::Whole(whole) = &body {
-        if let Some(data) = whole.data() {
-            put_frame_header(&mut first, FrameKind::Data, data.len());
-            first.extend_from_slice(data);
-        }
-        if let Some(trailers) = whole.trailers() {
-            // Trailers that do not fit are left out: they are never needed to understand the message.
-            let _ = put_frame(&mut first, FrameKind::Trailers, |out| {
-                proto::head::encode_fields(fields::of(trailers), out)
-            });
-        }
-        first.extend_from_slice(&END);
-        if sender.write(first.into()).await.is_err() {
-            return Outcome::Cancelled;
-        }
-        sender.finish();
-        return Outcome::Answered;
-    }
-    if sender.write(first.into()).await.is_err() {
-        return Outcome::Cancelled;
-    }
-    let mut trailers = None;
-    let stopped = sender.stopped();
-    let mut stopped = std::pin::pin!(stopped);
-    loop {
-        // A peer that stops while the endpoint is silent must not leave the endpoint working.
-        let frame = tokio::select! {
-            biased;
-            frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)) => frame,
-            () = &mut stopped => return Outcome::Cancelled,
-        };
-        match frame {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => {
-                    if sender.data(data).await.is_err() {
-                        return Outcome::Cancelled;
-                    }
-                }
-                Err(frame) => trailers = frame.into_trailers().ok(),
-            },
-            Some(Err(error)) => {
-                debug!(%error, "The endpoint's answer broke off.");
-                sender.reset(Code::Internal);
-                return Outcome::Cut;
-            }
-            None => break,
-        }
-    }
-    let mut encoded = Vec::new();
-    let trailers = trailers.filter(|t| proto::head::encode_fields(fields::of(t), &mut encoded).is_ok());
-    if sender.end(trailers.map(|_| encoded.as_slice())).await.is_err() {
-        return Outcome::Cancelled;
-    }
-    // Much of it may still be on its way: a gateway that drains must not close under it. The peer's probes bound this.
-    stopped.await;
-    Outcome::Answered
+/// Whether a gateway may speak for this workload: it is one of its own cluster, within the trust domain that the link
+/// gives it (of which the gateway's own certificate is).
+fn vouches_for(peer: &Peer, caller: &str) -> bool {
+    caller.parse::<Identity>().is_ok_and(|caller| {
+        matches!(caller.role, Role::Workload { .. })
+            && caller.trust_domain == peer.identity.trust_domain
+            && caller.cluster == peer.identity.cluster
+    })
 }
 
-fn put_head(
-    out: &mut Vec<u8>,
-    status: StatusCode,
-    headers: &http::HeaderMap,
-) -> Result<(), proto::head::HeadError> {
-    let head = ResponseHead { status: status.as_u16(), endpoint: None };
-    put_frame(out, FrameKind::Head, |out| head.encode(fields::of(headers), out))
-}
-
-fn refuse(sender: &mut Sender, receiver: &mut Receiver, code: Code) {
-    sender.reset(code);
-    receiver.stop(code);
-}
-
-/// Counts the request when it is over.
+/// Counts the request when it is over, and logs it.
 struct Counted {
     counters: Option<RequestCounters>,
     outcome: Outcome,
+    line: Option<Box<Line>>,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         if let Some(counters) = &self.counters {
             counters.ended(self.outcome);
+        }
+        if let Some(line) = self.line.take() {
+            line.end(self.outcome);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! | a request | [`outbound`], [`inbound`] | places it; serves it: inbound is given no tunnels |
 //! | the process | [`dataplane`], [`sync`], [`checks`], [`admin`], [`app`] | threads, mirror, health checks, operators, wiring |
 
+pub mod access;
 pub mod admin;
 pub mod answer;
 pub mod app;
@@ -21,6 +22,7 @@ pub mod clock;
 pub mod dataplane;
 pub mod endpoint;
 pub mod error;
+pub mod exchange;
 pub mod facts;
 pub mod fields;
 pub mod grpc;
@@ -34,6 +36,8 @@ pub mod placement;
 pub mod retry;
 pub mod route;
 pub mod shifts;
+pub mod sidecar;
+pub mod sidecars;
 pub mod stall;
 pub mod sync;
 pub mod view;

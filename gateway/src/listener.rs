@@ -1,4 +1,4 @@
-//! HTTP from callers without a sidecar: HTTP/1.1 and, by prior knowledge (RFC 9113, section 3.3), HTTP/2 on one port.
+//! HTTP from callers, of a gateway or of a sidecar: HTTP/1.1 and, by prior knowledge (RFC 9113, section 3.3), HTTP/2 on one port.
 
 mod http2;
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,7 +23,7 @@ use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::outbound;
+use crate::outbound::{self, Outgoing};
 use crate::worker::Worker;
 
 /// Client connections of one worker; more wait in the kernel's accept queue.
@@ -40,6 +40,37 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// HTTP/1.1 begins like this (section 11.6): these bytes are enough to tell.
 const PREFACE: &[u8] = b"PRI ";
 
+/// Who answers what a listener takes.
+pub trait Front: Clone + 'static {
+    /// The thread that it runs on.
+    fn worker(&self) -> &Rc<Worker>;
+
+    /// Answers one request of a caller at `source`. `give_up` is cancelled when the caller does not take the answer: the
+    /// connection is to be closed then.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        source: SocketAddr,
+        give_up: &CancellationToken,
+    ) -> impl Future<Output = Response<Outgoing>>;
+}
+
+/// A gateway's: every request is for a name of the mesh.
+impl Front for Rc<Worker> {
+    fn worker(&self) -> &Rc<Worker> {
+        self
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        source: SocketAddr,
+        give_up: &CancellationToken,
+    ) -> Response<Outgoing> {
+        outbound::serve(self, request, source, give_up).await
+    }
+}
+
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
@@ -49,9 +80,9 @@ enum Version {
 
 /// Accepts and serves connections until the process drains; then each ends after the requests that it is in, and this
 /// after the last of them.
-pub async fn serve(worker: Rc<Worker>, listener: TcpListener) {
+pub async fn serve(front: impl Front, listener: TcpListener) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
-    let stop = worker.shared.stop.clone();
+    let stop = front.worker().shared.stop.clone();
     loop {
         // The semaphore is never closed.
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
@@ -61,7 +92,7 @@ pub async fn serve(worker: Rc<Worker>, listener: TcpListener) {
         };
         match accepted {
             Ok((stream, source)) => {
-                spawn_local(connection(worker.clone(), stream, source, permit));
+                spawn_local(connection(front.clone(), stream, source, permit));
             }
             Err(error) => {
                 warn!(%error, "Cannot accept a connection.");
@@ -74,13 +105,8 @@ pub async fn serve(worker: Rc<Worker>, listener: TcpListener) {
     let _ = connections.acquire_many(CONNECTIONS_MAX).await;
 }
 
-async fn connection(
-    worker: Rc<Worker>,
-    stream: TcpStream,
-    source: SocketAddr,
-    _permit: OwnedSemaphorePermit,
-) {
-    let stop = worker.shared.stop.clone();
+async fn connection(front: impl Front, stream: TcpStream, source: SocketAddr, _permit: OwnedSemaphorePermit) {
+    let stop = front.worker().shared.stop.clone();
     let version = tokio::select! {
         biased;
         version = tokio::time::timeout(HEAD_WAIT, version(&stream)) => version,
@@ -93,26 +119,28 @@ async fn connection(
         Err(error) => return debug!(%source, %error, "The connection ended before it began."),
     };
     let ended = match version {
-        Version::Http1 => serve_http1(worker, stream, source).await,
-        Version::Http2 => http2::serve(worker, stream, source).await,
+        Version::Http1 => serve_http1(front, stream, source).await,
+        Version::Http2 => http2::serve(front, stream, source).await,
     };
     if let Err(error) = ended {
         debug!(%source, %error, "Connection ended.");
     }
 }
 
-async fn serve_http1(worker: Rc<Worker>, stream: TcpStream, source: SocketAddr) -> hyper::Result<()> {
-    let stop = worker.shared.stop.clone();
+async fn serve_http1(front: impl Front, stream: TcpStream, source: SocketAddr) -> hyper::Result<()> {
+    let stop = front.worker().shared.stop.clone();
     let give_up = CancellationToken::new();
     let service = service_fn(|request: Request<Incoming>| {
-        let (worker, give_up) = (worker.clone(), give_up.clone());
-        async move { Ok::<_, Infallible>(outbound::serve(&worker, request, source, &give_up).await) }
+        let (front, give_up) = (front.clone(), give_up.clone());
+        async move { Ok::<_, Infallible>(front.answer(request, source, &give_up).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WAIT)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        // A sidecar may be asked for a connection (CONNECT); whoever does not take it has none.
+        .with_upgrades();
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         ended = &mut serving => return ended,

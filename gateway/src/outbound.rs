@@ -1,60 +1,39 @@
-//! A request of a local caller on its way to the cluster that serves it.
+//! A request of a caller in this cluster on its way to the cluster that serves it.
 //!
-//! [`serve`] is the whole path: name, key, placement, attempts, answer. What an attempt does is in `attempt`, a second
-//! one beside it in `hedge`; which cluster is next and whether there is a next at all are decided by
-//! [`crate::placement`] and [`crate::retry`].
+//! [`serve`] is the whole path of a caller that speaks HTTP, [`serve_sidecar`] of one that comes through a sidecar: name,
+//! key, placement, attempts, answer. What an attempt does is in `attempt`, a second one beside it in `hedge`; which
+//! cluster is next and whether there is a next at all are decided by [`crate::placement`] and [`crate::retry`].
 
 mod attempt;
 mod hedge;
+mod http;
+mod sidecar;
 
-use std::borrow::Cow;
 use std::cell::Cell;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use ::http::HeaderMap;
 use hashring::NodeIndex;
-use http::header::{HOST, HeaderName, HeaderValue};
-use http::{Method, Request, Response, Uri, Version};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::answer::{Answer, AnswerBody};
-use crate::body::{BodyError, RequestBody};
+use crate::answer::Answer;
+use crate::body::RequestBody;
 use crate::clock::Activity;
 use crate::endpoint::RequestHead;
 use crate::error::{ProxyError, Rejection};
-use crate::metrics::{AttemptKind, InProgressGuard, Outcome, RequestCounters};
+use crate::grpc;
+use crate::metrics::{AttemptKind, Outcome};
 use crate::retry::{self, Failure, Progress, Verdict};
 use crate::route;
-use crate::stall::Reader;
 use crate::view::{Server, Service, View};
-use crate::worker::{REQUESTS_MAX, Worker};
-use crate::{fields, grpc};
+use crate::worker::Worker;
 
-/// A response as the listener sends it: counted when it is over.
-#[derive(Debug)]
-pub struct Outgoing {
-    body: AnswerBody,
-    observed: Observed,
-    /// The caller, where it takes the answer piece by piece.
-    reader: Option<Rc<Reader>>,
-}
-
-/// Counts the request when its answer is over, however it ends.
-#[derive(Debug)]
-struct Observed {
-    counters: Option<RequestCounters>,
-    outcome: Outcome,
-    _in_progress: Option<InProgressGuard>,
-}
+pub(crate) use http::target;
+pub use http::{Outgoing, authority, pass_on, reject, serve};
+pub use sidecar::serve as serve_sidecar;
 
 /// One request with everything that does not change over its attempts.
 #[derive(Debug)]
@@ -74,6 +53,8 @@ struct Call<'a> {
     hash: Option<u64>,
     request_id: [u8; 16],
     replayable_method: bool,
+    /// The SPIFFE ID of the workload that asks, where it came through its sidecar.
+    caller: Option<&'a str>,
     /// It was hedged: one hedge a request.
     hedged: Cell<bool>,
 }
@@ -109,138 +90,6 @@ impl Tried {
     }
 }
 
-/// Answers one request of a caller at `source`. `give_up` is cancelled when the caller does not take the answer: the
-/// connection is to be closed then.
-pub async fn serve(
-    worker: &Rc<Worker>,
-    request: Request<Incoming>,
-    source: SocketAddr,
-    give_up: &CancellationToken,
-) -> Response<Outgoing> {
-    let view = worker.shared.view.load_full();
-    let nameless = &worker.shared.nameless;
-    // gRPC is HTTP/2 only: callers of HTTP/1.1 need not be asked.
-    let grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
-    let reject = |rejection, counters, outcome| reject(worker, grpc, rejection, counters, outcome);
-    let Some(guard) = worker.shared.in_progress.enter(REQUESTS_MAX) else {
-        let details = format!("this gateway serves {REQUESTS_MAX} requests at once and no more");
-        let rejection = Rejection::new(ProxyError::ConnectionLimitReached, details);
-        return reject(rejection, nameless, Outcome::Overloaded);
-    };
-    let started = Instant::now();
-    let (parts, incoming) = request.into_parts();
-    // CONNECT and the like: nothing here is a tunnel for the caller (RFC 9110, section 9.3.6).
-    if parts.method == Method::CONNECT {
-        let rejection = Rejection::new(ProxyError::HttpMethodUnsupported, "CONNECT is not served here");
-        return reject(rejection, nameless, Outcome::Malformed);
-    }
-    let authority = match authority(&parts.uri, &parts.headers) {
-        Ok(authority) => authority,
-        Err(rejection) => return reject(rejection, nameless, Outcome::Malformed),
-    };
-    let service = match find(&view, &worker.shared.gateway.domain, &authority) {
-        Ok(found) => found,
-        Err(rejection) => return reject(rejection, nameless, Outcome::NotFound),
-    };
-    let (service, port) = service;
-
-    let mut headers = parts.headers;
-    fields::strip_hop_by_hop(&mut headers);
-    if let Ok(host) = HeaderValue::from_str(&authority) {
-        headers.insert(HOST, host);
-    }
-    let deadline = total(&service, grpc, &headers).map(|total| started + total);
-    fields::append_via(&mut headers, parts.version, &worker.shared.via, &worker.shared.name);
-    let target = target(&parts.uri);
-    let key =
-        route::key(&service.hash, |name| headers.get(name).map(HeaderValue::as_bytes), &target, source.ip());
-    let hash = key.map(|key| service.placement.hash(&key));
-    let has_key = headers.contains_key(HeaderName::from_static("idempotency-key"));
-    let replayable_method = retry::replayable_method(parts.method.as_str(), has_key, &service.retry);
-    let head = RequestHead {
-        method: parts.method,
-        target: Uri::try_from(&*target).unwrap_or_else(|_| Uri::from_static("/")),
-        headers,
-    };
-    let activity = Activity::new(started);
-    let call = Call {
-        worker,
-        service: &service,
-        port,
-        head: &head,
-        authority: &authority,
-        body: RequestBody::from_http(incoming, worker.shared.budget.reservation(), activity.clone()),
-        activity: activity.clone(),
-        started,
-        deadline,
-        grpc,
-        hash,
-        request_id: worker.pool.with_rng(|rng| rng.u128(..)).to_be_bytes(),
-        replayable_method,
-        hedged: Cell::new(false),
-    };
-    let mut cancelled = Observed::of(service.unanswered.clone(), Outcome::Cancelled, None);
-    let served = call.run().await;
-    cancelled.counters = None;
-    match served {
-        Ok((mut answer, node)) => {
-            service.durations.observe(started.elapsed());
-            answer.body.limit(service.timeout.idle, deadline, activity);
-            let counters = service.counters(node).clone();
-            let streams = matches!(answer.body, AnswerBody::Stream(_));
-            let mut response = respond(answer, Observed::of(counters, Outcome::Cancelled, Some(guard)));
-            response.body_mut().reader =
-                streams.then(|| worker.stalls.watch(service.timeout.idle, give_up.clone()));
-            response
-        }
-        Err((_, true)) => {
-            let rejection =
-                Rejection::new(ProxyError::ConnectionReadTimeout, "the request's body broke off or stalled");
-            reject(rejection, &service.unanswered, Outcome::Cancelled)
-        }
-        Err((failure, false)) => {
-            debug!(service = %service.name, ?failure, "No answer.");
-            let mut rejection = Rejection::from_failure(failure, &service.name);
-            if rejection.error == ProxyError::DestinationUnavailable {
-                rejection.details = format!("{}; {}", rejection.details, call.states());
-            }
-            reject(rejection, &service.unanswered, failure.into())
-        }
-    }
-}
-
-/// The time for the whole exchange: the policy's, and what a call of gRPC asks for if that is less.
-pub(crate) fn total(service: &Service, grpc: bool, headers: &http::HeaderMap) -> Option<Duration> {
-    let asked = if grpc { grpc::timeout(headers) } else { None };
-    asked.into_iter().chain(service.timeout.total).min()
-}
-
-/// The target in origin form (RFC 9112, section 3.2.1): an absolute one without a path has an empty path there.
-pub(crate) fn target(uri: &Uri) -> Cow<'_, str> {
-    match uri.path_and_query().map(http::uri::PathAndQuery::as_str) {
-        None | Some("") => "/".into(),
-        Some(query) if query.starts_with('?') => format!("/{query}").into(),
-        Some(target) => target.into(),
-    }
-}
-
-/// The authority that the caller asks for: of the target if it is absolute, else `Host` (RFC 9112, section 3.2.2).
-fn authority(uri: &Uri, headers: &http::HeaderMap) -> Result<String, Rejection> {
-    let bad = |text: &str| Rejection::new(ProxyError::HttpRequestError, text);
-    if let Some(authority) = uri.authority() {
-        return Ok(authority.as_str().to_owned());
-    }
-    let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) => {
-            host.to_str().map(str::to_owned).map_err(|_| bad("the Host field is not ASCII"))
-        }
-        (None, _) => Err(bad("the request has no Host field")),
-        // RFC 9112, section 3.2: more than one is a bad request, not a choice.
-        (Some(_), Some(_)) => Err(bad("the request has more than one Host field")),
-    }
-}
-
 /// The service and port that an authority names in the mesh's `domain`.
 pub(crate) fn find(view: &View, domain: &str, authority: &str) -> Result<(Arc<Service>, u16), Rejection> {
     let target = route::parse(authority, domain).map_err(|e| match e {
@@ -261,6 +110,12 @@ pub(crate) fn find(view: &View, domain: &str, authority: &str) -> Result<(Arc<Se
         Rejection::new(ProxyError::DestinationNotFound, details)
     })?;
     Ok((service.clone(), port.number))
+}
+
+/// The time for the whole exchange: the policy's, and what a call of gRPC asks for if that is less.
+pub(crate) fn total(service: &Service, grpc: bool, headers: &HeaderMap) -> Option<Duration> {
+    let asked = if grpc { grpc::timeout(headers) } else { None };
+    asked.into_iter().chain(service.timeout.total).min()
 }
 
 impl Call<'_> {
@@ -370,6 +225,20 @@ impl Call<'_> {
             .with_rng(|rng| placement.next_by(self.hash, tried.as_slice(), availability, capacity, rng))
     }
 
+    /// What the caller is told of a call that failed, and how it counts.
+    fn rejection(&self, failure: Failure, caller_at_fault: bool) -> (Rejection, Outcome) {
+        if caller_at_fault {
+            let details = "the request's body broke off or stalled";
+            return (Rejection::new(ProxyError::ConnectionReadTimeout, details), Outcome::Cancelled);
+        }
+        debug!(service = %self.service.name, ?failure, "No answer.");
+        let mut rejection = Rejection::from_failure(failure, &self.service.name);
+        if rejection.error == ProxyError::DestinationUnavailable {
+            rejection.details = format!("{}; {}", rejection.details, self.states());
+        }
+        (rejection, failure.into())
+    }
+
     /// How the clusters are that could have served it, for people.
     fn states(&self) -> String {
         let (placement, now) = (&self.service.placement, self.worker.shared.clock.micros());
@@ -389,75 +258,5 @@ impl Call<'_> {
             insisted: false,
             expired: false,
         }
-    }
-}
-
-impl Observed {
-    fn of(counters: RequestCounters, outcome: Outcome, guard: Option<InProgressGuard>) -> Self {
-        Self { counters: Some(counters), outcome, _in_progress: guard }
-    }
-}
-
-impl Drop for Observed {
-    fn drop(&mut self) {
-        if let Some(counters) = &self.counters {
-            counters.ended(self.outcome);
-        }
-    }
-}
-
-fn respond(answer: Answer, mut observed: Observed) -> Response<Outgoing> {
-    if matches!(answer.body, AnswerBody::Whole(_)) {
-        observed.outcome = Outcome::Answered;
-    }
-    let mut response = Response::new(Outgoing { body: answer.body, observed, reader: None });
-    *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
-    response
-}
-
-fn reject(
-    worker: &Rc<Worker>,
-    grpc: bool,
-    rejection: Rejection,
-    counters: &RequestCounters,
-    outcome: Outcome,
-) -> Response<Outgoing> {
-    let name = &worker.shared.name;
-    let answer = if grpc { rejection.into_grpc_answer(name) } else { rejection.into_answer(name) };
-    let mut response = respond(answer, Observed::of(counters.clone(), outcome, None));
-    response.body_mut().observed.outcome = outcome;
-    response
-}
-
-impl Body for Outgoing {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if let Some(reader) = &this.reader {
-            if polled.is_ready() { reader.took() } else { reader.waits() }
-        }
-        match &polled {
-            Poll::Ready(Some(Err(_))) => this.observed.outcome = Outcome::Cut,
-            Poll::Ready(None) if this.observed.outcome == Outcome::Cancelled => {
-                this.observed.outcome = Outcome::Answered;
-            }
-            _ => {}
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

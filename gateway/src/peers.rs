@@ -5,6 +5,7 @@
 
 mod dial;
 mod gateway;
+mod own;
 mod replace;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use identity::Role;
 use proto::code::CloseCode;
 use registry::model::{ClusterName, Link};
 use tokio::sync::{Notify, watch as changes};
@@ -30,6 +32,7 @@ use crate::placement::Availability;
 
 pub use dial::{Dialler, each_address, keep_dialling};
 pub use gateway::PeerGateway;
+pub use own::own;
 pub use replace::close_replaced;
 pub use watch::watch;
 
@@ -165,12 +168,18 @@ impl Peers {
     /// The code to close with, and why.
     pub fn admit(&self, peer: &Peer) -> Result<(), (CloseCode, String)> {
         if self.stop.is_cancelled() {
-            return Err((CloseCode::Shutdown, "the gateway drains".into()));
+            return Err((CloseCode::Shutdown, "this process drains".into()));
+        }
+        if !matches!(peer.identity.role, Role::Gateway { .. }) {
+            return Err((CloseCode::WrongPeer, format!("{} is no gateway", peer.identity)));
         }
         let name = &peer.hello.cluster;
         let cluster = self
             .cluster_of(peer)
             .ok_or_else(|| (CloseCode::LinkRemoved, format!("there is no link to cluster `{name}` here")))?;
+        if self.is_own(peer) {
+            return Ok(());
+        }
         let mut uid = lock(&cluster.uid);
         match *uid {
             Some(known) if known != peer.hello.cluster_uid && cluster.has_tunnel() => {
@@ -216,7 +225,8 @@ impl Peers {
             return None;
         };
         // Two clusters of one name may have been admitted at the same moment.
-        if *lock(&cluster.uid) != Some(tunnel.peer().hello.cluster_uid) {
+        let uid = Some(tunnel.peer().hello.cluster_uid);
+        if !self.is_own(tunnel.peer()) && *lock(&cluster.uid) != uid {
             tunnel.close(CloseCode::DuplicateCluster, "another cluster of this name is linked");
             return None;
         }
@@ -231,6 +241,11 @@ impl Peers {
         cluster.changed.notify_waiters();
         let offer = if new && offer == Offer::Taken { Offer::TakenFromNew } else { offer };
         Some((cluster, gateway, offer))
+    }
+
+    /// Whether it is of our own cluster, as a sidecar's gateways are: then its certificate says all.
+    fn is_own(&self, peer: &Peer) -> bool {
+        peer.hello.cluster == self.us.0
     }
 
     fn cluster_of(&self, peer: &Peer) -> Option<Arc<PeerCluster>> {
@@ -283,20 +298,26 @@ impl PeerCluster {
         }
     }
 
-    /// A tunnel for the next request: of a gateway that is up if there is one, the least loaded; there rather one that
-    /// `worker` owns.
+    /// A tunnel for the next request: of a gateway that is up if there is one, the preferred, the least loaded; there
+    /// rather one that `worker` owns.
     pub fn pick(&self, worker: Option<u8>) -> Option<(Arc<PeerGateway>, Tunnel)> {
+        self.pick_but(worker, &[])
+    }
+
+    /// As [`Self::pick`], but none of the tunnels in `tried`.
+    pub fn pick_but(&self, worker: Option<u8>, tried: &[Tunnel]) -> Option<(Arc<PeerGateway>, Tunnel)> {
         let gateways = self.gateways.load();
-        let mut best: Option<(bool, usize, &Arc<PeerGateway>, Tunnel)> = None;
+        let mut best = None::<(_, &Arc<PeerGateway>, Tunnel)>;
         for gateway in gateways.iter().filter(|g| g.state() != State::Down) {
             let suspect = gateway.state() == State::Suspect;
-            let Some(tunnel) = gateway.tunnel(worker) else { continue };
-            let load = tunnel.outstanding();
-            if best.as_ref().is_none_or(|b| (suspect, load) < (b.0, b.1)) {
-                best = Some((suspect, load, gateway, tunnel));
+            let fresh = |tunnel: &Tunnel| !tried.iter().any(|t| t.is(tunnel));
+            let Some(tunnel) = gateway.tunnel(worker).filter(fresh) else { continue };
+            let rank = (suspect, gateway.preference(), tunnel.outstanding());
+            if best.as_ref().is_none_or(|b| rank < b.0) {
+                best = Some((rank, gateway, tunnel));
             }
         }
-        best.map(|(_, _, gateway, tunnel)| (gateway.clone(), tunnel))
+        best.map(|(_, gateway, tunnel)| (gateway.clone(), tunnel))
     }
 
     /// Why the last dial failed, of each carrier that is not up for that reason.
@@ -304,6 +325,15 @@ impl PeerCluster {
         let errors = lock(&self.last_errors);
         let errors: Vec<_> = errors.iter().map(|(carrier, error)| format!("{carrier} {error}")).collect();
         (!errors.is_empty()).then(|| errors.join("; "))
+    }
+
+    /// How the last dial on a carrier ended.
+    pub fn dialled(&self, carrier: Kind, error: Option<String>) {
+        let mut errors = lock(&self.last_errors);
+        match error {
+            Some(error) => errors.insert(carrier, error),
+            None => errors.remove(&carrier),
+        };
     }
 
     /// A tunnel to `gateway` has ended.

@@ -68,6 +68,11 @@ impl Target<'_> {
         self.name.get(self.prefix_end + 1..)
     }
 
+    /// `<service>.<namespace>[.<cluster>]`, lower case.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// `<service>.<namespace>`, as [`registry::model::ServiceName::host_prefix`] writes it: a key for a map of
     /// services that is asked without building a name.
     pub fn prefix(&self) -> &str {

@@ -4,6 +4,7 @@
 mod digests;
 mod exporter;
 mod importer;
+mod lookups;
 mod record;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::worker::Shared;
 pub use digests::tell_peers;
 pub use exporter::export_to_peers;
 pub use importer::import_from_peers;
+pub use lookups::answer_sidecars;
 pub use record::record;
 
 /// Views are rebuilt at most so often.

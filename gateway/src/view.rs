@@ -1,9 +1,12 @@
 //! What every request looks at: catalog, rings and endpoints of one moment, immutable and swapped whole.
 
+mod told;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use hashring::{NodeIndex, RingError};
+use registry::lookup::{Reach, State};
 use registry::model::{
     Algorithm, Catalog, ClusterName, Condition, Grant, HashKey, HealthCheck, HostPort, Member, Port, Retry,
     Service as Declared, ServiceName, Timeout,
@@ -17,6 +20,8 @@ use crate::peers::{PeerCluster, Peers};
 use crate::placement::{Availability, Placement, Rings};
 use crate::retry::Budget;
 use crate::route::Target;
+
+pub use told::Names;
 
 /// One moment.
 #[derive(Debug, Default)]
@@ -70,6 +75,8 @@ pub enum Server {
     Local(Arc<LocalService>),
     /// A linked cluster, and what it tells of the service.
     Peer(Arc<PeerCluster>, Arc<Facts>),
+    /// Whatever cluster, from a sidecar: through a gateway of its own, which has told how that cluster is.
+    Via(Arc<PeerCluster>, State),
     /// Not linked, not imported, or not joined to the union.
     Unreachable,
 }
@@ -162,6 +169,12 @@ impl Service {
             // It would refuse, a round trip later.
             Server::Peer(_, facts) if facts.ready(now) == Some(0) => Availability::Down,
             Server::Peer(peer, _) => peer.availability(),
+            Server::Via(gateways, state) => match (state.reach, gateways.availability()) {
+                (Reach::Down, _) => Availability::Down,
+                (Reach::Up, Availability::Up) => Availability::Up,
+                // Without a gateway it is worth waiting for one, where nothing better is left.
+                (Reach::Up | Reach::Suspect, _) => Availability::Suspect,
+            },
             Server::Unreachable => Availability::Unreachable,
         }
     }
@@ -171,6 +184,7 @@ impl Service {
         match self.server(node) {
             Server::Local(local) => local.endpoints(port).map(|endpoints| endpoints.ready_weight(now)),
             Server::Peer(_, facts) => facts.ready(now),
+            Server::Via(_, state) => state.ready,
             Server::Unreachable => None,
         }
     }
@@ -231,6 +245,7 @@ impl ViewBuilder {
         now: u64,
     ) -> View {
         let resolved = union::resolve(&catalog);
+        let linked = || peers.iter().map(|peer| peer.name.clone());
         let mut view = View { conditions: resolved.conditions, ..View::default() };
         for (name, service) in &catalog.declared.services {
             let placed = resolved.union.get(name);
@@ -238,17 +253,24 @@ impl ViewBuilder {
             let seed = placed.map_or(0, |p| p.contract.seed);
             let rule = self.rule(service, placed.map(|p| p.balance), seed, &mut view.conditions);
             let ports = ports(service, &rule, previous, now);
-            let local = local(service, ports, placement, peers, metrics);
+            let local = local(service, ports, placement, linked(), metrics);
             let (namespace, name) = ((*name.namespace).into(), (*name.name).into());
             view.local.entry(namespace).or_default().insert(name, Arc::new(local));
         }
+        let way = |placed: &Placed, cluster: &ClusterName| {
+            peers.get(cluster).map_or(Server::Unreachable, |peer| {
+                let facts = peer.facts.of(&placed.name);
+                Server::Peer(peer, facts)
+            })
+        };
         for (name, placed) in &resolved.union {
-            if let Some(service) = self.service(placed, None, peers, metrics, &mut view) {
+            if let Some(service) = self.service(placed, None, |c| way(placed, c), metrics, &mut view) {
                 view.union.insert(name.host_prefix().into(), Arc::new(service));
             }
         }
         for ((name, cluster), placed) in &resolved.pinned {
-            if let Some(service) = self.service(placed, Some(cluster), peers, metrics, &mut view) {
+            let service = self.service(placed, Some(cluster), |c| way(placed, c), metrics, &mut view);
+            if let Some(service) = service {
                 let of_cluster = view.pinned.entry(cluster.as_str().into()).or_default();
                 of_cluster.insert(name.host_prefix().into(), Arc::new(service));
             }
@@ -268,11 +290,12 @@ impl ViewBuilder {
         Placement::new(&placed.contract, known, &self.cluster, &self.region, &mut self.rings)
     }
 
+    /// What a name means here; `way` leads to clusters whose endpoints are not known here.
     fn service(
         &mut self,
         placed: &Placed,
         pinned: Option<&ClusterName>,
-        peers: &Peers,
+        way: impl Fn(&ClusterName) -> Server,
         metrics: &Metrics,
         view: &mut View,
     ) -> Option<Service> {
@@ -294,14 +317,11 @@ impl ViewBuilder {
             if !placed.servers.contains_key(&member.cluster) {
                 return Server::Unreachable;
             }
-            if member.cluster == self.cluster {
-                let local = view.local(&placed.name.namespace, &placed.name.name);
-                return local.map_or(Server::Unreachable, |l| Server::Local(l.clone()));
+            let local = view.local(&placed.name.namespace, &placed.name.name);
+            match local.filter(|_| member.cluster == self.cluster) {
+                Some(local) => Server::Local(local.clone()),
+                None => way(&member.cluster),
             }
-            peers.get(&member.cluster).map_or(Server::Unreachable, |peer| {
-                let facts = peer.facts.of(&placed.name);
-                Server::Peer(peer, facts)
-            })
         };
         let servers = placement.members().iter().map(server).collect();
         let counters = placement.members().iter();
@@ -377,12 +397,11 @@ fn local(
     service: &Declared,
     ports: Vec<(Port, Endpoints)>,
     placement: Option<Placement>,
-    peers: &Peers,
+    linked: impl Iterator<Item = ClusterName>,
     metrics: &Metrics,
 ) -> LocalService {
     let label = service.name.to_string();
-    let inbound = peers.iter().map(|peer| {
-        let name = peer.name.clone();
+    let inbound = linked.map(|name| {
         let counters = metrics.requests(Direction::Inbound, &label, name.as_str());
         (name, counters)
     });

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use registry::model::{ClusterName, Gateway};
-use tokio::sync::{mpsc, watch};
+use registry::model::ClusterName;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tunnel::{DirectEndpoint, Endpoint, Local, MessageReader, MessageWriter};
+use tunnel::{Local, MessageReader, MessageWriter};
 
 use crate::budget::ByteBudget;
 use crate::clock::Clock;
@@ -22,12 +22,13 @@ use crate::view::View;
 pub const REQUESTS_MAX: u64 = 32 * 1024;
 /// Those of one linked cluster: however many streams it opens, most of the process is left to others.
 pub const PEER_REQUESTS_MAX: u64 = REQUESTS_MAX / 4;
+
 /// What all threads of the process share. Read by requests without a lock.
 #[derive(Debug)]
 pub struct Shared {
-    /// The process as its manifest declares it.
-    pub gateway: Gateway,
-    /// `<cluster>.gateway`, as callers see it.
+    /// The mesh's DNS domain.
+    pub domain: String,
+    /// `<cluster>.gateway` or `<cluster>.sidecar`, as callers see it.
     pub name: String,
     /// What it appends to `Via`.
     pub via: HeaderValue,
@@ -47,8 +48,6 @@ pub struct Shared {
     pub clock: Clock,
     /// Requests under way.
     pub in_progress: Arc<InProgress>,
-    /// Sync streams that peers opened, for the control plane. Full: the stream is refused, and the peer tries again.
-    pub syncs: mpsc::Sender<SyncStream>,
     /// Who we are to peers, and whom we believe: what new tunnels are made with.
     pub local: watch::Sender<Local>,
     /// Cancelled when the process drains.
@@ -68,6 +67,17 @@ pub struct SyncStream {
     pub writer: MessageWriter,
 }
 
+/// A sidecar that asks what names mean.
+#[derive(Debug)]
+pub struct LookupStream {
+    /// Its name.
+    pub sidecar: String,
+    /// Its half.
+    pub reader: MessageReader,
+    /// Ours.
+    pub writer: MessageWriter,
+}
+
 /// One thread of the data plane.
 #[derive(Debug)]
 pub struct Worker {
@@ -77,8 +87,6 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// Readers that may stall.
     pub stalls: Stalls,
-    /// Where it accepts tunnels on QUIC and dials them.
-    pub endpoint: Endpoint,
-    /// The same on TCP and on Unix sockets.
-    pub direct: DirectEndpoint,
+    /// Which of them, from 0.
+    pub number: u8,
 }

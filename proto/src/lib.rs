@@ -10,7 +10,8 @@
 //! |  |  +- HEAD             facts (varint tag, varint length, value)*, 0x00, fields
 //! |  |  +- TRAILERS         fields
 //! |  |  `- fields           (varint length, name, varint length, value)*
-//! |  `- Sync                importer: Watch; exporter: Event*         (message)
+//! |  +- Sync                importer: Watch; exporter: Event*         (message)
+//! |  `- Lookup              sidecar: Ask*; gateway: Answer*          (message)
 //! `- datagram               Probe
 //! ```
 //!
@@ -50,6 +51,11 @@ pub mod control {
 /// Messages on sync streams (`schema/sync.proto`).
 pub mod sync {
     pub use crate::schema::ringway::sync::v1::*;
+}
+
+/// Messages on lookup streams (`schema/lookup.proto`).
+pub mod lookup {
+    pub use crate::schema::ringway::lookup::v1::*;
 }
 
 /// Messages in the state directory (`schema/store.proto`).

@@ -38,6 +38,19 @@ pub const SYNC_RECORDS_PER_PEER_MAX: usize = 100_000;
 /// Selectors in one WATCH: one for each namespace of a large cluster.
 pub const SYNC_SELECTORS_MAX: usize = 1024;
 
+/// Bytes of one message of a gateway on a lookup stream. Some thousand endpoints fit; of a service with more a sidecar
+/// is told none, and leaves them to the gateway.
+pub const LOOKUP_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of one message of a sidecar on a lookup stream: a name, and room for what a later version says.
+pub const LOOKUP_ASK_BYTES_MAX: usize = 1024;
+
+/// Names that one sidecar may use at once: one workload calls a few dozen services.
+pub const LOOKUP_NAMES_MAX: usize = 1024;
+
+/// Endpoints of one service that a sidecar is told; as many as a manifest may declare.
+pub const LOOKUP_ENDPOINTS_MAX: usize = 10_000;
+
 /// Ports of one record: more than Kubernetes' users put in a Service by hand.
 pub const RECORD_PORTS_MAX: usize = 256;
 

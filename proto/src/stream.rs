@@ -10,6 +10,8 @@ pub enum StreamKind {
     Exchange = 0x01,
     /// The opener is the importer: WATCH from it, events to it.
     Sync = 0x02,
+    /// The opener is a sidecar: it names the names that it uses, and hears what they mean.
+    Lookup = 0x03,
 }
 
 impl StreamKind {
@@ -25,6 +27,7 @@ impl StreamKind {
             0x00 => Some(Self::Control),
             0x01 => Some(Self::Exchange),
             0x02 => Some(Self::Sync),
+            0x03 => Some(Self::Lookup),
             _ => None,
         }
     }
@@ -37,7 +40,7 @@ mod tests {
     #[test]
     fn every_byte_names_one_purpose_or_none() {
         let known: Vec<_> = (0..=255).filter_map(StreamKind::from_wire).collect();
-        assert_eq!(known, [StreamKind::Control, StreamKind::Exchange, StreamKind::Sync]);
+        assert_eq!(known, [StreamKind::Control, StreamKind::Exchange, StreamKind::Sync, StreamKind::Lookup]);
         for kind in known {
             assert_eq!(StreamKind::from_wire(kind.to_wire()), Some(kind));
         }

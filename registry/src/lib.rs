@@ -56,6 +56,7 @@
 //! ```
 
 pub mod export;
+pub mod lookup;
 pub mod manifest;
 pub mod mirror;
 pub mod model;

@@ -2,11 +2,15 @@
 //!
 //! Names are validated where they enter; everything here is immutable and cheap to clone.
 
+mod sidecar;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use sidecar::{GatewayAddress, Sidecar};
 
 /// The name of one cluster: an RFC 1123 label.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -72,7 +72,7 @@ pub fn encode(import: &Import, epoch: u64) -> sync::Record {
     }
 }
 
-fn encode_port(port: &Port) -> sync::Port {
+pub(crate) fn encode_port(port: &Port) -> sync::Port {
     let protocol = match port.protocol {
         Protocol::Http => sync::Protocol::Http,
         Protocol::Grpc => sync::Protocol::Grpc,
@@ -80,7 +80,7 @@ fn encode_port(port: &Port) -> sync::Port {
     sync::Port { name: port.name.clone(), number: port.number.into(), protocol: protocol.into() }
 }
 
-fn encode_contract(contract: &Contract) -> sync::Contract {
+pub(crate) fn encode_contract(contract: &Contract) -> sync::Contract {
     let mode = match contract.mode {
         Mode::LocalFirst => sync::Mode::LocalFirst,
         Mode::Sharded => sync::Mode::Sharded,
@@ -89,23 +89,26 @@ fn encode_contract(contract: &Contract) -> sync::Contract {
         OnOwnerUnavailable::Next => sync::OnOwnerUnavailable::Next,
         OnOwnerUnavailable::Fail => sync::OnOwnerUnavailable::Fail,
     };
-    let member = |member: &Member| sync::Member {
-        cluster: member.cluster.to_string(),
-        region: member.region.clone(),
-        weight: member.weight,
-    };
-    let members = |members: &Vec<Member>| sync::Members { members: members.iter().map(member).collect() };
     let tier = |tier: &Vec<Tier>| sync::Tier { entries: tier.iter().map(encode_tier_entry).collect() };
     let tiers = |tiers: &Vec<Vec<Tier>>| sync::Tiers { tiers: tiers.iter().map(tier).collect() };
     sync::Contract {
         generation: contract.generation,
         mode: mode.into(),
-        members: contract.members.as_ref().map(members),
+        members: contract.members.as_deref().map(encode_members),
         seed: contract.seed,
         tiers: contract.tiers.as_ref().map(tiers),
         hash: contract.hash.iter().map(encode_hash_key).collect(),
         on_owner_unavailable: on_owner_unavailable.into(),
     }
+}
+
+pub(crate) fn encode_members(members: &[Member]) -> sync::Members {
+    let member = |member: &Member| sync::Member {
+        cluster: member.cluster.to_string(),
+        region: member.region.clone(),
+        weight: member.weight,
+    };
+    sync::Members { members: members.iter().map(member).collect() }
 }
 
 fn encode_tier_entry(tier: &Tier) -> sync::TierEntry {
@@ -144,7 +147,7 @@ pub fn decode(record: &sync::Record) -> Result<Import, BadRecord> {
 }
 
 /// Ports of a protocol that this version does not know are left out: the others still work.
-fn decode_ports(ports: &[sync::Port]) -> Result<Vec<Port>, BadRecord> {
+pub(crate) fn decode_ports(ports: &[sync::Port]) -> Result<Vec<Port>, BadRecord> {
     at_most(ports.len(), limits::RECORD_PORTS_MAX, "ports")?;
     let mut known = Vec::with_capacity(ports.len());
     for port in ports {
@@ -165,7 +168,7 @@ fn decode_ports(ports: &[sync::Port]) -> Result<Vec<Port>, BadRecord> {
     Ok(known)
 }
 
-fn decode_contract(contract: &sync::Contract) -> Result<Contract, BadRecord> {
+pub(crate) fn decode_contract(contract: &sync::Contract) -> Result<Contract, BadRecord> {
     if contract.generation == 0 {
         return Err(BadRecord::NoGeneration);
     }
@@ -194,7 +197,7 @@ fn decode_contract(contract: &sync::Contract) -> Result<Contract, BadRecord> {
 }
 
 /// Sorted here whatever the sender's order: equal contracts must compare equal.
-fn decode_members(members: &sync::Members) -> Result<Vec<Member>, BadRecord> {
+pub(crate) fn decode_members(members: &sync::Members) -> Result<Vec<Member>, BadRecord> {
     at_most(members.members.len(), limits::CONTRACT_MEMBERS_MAX, "members")?;
     let decode = |member: &sync::Member| {
         if member.weight > MEMBER_WEIGHT_MAX {
@@ -247,16 +250,19 @@ fn decode_hash_key(key: &sync::HashKey) -> Result<HashKey, BadRecord> {
     }
 }
 
-fn at_most(len: usize, max: usize, what: &'static str) -> Result<(), BadRecord> {
+pub(crate) fn at_most(len: usize, max: usize, what: &'static str) -> Result<(), BadRecord> {
     if len > max { Err(BadRecord::TooMany { what, max }) } else { Ok(()) }
 }
 
-fn text(value: &str, what: &'static str) -> Result<String, BadRecord> {
+pub(crate) fn text(value: &str, what: &'static str) -> Result<String, BadRecord> {
     let fits = !value.is_empty() && value.len() <= limits::NAME_BYTES_MAX;
     if fits && !value.chars().any(char::is_control) { Ok(value.into()) } else { Err(BadRecord::Text(what)) }
 }
 
-fn all_differ<T: Ord>(items: impl Iterator<Item = T>, what: &'static str) -> Result<(), BadRecord> {
+pub(crate) fn all_differ<T: Ord>(
+    items: impl Iterator<Item = T>,
+    what: &'static str,
+) -> Result<(), BadRecord> {
     let mut seen = BTreeSet::new();
     for item in items {
         if !seen.insert(item) {

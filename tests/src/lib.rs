@@ -1,9 +1,9 @@
 //! Ringway as a whole: real processes, real clients, faults. Never published.
 //!
 //! What the tests build on: [`mesh`] starts clusters from manifests through the real binary, [`backend`] answers
-//! behind them, [`client`], [`traffic`] and [`curl`] ask in front of them, [`relay`] and [`stream_relay`] spoil the link
-//! between them, [`peer`] is a foreign peer that speaks the tunnel protocol by hand. Knows nothing of the rooms' private
-//! insides.
+//! behind them, [`client`], [`traffic`] and [`curl`] ask in front of them, [`sidecar`] stands beside them, [`relay`] and
+//! [`stream_relay`] spoil the link between them, [`peer`] is a foreign peer that speaks the tunnel protocol by hand. Knows
+//! nothing of the rooms' private insides.
 
 pub mod backend;
 pub mod client;
@@ -16,6 +16,7 @@ pub mod peer;
 pub mod port;
 pub mod process;
 pub mod relay;
+pub mod sidecar;
 pub mod stream_relay;
 pub mod traffic;
 pub mod trio;

@@ -17,6 +17,9 @@ use crate::wait::{SOON, wait_until};
 /// How many workers every gateway gets; unset, their own default counts.
 const WORKERS_VARIABLE: &str = "RINGWAY_TEST_WORKERS";
 
+/// What `RINGWAY_LOG` is where every request is to be logged.
+pub const ACCESS_LOG: &str = "info,ringway::access=debug";
+
 /// The trust domain of every test.
 pub const TRUST_DOMAIN: &str = "acme.example";
 
@@ -51,6 +54,8 @@ pub struct Site {
     pub http: SocketAddr,
     /// Where it takes commands.
     pub admin: SocketAddr,
+    /// Whether its log names every request.
+    pub access_log: bool,
 }
 
 /// A running gateway.
@@ -92,7 +97,7 @@ impl Mesh {
         self.issue("ca", cluster, peers, &dir.join("pki"));
         let port = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let (tunnel, http, admin) = (port(), port(), port());
-        Site { cluster: cluster.into(), gateway: "gw-1".into(), dir, tunnel, http, admin }
+        Site { cluster: cluster.into(), gateway: "gw-1".into(), dir, tunnel, http, admin, access_log: false }
     }
 
     /// Issues the identity of `gw-1` of `cluster` by the authority in the folder `ca`.
@@ -163,6 +168,9 @@ impl Site {
         let mut command = Command::new(ringway());
         command.args(["gateway", "-f"]).arg(self.file()).current_dir(&self.dir);
         command.args(args);
+        if self.access_log {
+            command.env("RINGWAY_LOG", ACCESS_LOG);
+        }
         let name = format!("{}/{}", self.cluster, self.gateway);
         Gateway { site: self.clone(), process: Process::start(&name, command, &self.dir.join("log")) }
     }

@@ -34,13 +34,13 @@ const FOREIGN: [(&str, &[&str]); 3] = [
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
 const FLOORS: [&[&str]; 10] = [
     &["audit", "balance", "budget", "clock", "facts", "fields", "grpc", "health", "retry", "route", "stall"],
-    &["body", "metrics", "placement"],
+    &["body", "metrics", "placement", "sidecars"],
     &["endpoint", "peers"],
     &["answer", "view"],
-    &["error", "worker"],
+    &["access", "error", "exchange", "worker"],
     &["checks", "inbound", "outbound", "shifts", "sync"],
     &["admin", "listener"],
-    &["dataplane"],
+    &["dataplane", "sidecar"],
     &["app"],
     &["cli"],
 ];

@@ -103,6 +103,25 @@ fn a_caller_that_calls_itself_another_cluster_gains_nothing() {
 }
 
 #[test]
+fn a_gateway_speaks_for_the_workloads_of_its_own_cluster_only() {
+    let stage = Stage::set();
+    let north = stage.north();
+    let with = |caller: &str| north.ask(&RequestHead { caller: Some(caller), ..get("cart") }, &[], b"");
+    let answer = with("spiffe://acme.example/cluster/north/ns/shop/sa/checkout");
+    assert!(matches!(answer, Answer::Whole { status: 200, .. }), "{answer:?}");
+    for forged in [
+        "spiffe://acme.example/cluster/west/ns/shop/sa/checkout",
+        "spiffe://other.example/cluster/north/ns/shop/sa/checkout",
+        "spiffe://acme.example/cluster/north/gateway/gw-1",
+        "spiffe://acme.example/cluster/north/ns/shop/sa/a/../b",
+        "checkout",
+    ] {
+        assert_eq!(with(forged), Answer::Reset(Code::Denied), "{forged}");
+    }
+    stage.assert_others_unharmed();
+}
+
+#[test]
 fn a_contract_of_another_generation_is_misplaced_once_and_then_served() {
     let stage = Stage::set();
     let north = stage.north();

@@ -4,6 +4,7 @@
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use proto::control::{Control, Hello};
+use proto::lookup::{Answer, Ask};
 use proto::message::{encode_message, take_message};
 use proto::store::LastCatalog;
 use proto::sync::{Event, Watch};
@@ -22,5 +23,5 @@ fuzz_target!(|data: &[u8]| {
             }
         )*};
     }
-    check!(Hello, Control, Watch, Event, LastCatalog);
+    check!(Hello, Control, Watch, Event, LastCatalog, Ask, Answer);
 });

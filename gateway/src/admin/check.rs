@@ -126,7 +126,7 @@ pub(super) async fn answer(State(admin): State<Admin>) -> Response {
             "another check is under way; ask again in a moment".into(),
         );
     };
-    let gateway = admin.shared.gateway.clone();
+    let gateway = admin.gateway.clone();
     let view = admin.shared.view.load_full();
     let used = admin.shared.local.borrow().credentials.clone();
     let known = view.catalog.as_ref().map(|catalog| catalog.declared.links.clone()).unwrap_or_default();
@@ -145,26 +145,26 @@ pub(super) async fn answer(State(admin): State<Admin>) -> Response {
     checks.extend(links);
     checks.extend(process(&admin));
     let now = admin.shared.clock.micros();
-    checks.extend(services::checks(&view, &admin.shared.gateway, now));
-    let gateway = format!("{}/{}", admin.shared.gateway.cluster, admin.shared.gateway.id);
+    checks.extend(services::checks(&view, &admin.gateway, now));
+    let gateway = format!("{}/{}", admin.gateway.cluster, admin.gateway.id);
     Json(Report::new(gateway, checks)).into_response()
 }
 
 fn process(admin: &Admin) -> [Check; 2] {
     let shared = &admin.shared;
-    let listen = &shared.gateway.listen;
+    let listen = &admin.gateway.listen;
     let bound = format!("tunnel {}, http {}, admin {}", listen.tunnel, listen.http, listen.admin);
     let drain = if shared.stop.is_cancelled() {
         Check::warn(
             "process.drain",
-            &shared.gateway.id,
+            &admin.gateway.id,
             format!("it drains, with {} requests in progress", shared.in_progress.count()),
             "wait for its end, or send SIGTERM once more to end it at once",
         )
     } else {
-        Check::ok("process.drain", &shared.gateway.id, "takes new requests")
+        Check::ok("process.drain", &admin.gateway.id, "takes new requests")
     };
-    [Check::ok("ports.bound", &shared.gateway.id, bound), drain]
+    [Check::ok("ports.bound", &admin.gateway.id, bound), drain]
 }
 
 /// A duration in words, to its largest unit.

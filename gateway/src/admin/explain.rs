@@ -78,7 +78,7 @@ fn explain(admin: &Admin, head: Head) -> Explanation {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let target = outbound::target(&uri);
     let mut told = Explanation {
-        gateway: format!("{}/{}", shared.gateway.cluster, shared.gateway.id),
+        gateway: format!("{}/{}", admin.gateway.cluster, admin.gateway.id),
         request: Request {
             method: method.to_string(),
             authority: authority.into(),
@@ -93,7 +93,7 @@ fn explain(admin: &Admin, head: Head) -> Explanation {
         told.rejected = Some(rejected(&rejection));
         return told;
     }
-    let (service, port) = match outbound::find(&view, &shared.gateway.domain, authority) {
+    let (service, port) = match outbound::find(&view, &admin.gateway.domain, authority) {
         Ok(found) => found,
         Err(rejection) => {
             told.rejected = Some(rejected(&rejection));
@@ -126,7 +126,7 @@ fn explain(admin: &Admin, head: Head) -> Explanation {
 
     let asks = clusters::Asks { service: &service, port, hash, now };
     let order = asks.order(&mut fastrand::Rng::new());
-    told.clusters = asks.clusters(&order, &view, &shared.gateway.cluster);
+    told.clusters = asks.clusters(&order, &view, &admin.gateway.cluster);
     let is_grpc = grpc::is_grpc(&headers);
     let replayable = retry::replayable_method(
         method.as_str(),
@@ -162,7 +162,8 @@ fn explain(admin: &Admin, head: Head) -> Explanation {
                 outstanding: tunnel.outstanding(),
             });
         }
-        Server::Unreachable => {}
+        // A gateway reaches nothing by way of another.
+        Server::Via(..) | Server::Unreachable => {}
     }
     told
 }

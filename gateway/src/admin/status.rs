@@ -31,7 +31,7 @@ pub(super) struct Status {
 }
 
 #[derive(Debug, Serialize)]
-struct Peer {
+pub(crate) struct Peer {
     cluster: String,
     gateway: String,
     state: &'static str,
@@ -66,7 +66,7 @@ struct Link {
 }
 
 #[derive(Debug, Serialize)]
-struct ServiceStatus {
+pub(crate) struct ServiceStatus {
     name: String,
     local: bool,
     generation: u64,
@@ -115,9 +115,9 @@ pub(super) fn of(admin: &Admin) -> Status {
     let gateways = shared.peers.iter().flat_map(|cluster| cluster.gateways().to_vec());
     Status {
         version: env!("CARGO_PKG_VERSION"),
-        cluster: shared.gateway.cluster.to_string(),
-        gateway: shared.gateway.id.clone(),
-        region: shared.gateway.region.clone(),
+        cluster: admin.gateway.cluster.to_string(),
+        gateway: admin.gateway.id.clone(),
+        region: admin.gateway.region.clone(),
         uid: admin.knowledge.uid().iter().map(|b| format!("{b:02x}")).collect(),
         boot: format!("{:016x}", admin.boot),
         started_unix_ms: shared.clock.started_unix_ms(),
@@ -161,7 +161,7 @@ pub(super) fn refresh_gauges(admin: &Admin) {
 pub(super) fn told_ring(service: &Service, node: NodeIndex, now: u64) -> Option<u64> {
     match service.server(node) {
         Server::Peer(_, facts) => facts.ring(now),
-        Server::Local(_) | Server::Unreachable => None,
+        Server::Local(_) | Server::Via(..) | Server::Unreachable => None,
     }
 }
 
@@ -197,7 +197,7 @@ fn age_seconds(imports: &PeerImports, clock: &Clock) -> Option<u64> {
     (imports.synced_unix_ms > 0).then(|| clock.unix_ms().saturating_sub(imports.synced_unix_ms) / 1000)
 }
 
-fn peer(gateway: &PeerGateway) -> Peer {
+pub(crate) fn peer(gateway: &PeerGateway) -> Peer {
     let mut tunnels = gateway.tunnels().to_vec();
     tunnels.sort_by_key(|tunnel| (tunnel.carrier(), tunnel.worker()));
     let tunnels = tunnels.iter().map(|tunnel| TunnelStatus {
@@ -240,7 +240,7 @@ fn link(admin: &Admin, cluster: &PeerCluster) -> Link {
     }
 }
 
-fn service(service: &Service, view: &View, now: u64) -> ServiceStatus {
+pub(crate) fn service(service: &Service, view: &View, now: u64) -> ServiceStatus {
     let placement = &service.placement;
     let port = service.ports.first().map_or(0, |p| p.number);
     let local = view.local(&service.name.namespace, &service.name.name);

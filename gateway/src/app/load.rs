@@ -48,6 +48,22 @@ pub enum LoadError {
         /// `spec.trustDomain`.
         trust_domain: String,
     },
+    /// The certificate is no workload's of this Sidecar's cluster.
+    #[error(
+        "the certificate is for {found}, a Sidecar of cluster `{cluster}` in trust domain `{trust_domain}` needs a \
+         workload's; issue one with `ringway pki issue --cluster {cluster} --workload NAMESPACE/ACCOUNT`"
+    )]
+    NoWorkload {
+        /// What the certificate says.
+        found: String,
+        /// `spec.cluster`.
+        cluster: String,
+        /// `spec.trustDomain`.
+        trust_domain: String,
+    },
+    /// A Sidecar believes nobody without the bundle of its own cluster.
+    #[error("the trust bundle of our own cluster cannot be used")]
+    OwnBundle(#[source] TrustError),
 }
 
 /// Reads manifests from `files`, and certificates and bundles from where they say. Blocks on the disk.
@@ -56,8 +72,14 @@ pub(super) fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
     let gateway = manifests.require_gateway().map_err(LoadError::Manifests)?.clone();
     let credentials = credentials(&gateway)?;
     let links = manifests.declared.links.values();
-    let (trust, untrusted) =
-        Trust::load(&gateway.identity_dir, links.map(|l| (l.cluster.as_str(), l.trust_domain.as_str())));
+    let links = links.map(|l| (l.cluster.as_str(), l.trust_domain.as_str()));
+    // Our own sidecars are believed by the bundle of our own cluster. Peers are never of it: admission sees to that.
+    let own = (gateway.cluster.as_str(), gateway.trust_domain.as_str());
+    let (trust, mut untrusted) = Trust::load(&gateway.identity_dir, links.chain([own]));
+    // Without one there are no sidecars, which is no fault.
+    untrusted.retain(|(cluster, problem)| {
+        cluster != gateway.cluster.as_str() || !matches!(problem, TrustError::Missing { .. })
+    });
     Ok(Loaded {
         gateway,
         declared: manifests.declared,
@@ -76,14 +98,21 @@ impl Loaded {
             warn!("{warning}");
         }
         for (cluster, problem) in &self.untrusted {
-            error!(peer = %cluster, error = %problem, "The link stays down: its trust bundle cannot be used.");
+            if cluster == self.gateway.cluster.as_str() {
+                error!(error = %problem, "Sidecars are refused: the trust bundle of our own cluster cannot be used.");
+            } else {
+                error!(peer = %cluster, error = %problem, "The link stays down: its trust bundle cannot be used.");
+            }
         }
     }
 
     /// What the files leave open. A link without a usable bundle stays down and says so; the others work.
     pub(super) fn conditions(&self) -> Vec<Condition> {
         let untrusted = self.untrusted.iter().map(|(cluster, problem)| Condition {
-            object: format!("Link {cluster}"),
+            object: match cluster == self.gateway.cluster.as_str() {
+                true => format!("Gateway {}", self.gateway.id),
+                false => format!("Link {cluster}"),
+            },
             kind: "ResolvedRefs",
             status: false,
             reason: BUNDLE,

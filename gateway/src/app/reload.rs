@@ -3,30 +3,24 @@
 //! A change is taken whole or not at all: everything is read and checked before anything is touched, and what cannot be
 //! used is said in the log and in `status` while the old state serves on.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use identity::TrustError;
-use registry::model::Condition;
+use registry::model::{Condition, Gateway};
 use tokio::signal::unix::Signal;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
+use tunnel::Local;
 
 use super::change::{self, What};
-use super::files::Look;
+use super::changes::Files;
 use super::load::{LoadError, Loaded, load};
 use crate::audit;
 use crate::sync::Knowledge;
 use crate::worker::Shared;
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// Files that have not changed for so long are whole: a new certificate and its key come one after the other.
-const SETTLE: Duration = Duration::from_millis(200);
-/// Looks until files that do not stop changing are read all the same.
-const SETTLE_LOOKS_MAX: u32 = 25;
 /// How often tunnels are held against the clock and the certificates of the moment.
 const JUDGE: Duration = Duration::from_secs(5);
 /// Objects of one change that are named in the log; more are counted.
@@ -54,7 +48,10 @@ impl Refused {
     fn reason(&self) -> &'static str {
         match self {
             Self::Load(LoadError::Manifests(_)) => "InvalidManifests",
-            Self::Load(LoadError::Identity(_) | LoadError::WrongIdentity { .. }) => "InvalidIdentity",
+            Self::Load(
+                LoadError::Identity(_) | LoadError::WrongIdentity { .. } | LoadError::NoWorkload { .. },
+            ) => "InvalidIdentity",
+            Self::Load(LoadError::OwnBundle(_)) => "InvalidBundle",
             Self::Bundle(..) => "InvalidBundle",
             Self::Restart(_) => "RestartNeeded",
             Self::Read(_) => "NotRead",
@@ -75,11 +72,11 @@ impl Refused {
 
 /// Watches the files of a running gateway and takes what changes.
 pub(super) struct Reloader {
-    pub(super) files: Vec<PathBuf>,
+    pub(super) files: Files,
+    /// As it is declared since the start.
+    pub(super) gateway: Arc<Gateway>,
     pub(super) shared: Arc<Shared>,
     pub(super) knowledge: Arc<Knowledge>,
-    /// How the files looked before they were read first.
-    pub(super) seen: Look,
 }
 
 impl Reloader {
@@ -88,43 +85,19 @@ impl Reloader {
         loop {
             let told = tokio::select! {
                 () = stop.cancelled() => return,
-                signal = hangup.recv() => signal.is_some(),
-                () = tokio::time::sleep(LOOK) => false,
+                told = self.files.changed(&mut hangup) => told,
             };
-            let Ok(now) = self.look().await else { continue };
-            if now == self.seen && !told {
-                continue;
-            }
-            self.seen = self.settled(now).await;
-            let read = self.read().await;
-            match read {
+            match self.read().await {
                 Ok(loaded) => self.take(loaded, told),
                 Err(refused) => self.refuse(&refused),
             }
         }
     }
 
-    async fn look(&self) -> Result<Look, tokio::task::JoinError> {
-        let (files, identity) = (self.files.clone(), self.shared.gateway.identity_dir.clone());
-        spawn_blocking(move || Look::at(&files, &identity)).await
-    }
-
-    /// Waits until the files have not changed for a while, as long as that is not for ever.
-    async fn settled(&self, mut last: Look) -> Look {
-        for _ in 0..SETTLE_LOOKS_MAX {
-            tokio::time::sleep(SETTLE).await;
-            match self.look().await {
-                Ok(now) if now != last => last = now,
-                _ => break,
-            }
-        }
-        last
-    }
-
     async fn read(&self) -> Result<Loaded, Refused> {
-        let files = self.files.clone();
+        let files = self.files.manifests().to_vec();
         let mut loaded = spawn_blocking(move || load(&files)).await??;
-        let restart = change::needs_restart(&self.shared.gateway, &loaded.gateway);
+        let restart = change::needs_restart(&self.gateway, &loaded.gateway);
         if !restart.is_empty() {
             return Err(Refused::Restart(restart.join(", ")));
         }
@@ -202,7 +175,7 @@ impl Reloader {
             "A change of the files was refused; the old state serves on."
         );
         self.knowledge.refuse(Condition {
-            object: format!("Gateway {}", self.shared.gateway.id),
+            object: format!("Gateway {}", self.gateway.id),
             kind: "Accepted",
             status: false,
             reason: refused.reason(),
@@ -212,12 +185,14 @@ impl Reloader {
 }
 
 /// Ends tunnels whose peers are not believed any more, and has those replaced that were made with an older certificate
-/// of ours: at every change of certificates and bundles, and as time goes on.
-pub(super) async fn judge_tunnels(shared: Arc<Shared>) {
+/// of ours: at every change of certificates and bundles, and as time goes on. `and_others` does so with what are no peers.
+pub(super) async fn judge_tunnels(shared: Arc<Shared>, and_others: impl Fn(&Local, SystemTime)) {
     let mut local = shared.local.subscribe();
     while !shared.stop.is_cancelled() {
         let now = local.borrow_and_update().clone();
-        shared.peers.judge(&now.trust, &now.credentials, SystemTime::now());
+        let time = SystemTime::now();
+        shared.peers.judge(&now.trust, &now.credentials, time);
+        and_others(&now, time);
         tokio::select! {
             () = shared.stop.cancelled() => {}
             // `shared` holds the sender.

@@ -11,7 +11,7 @@ use tracing::error;
 use tunnel::Port;
 
 use super::StartError;
-use crate::dataplane::{self, Start};
+use crate::dataplane::{self, Control, Start};
 use crate::worker::Shared;
 
 /// The workers that run.
@@ -28,6 +28,7 @@ impl Workers {
     /// When one of them cannot; the others then end with the process.
     pub(super) async fn start(
         shared: &Arc<Shared>,
+        control: &Arc<Control>,
         ports: Vec<Port>,
         tcp: Vec<TcpListener>,
         mut unix: Option<UnixListener>,
@@ -41,6 +42,7 @@ impl Workers {
             let name = format!("worker-{}", port.worker());
             let start = Start {
                 shared: shared.clone(),
+                control: control.clone(),
                 port,
                 tcp,
                 unix: unix.take(),

@@ -307,6 +307,11 @@ impl EndpointState {
         was_ready.then_some(Change { ready: false, cause: Cause::ChecksFailed(streak) })
     }
 
+    /// Whether it fails its checks, or has yet to pass them.
+    pub fn fails_checks(&self) -> bool {
+        !self.verdict().passes()
+    }
+
     /// Whether its checks have not said anything yet.
     pub fn is_waiting(&self) -> bool {
         self.verdict() == Verdict::Waiting

@@ -84,7 +84,7 @@ fn allow_files() {
 }
 
 /// Sends log lines to standard error: standard output is for what a command answers.
-fn log(format: Format) {
+pub(super) fn log(format: Format) {
     let filter = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
         .with_env_var(LOG_VARIABLE)

@@ -13,6 +13,7 @@ mod output;
 mod pki;
 mod registry;
 mod ring;
+mod sidecar;
 mod status;
 mod validate;
 
@@ -34,6 +35,7 @@ Examples:
   ringway pki issue --ca pki/ca --cluster west --gateway gw-1 --peer east --out pki/west
   ringway validate -f west.yaml                      check manifests, touch nothing
   ringway gateway -f west.yaml                       run until SIGTERM
+  ringway sidecar -f west-sidecar.yaml               the same beside a workload
   ringway status                                     peers, links and services of a running gateway
   ringway check                                      what is broken, why, and what to do
   ringway explain http://cart.shop.mesh/ -H 'x-user: ann'
@@ -59,6 +61,7 @@ struct Cli {
 enum Command {
     Demo(demo::Args),
     Gateway(gateway::Args),
+    Sidecar(sidecar::Args),
     /// Make a certificate authority and certificates, for trials and small fleets.
     #[command(subcommand)]
     Pki(pki::Command),
@@ -91,6 +94,9 @@ enum Failure {
     /// The gateway could not start, or stopped for a reason of its own.
     #[error("the gateway did not start")]
     Gateway(#[source] crate::app::StartError),
+    /// The sidecar could not start.
+    #[error("the sidecar did not start")]
+    Sidecar(#[source] crate::app::StartError),
     /// Certificates could not be made.
     #[error("no certificate was made")]
     Pki(#[source] identity::pki::PkiError),
@@ -128,7 +134,9 @@ impl Failure {
             Self::Admin(error) => Some(admin_hint(error).into()),
             Self::Ring(error) => error.hint(),
             Self::Demo(error) => error.hint(),
-            Self::Gateway(_) | Self::Pki(_) | Self::Manifests(_) | Self::Runtime(_) => None,
+            Self::Gateway(_) | Self::Sidecar(_) | Self::Pki(_) | Self::Manifests(_) | Self::Runtime(_) => {
+                None
+            }
         }
     }
 
@@ -182,6 +190,7 @@ fn run(command: Command, format: Format) -> Result<ExitCode, Failure> {
     match command {
         Command::Demo(args) => return demo::run(&args, format),
         Command::Gateway(args) => gateway::run(args, format)?,
+        Command::Sidecar(args) => sidecar::run(args, format)?,
         Command::Pki(command) => pki::run(command, format)?,
         Command::Validate(args) => validate::run(&args, format)?,
         Command::Status(args) => status::run(&args, format)?,

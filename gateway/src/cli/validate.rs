@@ -80,7 +80,7 @@ fn describe(manifests: &Manifests) -> String {
         ]);
     }
     text += &lines(&objects, "");
-    if manifests.gateway.is_none() {
+    if manifests.gateway.is_none() && manifests.sidecar.is_none() {
         text += "no Gateway among them: `ringway gateway` needs one\n";
     }
     text += &match manifests.warnings.len() {

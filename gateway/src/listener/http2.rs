@@ -19,12 +19,11 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::HEAD_WAIT;
+use super::{Front, HEAD_WAIT};
 use crate::body::BodyError;
 use crate::endpoint::LocalExecutor;
 use crate::fields;
-use crate::outbound::{self, Outgoing};
-use crate::worker::Worker;
+use crate::outbound::Outgoing;
 
 /// Streams that one connection may have open. Enough for a busy caller, few enough that one connection is a small part
 /// of [`crate::worker::REQUESTS_MAX`].
@@ -57,15 +56,15 @@ struct Stream(Rc<Streams>);
 
 /// Serves one connection until its caller leaves, or it idles for [`HEAD_WAIT`], or the process drains: then the caller
 /// is told to open no more streams (GOAWAY), and what is open is finished.
-pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, source: SocketAddr) -> hyper::Result<()> {
-    let stop = worker.shared.stop.clone();
+pub(super) async fn serve(front: impl Front, stream: TcpStream, source: SocketAddr) -> hyper::Result<()> {
+    let stop = front.worker().shared.stop.clone();
     let streams = Rc::new(Streams { open: Cell::new(0), idle_since: Cell::new(Instant::now()) });
     let executor = StreamExecutor::default();
     let service = service_fn(|mut request: Request<Incoming>| {
-        let (worker, stream, give_up) = (worker.clone(), Stream::open(&streams), executor.expect_stream());
+        let (front, stream, give_up) = (front.clone(), Stream::open(&streams), executor.expect_stream());
         async move {
             fields::join_cookies(request.headers_mut());
-            let response = outbound::serve(&worker, request, source, &give_up).await;
+            let response = front.answer(request, source, &give_up).await;
             Ok::<_, Infallible>(response.map(|outgoing| Answering { outgoing, _stream: stream }))
         }
     });

@@ -86,7 +86,8 @@ impl Outcome {
         Self::Malformed,
     ];
 
-    fn as_str(self) -> &'static str {
+    /// The word for metrics and logs.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Answered => "answered",
             Self::Cut => "cut",
@@ -104,7 +105,8 @@ impl Outcome {
 }
 
 impl Direction {
-    fn as_str(self) -> &'static str {
+    /// The word for metrics and logs.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Outbound => "outbound",
             Self::Inbound => "inbound",

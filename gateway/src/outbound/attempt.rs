@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use hashring::NodeIndex;
 use http::{Method, StatusCode};
@@ -18,15 +19,22 @@ use crate::body::Reader;
 use crate::clock::Activity;
 use crate::endpoint::{self, Allowance};
 use crate::fields::{self, Declared};
-use crate::peers::PeerGateway;
+use crate::peers::{PeerCluster, PeerGateway};
 use crate::retry::Failure;
 use crate::view::{LocalService, Server, Service};
+
+/// How long a sidecar's request waits for a gateway: a restart is over by then.
+const GATEWAY_WAIT: Duration = Duration::from_secs(5);
+/// Tunnels to gateways that one request of a sidecar may fail on.
+const GATEWAY_TUNNELS_MAX: usize = 8;
 
 /// Where an attempt goes.
 #[derive(Debug)]
 pub(super) enum Target {
     Local(Arc<LocalService>),
     Peer(Arc<PeerGateway>, Tunnel),
+    /// From a sidecar: any gateway of its own cluster.
+    Gateways(Arc<PeerCluster>),
 }
 
 /// Which attempt it is.
@@ -49,13 +57,14 @@ impl Target {
                 let (gateway, tunnel) = peer.pick(Some(worker)).ok_or(Failure::NotSent)?;
                 Ok(Self::Peer(gateway, tunnel))
             }
+            Server::Via(gateways, _) => Ok(Self::Gateways(gateways.clone())),
             Server::Unreachable => Err(Failure::NotSent),
         }
     }
 
     pub(super) fn gateway(&self) -> Option<Arc<PeerGateway>> {
         match self {
-            Self::Local(_) => None,
+            Self::Local(_) | Self::Gateways(_) => None,
             Self::Peer(gateway, _) => Some(gateway.clone()),
         }
     }
@@ -66,6 +75,7 @@ impl Call<'_> {
         let answer = match target {
             Target::Local(local) => self.at_local(&local).await?,
             Target::Peer(gateway, tunnel) => self.through(&gateway, &tunnel, attempt).await?,
+            Target::Gateways(cluster) => self.through_any(&cluster, attempt).await?,
         };
         answer.settle(&self.worker.shared.budget).await.map_err(|e| match e {
             crate::body::BodyError::Tunnel(e) => failure(&e),
@@ -82,6 +92,40 @@ impl Call<'_> {
         let response =
             endpoint::call(&worker.pool, port, clock, self.head, &self.body, self.hash, allowance).await?;
         Ok(response.into())
+    }
+
+    /// Through one gateway of the own cluster after the other, as endpoints of a service are tried: on from one that has
+    /// processed nothing, or may process it twice. With none left it waits for one to come, for there is no other way.
+    async fn through_any(&self, cluster: &PeerCluster, attempt: Attempt) -> Result<Answer, Failure> {
+        let give_up = Instant::now() + GATEWAY_WAIT;
+        let mut tried: Vec<Tunnel> = Vec::new();
+        let mut last = Failure::NotSent;
+        while tried.len() < GATEWAY_TUNNELS_MAX {
+            let mut changed = std::pin::pin!(cluster.changed.notified());
+            changed.as_mut().enable();
+            let Some((gateway, tunnel)) = cluster.pick_but(Some(self.worker.number), &tried) else {
+                tokio::select! {
+                    () = changed => continue,
+                    () = tokio::time::sleep_until(give_up) => break,
+                }
+            };
+            match self.through(&gateway, &tunnel, attempt).await {
+                Err(failure) if self.may_go_on(failure) => last = failure,
+                done => return done,
+            }
+            tried.push(tunnel);
+        }
+        Err(last)
+    }
+
+    /// Whether another gateway may be asked after one that failed like this.
+    fn may_go_on(&self, failure: Failure) -> bool {
+        let harmless = match failure {
+            Failure::NotSent | Failure::Refused | Failure::Overloaded => true,
+            Failure::PeerLost => self.replayable_method,
+            _ => false,
+        };
+        harmless && self.body.can_restart() && !self.body.failed()
     }
 
     async fn through(
@@ -153,7 +197,7 @@ impl Call<'_> {
             traceparent: text("traceparent")
                 .filter(|t| t.len() <= 64 && t.bytes().all(|b| b.is_ascii_graphic())),
             tracestate: None,
-            caller: None,
+            caller: self.caller,
             endpoint: None,
             method: self.head.method.as_str(),
             path: self.head.target.path_and_query().map_or("/", |p| p.as_str()),

@@ -20,7 +20,7 @@ impl Call<'_> {
     ) -> Attempted {
         let shared = &self.worker.shared;
         let at = |node| move |failure| (failure, node);
-        let target = Target::of(self.service, node, self.worker.endpoint.worker()).map_err(at(node))?;
+        let target = Target::of(self.service, node, self.worker.number).map_err(at(node))?;
         let attempt =
             Attempt { number: tried.len.saturating_sub(1), left: self.progress(tried).attempts_left, insist };
         shared.attempts.made(kind);
@@ -51,8 +51,7 @@ impl Call<'_> {
         let Some(beside) = candidate else { return primary.await };
         let hedged =
             retry::hedge(&progress, self.hedged.get(), &self.service.budgets.hedges, shared.clock.micros());
-        let second =
-            if hedged { Target::of(self.service, beside, self.worker.endpoint.worker()).ok() } else { None };
+        let second = if hedged { Target::of(self.service, beside, self.worker.number).ok() } else { None };
         let Some(second) = second else { return primary.await };
         tried.push(beside);
         self.hedged.set(true);

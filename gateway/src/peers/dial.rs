@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use tunnel::{DirectEndpoint, Driver, Endpoint, Kind, Peer, Tunnel, TunnelError};
 
-use super::{PeerCluster, Peers, lock};
+use super::{PeerCluster, Peers};
 
 /// First wait after a failure; doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -101,7 +101,7 @@ pub async fn keep_dialling(
         match dialled {
             Ok((tunnel, driver)) => {
                 (backoff, failures) = (BACKOFF_MIN, 0);
-                lock(&cluster.last_errors).remove(&carrier);
+                cluster.dialled(carrier, None);
                 let gateway = tunnel.peer().hello.gateway.clone();
                 serve(tunnel.clone(), driver);
                 tokio::select! {
@@ -123,7 +123,7 @@ pub async fn keep_dialling(
                     debug!(peer = %cluster.name, %address, %carrier, error = %error, "No tunnel.");
                 }
                 failures += 1;
-                lock(&cluster.last_errors).insert(carrier, text);
+                cluster.dialled(carrier, Some(text));
             }
         }
         // Full jitter: many gateways that lost one peer together do not come back together.

@@ -1,6 +1,6 @@
 //! One gateway process of a peer: its tunnels, and how it is.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,8 @@ pub struct PeerGateway {
     pub id: String,
     state: AtomicU8,
     since_unix_ms: AtomicU64,
+    /// Its place in the order of those that do the same; 0 where there is none.
+    preference: AtomicUsize,
     reason: Mutex<String>,
     tunnels: ArcSwap<Vec<Tunnel>>,
     /// Short sections without await: fed by the tunnels' drivers, looked at by the watching task.
@@ -47,6 +49,7 @@ impl PeerGateway {
             id,
             state: AtomicU8::new(State::Down as u8),
             since_unix_ms: AtomicU64::new(unix_ms()),
+            preference: AtomicUsize::new(0),
             reason: Mutex::default(),
             tunnels: ArcSwap::default(),
             ways: Mutex::new(Ways::none()),
@@ -68,6 +71,16 @@ impl PeerGateway {
     /// Since when, in Unix milliseconds.
     pub fn since_unix_ms(&self) -> u64 {
         self.since_unix_ms.load(Ordering::Relaxed)
+    }
+
+    /// Its place in the order in which those that do the same are used.
+    pub fn preference(&self) -> usize {
+        self.preference.load(Ordering::Relaxed)
+    }
+
+    /// Gives it a place in that order, from 0.
+    pub fn prefer(&self, place: usize) {
+        self.preference.store(place, Ordering::Relaxed);
     }
 
     /// Why it is as it is.

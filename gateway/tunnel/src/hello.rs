@@ -18,9 +18,9 @@ pub struct HelloInfo {
     pub cluster: String,
     /// The cluster's region.
     pub region: String,
-    /// Random, made once per cluster, kept in the state directory.
+    /// Random, made once per cluster, kept in the state directory; of a sidecar nothing but zeros.
     pub cluster_uid: [u8; 16],
-    /// Its gateway id.
+    /// Its gateway id; of a sidecar its name, which nobody vouches for.
     pub gateway: String,
     /// The worker that owns this end.
     pub worker: u32,
@@ -89,10 +89,12 @@ fn check(hello: Hello, identity: Identity) -> Result<Peer, (CloseCode, TunnelErr
     let theirs = Versions { min: hello.version_min, max: hello.version_max };
     let version = proto::version::negotiate(Versions::OURS, theirs)
         .map_err(|e| (CloseCode::VersionMismatch, said(&e.to_string())))?;
-    let Role::Gateway { id } = &identity.role else {
-        return Err((CloseCode::WrongPeer, said(&format!("{identity} is no gateway"))));
+    let named_rightly = match &identity.role {
+        Role::Gateway { id } => hello.gateway == *id,
+        // Its certificate is the workload's, of which there may be many; the name ends in logs.
+        Role::Workload { .. } => is_plain(&hello.gateway),
     };
-    if hello.cluster != identity.cluster || &hello.gateway != id {
+    if hello.cluster != identity.cluster || !named_rightly {
         let text = format!("says it is {}/{}, its certificate says {identity}", hello.cluster, hello.gateway);
         return Err((CloseCode::WrongPeer, said(&text)));
     }
@@ -123,6 +125,12 @@ fn check(hello: Hello, identity: Identity) -> Result<Peer, (CloseCode, TunnelErr
         streams_max,
         version,
     })
+}
+
+/// Whether a name can stand in a log as it is.
+fn is_plain(name: &str) -> bool {
+    (1..=limits::NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
 }
 
 fn said(text: &str) -> TunnelError {
@@ -166,8 +174,19 @@ mod tests {
         assert_eq!(close_code(other.to_message(), identity.clone()), CloseCode::WrongPeer);
         let other = HelloInfo { gateway: "gw-2".into(), ..info.clone() };
         assert_eq!(close_code(other.to_message(), identity), CloseCode::WrongPeer);
+        let elsewhere: Identity = "spiffe://acme.example/cluster/west/ns/shop/sa/cart".parse().unwrap();
+        assert_eq!(close_code(info.to_message(), elsewhere), CloseCode::WrongPeer);
+    }
+
+    #[test]
+    fn a_sidecar_has_a_name_of_its_own_that_can_be_logged() {
+        let (info, _) = east();
         let workload: Identity = "spiffe://acme.example/cluster/east/ns/shop/sa/cart".parse().unwrap();
-        assert_eq!(close_code(info.to_message(), workload), CloseCode::WrongPeer);
+        let named = |name: &str| Hello { gateway: name.into(), ..info.to_message() };
+        assert_eq!(check(named("cart-1"), workload.clone()).unwrap().hello.gateway, "cart-1");
+        for name in ["", "a b", "a\nb", &"a".repeat(limits::NAME_BYTES_MAX + 1)] {
+            assert_eq!(close_code(named(name), workload.clone()), CloseCode::WrongPeer, "{name:?}");
+        }
     }
 
     #[test]

@@ -147,6 +147,8 @@ pub enum Begun {
     Exchange(Exchange),
     /// The peer mirrors our exports.
     Sync(MessageReader, MessageWriter),
+    /// A sidecar asks what names mean.
+    Lookup(MessageReader, MessageWriter),
 }
 
 impl Tunnel {
@@ -296,10 +298,26 @@ impl Tunnel {
     /// # Errors
     /// As [`Tunnel::open`].
     pub async fn open_sync(&self) -> Result<(MessageReader, MessageWriter), TunnelError> {
+        self.open_messages(StreamKind::Sync, limits::SYNC_MESSAGE_BYTES_MAX).await
+    }
+
+    /// Opens a stream of messages on which a sidecar asks what names mean.
+    ///
+    /// # Errors
+    /// As [`Tunnel::open`].
+    pub async fn open_lookup(&self) -> Result<(MessageReader, MessageWriter), TunnelError> {
+        self.open_messages(StreamKind::Lookup, limits::LOOKUP_ANSWER_BYTES_MAX).await
+    }
+
+    async fn open_messages(
+        &self,
+        kind: StreamKind,
+        max: usize,
+    ) -> Result<(MessageReader, MessageWriter), TunnelError> {
         let (_, send, recv) = self.open_stream().await?;
-        let reader = Receiver::new(recv, Flight::uncounted()).into_messages(limits::SYNC_MESSAGE_BYTES_MAX);
+        let reader = Receiver::new(recv, Flight::uncounted()).into_messages(max);
         let mut writer = MessageWriter::new(Sender::new(send));
-        writer.raw(Bytes::copy_from_slice(&[StreamKind::Sync.to_wire()])).await?;
+        writer.raw(Bytes::copy_from_slice(&[kind.to_wire()])).await?;
         Ok((reader, writer))
     }
 
@@ -464,6 +482,10 @@ impl Accepted {
             Some(StreamKind::Sync) => {
                 let reader = receiver.into_messages(limits::SYNC_MESSAGE_BYTES_MAX);
                 Ok(Begun::Sync(reader, MessageWriter::new(sender)))
+            }
+            Some(StreamKind::Lookup) => {
+                let reader = receiver.into_messages(limits::LOOKUP_ASK_BYTES_MAX);
+                Ok(Begun::Lookup(reader, MessageWriter::new(sender)))
             }
             Some(StreamKind::Control) | None => {
                 sender.reset(Code::Refused);

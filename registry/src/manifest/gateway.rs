@@ -55,8 +55,8 @@ pub(super) fn read(
     })
 }
 
-/// `identity` or `state`: a directory of which the Gateway must know.
-fn directory(
+/// `identity` or `state`: a directory of which the process must know.
+pub(super) fn directory(
     field: &Field<Directory>,
     name: &str,
     example: &str,
@@ -91,16 +91,22 @@ fn listen(field: &Field<RawListen>, scope: &mut Scope<'_, '_>) -> Option<Listen>
     listen.admin = admin?.unwrap_or(listen.admin);
     // The tunnel's port is reserved for TCP, too: a carrier on it must not depend on what else is configured.
     let sockets = [("tunnel", listen.tunnel), ("http", listen.http), ("admin", listen.admin)];
+    apart(&sockets, raw.referenced, scope)?;
+    Some(listen)
+}
+
+/// Refuses two sockets that want the same port; none if there are such.
+pub(super) fn apart(sockets: &[(&str, SocketAddr)], at: Location, scope: &mut Scope<'_, '_>) -> Option<()> {
     for (n, (name, socket)) in sockets.iter().enumerate() {
         for (other, taken) in &sockets[..n] {
             let overlap =
                 socket.ip() == taken.ip() || socket.ip().is_unspecified() || taken.ip().is_unspecified();
             if socket.port() == taken.port() && socket.port() != 0 && overlap {
                 let message = format!("spec.listen: `{name}` and `{other}` both want port {}", socket.port());
-                scope.error(raw.referenced, message, "give each its own port");
+                scope.error(at, message, "give each its own port");
                 return None;
             }
         }
     }
-    Some(listen)
+    Some(())
 }

@@ -35,13 +35,14 @@ mod read;
 mod scope;
 mod service;
 mod shape;
+mod sidecar;
 mod suggest;
 mod units;
 
 pub use files::load;
 pub use problem::{Excerpt, Problem, Problems, Severity};
 
-use crate::model::{Condition, Declared, Gateway};
+use crate::model::{Condition, Declared, Gateway, Sidecar};
 
 /// Largest manifest file. Kubernetes refuses objects above 1.5 MiB; a file may hold several.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
@@ -64,9 +65,9 @@ pub struct Source {
 /// One document as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
-    /// `Gateway`, `Link`, `MeshService` or `TrafficPolicy`.
+    /// `Gateway`, `Sidecar`, `Link`, `MeshService` or `TrafficPolicy`.
     pub kind: &'static str,
-    /// Its namespace, empty for a Gateway.
+    /// Its namespace, empty for a Gateway or Sidecar.
     pub namespace: String,
     /// Its name.
     pub name: String,
@@ -83,6 +84,8 @@ pub struct Document {
 pub struct Manifests {
     /// The Gateway, if the files hold one; see [`Self::require_gateway`].
     pub gateway: Option<Gateway>,
+    /// The Sidecar, if the files hold one; see [`Self::require_sidecar`].
+    pub sidecar: Option<Sidecar>,
     /// Everything else. Without a Gateway, a Link that names no trust domain has an empty one: such manifests can be
     /// checked, not run.
     pub declared: Declared,
@@ -100,12 +103,22 @@ impl Manifests {
     /// # Errors
     /// When they declare none.
     pub fn require_gateway(&self) -> Result<&Gateway, Problems> {
-        self.gateway.as_ref().ok_or_else(|| {
-            let hint = format!("add a document with `apiVersion: {API_VERSION}` and `kind: Gateway`");
-            let files: Vec<String> = self.documents.iter().map(|d| d.file.display().to_string()).collect();
-            let file = files.first().cloned().unwrap_or_else(|| "manifests".into());
-            Problem::of_file(file, "no Gateway is declared".into(), Some(hint)).into()
-        })
+        self.gateway.as_ref().ok_or_else(|| self.missing("Gateway"))
+    }
+
+    /// The Sidecar that these manifests declare.
+    ///
+    /// # Errors
+    /// When they declare none.
+    pub fn require_sidecar(&self) -> Result<&Sidecar, Problems> {
+        self.sidecar.as_ref().ok_or_else(|| self.missing("Sidecar"))
+    }
+
+    fn missing(&self, kind: &str) -> Problems {
+        let hint = format!("add a document with `apiVersion: {API_VERSION}` and `kind: {kind}`");
+        let files: Vec<String> = self.documents.iter().map(|d| d.file.display().to_string()).collect();
+        let file = files.first().cloned().unwrap_or_else(|| "manifests".into());
+        Problem::of_file(file, format!("no {kind} is declared"), Some(hint)).into()
     }
 }
 

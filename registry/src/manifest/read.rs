@@ -9,25 +9,21 @@ use super::document::{self, Chunk};
 use super::problem::{Problem, Problems, Severity};
 use super::raw::{self, Field, GatewaySpec, LinkSpec, PolicySpec, ServiceSpec};
 use super::scope::{Findings, Origin, PROBLEMS_MAX, Reference, Scope, Target};
+use super::sidecar::SidecarSpec;
 use super::units::{self, Wrong};
 use super::{API_VERSION, Document, FILE_BYTES_MAX, Manifests, Source, TOTAL_BYTES_MAX};
-use super::{gateway, link, policy, service, shape, suggest};
-use crate::model::{ClusterName, Condition, Declared, Gateway, ServiceName};
+use super::{gateway, link, policy, service, shape, sidecar, suggest};
+use crate::model::{ClusterName, Condition, Declared, Gateway, ServiceName, Sidecar};
 
 /// The kinds there are.
-const KINDS: [&str; 4] = ["Gateway", "Link", "MeshService", "TrafficPolicy"];
+const KINDS: [&str; 5] = ["Gateway", "Link", "MeshService", "Sidecar", "TrafficPolicy"];
+
+/// The kinds that are a process: it reads one of them, which stands in no namespace.
+const PROCESSES: [&str; 2] = ["Gateway", "Sidecar"];
 
 /// The kinds of DESIGN 6 whose time has not come.
-const LATER_KINDS: [&str; 8] = [
-    "AccessPolicy",
-    "ClusterDrain",
-    "HTTPRoute",
-    "GRPCRoute",
-    "ServiceExport",
-    "Processor",
-    "Pipeline",
-    "Sidecar",
-];
+const LATER_KINDS: [&str; 7] =
+    ["AccessPolicy", "ClusterDrain", "HTTPRoute", "GRPCRoute", "ServiceExport", "Processor", "Pipeline"];
 
 /// One document whose kind and name are known.
 struct Piece<'a> {
@@ -45,6 +41,7 @@ struct Piece<'a> {
 /// The specification of one kind.
 enum Spec {
     Gateway(Box<Field<GatewaySpec>>),
+    Sidecar(Box<Field<SidecarSpec>>),
     Link(Box<Field<LinkSpec>>),
     Service(Box<Field<ServiceSpec>>),
     Policy(Box<Field<PolicySpec>>),
@@ -72,7 +69,7 @@ pub(super) fn read(sources: &[Source]) -> Result<Manifests, Problems> {
         }
     }
     refuse_duplicates(&pieces, &mut findings);
-    let gateway = gateways(&pieces, &mut findings);
+    let (gateway, sidecar) = processes(&pieces, &mut findings);
     let declared = objects(&pieces, gateway.as_ref(), &mut findings);
     let conditions = match all_known {
         true => resolve(&pieces, gateway.as_ref(), &declared, &mut findings),
@@ -84,7 +81,7 @@ pub(super) fn read(sources: &[Source]) -> Result<Manifests, Problems> {
     }
     let warnings = Problems::check(findings.problems, &files)?;
     let documents = pieces.into_iter().map(Piece::into_document).collect();
-    Ok(Manifests { gateway, declared, warnings, conditions, documents })
+    Ok(Manifests { gateway, sidecar, declared, warnings, conditions, documents })
 }
 
 /// Refuses what is too large before it is looked at.
@@ -130,6 +127,7 @@ fn piece<'a>(
     // A document of another version may have another shape: nothing more can be said about it.
     let spec = version.and_then(|()| match kind {
         "Gateway" => shape::document(&origin, findings).map(|d| Spec::Gateway(d.spec.into())),
+        "Sidecar" => shape::document(&origin, findings).map(|d| Spec::Sidecar(d.spec.into())),
         "Link" => shape::document(&origin, findings).map(|d| Spec::Link(d.spec.into())),
         "MeshService" => shape::document(&origin, findings).map(|d| Spec::Service(d.spec.into())),
         _ => shape::document(&origin, findings).map(|d| Spec::Policy(d.spec.into())),
@@ -144,15 +142,16 @@ fn metadata(
     start: Location,
     scope: &mut Scope<'_, '_>,
 ) -> (String, String, Location) {
-    let default = if kind == "Gateway" { "" } else { "default" };
+    let process = PROCESSES.contains(&kind);
+    let default = if process { "" } else { "default" };
     let Some(metadata) = scope.present(field, "metadata", start, "metadata: { name: ... }") else {
         return (default.into(), String::new(), start);
     };
     let (at, metadata) = (metadata.referenced, &metadata.value);
     let name = scope.required(&metadata.name, "metadata.name", at, "name: ...", units::label);
-    let namespace = match (&metadata.namespace, kind) {
-        (Some(namespace), "Gateway") => {
-            let message = "metadata.namespace: a Gateway stands in no namespace";
+    let namespace = match (&metadata.namespace, process) {
+        (Some(namespace), true) => {
+            let message = format!("metadata.namespace: a {kind} stands in no namespace");
             scope.error(namespace.referenced, message, "leave `namespace` out");
             None
         }
@@ -197,12 +196,12 @@ impl Piece<'_> {
     }
 }
 
-/// An object is declared once; a process is one Gateway; a peer has one Link, whatever its namespace.
+/// An object is declared once; a process is one Gateway or Sidecar; a peer has one Link, whatever its namespace.
 fn refuse_duplicates<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) {
     let mut seen: BTreeMap<(&str, &str, &str), &Piece<'a>> = BTreeMap::new();
     for piece in pieces.iter().filter(|p| !p.name.is_empty()) {
         let key = match piece.kind {
-            "Gateway" => (piece.kind, "", ""),
+            kind if PROCESSES.contains(&kind) => (kind, "", ""),
             "Link" => (piece.kind, "", piece.name.as_str()),
             kind => (kind, piece.namespace.as_str(), piece.name.as_str()),
         };
@@ -213,6 +212,7 @@ fn refuse_duplicates<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) {
         let mut scope = Scope { origin: &piece.origin, findings };
         let (message, hint) = match piece.kind {
             "Gateway" => ("a second Gateway", "one process reads one Gateway: give each its own file"),
+            "Sidecar" => ("a second Sidecar", "one process reads one Sidecar: give each its own file"),
             "Link" => ("a second Link to this cluster", "keep one of the two"),
             _ => ("declared twice", "rename or remove one of the two"),
         };
@@ -220,20 +220,26 @@ fn refuse_duplicates<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) {
     }
 }
 
-/// The first Gateway that can be read.
-fn gateways<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) -> Option<Gateway> {
-    let mut gateway = None;
+/// The first Gateway and the first Sidecar that can be read.
+fn processes<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) -> (Option<Gateway>, Option<Sidecar>) {
+    let (mut gateway, mut sidecar) = (None, None);
     for piece in pieces {
-        if let Some(Spec::Gateway(spec)) = &piece.spec {
-            let mut scope = Scope { origin: &piece.origin, findings };
-            let folder = piece.source.name.parent().unwrap_or(Path::new(""));
-            gateway = gateway.or(gateway::read(&piece.name, spec, piece.at, folder, &mut scope));
+        let mut scope = Scope { origin: &piece.origin, findings };
+        let folder = piece.source.name.parent().unwrap_or(Path::new(""));
+        match &piece.spec {
+            Some(Spec::Gateway(spec)) => {
+                gateway = gateway.or(gateway::read(&piece.name, spec, piece.at, folder, &mut scope));
+            }
+            Some(Spec::Sidecar(spec)) => {
+                sidecar = sidecar.or(sidecar::read(&piece.name, spec, piece.at, folder, &mut scope));
+            }
+            _ => {}
         }
     }
-    gateway
+    (gateway, sidecar)
 }
 
-/// Everything but the Gateway.
+/// Everything but the processes.
 fn objects<'a>(pieces: &[Piece<'a>], gateway: Option<&Gateway>, findings: &mut Findings<'a>) -> Declared {
     let mut declared = Declared::default();
     let mut policies: BTreeMap<ServiceName, String> = BTreeMap::new();
@@ -265,7 +271,7 @@ fn objects<'a>(pieces: &[Piece<'a>], gateway: Option<&Gateway>, findings: &mut F
                 policies.insert(policy.service.clone(), piece.place());
                 declared.policies.insert(policy.service.clone(), policy);
             }
-            Some(Spec::Gateway(_)) | None => {}
+            Some(Spec::Gateway(_) | Spec::Sidecar(_)) | None => {}
         }
     }
     declared

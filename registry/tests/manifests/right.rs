@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use registry::manifest::{self, Manifests};
 use registry::model::{
-    Algorithm, ClusterName, Contract, Endpoint, Gateway, Grant, HashKey, HealthCheck, HostPort, ImportRule,
-    Link, Listen, Member, Mode, OnOwnerUnavailable, Policy, Port, Probe, Protocol, Retry, RetryOn, Service,
-    ServiceName, Tier, Timeout,
+    Algorithm, ClusterName, Contract, Endpoint, Gateway, GatewayAddress, Grant, HashKey, HealthCheck,
+    HostPort, ImportRule, Link, Listen, Member, Mode, OnOwnerUnavailable, Policy, Port, Probe, Protocol,
+    Retry, RetryOn, Service, ServiceName, Sidecar, Tier, Timeout,
 };
 
 use super::source;
@@ -330,4 +330,45 @@ fn every_algorithm_has_its_word() {
         let text = EXAMPLE.replace("algorithm: p2c-ewma", &format!("algorithm: {word}"));
         assert_eq!(read(&text).declared.policies[&cart()].balance, algorithm);
     }
+}
+
+#[test]
+fn a_sidecar_is_read_with_its_defaults() {
+    let text = "apiVersion: ringway.dev/v1alpha1
+kind: Sidecar
+metadata: { name: cart-1 }
+spec:
+  cluster: west
+  trustDomain: acme.example
+  identity: { directory: pki/west-shop-cart }
+  gateways: [{ unix: state/west/tunnel.sock }, { address: gw2.west.example:7443 }]
+";
+    let read_it = |text: &str| read(text).require_sidecar().unwrap().clone();
+    let sidecar = read_it(text);
+    let expected = Sidecar {
+        id: "cart-1".into(),
+        cluster: cluster("west"),
+        trust_domain: "acme.example".into(),
+        identity_dir: "etc/pki/west-shop-cart".into(),
+        gateways: vec![
+            GatewayAddress::Unix("etc/state/west/tunnel.sock".into()),
+            GatewayAddress::Tcp(at("gw2.west.example", 7443)),
+        ],
+        proxy: "127.0.0.1:7470".parse().unwrap(),
+        admin: "127.0.0.1:7471".parse().unwrap(),
+        passthrough: false,
+        domain: "mesh".into(),
+    };
+    assert_eq!(sidecar, expected);
+
+    let rest = "  listen: { proxy: 127.0.0.1:1080, admin: 127.0.0.1:1081 }
+  passthrough: true
+  domain: internal.acme.example
+";
+    let sidecar = read_it(&format!("{text}{rest}"));
+    assert_eq!((sidecar.proxy.port(), sidecar.admin.port()), (1080, 1081));
+    assert!(sidecar.passthrough);
+    assert_eq!(sidecar.domain, "internal.acme.example");
+    let said = read(EXAMPLE).require_sidecar().unwrap_err().to_string();
+    assert!(said.contains("no Sidecar is declared"), "{said}");
 }

@@ -4,6 +4,7 @@ mod cluster;
 mod policy;
 mod service;
 mod shape;
+mod sidecar;
 
 use registry::manifest::{self, FILE_BYTES_MAX, Problem, Problems, Severity, TOTAL_BYTES_MAX};
 
@@ -79,6 +80,7 @@ fn what_is_no_manifest_is_said_where_it_stops_being_one() {
 #[test]
 fn a_wrong_gateway_or_link_names_every_wrong_field_at_once() {
     check(cluster::GATEWAY);
+    check(sidecar::SIDECAR);
     check(cluster::LINK);
 }
 
@@ -99,16 +101,8 @@ fn a_reference_to_what_is_not_there_is_a_warning() {
 
 #[test]
 fn every_kind_and_field_whose_time_has_not_come_is_told_apart_from_an_unknown_one() {
-    let kinds = [
-        "AccessPolicy",
-        "ClusterDrain",
-        "HTTPRoute",
-        "GRPCRoute",
-        "ServiceExport",
-        "Processor",
-        "Pipeline",
-        "Sidecar",
-    ];
+    let kinds =
+        ["AccessPolicy", "ClusterDrain", "HTTPRoute", "GRPCRoute", "ServiceExport", "Processor", "Pipeline"];
     for kind in kinds {
         let text = LINK_HEAD.replace("Link", kind);
         let said = all_said(&manifest::parse(&[source("m.yaml", &text)])).join("\n");

@@ -1,0 +1,250 @@
+//! One sidecar process: reads its files, makes everything, and drains on SIGTERM. One thread does all of it.
+
+use std::num::NonZeroU8;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use identity::{Credentials, Role, Trust};
+use registry::manifest;
+use registry::model::Sidecar;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::Signal;
+use tokio::sync::watch;
+use tokio::task::{spawn_blocking, spawn_local};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use tunnel::{DirectEndpoint, HelloInfo, Local};
+
+use super::changes::Files;
+use super::{LoadError, Signals, StartError, bind};
+use crate::audit;
+use crate::budget::{ByteBudget, HELD_BYTES_MAX};
+use crate::clock::Clock;
+use crate::metrics::{self, Direction, InProgress, Metrics};
+use crate::peers::{PeerCluster, Peers};
+use crate::sidecar::{self, Names, Proxy, admin};
+use crate::stall::Stalls;
+use crate::view::{View, ViewBuilder};
+use crate::worker::{Shared, Worker};
+use crate::{dataplane, listener};
+
+/// How long the last bytes may take once everything is over.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+/// How often tunnels are held against the clock and the certificates of the moment.
+const JUDGE: Duration = Duration::from_secs(5);
+
+/// What a sidecar reads from its files.
+struct Loaded {
+    sidecar: Sidecar,
+    credentials: Arc<Credentials>,
+    trust: Arc<Trust>,
+}
+
+/// Runs a sidecar on the calling thread until SIGTERM or SIGINT has drained it.
+///
+/// # Errors
+/// [`StartError`]: nothing is left running.
+pub fn run(files: Vec<PathBuf>) -> Result<(), StartError> {
+    let loaded = load(&files)?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .map_err(StartError::Thread)?;
+    metrics::count_as(0);
+    runtime.block_on(start(files, loaded))
+}
+
+async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
+    let Signals { mut end, hangup } = Signals::listen().map_err(StartError::Thread)?;
+    let Loaded { sidecar, credentials, trust } = loaded;
+    let local = Local { hello: hello(&sidecar), credentials, trust };
+    let tokio_listener = |l| tokio::net::TcpListener::from_std(l).map_err(StartError::Thread);
+    let proxy_listener = tokio_listener(bind::tcp("proxy", sidecar.proxy)?)?;
+    let admin_listener = tokio_listener(bind::tcp("admin", sidecar.admin)?)?;
+    let endpoint = Rc::new(DirectEndpoint::new(local.clone(), 0)?);
+
+    let stop = CancellationToken::new();
+    let links = sidecar::own_cluster(&sidecar);
+    let peers = Arc::new(Peers::new(&sidecar.cluster, &sidecar.id, &links, stop.clone()));
+    let cluster = peers.get(&sidecar.cluster);
+    let cluster = cluster.expect("the one link of a sidecar leads to its own cluster");
+    let sidecar = Arc::new(sidecar);
+    let shared = Arc::new(shared(&sidecar, local, peers, stop));
+    let worker =
+        Rc::new(Worker { shared: shared.clone(), number: 0, pool: Rc::default(), stalls: Stalls::default() });
+
+    sidecar::hold(&sidecar, &shared, &cluster, &endpoint);
+    let names = Rc::<Names>::default();
+    let builder = ViewBuilder::new(sidecar.cluster.clone(), String::new());
+    spawn_local(sidecar::follow(names.clone(), shared.clone(), cluster.clone(), builder));
+    let proxy = Proxy { worker: worker.clone(), names, passthrough: sidecar.passthrough };
+    let listening = spawn_local(listener::serve(Rc::new(proxy), proxy_listener));
+    spawn_local(dataplane::sweep(worker));
+    // The admin port answers until the drain is over: that is when operators look.
+    let drained = CancellationToken::new();
+    let admin = admin::Admin { sidecar: sidecar.clone(), shared: shared.clone() };
+    let admin_ends = drained.clone();
+    let administering = spawn_local(async move {
+        if let Err(failed) = admin::serve(admin, admin_listener, admin_ends).await {
+            error!(error = %failed, "The admin port failed.");
+        }
+    });
+    spawn_local(reload(
+        Files::new(files, sidecar.identity_dir.clone()),
+        sidecar.clone(),
+        shared.clone(),
+        hangup,
+    ));
+    spawn_local(follow_local(shared.clone(), cluster, endpoint.clone()));
+    info!(
+        cluster = %sidecar.cluster, sidecar = %sidecar.id, proxy = %sidecar.proxy, admin = %sidecar.admin, "Ready."
+    );
+
+    end.told().await;
+    info!(in_progress = shared.in_progress.count(), "Draining.");
+    shared.stop.cancel();
+    tokio::select! {
+        () = dataplane::finish(&shared, listening, std::future::ready(())) => {}
+        () = end.told() => shared.cut.cancel(),
+    }
+    endpoint.close("the sidecar has drained");
+    // A gateway that hears nothing of it sees the end of the connection.
+    let _ = tokio::time::timeout(CLOSE_WAIT, endpoint.wait_idle()).await;
+    drained.cancel();
+    let _ = administering.await;
+    info!("Stopped.");
+    Ok(())
+}
+
+fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: CancellationToken) -> Shared {
+    let metrics = Metrics::new(NonZeroU8::MIN);
+    let name = format!("{}.{}.sidecar", sidecar.id, sidecar.cluster);
+    Shared {
+        domain: sidecar.domain.clone(),
+        via: HeaderValue::try_from(format!("1.1 {name}"))
+            .unwrap_or_else(|_| HeaderValue::from_static("1.1 sidecar")),
+        name,
+        view: ArcSwap::from_pointee(View::default()),
+        peers,
+        attempts: metrics.attempts(),
+        nameless: metrics.requests(Direction::Outbound, "", ""),
+        metrics,
+        budget: ByteBudget::new(HELD_BYTES_MAX),
+        clock: Clock::start(),
+        in_progress: Arc::new(InProgress::default()),
+        local: watch::Sender::new(local),
+        stop,
+        cut: CancellationToken::new(),
+    }
+}
+
+/// What a sidecar says of itself in HELLO: who it is stands in its certificate.
+fn hello(sidecar: &Sidecar) -> HelloInfo {
+    HelloInfo {
+        cluster: sidecar.cluster.to_string(),
+        region: String::new(),
+        cluster_uid: [0; 16],
+        gateway: sidecar.id.clone(),
+        worker: 0,
+        boot: fastrand::u64(..),
+        addresses: Vec::new(),
+    }
+}
+
+/// Reads the manifest from `files`, and certificate and bundle from where it says. Blocks on the disk.
+fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
+    let manifests = manifest::load(files).map_err(LoadError::Manifests)?;
+    let sidecar = manifests.require_sidecar().map_err(LoadError::Manifests)?.clone();
+    for warning in &manifests.warnings {
+        warn!("{warning}");
+    }
+    let credentials = Credentials::load(&sidecar.identity_dir)?;
+    let found = credentials.identity();
+    let ours = found.cluster == sidecar.cluster.as_str()
+        && found.trust_domain == sidecar.trust_domain
+        && matches!(found.role, Role::Workload { .. });
+    if !ours {
+        return Err(LoadError::NoWorkload {
+            found: found.to_string(),
+            cluster: sidecar.cluster.to_string(),
+            trust_domain: sidecar.trust_domain.clone(),
+        });
+    }
+    let trust = trust(&sidecar.identity_dir, &sidecar)?;
+    Ok(Loaded { sidecar, credentials: Arc::new(credentials), trust: Arc::new(trust) })
+}
+
+/// Whom it believes: the gateways of its own cluster.
+fn trust(dir: &Path, sidecar: &Sidecar) -> Result<Trust, LoadError> {
+    let own = (sidecar.cluster.as_str(), sidecar.trust_domain.as_str());
+    let (trust, problems) = Trust::load(dir, [own]);
+    match problems.into_iter().next() {
+        None => Ok(trust),
+        Some((_, problem)) => Err(LoadError::OwnBundle(problem)),
+    }
+}
+
+/// Takes a changed certificate or bundle; everything else needs a restart. What cannot be used is refused whole.
+async fn reload(mut files: Files, sidecar: Arc<Sidecar>, shared: Arc<Shared>, mut hangup: Signal) {
+    loop {
+        let told = files.changed(&mut hangup).await;
+        let manifests = files.manifests().to_vec();
+        let loaded = match spawn_blocking(move || load(&manifests)).await {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(failed)) => {
+                let source = std::error::Error::source(&failed).map(ToString::to_string);
+                error!(error = %failed, source, "A change of the files was refused; the old state serves on.");
+                continue;
+            }
+            Err(panic) => {
+                error!(error = %panic, "Reading the files failed.");
+                continue;
+            }
+        };
+        if loaded.sidecar != *sidecar {
+            error!("A change of the Sidecar was refused: restart it, or put the old values back.");
+            continue;
+        }
+        let old = shared.local.borrow().clone();
+        let certificate = old.credentials.chain() != loaded.credentials.chain();
+        let bundle = loaded.trust.changed_since(&old.trust).next().is_some();
+        if certificate || bundle {
+            let what = match (certificate, bundle) {
+                (true, true) => "certificate and bundle",
+                (true, false) => "certificate",
+                (false, _) => "bundle",
+            };
+            let why = if told { "SIGHUP" } else { "the files have changed" };
+            audit::change("taken from the files", what, why, "tunnels from now on");
+            shared.local.send_modify(|local| {
+                (local.credentials, local.trust) = (loaded.credentials, loaded.trust);
+            });
+        } else if told {
+            info!("Read again: nothing has changed.");
+        }
+    }
+}
+
+/// Makes new tunnels with the certificate and bundle of the moment, and ends or replaces those that do not fit them.
+async fn follow_local(shared: Arc<Shared>, cluster: Arc<PeerCluster>, endpoint: Rc<DirectEndpoint>) {
+    let mut changes = shared.local.subscribe();
+    loop {
+        tokio::select! {
+            // `shared` holds the sender.
+            _ = changes.changed() => {
+                let local = changes.borrow_and_update().clone();
+                if let Err(failed) = endpoint.replace_local(local) {
+                    error!(error = %failed, "The new certificate cannot be used; the old one stays in use.");
+                }
+            }
+            () = tokio::time::sleep(JUDGE) => {}
+        }
+        let local = shared.local.borrow().clone();
+        shared.peers.judge(&local.trust, &local.credentials, SystemTime::now());
+        cluster.changed.notify_waiters();
+    }
+}

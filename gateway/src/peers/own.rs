@@ -1,0 +1,54 @@
+//! The life of a tunnel to a gateway, from the moment it is up to its end.
+
+use std::sync::Arc;
+
+use tokio::task::spawn_local;
+use tracing::{debug, info};
+use tunnel::{Driver, Event, Tunnel};
+
+use super::{Offer, PeerCluster, Peers, close_replaced, watch};
+use crate::clock::Clock;
+
+/// Takes a tunnel into use: its gateway is watched, and tunnels that it replaces are closed. The future runs it to its
+/// end; spawn it on the worker that owns the tunnel. `None`: it was closed.
+pub fn own(
+    peers: &Peers,
+    clock: Clock,
+    tunnel: &Tunnel,
+    driver: Driver,
+) -> Option<(Arc<PeerCluster>, impl Future<Output = ()> + 'static)> {
+    let (cluster, gateway, offer) = peers.offer(tunnel)?;
+    let (name, id) = (gateway.cluster.clone(), gateway.id.clone());
+    match offer {
+        Offer::Duplicate => debug!(peer = %name, gateway = %id, "One tunnel is enough; closing this one."),
+        Offer::TakenFromNew | Offer::Taken => info!(
+            peer = %name, gateway = %id, address = %tunnel.remote_address(), carrier = %tunnel.carrier(),
+            dialled_by = if tunnel.dialled() { "us" } else { "peer" }, "Tunnel up."
+        ),
+    }
+    if offer == Offer::TakenFromNew {
+        spawn_local(watch(gateway.clone(), clock.epoch(), cluster.stop.clone()));
+    }
+    let mut replaced = gateway.replaced(peers);
+    if offer == Offer::Duplicate {
+        replaced.push(tunnel.clone());
+    }
+    for tunnel in replaced {
+        spawn_local(close_replaced(tunnel));
+    }
+    let (tunnel, of) = (tunnel.clone(), cluster.clone());
+    let driving = async move {
+        let on_event = |event| {
+            gateway.on_event(&tunnel, &event, clock.epoch());
+            match event {
+                Event::GoingAway | Event::Retiring => cluster.changed.notify_waiters(),
+                Event::Digest(digest) => cluster.facts.tell(&digest, clock.micros()),
+                Event::Answered { .. } => {}
+            }
+        };
+        let reason = driver.run(on_event).await;
+        info!(peer = %name, gateway = %id, %reason, "Tunnel ended.");
+        cluster.ended(&gateway, &tunnel, &reason);
+    };
+    Some((of, driving))
+}

@@ -1,0 +1,99 @@
+//! The admin port of a sidecar: `/live`, `/ready`, `/metrics`, `/v1/status`. Reads only.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use registry::model::Sidecar;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Peer, ServiceStatus, peer, service};
+use crate::worker::Shared;
+
+/// What it shows.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The process as its manifest declares it.
+    pub sidecar: Arc<Sidecar>,
+    /// The data plane.
+    pub shared: Arc<Shared>,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    version: &'static str,
+    cluster: String,
+    sidecar: String,
+    /// The SPIFFE ID of its workload.
+    identity: String,
+    started_unix_ms: u64,
+    ready: bool,
+    requests_in_progress: u64,
+    /// The gateways of its cluster that it reached.
+    gateways: Vec<Peer>,
+    /// Why the last dial failed.
+    last_error: Option<String>,
+    /// What it was told of the names in use.
+    services: Vec<ServiceStatus>,
+}
+
+/// Serves the admin port until the process has drained.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    admin: Admin,
+    listener: tokio::net::TcpListener,
+    drained: CancellationToken,
+) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/live", get(|| async { "live\n" }))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/v1/status", get(status))
+        .with_state(admin);
+    axum::serve(listener, routes).with_graceful_shutdown(drained.cancelled_owned()).await
+}
+
+/// Ready: sockets are bound, and it does not drain. Gateways do not enter: what is local is served without them.
+async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+    if admin.shared.stop.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ready\n")
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    match admin.shared.metrics.encode() {
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+                .into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn status(State(admin): State<Admin>) -> Json<Status> {
+    let Admin { sidecar, shared } = admin;
+    let view = shared.view.load();
+    let now = shared.clock.micros();
+    let cluster = shared.peers.get(&sidecar.cluster);
+    let gateways = cluster.iter().flat_map(|cluster| cluster.gateways().to_vec());
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        cluster: sidecar.cluster.to_string(),
+        sidecar: sidecar.id.clone(),
+        identity: shared.local.borrow().credentials.identity().to_string(),
+        started_unix_ms: shared.clock.started_unix_ms(),
+        ready: !shared.stop.is_cancelled(),
+        requests_in_progress: shared.in_progress.count(),
+        gateways: gateways.map(|gateway| peer(&gateway)).collect(),
+        last_error: cluster.as_ref().and_then(|cluster| cluster.last_error()),
+        services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
+    })
+}

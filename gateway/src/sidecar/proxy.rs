@@ -1,0 +1,103 @@
+//! The front of a sidecar: an explicit HTTP proxy (RFC 9110, section 3.7), and a listener for requests that name their
+//! host.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+
+use super::Names;
+use super::passthrough;
+use crate::error::{ProxyError, Rejection};
+use crate::listener::Front;
+use crate::metrics::Outcome;
+use crate::outbound::{self, Outgoing};
+use crate::route::{self, NotMesh};
+use crate::worker::Worker;
+
+/// The front of one sidecar.
+#[derive(Debug)]
+pub struct Proxy {
+    /// The thread that it runs on.
+    pub worker: Rc<Worker>,
+    /// What names mean.
+    pub names: Rc<Names>,
+    /// Whether what is no name of the mesh is forwarded.
+    pub passthrough: bool,
+}
+
+/// What is to be done with a request.
+enum Way {
+    /// No gateway has said what its name means.
+    Untold,
+    /// It names something in the mesh, or nothing that could be named.
+    Mesh,
+    /// It is none of the mesh's business.
+    Outside,
+}
+
+impl Front for Rc<Proxy> {
+    fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        source: SocketAddr,
+        give_up: &CancellationToken,
+    ) -> Response<Outgoing> {
+        // What is malformed is refused by whoever reads it again.
+        let authority = outbound::authority(request.uri(), request.headers()).unwrap_or_default();
+        match self.way(&authority).await {
+            Way::Untold => {
+                let details = format!("no gateway has said what `{authority}` means; {}", self.last_error());
+                let rejection = Rejection::new(ProxyError::DestinationUnavailable, details);
+                let nameless = &self.worker.shared.nameless;
+                outbound::reject(&self.worker, false, rejection, nameless, Outcome::Unavailable)
+            }
+            Way::Mesh => outbound::serve(&self.worker, request, source, give_up).await,
+            Way::Outside if !self.passthrough => {
+                let details = format!(
+                    "`{authority}` is no name of the mesh, and this sidecar forwards nothing else (`spec.passthrough`)"
+                );
+                let rejection = Rejection::new(ProxyError::HttpRequestDenied, details);
+                outbound::reject(
+                    &self.worker,
+                    false,
+                    rejection,
+                    &self.worker.shared.nameless,
+                    Outcome::Denied,
+                )
+            }
+            Way::Outside if request.method() == Method::CONNECT => {
+                passthrough::connect(&self.worker, request, &authority).await
+            }
+            Way::Outside => passthrough::forward(&self.worker, request, &authority).await,
+        }
+    }
+}
+
+impl Proxy {
+    fn last_error(&self) -> String {
+        let clusters = self.worker.shared.peers.iter();
+        clusters.filter_map(|cluster| cluster.last_error()).next().unwrap_or_else(|| "it was asked".into())
+    }
+
+    /// Tells names of the mesh from others, and learns what a name means that was not used before.
+    async fn way(&self, authority: &str) -> Way {
+        match route::parse(authority, &self.worker.shared.domain) {
+            Ok(target) => {
+                if self.names.learn(&target).await {
+                    Way::Mesh
+                } else {
+                    Way::Untold
+                }
+            }
+            Err(NotMesh::Domain) => Way::Outside,
+            Err(_) => Way::Mesh,
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What a sidecar is told by its manifest.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::{ClusterName, HostPort};
+
+/// One sidecar process (`kind: Sidecar`); only ever read from a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    /// `metadata.name`: for people, in logs of the gateway and in status. Who the workload is stands in the certificate.
+    pub id: String,
+    /// The cluster it is in.
+    pub cluster: ClusterName,
+    /// SPIFFE trust domain of this cluster.
+    pub trust_domain: String,
+    /// Holds `tls.crt`, `tls.key` and `bundles/<cluster>.pem`.
+    pub identity_dir: PathBuf,
+    /// The gateways of its cluster, at least one, the preferred first.
+    pub gateways: Vec<GatewayAddress>,
+    /// Where it takes requests of its workload.
+    pub proxy: SocketAddr,
+    /// Health, metrics and status.
+    pub admin: SocketAddr,
+    /// Whether it forwards what is no name of the mesh.
+    pub passthrough: bool,
+    /// The mesh's DNS domain, `mesh` by default; as its gateways have it.
+    pub domain: String,
+}
+
+/// Where a gateway of the own cluster is reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GatewayAddress {
+    /// The socket in its state directory: on the same host.
+    Unix(PathBuf),
+    /// TCP.
+    Tcp(HostPort),
+}
+
+impl fmt::Display for GatewayAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => write!(f, "{address}"),
+        }
+    }
+}
