@@ -73,7 +73,7 @@ fn cores() -> NonZeroU8 {
 
 /// Takes as many open files as the system lets this process have. Shells and service managers begin with 1,024, for the
 /// sake of programs that use select(2); a gateway has a connection for every caller and for every request at an endpoint.
-fn allow_files() {
+pub(super) fn allow_files() {
     let raised = getrlimit(RLIMIT_NOFILE).and_then(|(now, most)| match now < most {
         true => setrlimit(RLIMIT_NOFILE, most, most),
         false => Ok(()),

@@ -30,6 +30,7 @@ pub(super) struct Args {
 /// When it cannot start.
 pub(super) fn run(args: Args, format: Format) -> Result<(), Failure> {
     gateway::log(format);
+    gateway::allow_files();
     app::sidecar::run(args.files).map_err(|error| match error {
         StartError::Load(LoadError::Manifests(problems)) => Failure::Manifests(problems),
         error => Failure::Sidecar(error),
