@@ -48,6 +48,8 @@ pub(crate) fn run(size: &Size) -> Result<(), String> {
     ];
     // Before anything was asked of them.
     let rest = chains[1].memory("VmRSS")?;
+    let (beside, _sidecar) = gateways.with_sidecar("ringway_sidecar");
+    chains.push(beside);
     let mut processes: Vec<Process> = Vec::new();
     let mut add = |(chain, started): (Chain, Vec<Process>)| {
         chains.push(chain);
@@ -101,6 +103,8 @@ pub(crate) fn run(size: &Size) -> Result<(), String> {
     }
     figures.compare("cpu_keyed", CPU, "ringway_keyed", "envoy_ring_hash");
     figures.compare("cpu_keyed", CPU, "ringway_keyed", "ringway");
+    figures.compare("cpu_sidecar", CPU, "ringway_sidecar", "envoy_four");
+    figures.compare("rps64_sidecar", RPS64, "ringway_sidecar", "envoy_four");
     Ok(())
 }
 

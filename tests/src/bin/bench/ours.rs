@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use e2e::manifest::{link, policy, service, sharded};
 use e2e::mesh::{Gateway, Mesh, Site};
+use e2e::sidecar::{Sidecar, SidecarSite};
 
 use crate::chain::{Chain, KEY_HEADER, KEYS};
 
@@ -15,7 +16,7 @@ const OTHERS: usize = 8;
 pub(crate) struct Gateways {
     west: Gateway,
     east: Gateway,
-    _mesh: Mesh,
+    mesh: Mesh,
 }
 
 impl Gateways {
@@ -43,7 +44,7 @@ impl Gateways {
         let west = start(west, &[link("east", &[east.site.tunnel])]);
         west.wait_service("shop/cart", &["east"]);
         west.wait_service("shop/keyed", &["east"]);
-        Self { west, east, _mesh: mesh }
+        Self { west, east, mesh }
     }
 
     /// The way through both, without keys.
@@ -54,6 +55,15 @@ impl Gateways {
     /// The way through both, placed by the key of each request.
     pub(crate) fn keyed(&self, name: &'static str) -> Chain {
         self.chain(name, "keyed.shop.mesh", KEYS)
+    }
+
+    /// A sidecar beside the caller, and the way through it and both.
+    pub(crate) fn with_sidecar(&self, name: &'static str) -> (Chain, Sidecar) {
+        let sidecar = SidecarSite::new(&self.mesh, "cart-1", "cart", &self.west.site).start_up();
+        let mut chain = self.plain(name);
+        chain.address = sidecar.site.proxy;
+        chain.pids.push(sidecar.process.pid());
+        (chain, sidecar)
     }
 
     fn chain(&self, name: &'static str, host: &'static str, keys: u32) -> Chain {
