@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::code::CloseCode;
+use proto::code::{CloseCode, Code};
 use registry::model::{ClusterName, HostPort};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Barrier, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -20,13 +20,13 @@ use tunnel::{
     Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Incoming, Peer, Port, Tunnel, TunnelError,
 };
 
-use crate::metrics;
+use crate::metrics::{self, InProgress};
 use crate::peers::{self, Dialler, PeerCluster};
 use crate::placement::Availability;
-use crate::sidecars::Sidecars;
+use crate::sidecars::{REQUESTS_EACH_MAX, Sidecars};
 use crate::stall::Stalls;
-use crate::worker::{LookupStream, Shared, SyncStream, Worker};
-use crate::{inbound, listener, outbound};
+use crate::worker::{LookupStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Worker};
+use crate::{exchange, inbound, listener, outbound};
 
 /// Workers that dial a peer, and so the tunnels of a pair of gateways: more would not carry more, and each costs its
 /// share of probes and handshakes.
@@ -319,12 +319,22 @@ fn own_sidecar(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
 async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
     let peer = Rc::new(tunnel.peer().clone());
     let caller: Rc<str> = peer.identity.to_string().into();
+    let asking = Arc::<InProgress>::default();
     while let Ok(accepted) = tunnel.accept().await {
         let (plane, peer, caller) = (plane.clone(), peer.clone(), caller.clone());
+        let (of_all, of_it) = (plane.control.sidecars.asking.clone(), asking.clone());
         // Ends with its stream; streams are limited per tunnel by the transport.
         spawn_local(async move {
             match accepted.begin().await {
-                Ok(Begun::Exchange(exchange)) => {
+                Ok(Begun::Exchange(mut exchange)) => {
+                    let rooms = (of_all.enter(SIDECAR_REQUESTS_MAX), of_it.enter(REQUESTS_EACH_MAX));
+                    let (Some(_of_all), Some(_of_it)) = rooms else {
+                        return exchange::refuse(
+                            &mut exchange.sender,
+                            &mut exchange.receiver,
+                            Code::Overloaded,
+                        );
+                    };
                     outbound::serve_sidecar(&plane.worker, &peer, &caller, exchange).await;
                 }
                 Ok(Begun::Lookup(reader, writer)) => {

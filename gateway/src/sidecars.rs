@@ -2,7 +2,7 @@
 //!
 //! They dial, we never do; each speaks for one workload, and is served what this cluster itself may use.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use identity::{Credentials, Role, Trust};
@@ -12,13 +12,19 @@ use tokio_util::sync::CancellationToken;
 use tunnel::{Peer, Tunnel};
 
 use crate::audit;
+use crate::metrics::InProgress;
 
 /// Tunnels of sidecars to one gateway: each of some thousand workloads has one, and a second while it is replaced.
 const TUNNELS_MAX: usize = 8192;
 
+/// Requests that one tunnel may have us work on: a busy workload, and a small part of the process.
+pub const REQUESTS_EACH_MAX: u64 = 1024;
+
 /// Their tunnels.
 #[derive(Debug)]
 pub struct Sidecars {
+    /// Requests of all of them that we work on.
+    pub asking: Arc<InProgress>,
     cluster: ClusterName,
     /// Cancelled when the process drains.
     stop: CancellationToken,
@@ -29,7 +35,7 @@ pub struct Sidecars {
 impl Sidecars {
     /// Those of `cluster`, none yet, until `stop`.
     pub fn new(cluster: ClusterName, stop: CancellationToken) -> Self {
-        Self { cluster, stop, tunnels: Mutex::default() }
+        Self { asking: Arc::default(), cluster, stop, tunnels: Mutex::default() }
     }
 
     /// Whether a process whose certificate and HELLO agree is one of them.

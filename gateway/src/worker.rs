@@ -22,6 +22,8 @@ use crate::view::View;
 pub const REQUESTS_MAX: u64 = 32 * 1024;
 /// Those of one linked cluster: however many streams it opens, most of the process is left to others.
 pub const PEER_REQUESTS_MAX: u64 = REQUESTS_MAX / 4;
+/// Those of all sidecars: peers, and callers without one, have the rest.
+pub const SIDECAR_REQUESTS_MAX: u64 = REQUESTS_MAX / 2;
 
 /// What all threads of the process share. Read by requests without a lock.
 #[derive(Debug)]

@@ -326,6 +326,31 @@ fn a_new_certificate_is_taken_and_nothing_is_lost() {
 }
 
 #[test]
+fn one_workload_fills_a_small_part_of_its_gateway() {
+    const EACH: usize = 1024;
+    let pair = Pair::new();
+    let sidecar = SidecarSite::new(&pair.mesh, "cart-1", "cart", &pair.west.site).start_up();
+    assert_eq!(sidecar.get(CART, "/").status, 200);
+    let hold = |_| {
+        let mut held = TcpStream::connect(sidecar.site.proxy).unwrap();
+        write!(held, "GET /hold HTTP/1.1\r\nhost: {CART}\r\n\r\n").unwrap();
+        held
+    };
+    let held: Vec<TcpStream> = (0..EACH).map(hold).collect();
+    wait_until("they are all at the endpoint", SOON, || {
+        (pair.backend().count("/hold") == EACH).then_some(())
+    });
+    let shed = sidecar.get(CART, "/");
+    let why = shed.field("proxy-status").unwrap_or_default().to_owned();
+    assert_eq!(shed.status, 503, "{why}");
+    assert!(why.contains("error=connection_limit_reached"), "{why}");
+    assert_eq!(pair.get("/").status, 200, "others are served");
+    pair.backend().release();
+    drop(held);
+    wait_until("it is served again", SOON, || (sidecar.get(CART, "/").status == 200).then_some(()));
+}
+
+#[test]
 fn it_drains() {
     let (mesh, backends, west) = west();
     let mut sidecar = SidecarSite::new(&mesh, "cart-1", "cart", &west.site).start_up();

@@ -104,6 +104,10 @@ impl Call<'_> {
             let mut changed = std::pin::pin!(cluster.changed.notified());
             changed.as_mut().enable();
             let Some((gateway, tunnel)) = cluster.pick_but(Some(self.worker.number), &tried) else {
+                if last == Failure::Overloaded {
+                    // One that is full is there, and to wait for it would fill it more.
+                    break;
+                }
                 tokio::select! {
                     () = changed => continue,
                     () = tokio::time::sleep_until(give_up) => break,
