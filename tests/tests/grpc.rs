@@ -12,6 +12,7 @@ use e2e::mesh::{Gateway, Mesh};
 use e2e::pair::CART;
 use e2e::port::free_port;
 use e2e::process::{Process, root, target};
+use e2e::sidecar::SidecarSite;
 use e2e::wait::{SOON, wait_until};
 
 /// Python with grpcio, which `tests/run` puts there.
@@ -77,14 +78,14 @@ impl Grpc {
     }
 
     fn check(&self, check: &str) {
-        succeed(client(&self.west, CART, check));
+        succeed(client(self.west.site.http, CART, check));
     }
 }
 
-/// Starts a check of `client.py`.
-fn client(gateway: &Gateway, authority: &str, check: &str) -> Child {
+/// Starts a check of `client.py`, against what listens `at` an address.
+fn client(at: SocketAddr, authority: &str, check: &str) -> Child {
     let mut command = Command::new(python());
-    command.arg(script("client.py")).args([&gateway.site.http.to_string(), authority, check]);
+    command.arg(script("client.py")).args([&at.to_string(), authority, check]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -97,7 +98,7 @@ fn succeed(client: Child) {
 
 /// Starts a check that says when it is under way, does `then`, and tells it so.
 fn amid(gateway: &Gateway, check: &str, then: impl FnOnce()) {
-    let mut client = client(gateway, CART, check);
+    let mut client = client(gateway.site.http, CART, check);
     let mut line = String::new();
     BufReader::new(client.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     if line == "open\n" {
@@ -121,6 +122,19 @@ mod with_grpcio {
     }
 
     #[test]
+    fn everything_passes_through_a_sidecar_too() {
+        let mut grpc = Grpc::new(&["a"], "");
+        let sidecar = SidecarSite::new(&grpc.mesh, "cart-1", "cart", &grpc.west.site).start_up();
+        let check = |authority, check| succeed(client(sidecar.site.proxy, authority, check));
+        let kinds =
+            ["four_kinds", "conversation", "many_at_once", "metadata", "statuses", "deadline", "cancel"];
+        kinds.into_iter().for_each(|kind| check(CART, kind));
+        check("nothing.shop.mesh", "unimplemented");
+        grpc.servers[0].process.kill();
+        check(CART, "unavailable");
+    }
+
+    #[test]
     fn deadlines_and_cancellations_reach_the_endpoint() {
         let grpc = Grpc::new(&["a"], "");
         grpc.check("deadline");
@@ -140,7 +154,7 @@ mod with_grpcio {
     #[test]
     fn what_gateways_refuse_is_said_in_the_words_of_grpc() {
         let mut grpc = Grpc::new(&["a"], "");
-        succeed(client(&grpc.west, "nothing.shop.mesh", "unimplemented"));
+        succeed(client(grpc.west.site.http, "nothing.shop.mesh", "unimplemented"));
         grpc.servers[0].process.kill();
         grpc.check("unavailable");
     }
@@ -164,7 +178,7 @@ mod with_grpcio {
             ];
             let west = west.start(&objects);
             west.wait_service("shop/cart", &["west", "east"]);
-            succeed(client(&west, CART, check));
+            succeed(client(west.site.http, CART, check));
         }
     }
 
