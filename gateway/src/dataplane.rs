@@ -116,7 +116,8 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         let worker = Rc::new(Worker { shared, number, pool: Rc::default(), stalls: Stalls::default() });
         let plane = Rc::new(Plane { worker: worker.clone(), endpoint, direct, control });
         let _ = ready.send(Ok(()));
-        let accepting = spawn_local(accept_tunnels(plane.clone(), tcp, unix));
+        let accepting = spawn_local(accept_tunnels(plane.clone()));
+        let accepting_direct = spawn_local(accept_direct_tunnels(plane.clone(), tcp, unix));
         let listening = spawn_local(listener::serve(worker.clone(), http));
         let sweeping = spawn_local(sweep(worker.clone()));
         spawn_local(follow_local(plane.clone()));
@@ -126,6 +127,7 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         worker.shared.stop.cancelled().await;
         drain(&plane, listening, &drained).await;
         accepting.abort();
+        accepting_direct.abort();
         sweeping.abort();
         Ok(())
     })
@@ -227,33 +229,39 @@ pub async fn sweep(worker: Rc<Worker>) {
     }
 }
 
-/// Accepts tunnels on all carriers for as long as the endpoint lives; [`HANDSHAKES_MAX`] at a time.
-async fn accept_tunnels(
+/// Accepts tunnels on QUIC for as long as the endpoint lives; [`HANDSHAKES_MAX`] at a time.
+async fn accept_tunnels(plane: Rc<Plane>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        // Never closed, so there is always a permit sooner or later.
+        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+        let admitting = plane.clone();
+        let crowded = || handshakes.available_permits() < HANDSHAKES_MAX / 2;
+        let handshake = plane.endpoint.accept(&crowded, move |peer| admitting.admit(peer)).await;
+        let Some(handshake) = handshake else { return };
+        spawn_local(take_tunnel(plane.clone(), handshake, permit));
+    }
+}
+
+/// Accepts tunnels on TCP and on the Unix socket, [`HANDSHAKES_MAX`] at a time: whoever connects and says nothing holds up
+/// none on QUIC.
+async fn accept_direct_tunnels(
     plane: Rc<Plane>,
     tcp: tokio::net::TcpListener,
     unix: Option<tokio::net::UnixListener>,
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
-        // Never closed, so there is always a permit sooner or later.
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         let admitting = plane.clone();
-        let admit = move |peer: &Peer| admitting.admit(peer);
-        let crowded = || handshakes.available_permits() < HANDSHAKES_MAX / 2;
-        tokio::select! {
-            handshake = plane.endpoint.accept(&crowded, admit.clone()) => {
-                let Some(handshake) = handshake else { return };
+        match accept_direct(&tcp, unix.as_ref()).await {
+            Ok(incoming) => {
+                let handshake = plane.direct.answer(incoming, move |peer| admitting.admit(peer));
                 spawn_local(take_tunnel(plane.clone(), handshake, permit));
             }
-            incoming = accept_direct(&tcp, unix.as_ref()) => match incoming {
-                Ok(incoming) => {
-                    let handshake = plane.direct.answer(incoming, admit);
-                    spawn_local(take_tunnel(plane.clone(), handshake, permit));
-                }
-                Err(error) => {
-                    warn!(%error, "Cannot accept a connection.");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+            Err(error) => {
+                warn!(%error, "Cannot accept a connection.");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
