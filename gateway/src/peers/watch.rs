@@ -54,7 +54,8 @@ pub async fn watch(gateway: Arc<PeerGateway>, epoch: Instant, stop: Cancellation
         let mut ways = lock(&gateway.ways);
         for way in Way::ALL {
             let heard = gateway.heard(&tunnels, way);
-            if std::mem::replace(&mut last_heard[way as usize], heard) != heard {
+            // Less: a tunnel has left, and its words with it.
+            if heard > std::mem::replace(&mut last_heard[way as usize], heard) {
                 let transition = ways.heard(now, way);
                 gateway.apply(&ways, transition);
             }
