@@ -97,6 +97,10 @@ fn a_request_is_explained_as_the_gateway_then_serves_it() {
         assert_eq!((&told["way"]["gateway"], &told["rules"]["replayable"]), (&"gw-1".into(), &true.into()));
         assert_eq!(told["rejected"], Value::Null);
     }
+    let told = json(&pair, &["explain", url, "--workload", "shop/checkout"]);
+    let caller = told["caller"].as_str().unwrap();
+    assert!(caller.starts_with("spiffe://acme.example/cluster/west/ns/shop/sa/checkout, "), "{caller}");
+    assert_eq!(ask(&pair, &["explain", url, "--workload", "checkout"]).code, Some(1));
     let told = json(&pair, &["explain", url, "-X", "POST"]);
     assert_eq!((&told["key"], &told["rules"]["replayable"]), (&Value::Null, &false.into()));
 

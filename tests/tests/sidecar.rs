@@ -378,6 +378,10 @@ fn it_shows_how_it_is() {
     assert_eq!(status["gateways"][0]["tunnels"][0]["carrier"], "unix");
     assert_eq!(status["services"][0]["name"], "shop/web");
     assert_eq!(status["services"][0]["endpoints"].as_array().unwrap().len(), 2);
+    let said = mesh.cli(&["status", "--admin", &sidecar.site.admin.to_string()]);
+    for part in ["sidecar cart-1 of cluster west: ready", "/ns/shop/sa/cart", "unix ", "shop/web"] {
+        assert!(said.out.contains(part), "no `{part}` in {said:?}");
+    }
     let metrics = sidecar.admin("/metrics").unwrap().text();
     assert!(
         metrics.contains("ringway_requests_total{direction=\"outbound\",service=\"shop/web\""),

@@ -10,7 +10,8 @@ use std::time::Duration;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
-use registry::model::{Algorithm, Grant, HashKey, OnOwnerUnavailable, Protocol, RetryOn};
+use identity::Identity;
+use registry::model::{Algorithm, Gateway, Grant, HashKey, OnOwnerUnavailable, Protocol, RetryOn};
 use serde::Deserialize;
 
 pub(crate) use self::document::{Cluster, Explanation, Local, Rules};
@@ -33,6 +34,8 @@ pub(crate) struct Asked {
     headers: Option<String>,
     /// Address of the caller; loopback unless given.
     source: Option<IpAddr>,
+    /// `namespace/service-account` of the workload whose sidecar asks; nobody's unless given.
+    workload: Option<String>,
 }
 
 /// What is explained.
@@ -41,18 +44,20 @@ struct Head {
     uri: Uri,
     headers: HeaderMap,
     source: IpAddr,
+    /// The identity that its sidecar's certificate proves.
+    caller: Option<Identity>,
 }
 
 /// Answers `/v1/explain`.
 pub(super) async fn answer(State(admin): State<Admin>, Query(asked): Query<Asked>) -> Response {
-    match Head::read(&asked) {
+    match Head::read(&asked, &admin.gateway) {
         Ok(head) => Json(explain(&admin, head)).into_response(),
         Err(wrong) => problem(StatusCode::BAD_REQUEST, wrong),
     }
 }
 
 impl Head {
-    fn read(asked: &Asked) -> Result<Self, String> {
+    fn read(asked: &Asked, gateway: &Gateway) -> Result<Self, String> {
         let method = asked.method.as_deref().unwrap_or("GET");
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| format!("`{method}` is no method"))?;
         let uri: Uri = asked.url.parse().map_err(|e| format!("`{}` is no URL: {e}", asked.url))?;
@@ -67,12 +72,36 @@ impl Head {
             headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);
         }
         let source = asked.source.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        Ok(Self { method, uri, headers, source })
+        let caller = asked.workload.as_deref().map(|workload| identity_of(workload, gateway)).transpose()?;
+        Ok(Self { method, uri, headers, source, caller })
+    }
+}
+
+/// The identity of a workload of this cluster.
+fn identity_of(workload: &str, gateway: &Gateway) -> Result<Identity, String> {
+    let (trust_domain, cluster) = (&gateway.trust_domain, &gateway.cluster);
+    let uri = match workload.split_once('/') {
+        Some((namespace, account)) => {
+            format!("spiffe://{trust_domain}/cluster/{cluster}/ns/{namespace}/sa/{account}")
+        }
+        None => return Err(format!("`{workload}` is no workload: write it as NAMESPACE/SERVICE-ACCOUNT")),
+    };
+    uri.parse().map_err(|e| format!("`{workload}` is no workload: {e}"))
+}
+
+/// Who the caller is to the mesh.
+fn caller_text(caller: Option<&Identity>) -> String {
+    match caller {
+        None => "anonymous: it comes without a sidecar, so no certificate says who it is".into(),
+        Some(caller) => format!(
+            "{caller}, by its sidecar's certificate; this gateway tells it to the one that serves the request, which \
+             believes it of this cluster's workloads only and has it in its access log"
+        ),
     }
 }
 
 fn explain(admin: &Admin, head: Head) -> Explanation {
-    let Head { method, uri, mut headers, source } = head;
+    let Head { method, uri, mut headers, source, caller } = head;
     let shared = &admin.shared;
     let (view, now) = (shared.view.load_full(), shared.clock.micros());
     let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -85,7 +114,7 @@ fn explain(admin: &Admin, head: Head) -> Explanation {
             target: target.to_string(),
             source: source.to_string(),
         },
-        caller: "anonymous: it comes without a sidecar, so no certificate says who it is".into(),
+        caller: caller_text(caller.as_ref()),
         ..Explanation::default()
     };
     if method == Method::CONNECT {
@@ -293,7 +322,25 @@ mod tests {
 
     fn read(url: &str, headers: &str) -> Result<Head, String> {
         let (url, headers) = (url.to_owned(), Some(headers.to_owned()));
-        Head::read(&Asked { url, method: None, headers, source: None })
+        Head::read(&Asked { url, method: None, headers, source: None, workload: None }, &gateway())
+    }
+
+    fn gateway() -> Gateway {
+        let text = "apiVersion: ringway.dev/v1alpha1\nkind: Gateway\nmetadata: { name: gw-1 }\n\
+            spec: { cluster: west, region: us-west, trustDomain: acme.example, identity: { directory: pki }, \
+            state: { directory: state } }";
+        let source = registry::manifest::Source { name: "gateway.yaml".into(), text: text.into() };
+        registry::manifest::parse(&[source]).unwrap().gateway.unwrap()
+    }
+
+    #[test]
+    fn a_workload_is_of_this_cluster() {
+        let told = |workload| identity_of(workload, &gateway()).map(|caller| caller_text(Some(&caller)));
+        let caller = "spiffe://acme.example/cluster/west/ns/shop/sa/checkout, ";
+        assert!(told("shop/checkout").unwrap().starts_with(caller));
+        for wrong in ["checkout", "shop/", "/x", "shop/a/b", "SHOP/x"] {
+            assert!(told(wrong).unwrap_err().contains("is no workload"), "{wrong}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::admin::explain::{Cluster, Explanation, Local, Rules};
 Examples:
   ringway explain http://cart.shop.mesh/
   ringway explain http://cart.shop.mesh/basket?id=7 -H 'x-user: ann' -X POST
+  ringway explain http://cart.shop.mesh/ --workload shop/checkout
   ringway explain http://cart.shop.east.mesh/ -o json | jq '.clusters[] | {cluster, why}'")]
 pub(super) struct Args {
     /// The URL, as a caller would write it.
@@ -31,6 +32,9 @@ pub(super) struct Args {
     /// The caller's address, for contracts that hash it.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     source: IpAddr,
+    /// The workload whose sidecar asks, as namespace and service account; without it the caller is anonymous.
+    #[arg(long, value_name = "NS/SA")]
+    workload: Option<String>,
     #[command(flatten)]
     admin: Admin,
 }
@@ -43,13 +47,16 @@ pub(super) fn run(args: &Args, format: Format) -> Result<(), Failure> {
     // A scheme is more than people type.
     let url = if args.url.contains("://") { args.url.clone() } else { format!("http://{}", args.url) };
     let value = |text: &str| query_value(text.as_bytes());
-    let target = format!(
+    let mut target = format!(
         "/v1/explain?url={}&method={}&source={}&headers={}",
         value(&url),
         value(&args.method),
         args.source,
         value(&args.headers.join("\n")),
     );
+    if let Some(workload) = &args.workload {
+        let _infallible = write!(target, "&workload={}", value(workload));
+    }
     let (told, bytes) = block_on(Client::new(&args.admin.admin).get_json::<Explanation>(&target))??;
     match format {
         Format::Json => print(&(String::from_utf8_lossy(&bytes).trim_end().to_owned() + "\n")),

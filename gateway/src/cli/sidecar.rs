@@ -13,7 +13,7 @@ Examples:
   ringway pki issue --ca pki/ca --cluster west --workload shop/cart --out pki/west-shop-cart
   ringway sidecar -f west-sidecar.yaml
   curl --proxy http://127.0.0.1:7470 http://cart.shop.mesh/
-  curl http://127.0.0.1:7471/v1/status               its gateways, and the names in use
+  ringway status --admin 127.0.0.1:7471              its gateways, and the names in use
 
 It balances over the endpoints of its own cluster itself, and sends the rest to a gateway of that cluster.
 A changed certificate or bundle is taken while it runs, at once on SIGHUP. SIGTERM drains, a second

@@ -37,6 +37,33 @@ pub(crate) struct Status {
     pub(crate) conditions: Vec<Condition>,
 }
 
+/// What the admin port of a sidecar answers.
+#[derive(Clone, Debug, Deserialize)]
+struct Sidecar {
+    version: String,
+    cluster: String,
+    /// Its `metadata.name`.
+    sidecar: String,
+    /// The SPIFFE ID of its workload.
+    identity: String,
+    started_unix_ms: u64,
+    ready: bool,
+    /// The gateways of its cluster that were reached at least once.
+    gateways: Vec<Peer>,
+    /// Why the last dial of one failed.
+    last_error: Option<String>,
+    /// Every name in use.
+    services: Vec<Service>,
+}
+
+/// The status of either kind of process.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Any {
+    Gateway(Box<Status>),
+    Sidecar(Sidecar),
+}
+
 /// One peer gateway.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Peer {
@@ -165,12 +192,13 @@ impl Status {
     }
 }
 
-/// Show the peers, links, services, endpoints and conditions of a running gateway.
+/// Show the peers, links, services, endpoints and conditions of a running gateway, or what a sidecar has of them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   ringway status
   ringway status --admin 127.0.0.1:8490
+  ringway status --admin 127.0.0.1:7471                         a sidecar
   ringway status -o json | jq '.peers[] | {cluster, state, reason}'")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -182,12 +210,32 @@ pub(super) struct Args {
 /// # Errors
 /// When the gateway does not answer.
 pub(super) fn run(args: &Args, format: Format) -> Result<(), Failure> {
-    let (status, bytes) = block_on(Status::read(&mut Client::new(&args.admin.admin)))??;
+    let (status, bytes) = block_on(Client::new(&args.admin.admin).get_json::<Any>("/v1/status"))??;
+    let now = super::unix_ms(SystemTime::now());
     match format {
         Format::Json => print(&(String::from_utf8_lossy(&bytes).trim_end().to_owned() + "\n")),
-        Format::Text => print(&render(&status, super::unix_ms(SystemTime::now()))),
+        Format::Text => print(&match status {
+            Any::Gateway(status) => render(&status, now),
+            Any::Sidecar(status) => render_sidecar(&status, now),
+        }),
     }
     Ok(())
+}
+
+/// The status of a sidecar for people, seen at `now` (Unix milliseconds).
+fn render_sidecar(status: &Sidecar, now: u64) -> String {
+    let readiness = if status.ready { "ready" } else { "not ready" };
+    let Sidecar { version, cluster, sidecar, identity, .. } = status;
+    let up = since(status.started_unix_ms, now);
+    let mut text = format!(
+        "sidecar {sidecar} of cluster {cluster}: {readiness}, up {up}\nringway {version}, {identity}\n"
+    );
+    let error = status.last_error.as_deref().map_or_else(String::new, |error| format!(": {error}"));
+    let none = format!("none was reached yet{error}");
+    section(&mut text, "gateways", &peers(&status.gateways, now), &none);
+    section(&mut text, "services", &services(&status.services), "no name was used lately");
+    section(&mut text, "endpoints", &endpoints(&status.services), "none of this cluster's own");
+    text
 }
 
 /// The status for people, seen at `now` (Unix milliseconds).
@@ -200,20 +248,7 @@ fn render(status: &Status, now: u64) -> String {
         writeln!(text, "gateway {gateway} of cluster {cluster} ({region}): {readiness}, up {up}");
     let _infallible = writeln!(text, "ringway {version}, cluster uid {uid}");
 
-    let mut peers = table(&["CLUSTER", "GATEWAY", "STATE", "FOR", "TUNNELS", "REASON"]);
-    for peer in &status.peers {
-        let tunnels: Vec<_> = peer.tunnels.iter().map(describe_tunnel).collect();
-        let lasted = since(peer.since_unix_ms, now);
-        peers.add_row([
-            &peer.cluster,
-            &peer.gateway,
-            &peer.state,
-            &lasted,
-            &or_dash(tunnels.join(", ")),
-            &peer.reason,
-        ]);
-    }
-    section(&mut text, "peers", &peers, "no peer gateway was reached yet");
+    section(&mut text, "peers", &peers(&status.peers, now), "no peer gateway was reached yet");
 
     let mut links = table(&["CLUSTER", "STATE", "IMPORTED", "AGE", "ADDRESSES", "LAST ERROR"]);
     for link in &status.links {
@@ -234,8 +269,39 @@ fn render(status: &Status, now: u64) -> String {
     }
     section(&mut text, "links", &links, "none declared");
 
+    section(&mut text, "services", &services(&status.services), "none declared, none imported");
+
+    section(&mut text, "endpoints", &endpoints(&status.services), "none of this cluster's own");
+
+    let mut conditions = table(&["OBJECT", "CONDITION", "REASON", "MESSAGE"]);
+    for c in &status.conditions {
+        let state = format!("{}={}", c.kind, if c.status { "True" } else { "False" });
+        conditions.add_row([&c.object, &state, &c.reason, &c.message]);
+    }
+    section(&mut text, "conditions", &conditions, "nothing to report");
+    text
+}
+
+fn peers(of: &[Peer], now: u64) -> comfy_table::Table {
+    let mut peers = table(&["CLUSTER", "GATEWAY", "STATE", "FOR", "TUNNELS", "REASON"]);
+    for peer in of {
+        let tunnels: Vec<_> = peer.tunnels.iter().map(describe_tunnel).collect();
+        let lasted = since(peer.since_unix_ms, now);
+        peers.add_row([
+            &peer.cluster,
+            &peer.gateway,
+            &peer.state,
+            &lasted,
+            &or_dash(tunnels.join(", ")),
+            &peer.reason,
+        ]);
+    }
+    peers
+}
+
+fn services(of: &[Service]) -> comfy_table::Table {
     let mut services = table(&["NAME", "MODE", "GENERATION", "RING", "ENDPOINTS", "MEMBERS"]);
-    for service in &status.services {
+    for service in of {
         let ready = service.endpoints.iter().filter(|e| e.ready).count();
         let endpoints = match service.endpoints.len() {
             0 => "-".into(),
@@ -245,24 +311,18 @@ fn render(status: &Status, now: u64) -> String {
         let (name, mode, ring) = (service.name.clone(), service.mode.clone(), service.ring.clone());
         services.add_row([name, mode, service.generation.to_string(), ring, endpoints, members.join(", ")]);
     }
-    section(&mut text, "services", &services, "none declared, none imported");
+    services
+}
 
+fn endpoints(of: &[Service]) -> comfy_table::Table {
     let mut endpoints = table(&["SERVICE", "ENDPOINT", "ADDRESS", "STATE", "IN FLIGHT"]);
-    for service in &status.services {
+    for service in of {
         for endpoint in &service.endpoints {
             let Endpoint { id, address, state, in_flight, .. } = endpoint;
             endpoints.add_row([&service.name, id, address, state, &in_flight.to_string()]);
         }
     }
-    section(&mut text, "endpoints", &endpoints, "none of this cluster's own");
-
-    let mut conditions = table(&["OBJECT", "CONDITION", "REASON", "MESSAGE"]);
-    for c in &status.conditions {
-        let state = format!("{}={}", c.kind, if c.status { "True" } else { "False" });
-        conditions.add_row([&c.object, &state, &c.reason, &c.message]);
-    }
-    section(&mut text, "conditions", &conditions, "nothing to report");
-    text
+    endpoints
 }
 
 fn section(text: &mut String, title: &str, table: &comfy_table::Table, when_empty: &str) {
