@@ -1,4 +1,4 @@
-//! A TCP link beside a [`Relay`](crate::relay::Relay): passes connections on, and cuts them as a middlebox does.
+//! A TCP link beside a [`Relay`](crate::relay): passes connections on, and cuts them as a middlebox does.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
