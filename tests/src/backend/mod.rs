@@ -26,7 +26,7 @@
 mod answer;
 
 use std::collections::BTreeMap;
-use std::io::BufReader;
+use std::io::{BufReader, ErrorKind};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -36,6 +36,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::http::{Digest, Fields, value};
 use crate::port::free_port;
+use crate::wait::{SOON, wait_until};
 
 /// Connections that wait to be accepted.
 const ACCEPT_QUEUE: i32 = 4096;
@@ -114,7 +115,11 @@ impl Backend {
     /// # Panics
     /// When it cannot listen.
     pub fn start_again(&mut self) {
-        let listener = listen(self.address()).unwrap_or_else(|e| panic!("{}: {e}", self.address()));
+        // A process that another thread has just started may hold a copy of the last listener for a moment.
+        let listener = wait_until("the port is ours", SOON, || match listen(self.address()) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+            listener => Some(listener.unwrap_or_else(|e| panic!("{}: {e}", self.address()))),
+        });
         self.shared.state().stopped = false;
         let shared = Arc::clone(&self.shared);
         self.acceptor = Some(std::thread::spawn(move || accept(&shared, &listener)));
