@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use e2e::backend::Backend;
 use e2e::client::{Request, Response};
 use e2e::manifest::{link, service};
-use e2e::mesh::Mesh;
+use e2e::mesh::{Mesh, find};
 use e2e::pair::{CART, Pair, Setup};
 use e2e::port::free_port;
+use e2e::wait::SOON;
 
 /// Checks status and `Proxy-Status` of an answer that the gateway of west made itself.
 fn assert_error(answer: &Response, status: u16, error: &str) {
@@ -67,7 +68,11 @@ fn nothing_ready_is_answered_503_at_once() {
     let east = east.start(&[&[link("west", &[])][..], &objects].concat());
     let west = west.start(&[link("east", &[east.site.tunnel]), service("own", &[("a", dead)])]);
     west.wait_service("shop/refusing", &["east"]);
-    west.wait_service("shop/empty", &["east"]);
+    // East soon tells that nothing of it is ready.
+    west.wait_status("shop/empty is mirrored", SOON, |status| {
+        let service = find(&status["services"], "name", "shop/empty")?;
+        (find(&service["members"], "cluster", "east")?["serves"] == true).then_some(())
+    });
     for name in ["refusing", "empty", "own"] {
         for request in [
             Request::get(&format!("{name}.shop.mesh"), "/"),
