@@ -2,6 +2,7 @@
 //!
 //! Names are validated where they enter; everything here is immutable and cheap to clone.
 
+mod catalog;
 mod sidecar;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use catalog::{Catalog, Condition, Declared, Import, PeerImports, Position};
 pub use sidecar::{GatewayAddress, Sidecar};
 
 /// The name of one cluster: an RFC 1123 label.
@@ -451,82 +453,4 @@ impl Default for Contract {
             on_owner_unavailable: OnOwnerUnavailable::Next,
         }
     }
-}
-
-/// What this cluster declares: every manifest but the Gateway's, at one revision.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Declared {
-    /// Links by peer.
-    pub links: BTreeMap<ClusterName, Link>,
-    /// Services by name.
-    pub services: BTreeMap<ServiceName, Service>,
-    /// Policies by service.
-    pub policies: BTreeMap<ServiceName, Policy>,
-}
-
-/// A point in the history of one cluster's export.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Position {
-    /// Which history: random, new whenever the exporter lost part of the old one. 0: nothing was ever heard.
-    pub epoch: u64,
-    /// How far in it; grows with every change.
-    pub revision: u64,
-}
-
-/// A peer's export as mirrored here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Import {
-    /// Its name.
-    pub name: ServiceName,
-    /// Its ports.
-    pub ports: Vec<Port>,
-    /// The region of the serving cluster.
-    pub region: String,
-    /// The peer's placement contract, if its policy declares one.
-    pub contract: Option<Contract>,
-    /// The exporter's revision at which this was written.
-    pub revision: u64,
-}
-
-/// All that is mirrored of one peer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PeerImports {
-    /// The peer's epoch, 0 before the first sync.
-    pub epoch: u64,
-    /// The peer's revision up to which this is complete.
-    pub revision: u64,
-    /// When the last word of the peer's sync came, Unix milliseconds; 0: never.
-    pub synced_unix_ms: u64,
-    /// The records, shared with every catalog that holds them.
-    pub services: BTreeMap<ServiceName, Arc<Import>>,
-}
-
-/// An immutable picture of services and imports at one revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Catalog {
-    /// Grows with every change.
-    pub revision: u64,
-    /// Our cluster.
-    pub cluster: ClusterName,
-    /// Our region.
-    pub region: String,
-    /// What we declare.
-    pub declared: Declared,
-    /// What is mirrored here.
-    pub imports: BTreeMap<ClusterName, Arc<PeerImports>>,
-}
-
-/// A condition on an object, in the terms of the Gateway API and MCS.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Condition {
-    /// The object: `Kind namespace/name`.
-    pub object: String,
-    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready` or `Conflict`.
-    pub kind: &'static str,
-    /// Whether it holds.
-    pub status: bool,
-    /// CamelCase word for machines.
-    pub reason: &'static str,
-    /// For people.
-    pub message: String,
 }

@@ -1,5 +1,7 @@
 //! What both sides know of a connection's streams, and what is to be written: no I/O, and no waiting but by wakers.
 
+mod stream;
+
 use std::collections::{HashMap, VecDeque};
 use std::task::{Context, Poll, Waker};
 
@@ -8,8 +10,10 @@ use proto::code::Code;
 use proto::limits::{MUX_PAYLOAD_BYTES_MAX, STREAMS_MAX};
 use proto::mux::{self, Frame, StreamId};
 
-/// What one stream may have unread at the receiver.
-pub(super) const STREAM_WINDOW_BYTES: usize = 4 * 1024 * 1024;
+use self::stream::{Send, Stream, Window};
+
+pub(super) use self::stream::STREAM_WINDOW_BYTES;
+
 /// What all streams of a connection may have unread at the receiver: a reader that stalls holds at most its stream's
 /// window, so that 64 of them do not stop the others.
 pub(super) const CONNECTION_WINDOW_BYTES: usize = 64 * STREAM_WINDOW_BYTES;
@@ -60,51 +64,6 @@ pub(super) struct State {
 /// Whose streams: index into pairs.
 const OURS: usize = 0;
 const THEIRS: usize = 1;
-
-#[derive(Debug)]
-struct Stream {
-    /// It is ours, or taken from those that came in.
-    accepted: bool,
-    send: Send,
-    recv: Recv,
-}
-
-/// Our half.
-#[derive(Debug, Default)]
-struct Send {
-    /// What the peer takes.
-    credit: usize,
-    class: Option<Class>,
-    /// The peer reads no further.
-    stopped: Option<Code>,
-    /// FIN or RESET is queued.
-    ended: bool,
-    /// It is written.
-    gone: bool,
-    writer: Option<Waker>,
-    watchers: Vec<Waker>,
-    dropped: bool,
-}
-
-/// The peer's half.
-#[derive(Debug, Default)]
-struct Recv {
-    /// Chunks with what they cost; the cost counts as read with the chunk's last byte.
-    chunks: VecDeque<(Bytes, usize)>,
-    window: Window,
-    end: Option<Result<(), Code>>,
-    /// We read no further.
-    stopped: bool,
-    reader: Option<Waker>,
-    dropped: bool,
-}
-
-/// What may still come, and what was read since the last grant.
-#[derive(Debug, Default)]
-struct Window {
-    left: usize,
-    read: usize,
-}
 
 /// What the peer did that is for others to act upon.
 #[derive(Debug, PartialEq, Eq)]
@@ -514,40 +473,6 @@ impl State {
         }
         wake(&mut self.acceptors);
         wake(&mut self.datagram_readers);
-    }
-}
-
-impl Stream {
-    fn new(ours: bool) -> Self {
-        let window = Window { left: STREAM_WINDOW_BYTES, read: 0 };
-        Self {
-            accepted: ours,
-            send: Send { credit: STREAM_WINDOW_BYTES, ..Send::default() },
-            recv: Recv { window, ..Recv::default() },
-        }
-    }
-}
-
-impl Send {
-    fn class(&self) -> Class {
-        self.class.unwrap_or(Class::Small)
-    }
-}
-
-impl Window {
-    fn take(&mut self, cost: usize) -> Result<(), &'static str> {
-        self.left = self.left.checked_sub(cost).ok_or("more data than the window allows")?;
-        Ok(())
-    }
-
-    /// What to grant anew, once it is at least `least`.
-    fn grant(&mut self, least: usize) -> Option<u32> {
-        if self.read < least {
-            return None;
-        }
-        self.left += self.read;
-        // No more was read than the window held.
-        u32::try_from(std::mem::take(&mut self.read)).ok()
     }
 }
 
