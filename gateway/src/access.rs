@@ -5,7 +5,7 @@ use registry::model::ServiceName;
 use tokio::time::Instant;
 use tracing::Level;
 
-use crate::metrics::{Direction, Outcome};
+use crate::metrics::{Direction, Outcome, RequestCounters};
 
 /// The log target of every line.
 const TARGET: &str = "ringway::access";
@@ -68,5 +68,34 @@ impl Line {
         tracing::debug!(
             target: TARGET, direction, method, service, peer, caller, status, outcome, milliseconds, "Request."
         );
+    }
+}
+
+/// Counts a request when it is over, however it ends, and logs it.
+#[derive(Debug)]
+pub struct Counted {
+    /// Where; none for a peer that no link knows.
+    pub counters: Option<RequestCounters>,
+    /// Its line in the log, if somebody listens.
+    pub line: Option<Box<Line>>,
+    /// How it ended, as far as that is known: what is dropped before was given up by its caller.
+    pub outcome: Outcome,
+}
+
+impl Counted {
+    /// A request that goes on.
+    pub fn begin(counters: Option<RequestCounters>, line: Option<Box<Line>>) -> Self {
+        Self { counters, line, outcome: Outcome::Cancelled }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(counters) = &self.counters {
+            counters.ended(self.outcome);
+        }
+        if let Some(line) = self.line.take() {
+            line.end(self.outcome);
+        }
     }
 }

@@ -62,25 +62,35 @@ pub async fn serve(
     axum::serve(listener, routes).with_graceful_shutdown(drained.cancelled_owned()).await
 }
 
-/// Ready: sockets are bound and the catalog is loaded (both happen before this port answers), and it does not drain.
-/// Peers do not enter: a gateway whose peers are all gone still serves its own cluster.
-async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    if admin.shared.stop.is_cancelled() {
+/// What `/ready` answers: whether the process takes requests.
+pub(crate) fn readiness(shared: &Shared) -> (StatusCode, &'static str) {
+    if shared.stop.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else {
         (StatusCode::OK, "ready\n")
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    status::refresh_gauges(&admin);
-    match admin.shared.metrics.encode() {
+/// What `/metrics` answers.
+pub(crate) fn exposition(shared: &Shared) -> Response {
+    match shared.metrics.encode() {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
                 .into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+/// Ready: sockets are bound and the catalog is loaded (both happen before this port answers), and it does not drain.
+/// Peers do not enter: a gateway whose peers are all gone still serves its own cluster.
+async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+    readiness(&admin.shared)
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    status::refresh_gauges(&admin);
+    exposition(&admin.shared)
 }
 
 async fn status(State(admin): State<Admin>) -> Json<status::Status> {

@@ -4,6 +4,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// The system's clock, in Unix milliseconds: for people, and to begin with.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A clock that starts when it is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -14,8 +20,7 @@ pub struct Clock {
 impl Clock {
     /// Starts at zero.
     pub fn start() -> Self {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { start: Instant::now(), started_unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+        Self { start: Instant::now(), started_unix_ms: unix_ms() }
     }
 
     /// When it was zero.

@@ -21,7 +21,7 @@ use tunnel::{
 };
 
 use crate::metrics::{self, InProgress};
-use crate::peers::{self, Dialler, PeerCluster};
+use crate::peers::{self, Dialler, Pace, PeerCluster};
 use crate::placement::Availability;
 use crate::sidecars::{REQUESTS_EACH_MAX, Sidecars};
 use crate::stall::Stalls;
@@ -31,6 +31,8 @@ use crate::{exchange, inbound, listener, outbound};
 /// Workers that dial a peer, and so the tunnels of a pair of gateways: more would not carry more, and each costs its
 /// share of probes and handshakes.
 const LANES_MAX: u8 = 2;
+/// Many gateways dial one that is gone: none of them often.
+const DIAL_PACE: Pace = Pace { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
 /// How long a draining process waits for what it has accepted.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(25);
 /// How long the last packets may take once everything is closed.
@@ -206,10 +208,11 @@ async fn keep_dialling(
     address: HostPort,
     stop: CancellationToken,
 ) {
-    let dialler = if on_tcp { Dialler::Tcp(&plane.direct) } else { Dialler::Quic(&plane.endpoint) };
+    let dialler =
+        if on_tcp { Dialler::Tcp(&plane.direct, address) } else { Dialler::Quic(&plane.endpoint, address) };
     let peers = plane.worker.shared.peers.clone();
     let own = |tunnel, driver| own_tunnel(&plane, tunnel, driver);
-    peers::keep_dialling(dialler, peers, cluster, address, stop, own).await;
+    peers::keep_dialling(dialler, DIAL_PACE, peers, cluster, stop, own).await;
 }
 
 /// Looks after idle connections and stalled readers for as long as it is polled.

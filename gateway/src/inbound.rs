@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::debug;
 use tunnel::{Exchange, Peer};
 
-use crate::access::Line;
+use crate::access::{Counted, Line};
 use crate::answer::Answer;
 use crate::body::RequestBody;
 use crate::clock::Activity;
@@ -44,12 +44,7 @@ pub async fn serve(worker: Rc<Worker>, cluster: &PeerCluster, peer: &Peer, excha
             return exchange::refuse(&mut sender, &mut receiver, code);
         }
     };
-    // Counted as cancelled unless something better is known when it is over.
-    let mut counted = Counted {
-        counters: request.counters.clone(),
-        outcome: Outcome::Cancelled,
-        line: request.line.take(),
-    };
+    let mut counted = Counted::begin(request.counters.clone(), request.line.take());
     let budget = &worker.shared.budget;
     let body = exchange::body(receiver, request.declared, budget, Activity::new(started));
     if body.failed() {
@@ -180,22 +175,4 @@ fn vouches_for(peer: &Peer, caller: &str) -> bool {
             && caller.trust_domain == peer.identity.trust_domain
             && caller.cluster == peer.identity.cluster
     })
-}
-
-/// Counts the request when it is over, and logs it.
-struct Counted {
-    counters: Option<RequestCounters>,
-    outcome: Outcome,
-    line: Option<Box<Line>>,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if let Some(counters) = &self.counters {
-            counters.ended(self.outcome);
-        }
-        if let Some(line) = self.line.take() {
-            line.end(self.outcome);
-        }
-    }
 }

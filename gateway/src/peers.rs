@@ -13,7 +13,6 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use identity::Role;
@@ -30,7 +29,7 @@ use crate::health::State;
 use crate::metrics::InProgress;
 use crate::placement::Availability;
 
-pub use dial::{Dialler, each_address, keep_dialling};
+pub use dial::{Dialler, Pace, each_address, keep_dialling};
 pub use gateway::PeerGateway;
 pub use own::own;
 pub use replace::close_replaced;
@@ -84,11 +83,6 @@ pub enum Offer {
 /// A lock whose holder panicked still guards plain values that are whole at any time.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Peers {

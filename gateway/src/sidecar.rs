@@ -16,6 +16,6 @@ mod names;
 mod passthrough;
 mod proxy;
 
-pub use gateways::{hold, own_cluster};
+pub use gateways::hold;
 pub use names::{Names, follow};
 pub use proxy::Proxy;

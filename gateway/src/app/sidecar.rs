@@ -1,5 +1,6 @@
 //! One sidecar process: reads its files, makes everything, and drains on SIGTERM. One thread does all of it.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::{Credentials, Role, Trust};
 use registry::manifest;
-use registry::model::Sidecar;
+use registry::model::{ClusterName, Link, Sidecar};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
@@ -68,10 +69,10 @@ async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
     let endpoint = Rc::new(DirectEndpoint::new(local.clone(), 0)?);
 
     let stop = CancellationToken::new();
-    let links = sidecar::own_cluster(&sidecar);
+    let links = own_cluster(&sidecar);
     let peers = Arc::new(Peers::new(&sidecar.cluster, &sidecar.id, &links, stop.clone()));
     let cluster = peers.get(&sidecar.cluster);
-    let cluster = cluster.expect("the one link of a sidecar leads to its own cluster");
+    let cluster = cluster.expect("`own_cluster` is the one link of a sidecar");
     let sidecar = Arc::new(sidecar);
     let shared = Arc::new(shared(&sidecar, local, peers, stop));
     let worker =
@@ -118,6 +119,17 @@ async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
     let _ = administering.await;
     info!("Stopped.");
     Ok(())
+}
+
+/// The own cluster as if it were linked: its gateways are watched like those of a peer.
+fn own_cluster(sidecar: &Sidecar) -> BTreeMap<ClusterName, Link> {
+    let link = Link {
+        cluster: sidecar.cluster.clone(),
+        addresses: Vec::new(),
+        trust_domain: sidecar.trust_domain.clone(),
+        import: Vec::new(),
+    };
+    [(sidecar.cluster.clone(), link)].into()
 }
 
 fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: CancellationToken) -> Shared {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Call, find, total};
-use crate::access::Line;
+use crate::access::{Counted, Line};
 use crate::answer::{Answer, AnswerBody};
 use crate::body::{BodyError, RequestBody};
 use crate::clock::Activity;
@@ -33,17 +33,9 @@ use crate::{fields, grpc};
 #[derive(Debug)]
 pub struct Outgoing {
     body: AnswerBody,
-    observed: Observed,
+    counted: Counted,
     /// The caller, where it takes the answer piece by piece.
     reader: Option<Rc<Reader>>,
-}
-
-/// Counts the request when its answer is over, however it ends, and logs it.
-#[derive(Debug)]
-struct Observed {
-    counters: Option<RequestCounters>,
-    line: Option<Box<Line>>,
-    outcome: Outcome,
     _in_progress: Option<InProgressGuard>,
 }
 
@@ -55,7 +47,6 @@ pub async fn serve(
     source: SocketAddr,
     give_up: &CancellationToken,
 ) -> Response<Outgoing> {
-    let view = worker.shared.view.load_full();
     let nameless = &worker.shared.nameless;
     // gRPC is HTTP/2 only: callers of HTTP/1.1 need not be asked.
     let grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
@@ -76,7 +67,9 @@ pub async fn serve(
         Ok(authority) => authority,
         Err(rejection) => return reject(rejection, nameless, Outcome::Malformed),
     };
-    let (service, port) = match find(&view, &worker.shared.domain, &authority) {
+    // Only for the look: a request that takes long must not keep a view that is long replaced.
+    let found = find(&worker.shared.view.load(), &worker.shared.domain, &authority);
+    let (service, port) = match found {
         Ok(found) => found,
         Err(rejection) => return reject(rejection, nameless, Outcome::NotFound),
     };
@@ -117,36 +110,27 @@ pub async fn serve(
         caller: None,
         hedged: Cell::new(false),
     };
-    let mut cancelled = Observed::of(service.unanswered.clone(), Outcome::Cancelled, None);
-    cancelled.line = Line::begin(Direction::Outbound, head.method.as_str(), &service.name, None, started);
-    let served = call.run().await;
-    let mut line = cancelled.line.take();
-    cancelled.counters = None;
-    match served {
+    let line = Line::begin(Direction::Outbound, head.method.as_str(), &service.name, None, started);
+    let mut counted = Counted::begin(Some(service.unanswered.clone()), line);
+    match call.run().await {
         Ok((mut answer, node)) => {
-            if let Some(line) = &mut line {
+            if let Some(line) = &mut counted.line {
                 line.peer(service.placement.cluster(node).as_str());
                 line.status(answer.status.as_u16());
             }
             service.durations.observe(started.elapsed());
             answer.body.limit(service.timeout.idle, deadline, activity);
-            let counters = service.counters(node).clone();
+            counted.counters = Some(service.counters(node).clone());
             let streams = matches!(answer.body, AnswerBody::Stream(_));
-            let mut observed = Observed::of(counters, Outcome::Cancelled, Some(guard));
-            observed.line = line;
-            let mut response = respond(answer, observed);
+            let mut response = respond(answer, counted, Some(guard));
             response.body_mut().reader =
                 streams.then(|| worker.stalls.watch(service.timeout.idle, give_up.clone()));
             response
         }
         Err((failure, caller_at_fault)) => {
             let (rejection, outcome) = call.rejection(failure, caller_at_fault);
-            let mut response = reject(rejection, &service.unanswered, outcome);
-            if let Some(line) = &mut line {
-                line.status(response.status().as_u16());
-            }
-            response.body_mut().observed.line = line;
-            response
+            counted.outcome = outcome;
+            reject_counted(worker, grpc, rejection, counted)
         }
     }
 }
@@ -180,23 +164,6 @@ pub fn authority(uri: &Uri, headers: &http::HeaderMap) -> Result<String, Rejecti
     }
 }
 
-impl Observed {
-    fn of(counters: RequestCounters, outcome: Outcome, guard: Option<InProgressGuard>) -> Self {
-        Self { counters: Some(counters), line: None, outcome, _in_progress: guard }
-    }
-}
-
-impl Drop for Observed {
-    fn drop(&mut self) {
-        if let Some(counters) = &self.counters {
-            counters.ended(self.outcome);
-        }
-        if let Some(line) = self.line.take() {
-            line.end(self.outcome);
-        }
-    }
-}
-
 /// An answer that no service of the mesh gave; counted by `counters` when it is over, and in progress until then with
 /// `guard`.
 pub fn pass_on(
@@ -204,14 +171,15 @@ pub fn pass_on(
     counters: RequestCounters,
     guard: Option<InProgressGuard>,
 ) -> Response<Outgoing> {
-    respond(answer, Observed::of(counters, Outcome::Cancelled, guard))
+    respond(answer, Counted::begin(Some(counters), None), guard)
 }
 
-fn respond(answer: Answer, mut observed: Observed) -> Response<Outgoing> {
+fn respond(answer: Answer, mut counted: Counted, guard: Option<InProgressGuard>) -> Response<Outgoing> {
     if matches!(answer.body, AnswerBody::Whole(_)) {
-        observed.outcome = Outcome::Answered;
+        counted.outcome = Outcome::Answered;
     }
-    let mut response = Response::new(Outgoing { body: answer.body, observed, reader: None });
+    let outgoing = Outgoing { body: answer.body, counted, reader: None, _in_progress: guard };
+    let mut response = Response::new(outgoing);
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     response
@@ -225,10 +193,24 @@ pub fn reject(
     counters: &RequestCounters,
     outcome: Outcome,
 ) -> Response<Outgoing> {
+    reject_counted(worker, grpc, rejection, Counted { counters: Some(counters.clone()), line: None, outcome })
+}
+
+fn reject_counted(
+    worker: &Rc<Worker>,
+    grpc: bool,
+    rejection: Rejection,
+    mut counted: Counted,
+) -> Response<Outgoing> {
     let name = &worker.shared.name;
     let answer = if grpc { rejection.into_grpc_answer(name) } else { rejection.into_answer(name) };
-    let mut response = respond(answer, Observed::of(counters.clone(), outcome, None));
-    response.body_mut().observed.outcome = outcome;
+    if let Some(line) = &mut counted.line {
+        line.status(answer.status.as_u16());
+    }
+    let outcome = counted.outcome;
+    let mut response = respond(answer, counted, None);
+    // Whole as it is, it is no answer of the service.
+    response.body_mut().counted.outcome = outcome;
     response
 }
 
@@ -246,9 +228,9 @@ impl Body for Outgoing {
             if polled.is_ready() { reader.took() } else { reader.waits() }
         }
         match &polled {
-            Poll::Ready(Some(Err(_))) => this.observed.outcome = Outcome::Cut,
-            Poll::Ready(None) if this.observed.outcome == Outcome::Cancelled => {
-                this.observed.outcome = Outcome::Answered;
+            Poll::Ready(Some(Err(_))) => this.counted.outcome = Outcome::Cut,
+            Poll::Ready(None) if this.counted.outcome == Outcome::Cancelled => {
+                this.counted.outcome = Outcome::Answered;
             }
             _ => {}
         }

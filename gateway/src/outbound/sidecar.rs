@@ -15,14 +15,14 @@ use tokio::time::Instant;
 use tunnel::{Exchange, Peer, Sender};
 
 use super::{Call, find};
-use crate::access::Line;
+use crate::access::{Counted, Line};
 use crate::clock::Activity;
 use crate::endpoint::RequestHead;
 use crate::error::Rejection;
 use crate::exchange;
 use crate::fields::{self, Declared};
 use crate::grpc;
-use crate::metrics::{Direction, Outcome, RequestCounters};
+use crate::metrics::{Direction, Outcome};
 use crate::retry;
 use crate::route;
 use crate::view::Service;
@@ -50,22 +50,6 @@ enum Refusal {
     Rejected(Rejection),
 }
 
-/// Counts the request when it is over, and logs it.
-struct Counted {
-    counters: RequestCounters,
-    line: Option<Box<Line>>,
-    outcome: Outcome,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.counters.ended(self.outcome);
-        if let Some(line) = self.line.take() {
-            line.end(self.outcome);
-        }
-    }
-}
-
 /// Serves one exchange that a sidecar opened; its workload is `caller`.
 pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: Exchange) {
     let shared = &worker.shared;
@@ -86,8 +70,7 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
     };
     let Asked { service, head, .. } = &asked;
     let line = Line::begin(Direction::Outbound, head.method.as_str(), &service.name, Some(caller), started);
-    // Counted as cancelled unless something better is known when it is over.
-    let mut counted = Counted { counters: service.unanswered.clone(), line, outcome: Outcome::Cancelled };
+    let mut counted = Counted::begin(Some(service.unanswered.clone()), line);
     let activity = Activity::new(started);
     let body = exchange::body(receiver, asked.declared, &shared.budget, activity.clone());
     if body.failed() {
@@ -122,7 +105,7 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
     let answer = match served {
         Ok((mut answer, node)) => {
             service.durations.observe(started.elapsed());
-            counted.counters = service.counters(node).clone();
+            counted.counters = Some(service.counters(node).clone());
             if let Some(line) = &mut counted.line {
                 line.peer(service.placement.cluster(node).as_str());
             }

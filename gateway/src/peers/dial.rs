@@ -1,7 +1,9 @@
-//! The tasks that dial the addresses of a link, again and again.
+//! The tasks that dial the addresses of gateways, again and again.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +15,6 @@ use tunnel::{DirectEndpoint, Driver, Endpoint, Kind, Peer, Tunnel, TunnelError};
 
 use super::{PeerCluster, Peers};
 
-/// First wait after a failure; doubled each time.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest wait between two dials.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Resolved addresses tried per dial.
 const ADDRESSES_MAX: usize = 16;
 /// A resolver that has not answered by then is given up for this dial.
@@ -24,27 +22,49 @@ const RESOLVE_WAIT: Duration = Duration::from_secs(5);
 /// The same error again is only said every so often.
 const SAY_AGAIN: u32 = 20;
 
-/// What dials, and so on which carrier.
+/// What dials where, and so on which carrier.
 #[derive(Debug)]
 pub enum Dialler<'a> {
     /// QUIC.
-    Quic(&'a Endpoint),
+    Quic(&'a Endpoint, HostPort),
     /// TLS on TCP.
-    Tcp(&'a DirectEndpoint),
+    Tcp(&'a DirectEndpoint, HostPort),
+    /// The same on a Unix socket.
+    Unix(&'a DirectEndpoint, PathBuf),
+}
+
+/// How long to wait after a failure.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// At first; doubled each time.
+    pub first: Duration,
+    /// At the most.
+    pub longest: Duration,
 }
 
 impl Dialler<'_> {
     fn carrier(&self) -> Kind {
         match self {
-            Self::Quic(_) => Kind::Quic,
-            Self::Tcp(_) => Kind::Tcp,
+            Self::Quic(..) => Kind::Quic,
+            Self::Tcp(..) => Kind::Tcp,
+            Self::Unix(..) => Kind::Unix,
         }
     }
 
     fn lane(&self) -> u8 {
         match self {
-            Self::Quic(endpoint) => endpoint.worker(),
-            Self::Tcp(endpoint) => endpoint.worker(),
+            Self::Quic(endpoint, _) => endpoint.worker(),
+            Self::Tcp(endpoint, _) | Self::Unix(endpoint, _) => endpoint.worker(),
+        }
+    }
+}
+
+/// Where it dials.
+impl fmt::Display for Dialler<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quic(_, address) | Self::Tcp(_, address) => address.fmt(f),
+            Self::Unix(_, path) => path.display().fmt(f),
         }
     }
 }
@@ -78,29 +98,29 @@ pub async fn each_address(cluster: &PeerCluster, mut begin: impl FnMut(HostPort,
     }
 }
 
-/// Keeps one tunnel through `address` in the lane of `dialler` until `stop`: dials whenever the gateway that answers there
-/// has none but such as are to be replaced, with jittered exponential backoff. `serve` gets each tunnel and returns at
-/// once. A tunnel through an address that is no longer one of the link's is to be replaced by one through another.
+/// Keeps one tunnel through the address of `dialler`, in its lane, until `stop`: dials whenever the gateway that answers
+/// there has none but such as are to be replaced, with jittered exponential backoff. `serve` gets each tunnel and returns
+/// at once. A tunnel through an address that is no longer one of the link's is to be replaced by one through another.
 pub async fn keep_dialling(
     dialler: Dialler<'_>,
+    pace: Pace,
     peers: Arc<Peers>,
     cluster: Arc<PeerCluster>,
-    address: HostPort,
     stop: CancellationToken,
     mut serve: impl FnMut(Tunnel, Driver),
 ) {
-    let mut backoff = BACKOFF_MIN;
+    let mut backoff = pace.first;
     let mut failures = 0u32;
     let mut rng = fastrand::Rng::new();
     let carrier = dialler.carrier();
     loop {
         let dialled = tokio::select! {
             () = stop.cancelled() => return,
-            dialled = dial(&dialler, &peers, &cluster, &address) => dialled,
+            dialled = dial(&dialler, &peers, &cluster) => dialled,
         };
         match dialled {
             Ok((tunnel, driver)) => {
-                (backoff, failures) = (BACKOFF_MIN, 0);
+                (backoff, failures) = (pace.first, 0);
                 cluster.dialled(carrier, None);
                 let gateway = tunnel.peer().hello.gateway.clone();
                 serve(tunnel.clone(), driver);
@@ -116,11 +136,11 @@ pub async fn keep_dialling(
                 }
             }
             Err(error) => {
-                let text = format!("{address}: {error}");
+                let text = format!("{dialler}: {error}");
                 if failures.is_multiple_of(SAY_AGAIN) {
-                    warn!(peer = %cluster.name, %address, %carrier, error = %error, "No tunnel.");
+                    warn!(peer = %cluster.name, address = %dialler, %carrier, error = %error, "No tunnel.");
                 } else {
-                    debug!(peer = %cluster.name, %address, %carrier, error = %error, "No tunnel.");
+                    debug!(peer = %cluster.name, address = %dialler, %carrier, error = %error, "No tunnel.");
                 }
                 failures += 1;
                 cluster.dialled(carrier, Some(text));
@@ -128,7 +148,7 @@ pub async fn keep_dialling(
         }
         // Full jitter: many gateways that lost one peer together do not come back together.
         let wait = backoff.mul_f64(0.5 + rng.f64() / 2.0);
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        backoff = (backoff * 2).min(pace.longest);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
@@ -140,8 +160,12 @@ async fn dial(
     dialler: &Dialler<'_>,
     peers: &Peers,
     cluster: &PeerCluster,
-    address: &HostPort,
 ) -> Result<(Tunnel, Driver), TunnelError> {
+    let (name, admit) = (cluster.name.as_str(), |peer: &Peer| peers.admit(peer));
+    let address = match dialler {
+        Dialler::Unix(endpoint, path) => return endpoint.dial_unix(path, name, admit).await,
+        Dialler::Quic(_, address) | Dialler::Tcp(_, address) => address,
+    };
     let resolving = lookup_host((address.host.as_str(), address.port));
     let resolved: Vec<SocketAddr> = match tokio::time::timeout(RESOLVE_WAIT, resolving).await {
         Ok(Ok(found)) => found.take(ADDRESSES_MAX).collect(),
@@ -150,10 +174,11 @@ async fn dial(
     };
     let mut last = TunnelError::Connect(format!("{} has no address", address.host));
     for socket in resolved {
-        let (name, admit) = (cluster.name.as_str(), |peer: &Peer| peers.admit(peer));
         let dialled = match dialler {
-            Dialler::Quic(endpoint) => endpoint.dial(socket, name, admit).await,
-            Dialler::Tcp(endpoint) => endpoint.dial(socket, name, admit).await,
+            Dialler::Quic(endpoint, _) => endpoint.dial(socket, name, admit).await,
+            Dialler::Tcp(endpoint, _) | Dialler::Unix(endpoint, _) => {
+                endpoint.dial(socket, name, admit).await
+            }
         };
         match dialled {
             Ok(up) => return Ok(up),

@@ -10,8 +10,9 @@ use registry::model::ClusterName;
 use tokio::sync::Notify;
 use tunnel::{CloseReason, Kind, Tunnel};
 
-use super::{Offer, Peers, lock, unix_ms};
+use super::{Offer, Peers, lock};
 use crate::audit;
+use crate::clock::unix_ms;
 use crate::health::{State, Transition, Way, Ways};
 
 /// Tunnels to one gateway process at once: the one in use, and a few that are being replaced or that only one side has

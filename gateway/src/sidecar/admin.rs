@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
+use axum::http::StatusCode;
+use axum::response::{Json, Response};
 use axum::routing::get;
 use registry::model::Sidecar;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Peer, ServiceStatus, peer, service};
+use crate::admin::{Peer, ServiceStatus, exposition, peer, readiness, service};
 use crate::worker::Shared;
 
 /// What it shows.
@@ -61,21 +61,11 @@ pub async fn serve(
 
 /// Ready: sockets are bound, and it does not drain. Gateways do not enter: what is local is served without them.
 async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    if admin.shared.stop.is_cancelled() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else {
-        (StatusCode::OK, "ready\n")
-    }
+    readiness(&admin.shared)
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    match admin.shared.metrics.encode() {
-        Ok(text) => {
-            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
-                .into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+    exposition(&admin.shared)
 }
 
 async fn status(State(admin): State<Admin>) -> Json<Status> {
