@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::{Bytes, BytesMut};
 use identity::{Credentials, Trust};
 use proto::code::Code;
-use proto::control::Hello;
+use proto::control::{Control, Hello};
 use proto::frame::{Decoder, END, Frame, FrameKind, put_frame, put_frame_header};
 use proto::head::{RequestHead, ResponseHead};
 use proto::message::{encode_message, take_message};
@@ -20,9 +20,13 @@ use proto::version::Versions;
 use quinn::VarInt;
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
 use crate::mesh::TRUST_DOMAIN;
 use crate::wait::SOON;
+
+/// Control messages that wait to be written; whoever has another waits.
+const CONTROL_QUEUE: usize = 16;
 
 /// The protocol of a tunnel in TLS's negotiation.
 const ALPN: &[u8] = b"ringway/1";
@@ -34,6 +38,8 @@ pub struct Peer {
     _endpoint: quinn::Endpoint,
     /// The connection, for what the methods here do not do.
     pub connection: quinn::Connection,
+    /// What goes out on the control stream. None: no HELLO was exchanged.
+    control: Option<mpsc::Sender<Control>>,
 }
 
 /// How an exchange ended.
@@ -116,7 +122,7 @@ impl Peer {
             tokio::spawn(answer_probes(connection.clone()));
             Ok((endpoint, connection))
         })?;
-        Ok(Self { runtime, _endpoint: endpoint, connection })
+        Ok(Self { runtime, _endpoint: endpoint, connection, control: None })
     }
 
     /// The same, and exchanges HELLOs.
@@ -124,10 +130,11 @@ impl Peer {
     /// # Errors
     /// When either fails, with the gateway's reason if it gave one.
     pub fn dial(identity_dir: &Path, target: (&str, SocketAddr), ours: &Hello) -> Result<Self, String> {
-        let peer = Self::shake(identity_dir, target.0, target.1)?;
+        let mut peer = Self::shake(identity_dir, target.0, target.1)?;
         let mut first = vec![StreamKind::Control.to_wire()];
         first.extend(encode_message(ours));
         let connection = peer.connection.clone();
+        let (control, mut to_tell) = mpsc::channel::<Control>(CONTROL_QUEUE);
         peer.runtime.block_on(soon(async move {
             let lost = |e: &dyn std::fmt::Display| format!("{e} ({:?})", connection.close_reason());
             let (mut send, mut receive) = connection.open_bi().await.map_err(|e| lost(&e))?;
@@ -143,13 +150,31 @@ impl Peer {
                 }
             }
             // Both halves live as long as the tunnel: dropping them would end the control stream.
+            tokio::spawn(async move { while let Ok(Some(_)) = receive.read_chunk(65_536, true).await {} });
             tokio::spawn(async move {
-                let _send = send;
-                while let Ok(Some(_)) = receive.read_chunk(65_536, true).await {}
+                while let Some(message) = to_tell.recv().await {
+                    if send.write_all(&encode_message(&message)).await.is_err() {
+                        break;
+                    }
+                }
             });
             Ok(())
         }))?;
+        peer.control = Some(control);
         Ok(peer)
+    }
+
+    /// Says `message` on the control stream; false: the tunnel is gone, or no HELLO was exchanged.
+    ///
+    /// # Panics
+    /// When called from within an asynchronous task.
+    pub fn say(&self, message: Control) -> bool {
+        self.control.as_ref().is_some_and(|control| control.blocking_send(message).is_ok())
+    }
+
+    /// Where tasks run that belong to this peer: they end with it.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        self.runtime.handle()
     }
 
     /// An exchange to its end: `head`, `fields`, and a body if there is one.

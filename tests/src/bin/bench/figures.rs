@@ -60,7 +60,8 @@ impl Figures {
     }
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+/// The middle one, or between the two that are; none of nothing.
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
