@@ -11,7 +11,8 @@
 //! |  |  +- TRAILERS         fields
 //! |  |  `- fields           (varint length, name, varint length, value)*
 //! |  +- Sync                importer: Watch; exporter: Event*         (message)
-//! |  `- Lookup              sidecar: Ask*; gateway: Answer*          (message)
+//! |  +- Lookup              sidecar: Ask*; gateway: Answer*          (message)
+//! |  `- Register            sidecar: Say*; gateway: Told*            (message)
 //! `- datagram               Probe
 //! ```
 //!
@@ -56,6 +57,11 @@ pub mod sync {
 /// Messages on lookup streams (`schema/lookup.proto`).
 pub mod lookup {
     pub use crate::schema::ringway::lookup::v1::*;
+}
+
+/// Messages of whoever registers endpoints (`schema/register.proto`): on register streams, and on the admin socket.
+pub mod register {
+    pub use crate::schema::ringway::register::v1::*;
 }
 
 /// Messages in the state directory (`schema/store.proto`).

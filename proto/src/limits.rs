@@ -51,6 +51,20 @@ pub const LOOKUP_NAMES_MAX: usize = 1024;
 /// Endpoints of one service that a sidecar is told; as many as a manifest may declare.
 pub const LOOKUP_ENDPOINTS_MAX: usize = 10_000;
 
+/// Endpoints that one registrar may register: a workload serves a few services, a host's agent some dozens of instances.
+pub const REGISTER_ENDPOINTS_MAX: usize = 64;
+
+/// Ports of one registered endpoint: as many as a service may declare.
+pub const REGISTER_PORTS_MAX: usize = 64;
+
+/// Bytes of one message between a registrar and a gateway: as many endpoints as are allowed with the longest names and
+/// a dozen ports each.
+pub const REGISTER_MESSAGE_BYTES_MAX: usize = 128 * 1024;
+
+/// Bytes of the text that says who registered an endpoint: the longest SPIFFE ID of a workload fits nearly always, and
+/// what is longer is cut.
+pub const REGISTERED_BY_BYTES_MAX: usize = 512;
+
 /// Ports of one record: more than Kubernetes' users put in a Service by hand.
 pub const RECORD_PORTS_MAX: usize = 256;
 

@@ -12,6 +12,8 @@ pub enum StreamKind {
     Sync = 0x02,
     /// The opener is a sidecar: it names the names that it uses, and hears what they mean.
     Lookup = 0x03,
+    /// The opener is a sidecar: it registers endpoints, and hears how they are.
+    Register = 0x04,
 }
 
 impl StreamKind {
@@ -28,6 +30,7 @@ impl StreamKind {
             0x01 => Some(Self::Exchange),
             0x02 => Some(Self::Sync),
             0x03 => Some(Self::Lookup),
+            0x04 => Some(Self::Register),
             _ => None,
         }
     }
@@ -40,7 +43,14 @@ mod tests {
     #[test]
     fn every_byte_names_one_purpose_or_none() {
         let known: Vec<_> = (0..=255).filter_map(StreamKind::from_wire).collect();
-        assert_eq!(known, [StreamKind::Control, StreamKind::Exchange, StreamKind::Sync, StreamKind::Lookup]);
+        let all = [
+            StreamKind::Control,
+            StreamKind::Exchange,
+            StreamKind::Sync,
+            StreamKind::Lookup,
+            StreamKind::Register,
+        ];
+        assert_eq!(known, all);
         for kind in known {
             assert_eq!(StreamKind::from_wire(kind.to_wire()), Some(kind));
         }

@@ -1,6 +1,6 @@
 //! What is declared and what exists: manifests, the model, stores, export and mirror.
 //!
-//! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`recorder`] and [`state`] is pure: time and randomness
+//! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`recorder`], [`registrar`] and [`state`] is pure: time and randomness
 //! come in as parameters, and what is to be written comes out.
 //!
 //! # The life of an update
@@ -60,8 +60,11 @@ pub mod lookup;
 pub mod manifest;
 pub mod mirror;
 pub mod model;
+pub mod probation;
 pub mod record;
 pub mod recorder;
+pub mod registrar;
+pub mod registration;
 pub mod state;
 pub mod store;
 pub mod union;

@@ -46,7 +46,7 @@ const FLOORS: [&[&str]; 10] = [
 ];
 
 /// Pure: no input or output, no await; time and randomness are parameters.
-const PURE: [&str; 13] = [
+const PURE: [&str; 15] = [
     "gateway/src/balance",
     "gateway/src/grpc",
     "gateway/src/health",
@@ -58,7 +58,9 @@ const PURE: [&str; 13] = [
     "registry/src/export",
     "registry/src/mirror",
     "registry/src/model",
+    "registry/src/probation",
     "registry/src/record",
+    "registry/src/registration",
     "registry/src/union",
 ];
 

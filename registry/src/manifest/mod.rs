@@ -41,6 +41,7 @@ mod units;
 
 pub use files::load;
 pub use problem::{Excerpt, Problem, Problems, Severity};
+pub(crate) use units::is_host;
 
 use crate::model::{Condition, Declared, Gateway, Sidecar};
 

@@ -205,7 +205,7 @@ pub(super) fn host(text: &str) -> Result<String, Wrong> {
 }
 
 /// Whether `text` is a DNS name (RFC 1123; underscores are in use) or an address.
-fn is_host(text: &str) -> bool {
+pub(crate) fn is_host(text: &str) -> bool {
     let edge = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
     let part = |p: &str| {
         let bytes = p.as_bytes();

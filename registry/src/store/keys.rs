@@ -33,6 +33,17 @@ pub fn endpoints(service: &ServiceName) -> String {
     format!("{ROOT}endpoints/{service}/")
 }
 
+/// All endpoints of all services.
+pub fn all_endpoints() -> String {
+    format!("{ROOT}endpoints/")
+}
+
+/// Namespace, service and id of an endpoint's key; none: it is no such key. What they hold is not checked.
+pub fn parse_endpoint(key: &str) -> Option<(&str, &str, &str)> {
+    let mut parts = key.strip_prefix(ROOT)?.strip_prefix("endpoints/")?.splitn(3, '/');
+    Some((parts.next()?, parts.next()?, parts.next()?))
+}
+
 /// The mirrored record of a peer's export.
 pub fn import(peer: &ClusterName, service: &ServiceName) -> String {
     format!("{}{service}", imports(peer))
@@ -71,6 +82,12 @@ mod tests {
         assert_eq!(config("MeshService", "shop", "cart"), "/ringway/v1/config/MeshService/shop/cart");
         assert_eq!(status("Link", "default", "east"), "/ringway/v1/status/Link/default/east");
         assert_eq!(endpoint(&cart, "a"), "/ringway/v1/endpoints/shop/cart/a");
+        // An id may hold slashes.
+        for id in ["a", "10.0.0.1:80", "a/b"] {
+            assert_eq!(parse_endpoint(&endpoint(&cart, id)), Some(("shop", "cart", id)));
+        }
+        assert_eq!(parse_endpoint(&endpoints(&cart)), Some(("shop", "cart", "")));
+        assert_eq!(parse_endpoint(&import(&east, &cart)), None);
         assert_eq!(import(&east, &cart), "/ringway/v1/imports/east/shop/cart");
         assert_eq!(gateway("gw-1"), "/ringway/v1/gateways/gw-1");
         for key in [configs(), endpoints(&cart), imports(&east), gateways(), CLUSTER.into()] {

@@ -1,0 +1,281 @@
+//! Keeps the endpoints of one registrar in a store: under one lease, for as long as its owner says that it lives.
+//!
+//! A record is taken over by whoever shows the same registrar: a connection that breaks, or a gateway that dies, costs
+//! nothing if the registrar is back, here or at another gateway, before its lease lapses. To anybody else an id belongs to
+//! the first that has it until that one is gone.
+
+use crate::model::{Endpoint, ServiceName};
+use crate::registration::{Begin, Registered};
+use crate::store::{Expect, LeaseId, Op, Outcome, Store, StoreError, Transaction, keys};
+
+/// Tries to claim a record that others change meanwhile. More than a few mean that two fight for it: later, then.
+const TRIES: usize = 3;
+
+/// What a registrar registers, and how far that has come.
+#[derive(Debug)]
+pub struct Registrar<S> {
+    store: S,
+    begin: Begin,
+    by: String,
+    lease: Option<LeaseId>,
+    /// In the order of `begin`.
+    claims: Vec<Claim>,
+}
+
+/// How the record of one endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Not written yet, or not as it should be.
+    Open,
+    /// In the store as it should be, last changed at this revision.
+    Held(u64),
+    /// Another registrar has it; for people, who.
+    Taken(String),
+}
+
+impl<S: Store> Registrar<S> {
+    /// Of a registrar that is `by`; nothing is written yet.
+    pub fn new(store: S, begin: Begin, by: String) -> Self {
+        let claims = vec![Claim::Open; begin.endpoints.len()];
+        Self { store, begin, by, lease: None, claims }
+    }
+
+    /// Its endpoints, and how their records are.
+    pub fn claims(&self) -> impl Iterator<Item = (&ServiceName, &Endpoint, &Claim)> {
+        let endpoints = self.begin.endpoints.iter();
+        endpoints.zip(&self.claims).map(|((service, endpoint), claim)| (service, endpoint, claim))
+    }
+
+    /// Whether it drains.
+    pub fn is_draining(&self) -> bool {
+        self.begin.draining
+    }
+
+    /// The registrar has just said that it lives: keeps its lease alive, and brings every record to what it should be.
+    /// Records that others have are asked for again.
+    ///
+    /// # Errors
+    /// The store's. What was done stays; the next call does the rest.
+    pub async fn keep(&mut self) -> Result<(), StoreError> {
+        let kept = match self.lease {
+            Some(lease) => match self.store.keep_alive(lease).await {
+                Err(StoreError::LeaseGone(_)) => None,
+                Err(error) => return Err(error),
+                Ok(()) => Some(lease),
+            },
+            None => None,
+        };
+        let lease = match kept {
+            Some(lease) => lease,
+            None => {
+                // Its records went with it.
+                self.lease = None;
+                self.claims.fill(Claim::Open);
+                let lease = self.store.grant(self.begin.ttl).await?;
+                self.lease = Some(lease);
+                lease
+            }
+        };
+        for place in 0..self.claims.len() {
+            if !matches!(self.claims[place], Claim::Held(_)) {
+                self.claims[place] = self.claim(place, lease).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Its endpoints take nothing new from now on.
+    ///
+    /// # Errors
+    /// As [`Self::keep`]; it drains all the same.
+    pub async fn drain(&mut self) -> Result<(), StoreError> {
+        if !self.begin.draining {
+            self.begin.draining = true;
+            self.claims.fill(Claim::Open);
+        }
+        self.keep().await
+    }
+
+    /// Takes its records off, those that it still has.
+    ///
+    /// # Errors
+    /// The store's: what is left goes when the lease lapses.
+    pub async fn leave(&mut self) -> Result<(), StoreError> {
+        for ((service, endpoint), claim) in self.begin.endpoints.iter().zip(&mut self.claims) {
+            if let Claim::Held(revision) = *claim {
+                let key = keys::endpoint(service, &endpoint.id);
+                let expect = vec![Expect::Modified(key.clone(), revision)];
+                // A conflict: it is in other hands, or gone.
+                self.store.commit(Transaction { expect, ops: vec![Op::Delete(key)] }).await?;
+            }
+            *claim = Claim::Open;
+        }
+        match self.lease.take() {
+            Some(lease) => self.store.revoke(lease).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes one record, if it is nobody else's.
+    async fn claim(&self, place: usize, lease: LeaseId) -> Result<Claim, StoreError> {
+        let (service, endpoint) = &self.begin.endpoints[place];
+        let key = keys::endpoint(service, &endpoint.id);
+        let record = Registered {
+            endpoint: endpoint.clone(),
+            draining: self.begin.draining,
+            ttl: self.begin.ttl,
+            registrar: self.begin.registrar,
+            by: self.by.clone(),
+        };
+        let value = record.encode();
+        for _ in 0..TRIES {
+            let expect = match self.store.get(&key).await? {
+                None => Expect::Absent(key.clone()),
+                Some(entry) => match Registered::decode(&key, &entry.value) {
+                    Ok((_, found)) if found.registrar == self.begin.registrar => {
+                        Expect::Modified(key.clone(), entry.modified)
+                    }
+                    Ok((_, found)) => return Ok(Claim::Taken(found.by)),
+                    // Whoever wrote it knows more than this version does.
+                    Err(_) => return Ok(Claim::Taken("another version of Ringway".into())),
+                },
+            };
+            let put = Op::Put { key: key.clone(), value: value.clone(), lease: Some(lease) };
+            let transaction = Transaction { expect: vec![expect], ops: vec![put] };
+            if let Outcome::Committed(revision) = self.store.commit(transaction).await? {
+                return Ok(Claim::Held(revision));
+            }
+        }
+        Ok(Claim::Open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::registration::RegistrarId;
+    use crate::store::memory::MemoryStore;
+
+    const TTL: Duration = Duration::from_secs(10);
+    const ANN: RegistrarId = [1; 16];
+    const BOB: RegistrarId = [2; 16];
+
+    fn begin(registrar: RegistrarId, ids: &[&str]) -> Begin {
+        let endpoint = |id: &&str| {
+            let endpoint = Endpoint {
+                id: (*id).into(),
+                host: "127.0.0.1".into(),
+                ports: [("web".into(), 9001)].into(),
+                weight: 100,
+                zone: String::new(),
+                capacity: None,
+            };
+            (ServiceName::new("shop", "cart").unwrap(), endpoint)
+        };
+        Begin { registrar, ttl: TTL, endpoints: ids.iter().map(endpoint).collect(), draining: false }
+    }
+
+    fn registrar(store: &MemoryStore, id: RegistrarId, ids: &[&str]) -> Registrar<MemoryStore> {
+        let by = if id == ANN { "ann" } else { "bob" };
+        Registrar::new(store.clone(), begin(id, ids), by.into())
+    }
+
+    /// What is in the store: ids, whose, and whether they drain.
+    async fn held(store: &MemoryStore) -> Vec<(String, String, bool)> {
+        let entries = store.range(&keys::all_endpoints()).await.unwrap().entries;
+        let read = |entry: &crate::store::Entry| {
+            let (_, record) = Registered::decode(&entry.key, &entry.value).unwrap();
+            (record.endpoint.id, record.by, record.draining)
+        };
+        entries.iter().map(read).collect()
+    }
+
+    fn record(id: &str, by: &str) -> (String, String, bool) {
+        (id.into(), by.into(), false)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_alive_stays_and_the_rest_goes() {
+        let store = MemoryStore::default();
+        let (mut ann, mut bob) = (registrar(&store, ANN, &["a", "b"]), registrar(&store, BOB, &["c"]));
+        ann.keep().await.unwrap();
+        bob.keep().await.unwrap();
+        for _ in 0..4 {
+            tokio::time::sleep(TTL / 3).await;
+            ann.keep().await.unwrap();
+        }
+        assert_eq!(held(&store).await, [record("a", "ann"), record("b", "ann")]);
+        assert!(ann.claims().all(|(_, _, claim)| matches!(claim, Claim::Held(_))));
+        // Whose lease has lapsed gets another.
+        bob.keep().await.unwrap();
+        assert_eq!(held(&store).await.len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_is_its_registrars_wherever_that_one_comes_back() {
+        let store = MemoryStore::default();
+        let mut here = registrar(&store, ANN, &["a"]);
+        here.keep().await.unwrap();
+        tokio::time::sleep(TTL / 2).await;
+        let mut there = registrar(&store, ANN, &["a"]);
+        there.keep().await.unwrap();
+        // The old lease lapses, or is given up: the record has another by now.
+        here.leave().await.unwrap();
+        tokio::time::sleep(TTL * 2 / 3).await;
+        assert_eq!(held(&store).await, [record("a", "ann")]);
+        tokio::time::sleep(TTL).await;
+        assert_eq!(held(&store).await, []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_id_belongs_to_the_first_until_that_one_is_gone() {
+        let store = MemoryStore::default();
+        let (mut ann, mut bob) = (registrar(&store, ANN, &["a"]), registrar(&store, BOB, &["a", "b"]));
+        ann.keep().await.unwrap();
+        bob.keep().await.unwrap();
+        assert_eq!(bob.claims().next().unwrap().2, &Claim::Taken("ann".into()));
+        assert_eq!(held(&store).await, [record("a", "ann"), record("b", "bob")]);
+        // What he does not have he does not take off.
+        bob.leave().await.unwrap();
+        assert_eq!(held(&store).await, [record("a", "ann")]);
+        bob.keep().await.unwrap();
+        ann.leave().await.unwrap();
+        bob.keep().await.unwrap();
+        assert_eq!(held(&store).await, [record("a", "bob"), record("b", "bob")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_drains_before_it_leaves() {
+        let store = MemoryStore::default();
+        let mut ann = registrar(&store, ANN, &["a"]);
+        ann.keep().await.unwrap();
+        ann.drain().await.unwrap();
+        assert!(ann.is_draining());
+        assert_eq!(held(&store).await, [("a".into(), "ann".into(), true)]);
+        // Whoever comes back draining does not undo it.
+        let mut again =
+            Registrar::new(store.clone(), Begin { draining: true, ..begin(ANN, &["a"]) }, "ann".into());
+        again.keep().await.unwrap();
+        assert_eq!(held(&store).await, [("a".into(), "ann".into(), true)]);
+        again.leave().await.unwrap();
+        assert_eq!(held(&store).await, []);
+        // Its lease is gone with it, not only its record.
+        assert_eq!(again.lease, None);
+        assert_eq!(store.keep_alive(LeaseId(u64::MAX)).await, Err(StoreError::LeaseGone(LeaseId(u64::MAX))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_this_version_cannot_read_is_left_alone() {
+        let store = MemoryStore::default();
+        let key = "/ringway/v1/endpoints/shop/cart/a".to_owned();
+        let put = Op::Put { key, value: bytes::Bytes::from_static(b"\xff"), lease: None };
+        store.commit(Transaction { expect: Vec::new(), ops: vec![put] }).await.unwrap();
+        let mut ann = registrar(&store, ANN, &["a"]);
+        ann.keep().await.unwrap();
+        assert!(matches!(ann.claims().next().unwrap().2, Claim::Taken(_)));
+    }
+}
