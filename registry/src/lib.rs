@@ -5,7 +5,7 @@
 //!
 //! # The life of an update
 //!
-//! [`manifest`] reads what was declared. [`export`] holds what of it is granted to peers, and a feed per peer tells it
+//! [`manifest`] reads what was declared, [`sources`] joins what comes from several places. [`export`] holds what of it is granted to peers, and a feed per peer tells it
 //! what is new. The peer's [`mirror`] folds that into its imports, and [`union`] derives from declarations and imports
 //! what every name means there.
 //!
@@ -65,6 +65,7 @@ pub mod record;
 pub mod recorder;
 pub mod registrar;
 pub mod registration;
+pub mod sources;
 pub mod state;
 pub mod store;
 pub mod union;

@@ -3,6 +3,7 @@
 //! Names are validated where they enter; everything here is immutable and cheap to clone.
 
 mod catalog;
+mod object;
 mod sidecar;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use catalog::{Catalog, Condition, Declared, Import, PeerImports, Position};
+pub use object::{Kind, Object, ObjectName};
 pub use sidecar::{GatewayAddress, Sidecar};
 
 /// The name of one cluster: an RFC 1123 label.
@@ -285,6 +287,8 @@ impl Grant {
 /// How the traffic of one service is treated (`kind: TrafficPolicy`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// `metadata.name`; its namespace is the service's.
+    pub name: Arc<str>,
     /// The service it is for.
     pub service: ServiceName,
     /// The placement contract; none: it says nothing about placement.

@@ -75,7 +75,7 @@ struct Offer<'a> {
 pub fn resolve(catalog: &Catalog) -> Resolved {
     let mut resolved = Resolved::default();
     for (name, offers) in offers(catalog) {
-        let policy = catalog.declared.policies.get(name);
+        let policy = catalog.declared.policies.get(name).map(|policy| &**policy);
         let joined = join(catalog, name, &offers, &mut resolved.conditions);
         let union = (!joined.is_empty()).then(|| place(name, policy, &joined, &mut resolved.conditions));
         for offer in &offers {
@@ -229,11 +229,11 @@ fn member(offer: &Offer<'_>) -> Member {
 /// Policies of a service that is neither declared here nor imported (yet): they wait for it, without effect.
 fn unresolved_policies(catalog: &Catalog) -> impl Iterator<Item = Condition> + '_ {
     let declared = &catalog.declared;
-    let unresolved = |policy: &&Policy| {
+    let unresolved = |policy: &&Arc<Policy>| {
         !declared.services.contains_key(&policy.service) && !is_imported(catalog, &policy.service)
     };
     declared.policies.values().filter(unresolved).map(|policy| Condition {
-        object: format!("TrafficPolicy {}", policy.service),
+        object: policy.object().to_string(),
         kind: "ResolvedRefs",
         status: false,
         reason: "BackendNotFound",
@@ -254,12 +254,12 @@ fn is_imported(catalog: &Catalog, service: &ServiceName) -> bool {
 
 /// Policies whose placement says something here, where the service has no endpoint: it travels nowhere.
 fn inert_placements(catalog: &Catalog) -> impl Iterator<Item = Condition> + '_ {
-    let inert = |policy: &&Policy| {
+    let inert = |policy: &&Arc<Policy>| {
         let served = catalog.declared.services.contains_key(&policy.service);
         policy.placement.is_some() && !served && is_imported(catalog, &policy.service)
     };
     catalog.declared.policies.values().filter(inert).map(|policy| Condition {
-        object: format!("TrafficPolicy {}", policy.service),
+        object: policy.object().to_string(),
         kind: "Programmed",
         status: false,
         reason: "PlacementInert",

@@ -46,7 +46,7 @@ const FLOORS: [&[&str]; 10] = [
 ];
 
 /// Pure: no input or output, no await; time and randomness are parameters.
-const PURE: [&str; 15] = [
+const PURE: [&str; 16] = [
     "gateway/src/balance",
     "gateway/src/grpc",
     "gateway/src/health",
@@ -61,6 +61,7 @@ const PURE: [&str; 15] = [
     "registry/src/probation",
     "registry/src/record",
     "registry/src/registration",
+    "registry/src/sources",
     "registry/src/union",
 ];
 

@@ -21,7 +21,7 @@ fn clusters(names: &[&str]) -> Grant {
 fn declare(declared: &mut Declared, service: &str, number: u16, export: Grant) {
     let ports = vec![Port { name: "web".into(), number, protocol: Protocol::Http }];
     let service = Service { name: name(service), ports, endpoints: Vec::new(), health_check: None, export };
-    declared.services.insert(service.name.clone(), service);
+    declared.services.insert(service.name.clone(), service.into());
 }
 
 fn saved() -> Position {
@@ -278,13 +278,14 @@ fn the_contract_and_the_region_travel_and_their_change_is_a_change() {
     assert!(export.update(&declared, "eu-west"));
     let contract = Contract { generation: 1, ..Contract::default() };
     let policy = Policy {
+        name: "cart".into(),
         service: name("a"),
         placement: Some(contract.clone()),
         balance: Algorithm::P2cEwma,
         retry: Retry::default(),
         timeout: Timeout::default(),
     };
-    declared.policies.insert(name("a"), policy);
+    declared.policies.insert(name("a"), policy.into());
     assert!(export.update(&declared, "eu-west"));
     let import = export.granted_to(&cluster("west")).next().unwrap().clone();
     assert_eq!((import.region.as_str(), import.contract), ("eu-west", Some(contract)));

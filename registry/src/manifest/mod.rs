@@ -43,7 +43,7 @@ pub use files::load;
 pub use problem::{Excerpt, Problem, Problems, Severity};
 pub(crate) use units::is_host;
 
-use crate::model::{Condition, Declared, Gateway, Sidecar};
+use crate::model::{Condition, Declared, Gateway, Kind, ObjectName, Sidecar};
 
 /// Largest manifest file. Kubernetes refuses objects above 1.5 MiB; a file may hold several.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
@@ -78,6 +78,13 @@ pub struct Document {
     pub file: PathBuf,
     /// Its first line there, from 1.
     pub line: u32,
+}
+
+impl Document {
+    /// What it declares; none: a process.
+    pub fn object(&self) -> Option<ObjectName> {
+        Kind::of(self.kind).map(|kind| ObjectName::new(kind, &self.namespace, &self.name))
+    }
 }
 
 /// Manifests that can be used.
@@ -128,5 +135,14 @@ impl Manifests {
 /// # Errors
 /// Everything that is wrong with them.
 pub fn parse(sources: &[Source]) -> Result<Manifests, Problems> {
-    read::read(sources)
+    read::read(sources, None)
+}
+
+/// Reads objects from text that join those of the running gateway `of`: what they leave out comes from it, and what
+/// they refer to may be elsewhere, so it is not looked up ([`crate::sources`] does).
+///
+/// # Errors
+/// Everything that is wrong with them; a Gateway or a Sidecar among them is.
+pub fn parse_for(of: &Gateway, sources: &[Source]) -> Result<Manifests, Problems> {
+    read::read(sources, Some(of))
 }

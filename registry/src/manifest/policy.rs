@@ -17,9 +17,10 @@ const MIN_PER_SECOND_MAX: i128 = 100_000;
 /// Most entries of `retry.on` and of `retry.methods`.
 const RETRY_LIST_MAX: usize = 128;
 
-/// Reads a TrafficPolicy of `namespace`; also gives the place of `spec.service`.
+/// Reads the TrafficPolicy `name` of `namespace`; also gives the place of `spec.service`.
 pub(super) fn read(
     namespace: &str,
+    name: &str,
     spec: &Field<PolicySpec>,
     at: Location,
     scope: &mut Scope<'_, '_>,
@@ -43,6 +44,7 @@ pub(super) fn read(
     let retry = retry(&spec.retry, scope);
     let timeout = timeout(&spec.timeout, scope);
     let policy = Policy {
+        name: name.into(),
         service: service?,
         placement: placement?,
         balance: balance?,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_saphyr::Location;
 
@@ -47,8 +48,8 @@ enum Spec {
     Policy(Box<Field<PolicySpec>>),
 }
 
-/// Reads manifests from text.
-pub(super) fn read(sources: &[Source]) -> Result<Manifests, Problems> {
+/// Reads manifests from text: those of a process, or objects for the running gateway `of`, which holds more of them.
+pub(super) fn read(sources: &[Source], of: Option<&Gateway>) -> Result<Manifests, Problems> {
     let files: Vec<String> = sources.iter().map(|s| s.name.display().to_string()).collect();
     check_sizes(sources, &files)?;
     let mut findings = Findings::default();
@@ -69,9 +70,12 @@ pub(super) fn read(sources: &[Source]) -> Result<Manifests, Problems> {
         }
     }
     refuse_duplicates(&pieces, &mut findings);
+    if of.is_some() {
+        refuse_processes(&pieces, &mut findings);
+    }
     let (gateway, sidecar) = processes(&pieces, &mut findings);
-    let declared = objects(&pieces, gateway.as_ref(), &mut findings);
-    let conditions = match all_known {
+    let declared = objects(&pieces, of.or(gateway.as_ref()), &mut findings);
+    let conditions = match all_known && of.is_none() {
         true => resolve(&pieces, gateway.as_ref(), &declared, &mut findings),
         false => Vec::new(),
     };
@@ -220,6 +224,15 @@ fn refuse_duplicates<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) {
     }
 }
 
+/// A process is what it reads in its own files at its start.
+fn refuse_processes<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) {
+    for piece in pieces.iter().filter(|piece| PROCESSES.contains(&piece.kind)) {
+        let mut scope = Scope { origin: &piece.origin, findings };
+        let message = format!("a {} is a process and stands in its own file only", piece.kind);
+        scope.error(piece.at, message, "leave this document out");
+    }
+}
+
 /// The first Gateway and the first Sidecar that can be read.
 fn processes<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) -> (Option<Gateway>, Option<Sidecar>) {
     let (mut gateway, mut sidecar) = (None, None);
@@ -254,12 +267,11 @@ fn objects<'a>(pieces: &[Piece<'a>], gateway: Option<&Gateway>, findings: &mut F
             Some(Spec::Service(spec)) => {
                 let name = ServiceName::new(&piece.namespace, &piece.name).ok();
                 let service = service::read(name, spec, piece.at, &mut scope);
-                declared.services.extend(service.map(|s| (s.name.clone(), s)));
+                declared.services.extend(service.map(|s| (s.name.clone(), Arc::new(s))));
             }
             Some(Spec::Policy(spec)) => {
-                let Some((policy, at)) = policy::read(&piece.namespace, spec, piece.at, &mut scope) else {
-                    continue;
-                };
+                let read = policy::read(&piece.namespace, &piece.name, spec, piece.at, &mut scope);
+                let Some((policy, at)) = read else { continue };
                 if let Some(first) = policies.get(&policy.service) {
                     let message = format!(
                         "spec.service: a second policy for {}; the first stands at {first}",
@@ -269,7 +281,7 @@ fn objects<'a>(pieces: &[Piece<'a>], gateway: Option<&Gateway>, findings: &mut F
                     continue;
                 }
                 policies.insert(policy.service.clone(), piece.place());
-                declared.policies.insert(policy.service.clone(), policy);
+                declared.policies.insert(policy.service.clone(), Arc::new(policy));
             }
             Some(Spec::Gateway(_) | Spec::Sidecar(_)) | None => {}
         }

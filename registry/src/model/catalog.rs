@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{ClusterName, Contract, Link, Policy, Port, Service, ServiceName};
+use super::{ClusterName, Contract, Link, Object, Policy, Port, Service, ServiceName};
 
-/// What this cluster declares: every manifest but the Gateway's, at one revision.
+/// What this cluster declares: every manifest but the Gateway's, at one revision. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Declared {
     /// Links by peer.
     pub links: BTreeMap<ClusterName, Link>,
     /// Services by name.
-    pub services: BTreeMap<ServiceName, Service>,
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
     /// Policies by service.
-    pub policies: BTreeMap<ServiceName, Policy>,
+    pub policies: BTreeMap<ServiceName, Arc<Policy>>,
 }
 
 /// A point in the history of one cluster's export.
@@ -81,4 +81,13 @@ pub struct Condition {
     pub reason: &'static str,
     /// For people.
     pub message: String,
+}
+
+impl Declared {
+    /// Everything that it holds, one by one.
+    pub fn objects(&self) -> impl Iterator<Item = Object> {
+        let links = self.links.values().cloned().map(Object::Link);
+        let services = self.services.values().cloned().map(Object::Service);
+        links.chain(services).chain(self.policies.values().cloned().map(Object::Policy))
+    }
 }

@@ -50,18 +50,19 @@ fn serve(catalog: &mut Catalog, number: u16) {
         health_check: None,
         export: Grant::Everyone,
     };
-    catalog.declared.services.insert(cart(), service);
+    catalog.declared.services.insert(cart(), service.into());
 }
 
 fn policy(catalog: &mut Catalog, placement: Option<Contract>) {
     let policy = Policy {
+        name: "cart".into(),
         service: cart(),
         placement,
         balance: Algorithm::RoundRobin,
         retry: Retry { attempts: 7, ..Retry::default() },
         timeout: Timeout::default(),
     };
-    catalog.declared.policies.insert(cart(), policy);
+    catalog.declared.policies.insert(cart(), policy.into());
 }
 
 fn link(catalog: &mut Catalog, peer: &str, import: &[(Option<&str>, bool)]) {

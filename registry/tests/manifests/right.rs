@@ -130,7 +130,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
         }),
         export: Grant::Everyone,
     };
-    assert_eq!(manifests.declared.services, BTreeMap::from([(cart(), service)]));
+    assert_eq!(manifests.declared.services, BTreeMap::from([(cart(), service.into())]));
     let contract = Contract {
         generation: 1,
         mode: Mode::LocalFirst,
@@ -141,13 +141,14 @@ fn the_example_of_the_design_means_what_the_design_says() {
         on_owner_unavailable: OnOwnerUnavailable::Next,
     };
     let policy = Policy {
+        name: "cart".into(),
         service: cart(),
         placement: Some(contract),
         balance: Algorithm::P2cEwma,
         retry: Retry::default(),
         timeout: Timeout::default(),
     };
-    assert_eq!(manifests.declared.policies, BTreeMap::from([(cart(), policy)]));
+    assert_eq!(manifests.declared.policies, BTreeMap::from([(cart(), policy.into())]));
 }
 
 #[test]

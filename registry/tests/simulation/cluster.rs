@@ -75,7 +75,7 @@ impl Cluster {
             let ports = vec![Port { name: "web".into(), number: rng.u16(1..4), protocol: Protocol::Http }];
             let service =
                 Service { name: name.clone(), ports, endpoints: Vec::new(), health_check: None, export };
-            self.declared.services.insert(name, service);
+            self.declared.services.insert(name, service.into());
         }
         self.export.update(&self.declared, "here");
     }
