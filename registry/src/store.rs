@@ -1,10 +1,11 @@
 //! Where the registry is kept: keys with revisions, leases and watches, as etcd has them.
 //!
 //! Every back end passes [`conformance`]. Knows nothing of what the values mean; [`keys`] says where each one stands.
-//! [`embedded`] keeps them in a file of this process, [`memory`] nowhere.
+//! [`embedded`] keeps them in a file of this process, [`etcd`] where several processes share them, [`memory`] nowhere.
 
 pub mod conformance;
 pub mod embedded;
+pub mod etcd;
 pub mod keys;
 pub mod memory;
 mod staged;
@@ -193,6 +194,25 @@ pub enum StoreError {
         "the store cannot keep the change, which may or may not survive a restart; free or mend the disk"
     )]
     Unkept(#[source] Cause),
+    /// The store cannot be reached, or did not answer in time. A write may have been made: read before writing it
+    /// again.
+    #[error("the registry cannot be reached; what was read stays as it is until it can")]
+    Unavailable(#[source] Cause),
+    /// The back end refuses what we allow; nothing changed, and asking again will not help.
+    #[error("the registry refuses the request: {remedy}")]
+    Refused {
+        /// What to do about it.
+        remedy: &'static str,
+        /// What the back end said.
+        #[source]
+        cause: Cause,
+    },
+    /// The store has not come to the revision before this one, which was read from it: it was restored from an older
+    /// backup. Get the range anew and watch from there.
+    #[error(
+        "the registry is older than revision {0}, which it told of before: it was restored from a backup"
+    )]
+    SetBack(u64),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -257,14 +277,16 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Ends the lease and deletes its keys in one revision. One that is gone already is no error.
     fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Every change under `prefix` from revision `from` on, that one included; a `from` in the future waits for it.
+    /// Every change under `prefix` from revision `from` on, that one included: at most the one after a revision that
+    /// this store has told of. [`StoreError::Compacted`] or [`StoreError::SetBack`] if it cannot tell them.
     fn watch(&self, prefix: &str, from: u64) -> impl Future<Output = Result<Self::Watch, StoreError>> + Send;
 }
 
 /// A running watch.
 pub trait Watch: Send {
     /// The next changes, oldest first, none left out. [`StoreError::Compacted`] ends the watch: the reader was slower
-    /// than the store keeps history.
+    /// than the store keeps history. So does every other error. Get the range anew then: the store may be another one
+    /// by now, restored from a backup.
     ///
     /// Cancel safe: a dropped future loses nothing.
     fn next(&mut self) -> impl Future<Output = Result<Changes, StoreError>> + Send;

@@ -1,13 +1,14 @@
 //! Ringway as a whole: real processes, real clients, faults. Never published.
 //!
 //! What the tests build on: [`mesh`] starts clusters from manifests through the real binary, [`backend`] answers
-//! behind them, [`client`], [`traffic`] and [`curl`] ask in front of them, [`sidecar`] stands beside them, [`relay`] and
-//! [`stream_relay`] spoil the link between them, [`peer`] is a foreign peer that speaks the tunnel protocol by hand,
-//! [`exporter`] one that exports. Knows nothing of the rooms' private insides.
+//! behind them, [`client`], [`traffic`] and [`curl`] ask in front of them, [`sidecar`] stands beside them, [`etcd`] keeps
+//! their registry, [`relay`] and [`stream_relay`] spoil the link between them, [`peer`] is a foreign peer that speaks the
+//! tunnel protocol by hand, [`exporter`] one that exports. Knows nothing of the rooms' private insides.
 
 pub mod backend;
 pub mod client;
 pub mod curl;
+pub mod etcd;
 pub mod exporter;
 pub mod http;
 pub mod manifest;

@@ -1,0 +1,139 @@
+//! The members of an etcd: one is asked, and the next one if that cannot answer.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use etcd_client::{Client, Error};
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::failure::{Failure, Kind};
+use super::options::{EtcdOptions, REQUEST_TIMEOUT};
+
+/// Whether a request may be made a second time if nobody knows what became of the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It changes nothing, or the same.
+    Always,
+    /// Only if the first was certainly not made.
+    Unmade,
+}
+
+/// Every member, with the connection to it if there is one.
+#[derive(Debug)]
+pub(super) struct Members {
+    options: EtcdOptions,
+    list: Vec<Member>,
+    /// The one that is asked first.
+    current: AtomicUsize,
+}
+
+struct Member {
+    endpoint: String,
+    /// Made with the first request and anew after each failure: files are read again then, and a connection that
+    /// went silent is not kept.
+    client: Mutex<Option<Client>>,
+}
+
+impl std::fmt::Debug for Member {
+    /// Without what a connection knows of us.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Member").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+/// An answer, and which member gave it.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    pub(super) value: T,
+    pub(super) member: usize,
+}
+
+impl Members {
+    pub(super) fn new(options: EtcdOptions) -> Self {
+        let member = |endpoint: &String| Member { endpoint: endpoint.clone(), client: Mutex::new(None) };
+        let list = options.endpoints.iter().map(member).collect();
+        Self { options, list, current: AtomicUsize::new(0) }
+    }
+
+    /// The address of a member that gave an answer.
+    pub(super) fn endpoint(&self, member: usize) -> &str {
+        self.list.get(member).map_or("", |member| &member.endpoint)
+    }
+
+    /// Makes a request of one member after the other, until one answers. Takes [`REQUEST_TIMEOUT`] at most for each.
+    pub(super) async fn ask<T, F, A>(&self, repeat: Repeat, request: F) -> Result<Answer<T>, Failure>
+    where
+        T: Send,
+        F: Fn(Client) -> A + Send + Sync,
+        A: Future<Output = Result<T, Error>> + Send,
+    {
+        let started = Instant::now();
+        let mut member = self.current.load(Ordering::Relaxed);
+        let mut asked = 0;
+        loop {
+            let failure = match self.ask_one(member, &request).await {
+                Ok(value) => return Ok(Answer { value, member }),
+                Err(failure) => failure,
+            };
+            asked += 1;
+            let again = match failure.kind {
+                Kind::Unreached | Kind::OldToken => true,
+                Kind::Unanswered => repeat == Repeat::Always,
+                _ => return Err(failure),
+            };
+            self.gave_up(member).await;
+            // The first one is asked again if that was quick: its connection may only have been an old one.
+            let all = asked >= self.list.len();
+            let enough = asked > self.list.len() || all && started.elapsed() >= REQUEST_TIMEOUT;
+            if !again || enough {
+                return Err(failure);
+            }
+            member = (member + 1) % self.list.len();
+        }
+    }
+
+    /// The next request goes to another member, and the next one here over a new connection.
+    pub(super) async fn gave_up(&self, member: usize) {
+        let next = (member + 1) % self.list.len().max(1);
+        // Only the first of those who notice moves on.
+        let _ = self.current.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
+        if let Some(member) = self.list.get(member) {
+            *member.client.lock().await = None;
+        }
+    }
+
+    async fn ask_one<T, F, A>(&self, member: usize, request: &F) -> Result<T, Failure>
+    where
+        F: Fn(Client) -> A,
+        A: Future<Output = Result<T, Error>>,
+    {
+        let Some(Member { endpoint, client }) = self.list.get(member) else {
+            return Err(Failure::of("nowhere", &Error::InvalidArgs("no endpoints".into())));
+        };
+        let asked = async {
+            let client = self.client(endpoint, client).await?;
+            request(client).await.map_err(|error| Failure::of(endpoint, &error))
+        };
+        timeout(REQUEST_TIMEOUT, asked).await.unwrap_or_else(|_| Err(Failure::silent(endpoint)))
+    }
+
+    /// The connection that is there, or a new one, which is made as it is first used.
+    async fn client(&self, endpoint: &str, slot: &Mutex<Option<Client>>) -> Result<Client, Failure> {
+        let mut slot = slot.lock().await;
+        if let Some(client) = &*slot {
+            return Ok(client.clone());
+        }
+        let options = self.options.clone();
+        let options = spawn_blocking(move || options.connect_options()).await;
+        let options = options
+            .map_err(|_| Failure::silent(endpoint))?
+            .map_err(|error| Failure::unnamed(endpoint, &error))?;
+        // With a user it logs in, else it does nothing yet.
+        let made = Client::connect([endpoint], Some(options)).await;
+        let made = made.map_err(|error| Failure::of(endpoint, &error))?;
+        Ok(slot.insert(made).clone())
+    }
+}

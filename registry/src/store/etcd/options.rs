@@ -1,0 +1,182 @@
+//! Where an etcd is, how it is spoken to, and the files that say who we are there.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+
+/// Longest wait for one member's answer to one request, and for a connection to it.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Pause before a connection with open watches is pinged. Longer than the 5 s which etcd takes for the least
+/// (`--grpc-keepalive-min-time`), so that no jitter makes it take us for a flood.
+const KEEP_ALIVE: Duration = Duration::from_secs(6);
+
+/// Wait for the answer to such a ping: a frozen member's watches end 8 s after its last word.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes of a certificate, key or password file: far more than any has.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// An etcd and how to speak with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EtcdOptions {
+    /// Its members, such as `https://etcd-1.example:2379`: one is used, the others stand by.
+    pub endpoints: Vec<String>,
+    /// Stands before every key, so that several clusters share one etcd: such as `/west`, or nothing.
+    pub prefix: String,
+    /// Holds `ca.crt`, and `tls.crt` with `tls.key` if the members want to know who asks. Read anew with every
+    /// connection.
+    pub tls: Option<PathBuf>,
+    /// Who asks, if the etcd has users.
+    pub user: Option<EtcdUser>,
+}
+
+/// A user of an etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdUser {
+    /// The name.
+    pub name: String,
+    /// Its first line is the password. Read anew with every connection.
+    pub password_file: PathBuf,
+}
+
+/// Why a file that names us to etcd cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The system refused.
+    #[error("cannot read `{}`", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is no such file.
+    #[error("`{}` is empty, or longer than {FILE_BYTES_MAX} bytes", .0.display())]
+    Size(PathBuf),
+    /// Others than its owner may read it.
+    #[error("others may read `{}` (mode {mode:o}); `chmod 600` it", path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The password is no text.
+    #[error("the first line of `{}` is no password: it is empty or not UTF-8", .0.display())]
+    Password(PathBuf),
+}
+
+impl EtcdOptions {
+    /// What a connection is made with. Blocks on the disk.
+    pub(super) fn connect_options(&self) -> Result<ConnectOptions, FileError> {
+        let mut options = ConnectOptions::new()
+            .with_timeout(REQUEST_TIMEOUT)
+            .with_connect_timeout(REQUEST_TIMEOUT)
+            .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE_TIMEOUT)
+            // etcd takes pings on a connection without a stream for a flood.
+            .with_keep_alive_while_idle(false)
+            // A member that lost its cluster says so instead of answering from the past.
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if let Some(directory) = &self.tls {
+            options = options.with_tls(tls(directory)?);
+        }
+        if let Some(EtcdUser { name, password_file }) = &self.user {
+            options = options.with_user(name, password(password_file)?);
+        }
+        Ok(options)
+    }
+}
+
+fn tls(directory: &Path) -> Result<TlsOptions, FileError> {
+    let options = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&directory.join("ca.crt"))?));
+    let (certificate, key) = (directory.join("tls.crt"), directory.join("tls.key"));
+    if !certificate.exists() && !key.exists() {
+        return Ok(options);
+    }
+    Ok(options.identity(Identity::from_pem(read(&certificate)?, read_secret(&key)?)))
+}
+
+fn password(path: &Path) -> Result<String, FileError> {
+    let text = String::from_utf8(read_secret(path)?).unwrap_or_default();
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => Err(FileError::Password(path.into())),
+    }
+}
+
+fn read_secret(path: &Path) -> Result<Vec<u8>, FileError> {
+    let mode = metadata(path)?.mode() & 0o777;
+    if mode & 0o077 != 0 { Err(FileError::Open { path: path.into(), mode }) } else { read(path) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    if !(1..=FILE_BYTES_MAX).contains(&metadata(path)?.len()) {
+        return Err(FileError::Size(path.into()));
+    }
+    std::fs::read(path).map_err(|source| FileError::Io { path: path.into(), source })
+}
+
+fn metadata(path: &Path) -> Result<std::fs::Metadata, FileError> {
+    std::fs::metadata(path).map_err(|source| FileError::Io { path: path.into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn write(path: &Path, text: &str, mode: u32) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_password_is_a_first_line_that_nobody_else_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        assert!(password(&path).unwrap_err().to_string().contains("cannot read"));
+        write(&path, "se cret\nmore\n", 0o644);
+        assert!(password(&path).unwrap_err().to_string().contains("mode 644"));
+        write(&path, "se cret\nmore\n", 0o600);
+        assert_eq!(password(&path).unwrap(), "se cret");
+        for none in ["", "\nsecret"] {
+            write(&path, none, 0o600);
+            assert!(password(&path).is_err(), "{none:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_about_a_connection_never_holds_the_password() {
+        let folder = tempfile::tempdir().unwrap();
+        let password_file = folder.path().join("password");
+        write(&password_file, "sesame", 0o600);
+        let user = Some(EtcdUser { name: "ringway".into(), password_file });
+        let options = EtcdOptions { user, ..EtcdOptions::default() };
+        assert!(options.connect_options().is_ok());
+        assert!(!format!("{options:?}").contains("sesame"));
+    }
+
+    #[test]
+    fn a_folder_without_a_client_certificate_will_do_half_of_one_will_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        assert!(tls(folder.path()).unwrap_err().to_string().contains("ca.crt"));
+        write(&at("ca.crt"), "certificate", 0o644);
+        assert!(tls(folder.path()).is_ok());
+        write(&at("tls.crt"), "certificate", 0o644);
+        assert!(tls(folder.path()).unwrap_err().to_string().contains("tls.key"));
+        write(&at("tls.key"), "key", 0o640);
+        assert!(tls(folder.path()).unwrap_err().to_string().contains("chmod 600"));
+        write(&at("tls.key"), "key", 0o600);
+        assert!(tls(folder.path()).is_ok());
+    }
+}
