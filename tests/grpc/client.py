@@ -37,7 +37,7 @@ def error(call):
 
 
 def until(what, condition):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, f"still waiting: {what}"
         time.sleep(0.01)
@@ -112,9 +112,9 @@ def deadline():
     """The caller's deadline reaches the endpoint, and what it left behind ends."""
     before = stats()
     started = time.monotonic()
-    ended = error(lambda: hang(b"", timeout=0.4))
+    ended = error(lambda: hang(b"", timeout=2))
     assert ended.code() == grpc.StatusCode.DEADLINE_EXCEEDED, ended
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     until("the endpoint sees the end", lambda: stats()["cancelled"] == before["cancelled"] + 1)
 
 

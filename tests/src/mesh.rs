@@ -146,7 +146,10 @@ impl Site {
     pub fn write(&self, objects: &[String]) {
         let mut documents = vec![self.manifest()];
         documents.extend_from_slice(objects);
-        std::fs::write(self.file(), documents.join("---\n")).expect("a file in our own folder");
+        // At once: a gateway may be looking, and half of a file is another manifest.
+        let written = self.file().with_extension("written");
+        std::fs::write(&written, documents.join("---\n")).expect("a file in our own folder");
+        std::fs::rename(written, self.file()).expect("a file in our own folder");
     }
 
     /// Starts its gateway with `objects` and waits until it is ready.
@@ -228,10 +231,27 @@ impl Gateway {
         state_of(&self.status()?, cluster)
     }
 
+    /// What it thinks of each peer gateway, and since when; none while it doubts one.
+    fn mind(&self) -> Option<Value> {
+        let status = self.status()?;
+        let peers = status["peers"].as_array()?;
+        let calm = peers.iter().all(|peer| peer["state"] != "suspect");
+        calm.then(|| peers.iter().map(|peer| peer["since_unix_ms"].clone()).collect())
+    }
+
     /// Waits until `cluster` is in this state.
     pub fn wait_peer(&self, cluster: &str, state: &str) {
         self.wait_status(&format!("{cluster} is {state}"), SOON, |s| {
             (state_of(s, cluster)? == state).then_some(())
+        });
+    }
+
+    /// Waits until it has so many tunnels to `cluster` on QUIC and on TCP.
+    pub fn wait_tunnels(&self, cluster: &str, quic: usize, tcp: usize) {
+        self.wait_status(&format!("{quic} tunnels to {cluster} on QUIC, {tcp} on TCP"), SOON, |status| {
+            let tunnels = find(&status["peers"], "cluster", cluster)?["tunnels"].as_array()?;
+            let on = |carrier| tunnels.iter().filter(|t| t["carrier"] == carrier).count();
+            ((on("quic"), on("tcp")) == (quic, tcp)).then_some(())
         });
     }
 
@@ -259,6 +279,24 @@ impl Gateway {
             .map(|c| format!("{} {}: {}", text(c, "kind"), text(c, "reason"), text(c, "message")))
             .collect()
     }
+}
+
+/// Does `attempt`, and does it again if meanwhile one of `gateways` changed its mind about a peer: on a machine that
+/// has much else to do a live peer may wait for a core for longer than the 100 ms after which it is suspect, and what
+/// is its own then rightly goes elsewhere.
+///
+/// # Panics
+/// When they do not keep their minds for as long as one attempt.
+pub fn undoubted<'a, T>(
+    gateways: impl IntoIterator<Item = &'a Gateway> + Clone,
+    mut attempt: impl FnMut() -> T,
+) -> T {
+    let minds = || -> Option<Vec<Value>> { gateways.clone().into_iter().map(Gateway::mind).collect() };
+    wait_until("gateways that do not doubt their peers meanwhile", SOON, || {
+        let before = minds()?;
+        let done = attempt();
+        (minds()? == before).then_some(done)
+    })
 }
 
 /// The entry of `list` whose field `key` is `value`.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use identity::{Credentials, Trust};
@@ -212,7 +212,7 @@ impl Peer {
         self.runtime.block_on(async move {
             let mut held = Vec::new();
             while held.len() < n {
-                let open = tokio::time::timeout(Duration::from_millis(200), connection.open_bi()).await;
+                let open = tokio::time::timeout(Duration::from_secs(1), connection.open_bi()).await;
                 let Ok(Ok((mut send, receive))) = open else { break };
                 if send.write_all(&first).await.is_err() {
                     break;
@@ -228,32 +228,29 @@ impl Peer {
         })
     }
 
-    /// For so long opens streams of these bytes and resets each soon after; how many.
-    pub fn open_and_reset(&self, bytes: &[u8], time: Duration) -> usize {
+    /// Opens `count` streams of these bytes and resets each soon after.
+    ///
+    /// # Panics
+    /// When the gateway does not take as many in time.
+    pub fn open_and_reset(&self, bytes: &[u8], count: usize) {
         /// Those that are open at once, so that their bytes go out before the reset does.
         const OPEN: usize = 64;
         let connection = self.connection.clone();
         let cancelled = VarInt::from_u32(Code::Cancelled.to_wire());
-        let deadline = Instant::now() + time;
-        self.runtime.block_on(async move {
-            let (mut open, mut count) = (VecDeque::new(), 0);
-            while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-                let stream = tokio::time::timeout(left, connection.open_bi()).await;
-                let Ok(Ok((mut send, receive))) = stream else { break };
-                if send.write_all(bytes).await.is_err() {
-                    break;
-                }
+        self.runtime.block_on(soon(async move {
+            let mut open = VecDeque::new();
+            for _ in 0..count {
+                let (mut send, receive) = connection.open_bi().await.expect("the tunnel stays");
+                send.write_all(bytes).await.expect("the tunnel stays");
                 open.push_back((send, receive));
                 if open.len() > OPEN
                     && let Some((mut send, mut receive)) = open.pop_front()
                 {
                     let _ = send.reset(cancelled);
                     let _ = receive.stop(cancelled);
-                    count += 1;
                 }
             }
-            count
-        })
+        }));
     }
 
     /// Waits until the gateway has closed the connection, and gives its reason.

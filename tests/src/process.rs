@@ -1,15 +1,20 @@
 //! The processes under test: started with their output in a file, ended by their id whatever happens.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::wait::{SOON, wait_until};
+use crate::wait::{SOON, pause, wait_until};
 
 /// Lines of a process's output that a failed test shows.
-const SHOWN_LINES: usize = 60;
+const SHOWN_LINES: usize = 100;
+
+/// The longest that a command of ours may take that does something and ends.
+const COMMAND_MAX: Duration = Duration::from_secs(120);
 
 /// The binary under test: `$RINGWAY_BIN`, else the release build of this workspace.
 ///
@@ -55,16 +60,56 @@ pub struct Said {
 /// Runs `ringway ARGS` in `dir` to its end.
 ///
 /// # Panics
-/// When it cannot be started.
+/// When it cannot be started, or does not end.
 pub fn cli<S: AsRef<std::ffi::OsStr>>(dir: &Path, args: &[S]) -> Said {
     let mut command = Command::new(ringway());
-    command.args(args).current_dir(dir).stdin(Stdio::null()).env_remove("RINGWAY_ADMIN");
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    Said {
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    command.args(args).current_dir(dir).env_remove("RINGWAY_ADMIN");
+    run(command, COMMAND_MAX)
+}
+
+/// Runs a command without input to its end, at most for `limit`.
+///
+/// # Panics
+/// When it cannot be started, or does not end: it is killed then, and what it said is shown.
+pub fn run(mut command: Command, limit: Duration) -> Said {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    end(child, limit).unwrap_or_else(|said| panic!("{command:?} has not ended after {limit:?}: {said:?}"))
+}
+
+/// Waits for the end of a child whose outputs are pipes, at most for `limit`, and gives what it said.
+///
+/// # Errors
+/// What it said until then, when it has not ended: it is killed.
+pub fn end(mut child: Child, limit: Duration) -> Result<Said, Said> {
+    let (out, err) = (collect(child.stdout.take()), collect(child.stderr.take()));
+    // Whoever reads until now hears that nothing more comes.
+    drop(child.stdin.take());
+    let started = Instant::now();
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break Some(status),
+            Ok(None) if started.elapsed() < limit => pause(Duration::from_millis(2)),
+            _ => break None,
+        }
+    };
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
     }
+    let [out, err] = [out, err].map(|reader| reader.join().unwrap_or_default());
+    let said = Said { code: status.and_then(|s| s.code()), out, err };
+    if status.is_some() { Ok(said) } else { Err(said) }
+}
+
+/// Reads an output as it comes: a pipe that nobody reads would stop its writer.
+fn collect(output: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error still counts.
+        let _ = output.map(|mut output| output.read_to_end(&mut bytes));
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// Memory of the process `pid` in KiB, by its name in `/proc/PID/status`: `VmRSS`, what it uses now, or `VmHWM`, the

@@ -30,10 +30,24 @@ fn copy(dir: &Path, ports: &[(&str, u16)]) {
     for file in ["east.yaml", "west.yaml"] {
         let mut text = std::fs::read_to_string(root().join("deploy/examples").join(file)).unwrap();
         for (from, to) in ports {
-            text = text.replace(from, &to.to_string());
+            text = with_number(&text, from, &to.to_string());
         }
         std::fs::write(dir.join(file), text).unwrap();
     }
+}
+
+/// The text with another number in the place of `from`, where that is not a part of a longer one: a port that was put in
+/// before may hold its digits.
+fn with_number(text: &str, from: &str, to: &str) -> String {
+    let mut replaced = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
+        let end = rest[at..].find(|c: char| !c.is_ascii_digit()).map_or(rest.len(), |len| at + len);
+        replaced += &rest[..at];
+        replaced += if &rest[at..end] == from { to } else { &rest[at..end] };
+        rest = &rest[end..];
+    }
+    replaced + rest
 }
 
 #[test]

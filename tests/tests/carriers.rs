@@ -10,12 +10,12 @@ use e2e::backend::{Backend, Outcome};
 use e2e::client::{Connection, Request};
 use e2e::http::{Digest, pattern};
 use e2e::manifest::{link, policy, service, sharded};
-use e2e::mesh::{Gateway, Mesh, lanes};
+use e2e::mesh::{Gateway, Mesh, lanes, undoubted};
 use e2e::pair::{CART, Pair};
 use e2e::relay::Relay;
 use e2e::stream_relay::StreamRelay;
 use e2e::traffic::{Ask, Traffic};
-use e2e::wait::{SOON, wait_until};
+use e2e::wait::{AT_ONCE, SOON, wait_until};
 
 /// West and east, linked through a relay of UDP and one of TCP on the same port. East alone dials nobody.
 struct Linked {
@@ -55,7 +55,7 @@ impl Linked {
 
     /// Waits until west has so many tunnels on QUIC and on TCP.
     fn wait_tunnels(&self, quic: usize, tcp: usize) {
-        wait_tunnels(&self.west, quic, tcp);
+        self.west.wait_tunnels("east", quic, tcp);
     }
 
     fn traffic(&self) -> Traffic {
@@ -66,14 +66,6 @@ impl Linked {
         let log = self.west.process.log();
         log.lines().filter(|l| l.contains("peer health changed") && l.contains(to)).count()
     }
-}
-
-fn wait_tunnels(gateway: &Gateway, quic: usize, tcp: usize) {
-    gateway.wait_status(&format!("{quic} tunnels on QUIC, {tcp} on TCP"), SOON, |status| {
-        let tunnels = status["peers"][0]["tunnels"].as_array()?;
-        let on = |carrier| tunnels.iter().filter(|t| t["carrier"] == carrier).count();
-        ((on("quic"), on("tcp")) == (quic, tcp)).then_some(())
-    });
 }
 
 fn body(len: u64) -> Vec<u8> {
@@ -137,19 +129,18 @@ fn keys_stay_where_they_belong_whatever_the_carrier() {
         (n, linked.west.ask(&request).unwrap().field("x-served-by").unwrap().to_owned())
     };
     linked.wait_tunnels(0, 1);
-    let over_tcp: BTreeMap<_, _> = (0..40).map(place).collect();
+    let places = || undoubted([&linked.west], || (0..40).map(place).collect::<BTreeMap<_, _>>());
+    let over_tcp = places();
     assert!(over_tcp.values().any(|by| by == "east/a") && over_tcp.values().any(|by| by == "west/a"));
     linked.udp.heal();
     linked.wait_tunnels(lanes(), 1);
-    assert_eq!(over_tcp, (0..40).map(place).collect());
+    assert_eq!(over_tcp, places());
 }
 
 #[test]
 fn nothing_is_lost_when_udp_is_blocked_in_mid_life_and_when_it_passes_again() {
     let linked = Linked::start(false, "");
     linked.wait_tunnels(lanes(), 1);
-    let since = |gateway: &Gateway| gateway.status().unwrap()["peers"][0]["since_unix_ms"].clone();
-    let before = since(&linked.west);
     let traffic = linked.traffic();
     traffic.wait_more(200);
     linked.udp.cut();
@@ -163,8 +154,8 @@ fn nothing_is_lost_when_udp_is_blocked_in_mid_life_and_when_it_passes_again() {
     assert!(linked.udp.counts(e2e::relay::Toward::Target).0 > passed + 200);
     let report = traffic.stop();
     report.assert_none_failed();
-    assert!(report.slowest() < Duration::from_secs(2), "the slowest took {:?}", report.slowest());
-    assert_eq!(since(&linked.west), before, "the peer was up all the time");
+    assert!(report.slowest() < AT_ONCE, "the slowest took {:?}", report.slowest());
+    assert_eq!(linked.changes("to=\"down\""), 0, "the peer was there all the time");
     linked.west.process.wait_log(&["tunnel given up", "quic is silent"]);
 }
 
@@ -191,20 +182,22 @@ fn tcp_connections_that_are_cut_alone_move_nothing() {
 
 #[test]
 fn the_death_of_an_idle_peer_is_noticed_well_before_its_silence() {
+    /// Its silence takes 500 ms to show, after a probe that an idle peer gets each second.
+    const SOON_ENOUGH: Duration = Duration::from_millis(350);
     let mut pair = Pair::new();
-    wait_tunnels(&pair.west, lanes(), 1);
-    let mut fastest = Duration::MAX;
-    for _ in 0..3 {
-        // Nothing is on its way, and the next probe of an idle peer is up to a second off.
+    let mut took = Vec::new();
+    while took.iter().all(|took| *took >= SOON_ENOUGH) {
+        // For one of so many the machine must have been free for a moment.
+        assert!(took.len() < 10, "noticed after {took:?}");
+        // Nothing is on its way.
         let killed = Instant::now();
         pair.east.process.kill();
         pair.west.wait_peer("east", "down");
-        fastest = fastest.min(killed.elapsed());
+        took.push(killed.elapsed());
         pair.east.restart();
         pair.west.wait_peer("east", "up");
-        wait_tunnels(&pair.west, lanes(), 1);
+        pair.west.wait_tunnels("east", lanes(), 1);
     }
-    assert!(fastest < Duration::from_millis(350), "noticed after {fastest:?}");
 }
 
 #[test]

@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use e2e::manifest::{link, service};
-use e2e::mesh::Mesh;
+use e2e::mesh::{Mesh, find};
 use e2e::pair::Pair;
 use e2e::process::{Said, cli};
+use e2e::wait::{SOON, wait_until};
 use serde_json::Value;
 
 fn validate(dir: &Path, text: &str) -> Said {
@@ -133,7 +134,11 @@ fn status_says_what_is_linked_as_text_and_json() {
     let peer = &said["peers"][0];
     assert_eq!((&peer["cluster"], &peer["state"]), (&"east".into(), &"up".into()));
     assert!(peer["since_unix_ms"].as_u64() > Some(1_600_000_000_000), "{peer}");
-    assert_eq!(peer["tunnels"][0]["carrier"], "quic");
+    let tunnels = &peer["tunnels"];
+    assert!(
+        find(tunnels, "carrier", "quic").is_some() && find(tunnels, "carrier", "tcp").is_some(),
+        "{peer}"
+    );
 }
 
 #[test]
@@ -176,7 +181,7 @@ fn the_admin_port_says_live_ready_and_metrics() {
         assert_eq!(pair.west.admin(path).unwrap().status, 200, "{path}");
     }
     assert_eq!(pair.west.admin("/nothing").unwrap().status, 404);
-    let metrics = pair.west.admin("/metrics").unwrap().text();
+    // A request is counted once it is over, which its caller may hear of a little earlier.
     for name in [
         "ringway_requests_total",
         "ringway_request_duration_seconds",
@@ -184,7 +189,9 @@ fn the_admin_port_says_live_ready_and_metrics() {
         "peer=\"east\"",
         "service=\"shop/cart\"",
     ] {
-        assert!(metrics.contains(name), "`{name}` is missing in\n{metrics}");
+        wait_until(&format!("the metrics show `{name}`"), SOON, || {
+            pair.west.admin("/metrics")?.text().contains(name).then_some(())
+        });
     }
 }
 
@@ -213,6 +220,8 @@ fn conditions_show_what_is_without_effect() {
     let dangling = e2e::manifest::policy("nothing", "retry: { attempts: 2 }");
     // No link, so nobody could ever bring what it names.
     let west = mesh.site("west", &["east"]).start(&[dangling]);
-    let complaints = west.complaints("TrafficPolicy shop/nothing");
-    assert!(complaints.iter().any(|c| c.starts_with("ResolvedRefs")), "{:?}", west.status());
+    wait_until("the policy is said to lead nowhere", SOON, || {
+        let complaints = west.complaints("TrafficPolicy shop/nothing");
+        complaints.iter().any(|c| c.starts_with("ResolvedRefs")).then_some(())
+    });
 }

@@ -11,7 +11,7 @@ use e2e::mesh::{Gateway, Mesh};
 use e2e::pair::{CART, Pair, Setup};
 use e2e::relay::{Fault, Relay, Toward};
 use e2e::traffic::{Ask, Report, Traffic};
-use e2e::wait::{SOON, pause};
+use e2e::wait::{AT_ONCE, SOON, pause};
 
 /// West places `shop/cart` on east, through a relay, and on north.
 struct Trio {
@@ -62,7 +62,7 @@ impl Trio {
 /// No request lost, and none that hung about.
 fn assert_smooth(report: &Report) {
     report.assert_none_failed();
-    assert!(report.slowest() < Duration::from_secs(2), "the slowest took {:?}", report.slowest());
+    assert!(report.slowest() < AT_ONCE, "the slowest took {:?}", report.slowest());
 }
 
 #[test]
@@ -136,12 +136,20 @@ fn a_hedge_that_is_answered_by_a_failure_does_not_win_over_an_answer_that_still_
         })
     });
     trio.north_backend.answer_instead("/hedged", "/status/503");
-    trio.east.process.freeze();
-    let west = trio.west.site.http;
-    let asked = std::thread::spawn(move || fetch(west, &Request::get(CART, "/hedged").with("x-user", &key)));
-    e2e::wait_until("the hedge", SOON, || (trio.north_backend.count("/hedged") > 0).then_some(()));
-    trio.east.process.thaw();
-    let answer = asked.join().unwrap().unwrap();
+    let downs = || trio.west.process.log().matches("to=\"down\"").count();
+    // East must wake between the hedge and the moment at which it is given up, which a busy machine may miss.
+    let answer = e2e::wait_until("east wakes before it is given up", SOON, || {
+        trio.west.wait_service("shop/cart", &["east", "north"]);
+        let (before, hedges) = (downs(), trio.north_backend.count("/hedged"));
+        trio.east.process.freeze();
+        let request = Request::get(CART, "/hedged").with("x-user", &key);
+        let west = trio.west.site.http;
+        let asked = std::thread::spawn(move || fetch(west, &request));
+        e2e::wait_until("the hedge", SOON, || (trio.north_backend.count("/hedged") > hedges).then_some(()));
+        trio.east.process.thaw();
+        let answer = asked.join().unwrap().unwrap();
+        (downs() == before).then_some(answer)
+    });
     assert_eq!((answer.status, answer.field("x-served-by")), (200, Some("east/a")));
 }
 
@@ -267,7 +275,7 @@ fn with_its_only_peer_gone_a_get_fails_honestly_and_works_again_after() {
     pair.west.wait_peer("east", "down");
     let asked = Instant::now();
     assert_eq!(pair.get("/").status, 503);
-    assert!(asked.elapsed() < Duration::from_secs(1));
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
     pair.east.restart();
     pair.west.wait_peer("east", "up");
     assert_eq!(pair.get("/").status, 200);

@@ -5,15 +5,19 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use e2e::curl::curl;
 use e2e::manifest::{link, policy, service};
-use e2e::mesh::{Gateway, Mesh};
+use e2e::mesh::{Gateway, Mesh, find};
 use e2e::pair::CART;
 use e2e::port::free_port;
-use e2e::process::{Process, root, target};
+use e2e::process::{Process, end, root, target};
 use e2e::sidecar::SidecarSite;
 use e2e::wait::{SOON, wait_until};
+
+/// The longest that a check may take.
+const CHECK_MAX: Duration = Duration::from_secs(180);
 
 /// Python with grpcio, which `tests/run` puts there.
 fn python() -> PathBuf {
@@ -57,7 +61,7 @@ struct Grpc {
     west: Gateway,
     servers: Vec<Server>,
     mesh: Mesh,
-    _east: Gateway,
+    east: Gateway,
 }
 
 impl Grpc {
@@ -74,7 +78,7 @@ impl Grpc {
         }
         let west = west.start(&objects);
         west.wait_service("shop/cart", &["east"]);
-        Self { west, servers: started, mesh, _east: east }
+        Self { west, servers: started, mesh, east }
     }
 
     fn check(&self, check: &str) {
@@ -91,9 +95,10 @@ fn client(at: SocketAddr, authority: &str, check: &str) -> Child {
 
 /// Waits until it has found that all is as it should be.
 fn succeed(client: Child) {
-    let output = client.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].map(|out| String::from_utf8_lossy(&out).into_owned());
-    assert!(output.status.success(), "{}", said.join("\n"));
+    match end(client, CHECK_MAX) {
+        Ok(said) => assert!(said.code == Some(0), "{}\n{}", said.out, said.err),
+        Err(said) => panic!("it has not ended after {CHECK_MAX:?}:\n{}\n{}", said.out, said.err),
+    }
 }
 
 /// Starts a check that says when it is under way, does `then`, and tells it so.
@@ -143,7 +148,7 @@ mod with_grpcio {
 
     #[test]
     fn the_total_deadline_of_the_policy_ends_a_call_that_has_none() {
-        Grpc::new(&["a"], "timeout: { total: 300ms }").check("total");
+        Grpc::new(&["a"], "timeout: { total: 3s }").check("total");
     }
 
     #[test]
@@ -197,14 +202,27 @@ mod with_grpcio {
     #[test]
     fn endpoints_that_restart_one_after_the_other_fail_no_call_that_may_be_repeated() {
         let mut grpc = Grpc::new(&["a", "b"], "retry: { methods: [POST] }");
-        let (servers, mesh) = (&mut grpc.servers, &grpc.mesh);
+        let (servers, mesh, east) = (&mut grpc.servers, &grpc.mesh, &grpc.east);
+        // Refused once it is left alone for a second or more, and then taken by one call.
+        let wait_used = |id: &str| {
+            east.wait_status(&format!("{id} is used"), SOON, |status| {
+                let cart = find(&status["services"], "name", "shop/cart")?;
+                let state = find(&cart["endpoints"], "id", id)?["state"].as_str()?.to_owned();
+                matches!(&*state, "ready" | "warming").then_some(())
+            });
+        };
         amid(&grpc.west, "steady", || {
             for (index, name) in ["east/a", "east/b"].into_iter().enumerate() {
                 // Gracefully: GOAWAY, then it finishes what it has.
                 servers[index].process.terminate();
                 let address = servers[index].address;
+                let id = name.strip_prefix("east/").unwrap();
+                east.wait_status("its end is noticed", SOON, |status| {
+                    let cart = find(&status["services"], "name", "shop/cart")?;
+                    (find(&cart["endpoints"], "id", id)?["state"] == "refusing").then_some(())
+                });
                 servers[index] = Server::at(mesh, name, address, &[]);
-                e2e::pause(std::time::Duration::from_millis(1_500));
+                wait_used(id);
             }
         });
     }

@@ -2,19 +2,17 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use e2e::backend::Backend;
 use e2e::client::{Request, Response};
 use e2e::manifest::{object, policy, service};
-use e2e::mesh::{Gateway, Mesh};
+use e2e::mesh::{Gateway, Mesh, find, undoubted};
 use e2e::pair::{CART, Pair, Setup};
 use e2e::traffic::{Ask, Traffic};
+use e2e::wait::{AT_ONCE, SOON};
 use e2e::wait_until;
 use serde_json::Value;
-
-/// Long enough for any state that is waited for.
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// One gateway without peers that serves `shop/cart`.
 struct Alone {
@@ -55,26 +53,28 @@ impl Alone {
     }
 
     fn wait_state(&self, id: &str, states: &[&str]) {
-        self.west.wait_status(&format!("{id} is {states:?}"), LIMIT, |status| {
+        self.west.wait_status(&format!("{id} is {states:?}"), SOON, |status| {
             states.contains(&state_of(status, id)?.as_str()).then_some(())
         });
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.west.site.dir.join("log")).unwrap()
+    /// Waits until the log has said each of these.
+    fn wait_said(&self, parts: &[&str]) {
+        parts.iter().for_each(|part| drop(self.west.process.wait_log(&[part])));
     }
 }
 
 fn state_of(status: &Value, id: &str) -> Option<String> {
-    let service = e2e::mesh::find(&status["services"], "name", "shop/cart")?;
-    Some(e2e::mesh::find(&service["endpoints"], "id", id)?["state"].as_str()?.to_owned())
+    let service = find(&status["services"], "name", "shop/cart")?;
+    Some(find(&service["endpoints"], "id", id)?["state"].as_str()?.to_owned())
 }
 
 fn two() -> Vec<Backend> {
     vec![Backend::start("west/a"), Backend::start("west/b")]
 }
 
-const QUICK: &str = "{ http: { path: /healthz }, interval: 100ms, timeout: 100ms, rise: 2, fall: 2 }";
+/// Asks often, and waits for as long as a busy machine may need: what is to fail says so at once.
+const QUICK: &str = "{ http: { path: /healthz }, interval: 100ms, timeout: 10s, rise: 2, fall: 2 }";
 const UP: &[&str] = &["ready", "warming"];
 
 #[test]
@@ -89,14 +89,15 @@ fn an_endpoint_that_fails_its_check_leaves_and_returns() {
     alone.backends[0].answer_instead("/healthz", "/healthz");
     alone.wait_state("a", UP);
     // It warms up: not at once, but soon.
-    wait_until("a answers again", LIMIT, || alone.answers(20).contains_key("west/a").then_some(()));
+    wait_until("a answers again", SOON, || alone.answers(20).contains_key("west/a").then_some(()));
     let done = traffic.stop();
     let failed: Vec<_> = done.done.iter().filter(|d| !d.ok()).collect();
     assert!(failed.is_empty(), "{failed:?}");
-    let log = alone.log();
-    for said in ["2 checks in a row passed", "2 checks in a row failed", "Audit: endpoint health changed."] {
-        assert!(log.contains(said), "{said}\n{log}");
-    }
+    alone.wait_said(&[
+        "2 checks in a row passed",
+        "2 checks in a row failed",
+        "Audit: endpoint health changed.",
+    ]);
 }
 
 #[test]
@@ -109,7 +110,7 @@ fn nothing_is_sent_before_the_first_checks_have_passed() {
     let answer = alone.get();
     assert_eq!(answer.status, 503);
     assert!(answer.field("proxy-status").unwrap().contains("destination_unavailable"));
-    assert!(asked.elapsed() < Duration::from_secs(2), "at once");
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
     assert_eq!(alone.backends[0].count("/"), 0);
     alone.backends[0].answer_instead("/healthz", "/status/204");
     alone.wait_state("a", UP);
@@ -129,13 +130,12 @@ fn a_check_waits_no_longer_than_its_timeout_and_asks_for_the_status_it_expects()
     alone.backends[1].answer_instead("/healthz", "/status/200");
     alone.wait_state("a", &["check-failed"]);
     alone.wait_state("b", &["check-failed"]);
-    let log = alone.log();
-    assert!(log.contains("not done within 100ms") && log.contains("answered 200 OK"), "{log}");
+    alone.wait_said(&["not done within 100ms", "answered 200 OK"]);
 }
 
 #[test]
 fn a_connection_is_all_that_a_tcp_check_asks_for() {
-    let check = "{ tcp: {}, interval: 100ms, rise: 1, fall: 1 }";
+    let check = "{ tcp: {}, interval: 100ms, timeout: 10s, rise: 1, fall: 1 }";
     let mut alone = Alone::new(two(), check, "");
     alone.wait_state("a", UP);
     alone.backends[0].stop();
@@ -151,30 +151,28 @@ fn one_bad_endpoint_of_two_is_ejected_and_comes_back_by_one_probe() {
         Alone::new(two(), "", "balance: { algorithm: round-robin }\n  retry: { attempts: 1, on: [] }");
     alone.backends[0].answer_instead("/", "/status/503");
     let mut failed = 0;
-    wait_until("a is ejected", LIMIT, || {
+    wait_until("a is ejected", SOON, || {
         failed += usize::from(alone.get().status == 503);
         (state_of(&alone.west.status()?, "a")? == "ejected").then_some(())
     });
-    assert_eq!(failed, 5, "so many in a row, and no more");
-    assert_eq!(alone.answers(50), BTreeMap::from([("west/b".into(), 50)]));
+    // So many in a row and no more; but on a machine so busy that the 5 s are over already, one that probes it.
+    assert!((5..=6).contains(&failed), "{failed}");
+    let asked = |n: usize| {
+        let before = alone.backends[0].count("/");
+        assert_eq!(alone.answers(n).values().sum::<usize>(), n);
+        alone.backends[0].count("/") - before
+    };
+    // In turn it would be half of them.
+    assert!(asked(50) <= 1);
     // The first probe fails: one request, and a longer wait.
-    let before = alone.backends[0].count("/");
-    wait_until("it was probed", LIMIT, || {
-        alone.get();
-        (alone.backends[0].count("/") > before).then_some(())
-    });
-    alone.answers(50);
-    assert_eq!(alone.backends[0].count("/"), before + 1);
+    wait_until("it was probed", SOON, || (asked(1) > 0).then_some(()));
+    assert!(asked(50) <= 1);
     alone.backends[0].answer_instead("/", "/");
-    wait_until("a is back", LIMIT, || {
+    wait_until("a is back", SOON, || {
         alone.get();
         UP.contains(&&*state_of(&alone.west.status()?, "a")?).then_some(())
     });
-    let log = alone.log();
-    assert!(
-        log.contains("5 requests in a row failed") && log.contains("a probing request was answered"),
-        "{log}"
-    );
+    alone.wait_said(&["5 requests in a row failed", "a probing request was answered"]);
 }
 
 #[test]
@@ -203,20 +201,21 @@ fn with_ring_a_key_stays_on_its_endpoint_also_from_another_cluster() {
     let rest = "placement: { mode: local-first, generation: 1, hash: [{ header: x-user }] }\n  \
                 balance: { algorithm: ring }";
     let mut pair = Pair::with(Setup { backends: 3, east_policy: rest.into(), ..Setup::default() });
-    let before = owners(&pair.west);
+    let both = [&pair.west, &pair.east];
+    let before = undoubted(both, || owners(&pair.west));
     let endpoints: BTreeSet<_> = before.values().cloned().collect();
     assert_eq!(endpoints.len(), 3, "{before:?}");
-    assert_eq!(owners(&pair.west), before);
+    assert_eq!(undoubted(both, || owners(&pair.west)), before);
     assert_eq!(owners(&pair.east), before, "the key travels, and so does its place");
     // A dead endpoint's keys move, no others.
     pair.backends[1].stop();
-    let moved = owners(&pair.west);
+    let moved = undoubted(both, || owners(&pair.west));
     for (key, owner) in &before {
         assert!(moved[key] == *owner || owner == "east/b", "{key} moved from {owner} to {}", moved[key]);
         assert_ne!(moved[key], "east/b");
     }
     pair.backends[1].start_again();
-    wait_until("b's keys come home", LIMIT, || (owners(&pair.west) == before).then_some(()));
+    wait_until("b's keys come home", SOON, || (owners(&pair.west) == before).then_some(()));
 }
 
 #[test]
@@ -237,11 +236,16 @@ fn an_unready_cluster_hands_its_requests_to_another() {
     let east = east.start(&[e2e::manifest::link("west", &[]), checked(&there)]);
     let west = west.start(&[e2e::manifest::link("east", &[east.site.tunnel]), checked(&here)]);
     west.wait_service("shop/cart", &["west", "east"]);
-    east.wait_status("east/a passes", LIMIT, |s| UP.contains(&&*state_of(s, "a")?).then_some(()));
+    west.wait_status("west/a passes", SOON, |s| UP.contains(&&*state_of(s, "a")?).then_some(()));
+    west.wait_status("east has told that its endpoint passes", SOON, |status| {
+        let service = find(&status["services"], "name", "shop/cart")?;
+        (find(&service["members"], "cluster", "east")?["ready"] == 100).then_some(())
+    });
     assert_eq!(west.get(CART, "/").field("x-served-by"), Some("west/a"));
     here.answer_instead("/healthz", "/status/503");
-    west.wait_status("west/a fails", LIMIT, |s| (state_of(s, "a")? == "check-failed").then_some(()));
+    west.wait_status("west/a fails", SOON, |s| (state_of(s, "a")? == "check-failed").then_some(()));
     for _ in 0..10 {
-        assert_eq!(west.get(CART, "/").field("x-served-by"), Some("east/a"));
+        let answer = undoubted([&west], || west.get(CART, "/"));
+        assert_eq!(answer.field("x-served-by"), Some("east/a"));
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::backend::Backend;
 use e2e::client::{Connection, Request};
@@ -12,12 +12,14 @@ use e2e::pair::{CART, Pair};
 use e2e::peer::{Answer, Peer, get, hello};
 use e2e::process::{Process, allow_files, memory_kib, ringway};
 use e2e::traffic::{Ask, Traffic};
-use e2e::wait::pause;
+use e2e::wait::{AT_ONCE, pause};
 use proto::frame::{END, FrameKind, put_frame};
 use proto::limits::STREAMS_MAX;
 use proto::stream::StreamKind;
 
 const IDLE: usize = 10_000;
+/// A gateway keeps them for 75 s; asking again takes some time as well.
+const IDLE_KEPT: Duration = Duration::from_secs(60);
 const SLOW: usize = 1_000;
 /// What a slow caller sends or is sent, a byte at a time.
 const SLOW_BYTES: usize = 24;
@@ -32,12 +34,12 @@ fn assert_memory(gateway: &Gateway, most: u64) {
     assert!(used <= most, "{} used {used} MiB", gateway.site.cluster);
 }
 
-/// Connections that have asked once and say nothing more.
-fn idle_callers(pair: &Pair) -> Vec<Connection> {
+/// Connections that have asked once and say nothing more, and since when.
+fn idle_callers(pair: &Pair) -> Vec<(Connection, Instant)> {
     let open = |_| {
         let mut connection = Connection::open(pair.west.site.http).unwrap();
         assert_eq!(connection.exchange(&Request::get(CART, "/")).unwrap().status, 200);
-        connection
+        (connection, Instant::now())
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> =
@@ -77,10 +79,21 @@ fn ten_thousand_idle_callers_and_a_thousand_slow_ones_leave_others_served() {
     }
     let report = traffic.stop();
     report.assert_none_failed();
-    assert!(report.slowest() < Duration::from_secs(3), "{:?}", report.slowest());
-    for connection in &mut idle {
-        assert_eq!(connection.exchange(&Request::get(CART, "/")).unwrap().status, 200);
+    assert!(report.slowest() < AT_ONCE, "{:?}", report.slowest());
+    // On a machine so busy that their time is over they may be gone.
+    let mut kept = 0;
+    for (connection, since) in &mut idle {
+        let in_time = since.elapsed() < IDLE_KEPT;
+        let answer = connection.exchange(&Request::get(CART, "/"));
+        assert!(
+            !in_time || answer.as_ref().is_ok_and(|a| a.status == 200),
+            "{:?}: {answer:?}",
+            since.elapsed()
+        );
+        kept += usize::from(answer.is_ok());
     }
+    println!("{kept} of {IDLE} were kept");
+    assert!(kept > 0);
     assert_memory(&pair.west, 640);
     assert_memory(&pair.east, 192);
 }
@@ -139,7 +152,7 @@ impl Stage {
         for traffic in self.traffic {
             let report = traffic.stop();
             report.assert_none_failed();
-            assert!(report.slowest() < Duration::from_secs(3), "{:?}", report.slowest());
+            assert!(report.slowest() < AT_ONCE, "{:?}", report.slowest());
         }
         assert_eq!(self.east.peer_state("west").as_deref(), Some("up"));
     }
@@ -176,9 +189,7 @@ fn a_peer_that_opens_and_resets_streams_without_end_leaves_others_served() {
     let mut bytes = vec![StreamKind::Exchange.to_wire()];
     put_frame(&mut bytes, FrameKind::Head, |out| get("cart").encode([], out)).unwrap();
     bytes.extend_from_slice(&END);
-    let count = north.open_and_reset(&bytes, Duration::from_secs(3));
-    println!("reset {count} streams");
-    assert!(count > 1_000, "{count}");
+    north.open_and_reset(&bytes, 20_000);
     let answer = north.ask(&get("cart"), &[], b"");
     assert!(matches!(answer, Answer::Whole { status: 200, .. }), "{answer:?}");
     assert_memory(&stage.east, 256);

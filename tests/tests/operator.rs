@@ -1,17 +1,12 @@
 //! What operators ask a running gateway: how the ring is divided, what a change would move.
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
-
 use e2e::manifest::{policy, sharded};
 use e2e::mesh::find;
 use e2e::pair::{Pair, Setup};
 use e2e::process::{Said, cli};
-use e2e::wait_until;
+use e2e::wait::{SOON, wait_until};
 use serde_json::Value;
-
-/// Long enough for any state that is waited for.
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// A pair whose cart is sharded over both clusters by `x-user`.
 fn pair() -> Pair {
@@ -38,7 +33,7 @@ fn hashes(value: &Value) -> u128 {
 #[test]
 fn shares_and_differences_of_the_running_ring_are_exact() {
     let pair = pair();
-    pair.west.wait_status("east told its ring", LIMIT, |status| {
+    pair.west.wait_status("east told its ring", SOON, |status| {
         let cart = find(&status["services"], "name", "shop/cart")?;
         find(&cart["members"], "cluster", "east")?["ring"].is_string().then_some(())
     });
@@ -152,12 +147,15 @@ fn a_check_names_what_is_broken_and_what_to_do() {
     let mut pair = pair();
     let list: Value = serde_json::from_str(&pair.mesh.cli(&["check", "--list", "-o", "json"]).out).unwrap();
     // Whichever came up first.
-    pair.west.wait_status("tunnels over UDP and over TCP", LIMIT, |status| {
+    pair.west.wait_status("tunnels over UDP and over TCP", SOON, |status| {
         let tunnels = &status["peers"][0]["tunnels"];
         ["quic", "tcp"].iter().all(|carrier| find(tunnels, "carrier", carrier).is_some()).then_some(())
     });
-    let (code, report) = check(&pair);
-    assert_eq!((code, &report["ok"], &report["failed"]), (Some(0), &true.into(), &0.into()), "{report:#}");
+    let report = wait_until("all is well", SOON, || {
+        let (code, report) = check(&pair);
+        (code == Some(0)).then_some(report)
+    });
+    assert_eq!((&report["ok"], &report["failed"]), (&true.into(), &0.into()), "{report:#}");
     for check in report["checks"].as_array().unwrap() {
         assert!(
             find(&list["checks"], "id", check["id"].as_str().unwrap()).is_some(),
@@ -190,7 +188,7 @@ fn a_check_names_what_is_broken_and_what_to_do() {
 
     std::fs::write(&file, std::fs::read_to_string(&file).unwrap() + "---\nkind: Nonsense\n").unwrap();
     pair.west.process.hang_up();
-    wait_until("the change is refused", LIMIT, || {
+    wait_until("the change is refused", SOON, || {
         let (code, report) = check(&pair);
         (code == Some(1) && results(&report, "manifests.accepted")[0].1 == "fail").then_some(())
     });
@@ -213,7 +211,7 @@ fn a_check_names_what_is_broken_and_what_to_do() {
 fn the_registry_shows_what_is_declared_exported_and_mirrored() {
     let pair = pair();
     let key = "/ringway/v1/imports/east/shop/cart";
-    let west = wait_until("the import is in the registry", LIMIT, || {
+    let west = wait_until("the import is in the registry", SOON, || {
         let west = json(&pair, &["registry", "dump"]);
         let says = find(&west["stored"], "key", key)?["says"].as_str()?.to_owned();
         says.starts_with("ports web 80, region us-east").then_some(west)
@@ -250,7 +248,7 @@ fn every_change_of_health_leaves_one_audit_line() {
         Pair::with(Setup { east_policy: sharded(&["east", "west"]), backends: 2, ..Setup::default() });
     pair.west.process.wait_log(&["Audit: link health changed.", "to=\"up\""]);
     pair.backends[0].stop();
-    wait_until("the dead endpoint is taken out", LIMIT, || {
+    wait_until("the dead endpoint is taken out", SOON, || {
         pair.get("/");
         let log = pair.east.process.log();
         (!audits(&log, &["endpoint a at ", "to=\"out\""]).is_empty()).then_some(())
@@ -260,6 +258,7 @@ fn every_change_of_health_leaves_one_audit_line() {
     pair.east.process.kill();
     pair.west.wait_peer("east", "down");
     pair.west.process.wait_log(&["Audit: link health changed.", "to=\"down\""]);
+    pair.west.process.wait_log(&["Audit: peer health changed.", "to=\"down\""]);
 
     let log = pair.west.process.log();
     for parts in [

@@ -1,12 +1,11 @@
 //! Every process is restarted in turn, gracefully and not, with thousands of requests under way: none is lost.
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
-
 use e2e::manifest::sharded;
 use e2e::pair::CART;
 use e2e::traffic::{Ask, Traffic};
 use e2e::trio::{CLUSTERS, Trio};
+use e2e::wait::AT_ONCE;
 
 /// Callers at each gateway. Their requests take a while, so that as many are in flight at any moment.
 const CALLERS: usize = 64;
@@ -32,7 +31,7 @@ fn count(traffic: Vec<Traffic>) -> usize {
     let count = |traffic: Traffic| {
         let report = traffic.stop();
         report.assert_none_failed();
-        assert!(report.slowest() < Duration::from_secs(5), "{:?}", report.slowest());
+        assert!(report.slowest() < AT_ONCE, "{:?}", report.slowest());
         report.done.len()
     };
     traffic.into_iter().map(count).sum()

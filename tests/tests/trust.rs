@@ -11,6 +11,7 @@ use e2e::mesh::{Mesh, Site, TRUST_DOMAIN};
 use e2e::pair::CART;
 use e2e::peer::{Peer, hello};
 use e2e::process::cli;
+use e2e::wait::SOON;
 use identity::Role;
 use identity::pki::{Issue, Validity, issue};
 
@@ -100,7 +101,7 @@ fn a_peer_of_a_foreign_authority_is_refused_and_named() {
     assert_eq!(west.get(CART, "/").status, 404);
     assert_eq!(backend.seen().len(), 0);
     // West hears of it too: the link says why it does not come up.
-    west.wait_status("the link shows the refusal", e2e::wait::SOON, |s| {
+    west.wait_status("the link shows the refusal", SOON, |s| {
         s["links"][0]["last_error"].as_str().map(String::from)
     });
 }
@@ -172,9 +173,10 @@ fn a_missing_bundle_disables_its_link_only_and_is_named() {
     let west = west.start(&[link("east", &[east.site.tunnel]), link("north", &[([127, 0, 0, 1], 9).into()])]);
     west.wait_service("shop/cart", &["east"]);
     assert_eq!(west.get(CART, "/").status, 200);
-    let complaints =
-        west.complaints("Link default/north").join("\n") + &west.complaints("Link north").join("\n");
-    assert!(complaints.contains("ResolvedRefs") && complaints.contains("north.pem"), "{complaints}");
+    e2e::wait_until("the other link names its bundle", SOON, || {
+        let complaints = west.complaints("Link north").join("\n");
+        (complaints.contains("ResolvedRefs") && complaints.contains("north.pem")).then_some(())
+    });
 }
 
 #[test]

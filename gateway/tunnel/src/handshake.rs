@@ -65,7 +65,7 @@ pub(crate) async fn answer(
 }
 
 fn halves((_, send, recv): Stream) -> (Sender, Receiver) {
-    (Sender::new(send), Receiver::new(recv, Flight::uncounted()))
+    (Sender::new(send, Flight::uncounted()), Receiver::new(recv, Flight::uncounted()))
 }
 
 fn control_stream(sender: Sender, receiver: Receiver) -> ControlStream {

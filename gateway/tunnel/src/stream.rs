@@ -31,13 +31,20 @@ pub struct Exchange {
 #[derive(Debug)]
 pub struct Sender {
     stream: SendStream,
+    /// The exchange is not over while we may still send: a request without a body is read long before its answer ends.
+    _flight: Arc<Flight>,
     sent: u64,
     ended: bool,
 }
 
 impl Sender {
-    pub(crate) fn new(stream: SendStream) -> Self {
-        Self { stream, sent: 0, ended: false }
+    pub(crate) fn new(stream: SendStream, flight: Arc<Flight>) -> Self {
+        Self { stream, _flight: flight, sent: 0, ended: false }
+    }
+
+    /// Counts it from now on.
+    pub(crate) fn count(&mut self, flight: Arc<Flight>) {
+        self._flight = flight;
     }
 
     /// Writes bytes that are frames already (a head with what follows it), waiting for flow control.

@@ -284,8 +284,9 @@ impl Tunnel {
         {
             busy.notify_one();
         }
-        let receiver = Receiver::new(recv, Flight::new(s, index, true));
-        let mut exchange = Exchange { sender: Sender::new(send), receiver };
+        let flight = Flight::new(s, index, true);
+        let sender = Sender::new(send, flight.clone());
+        let mut exchange = Exchange { sender, receiver: Receiver::new(recv, flight) };
         exchange.sender.write(first).await?;
         if whole {
             exchange.sender.finish();
@@ -316,7 +317,7 @@ impl Tunnel {
     ) -> Result<(MessageReader, MessageWriter), TunnelError> {
         let (_, send, recv) = self.open_stream().await?;
         let reader = Receiver::new(recv, Flight::uncounted()).into_messages(max);
-        let mut writer = MessageWriter::new(Sender::new(send));
+        let mut writer = MessageWriter::new(Sender::new(send, Flight::uncounted()));
         writer.raw(Bytes::copy_from_slice(&[kind.to_wire()])).await?;
         Ok((reader, writer))
     }
@@ -469,14 +470,16 @@ impl Accepted {
     /// When the stream or the tunnel ends before its first byte, or the kind is unknown.
     pub async fn begin(self) -> Result<Begun, TunnelError> {
         let (index, send, recv) = self.stream;
-        let mut sender = Sender::new(send);
+        let mut sender = Sender::new(send, Flight::uncounted());
         let mut receiver = Receiver::new(recv, Flight::uncounted());
         let kind = tokio::time::timeout(limits::STREAM_KIND_WAIT, receiver.kind_byte())
             .await
             .unwrap_or(Err(TunnelError::Truncated))?;
         match StreamKind::from_wire(kind) {
             Some(StreamKind::Exchange) => {
-                receiver.count(Flight::new(&self.tunnel, index, false));
+                let flight = Flight::new(&self.tunnel, index, false);
+                sender.count(flight.clone());
+                receiver.count(flight);
                 Ok(Begun::Exchange(Exchange { sender, receiver }))
             }
             Some(StreamKind::Sync) => {

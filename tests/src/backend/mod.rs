@@ -180,6 +180,11 @@ impl Backend {
         self.shared.state().accepted
     }
 
+    /// Connections that it has not closed.
+    pub fn open(&self) -> usize {
+        self.shared.state().connections.len()
+    }
+
     /// How often each `x-id` was delivered.
     pub fn deliveries(&self) -> BTreeMap<String, usize> {
         let mut deliveries = BTreeMap::new();
@@ -242,8 +247,10 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
             let _ = stream.set_nodelay(true);
             let mut reader = BufReader::new(stream);
             while answer::serve(&shared, &mut reader).unwrap_or(false) {}
-            // Closed only with its second handle.
-            shared.state().connections.remove(&number);
+            drop(reader);
+            // Closed only with its second handle, and not counted any more once it is.
+            let mut state = shared.state();
+            drop(state.connections.remove(&number));
         });
     }
 }

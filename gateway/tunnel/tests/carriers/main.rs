@@ -136,6 +136,29 @@ async fn each_half_ends_on_its_own_and_codes_arrive() {
 }
 
 #[tokio::test]
+async fn an_exchange_counts_until_both_its_halves_are_over() {
+    for kind in KINDS {
+        let pair = Pair::new(kind).await;
+        let mut asked = pair.west.open(b"get").await;
+        asked.sender.end(None).await.unwrap();
+        let (_, mut served) = pair.east.accept().await;
+        head(&mut served.receiver).await;
+        assert_eq!(body(&mut served.receiver, 0).await, 0);
+        // As for a request without a body, whose answer may take hours.
+        drop(served.receiver);
+        assert_eq!((pair.west.tunnel.outstanding(), pair.east.tunnel.serving()), (1, 1), "{kind}");
+        let mut answer = Vec::new();
+        put_head(&mut answer, b"answer");
+        served.sender.write(answer.into()).await.unwrap();
+        served.sender.end(None).await.unwrap();
+        drop(served.sender);
+        assert_eq!(head(&mut asked.receiver).await, "answer");
+        drop(asked);
+        assert_eq!((pair.west.tunnel.outstanding(), pair.east.tunnel.serving()), (0, 0), "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn a_stream_without_its_end_is_cut() {
     for kind in KINDS {
         let pair = Pair::new(kind).await;
