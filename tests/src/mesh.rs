@@ -217,6 +217,7 @@ impl Gateway {
     /// Waits for `/ready`.
     pub fn wait_ready(&self) {
         wait_until(&format!("{} is ready", self.site.cluster), SOON, || {
+            self.process.assert_running();
             (self.admin("/ready")?.status == 200).then_some(())
         });
     }
@@ -231,12 +232,14 @@ impl Gateway {
         state_of(&self.status()?, cluster)
     }
 
-    /// What it thinks of each peer gateway, and since when; none while it doubts one.
-    fn mind(&self) -> Option<Value> {
+    /// What it thinks of each peer gateway and since when, and the tunnels that it gave up for their silence; none while
+    /// it doubts a peer.
+    fn mind(&self) -> Option<(Vec<Value>, usize)> {
         let status = self.status()?;
         let peers = status["peers"].as_array()?;
         let calm = peers.iter().all(|peer| peer["state"] != "suspect");
-        calm.then(|| peers.iter().map(|peer| peer["since_unix_ms"].clone()).collect())
+        let given_up = self.process.log().matches("tunnel given up").count();
+        calm.then(|| (peers.iter().map(|peer| peer["since_unix_ms"].clone()).collect(), given_up))
     }
 
     /// Waits until `cluster` is in this state.
@@ -282,8 +285,8 @@ impl Gateway {
 }
 
 /// Does `attempt`, and does it again if meanwhile one of `gateways` changed its mind about a peer: on a machine that
-/// has much else to do a live peer may wait for a core for longer than the 100 ms after which it is suspect, and what
-/// is its own then rightly goes elsewhere.
+/// has much else to do a live peer may wait for a core for longer than the 100 ms after which it is suspect, or the
+/// 500 ms after which a carrier is given up; what is its own then rightly goes elsewhere, and what streams is cut.
 ///
 /// # Panics
 /// When they do not keep their minds for as long as one attempt.
@@ -291,7 +294,7 @@ pub fn undoubted<'a, T>(
     gateways: impl IntoIterator<Item = &'a Gateway> + Clone,
     mut attempt: impl FnMut() -> T,
 ) -> T {
-    let minds = || -> Option<Vec<Value>> { gateways.clone().into_iter().map(Gateway::mind).collect() };
+    let minds = || -> Option<Vec<_>> { gateways.clone().into_iter().map(Gateway::mind).collect() };
     wait_until("gateways that do not doubt their peers meanwhile", SOON, || {
         let before = minds()?;
         let done = attempt();

@@ -187,6 +187,16 @@ impl Process {
         self.child.try_wait().expect("the child is ours and was not waited for elsewhere")
     }
 
+    /// # Panics
+    /// When it has ended by itself: nothing more is to be expected of it.
+    pub fn assert_running(&self) {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // The state stands behind the name, which is in brackets: a child that has ended and was not waited for is a
+        // zombie.
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        assert!(!state.starts_with('Z'), "{} ({}) has ended", self.name, self.pid());
+    }
+
     /// SIGKILL; returns when it is gone.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -103,6 +103,7 @@ impl SidecarSite {
         let process = Process::start(&name, command, &self.dir.join("sidecar.log"));
         let sidecar = Sidecar { site: self.clone(), process };
         wait_until(&format!("{name} is ready"), SOON, || {
+            sidecar.process.assert_running();
             (sidecar.admin("/ready")?.status == 200).then_some(())
         });
         sidecar

@@ -33,7 +33,7 @@ fn a_peer_with_nothing_ready_is_not_asked() {
     let backend = Backend::start("east/a");
     let (west, east) = (mesh.site("west", &["east"]), mesh.site("east", &["west"]));
     let checked = service("cart", &[("a", backend.address())]).trim_end().to_owned()
-        + "\n  healthCheck: { http: { path: /healthz }, interval: 100ms, timeout: 10s, rise: 1, fall: 1 }\n";
+        + "\n  healthCheck: { http: { path: /healthz }, interval: 1s, timeout: 1s, rise: 1, fall: 2 }\n";
     let east = east.start(&[link("west", &[]), checked]);
     let west = west.start(&[link("east", &[east.site.tunnel])]);
     west.wait_service("shop/cart", &["east"]);

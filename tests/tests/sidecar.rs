@@ -54,7 +54,7 @@ fn an_endpoint_that_fails_its_checks_gets_nothing() {
     let (mesh, mut backends, west) = west();
     let endpoints = [("a", backends[0].address()), ("b", backends[1].address())];
     let checked = exported("web", &endpoints, &[]).trim_end().to_owned()
-        + "\n  healthCheck: { http: { path: /status/200 }, interval: 100ms, timeout: 10s, rise: 1, fall: 1 }\n";
+        + "\n  healthCheck: { http: { path: /status/200 }, interval: 1s, timeout: 1s, rise: 1, fall: 2 }\n";
     west.site.write(&[checked]);
     west.process.hang_up();
     let sidecar = SidecarSite::new(&mesh, "cart-1", "cart", &west.site).start_up();

@@ -490,7 +490,8 @@ impl Accepted {
                 let reader = receiver.into_messages(limits::LOOKUP_ASK_BYTES_MAX);
                 Ok(Begun::Lookup(reader, MessageWriter::new(sender)))
             }
-            Some(StreamKind::Control) | None => {
+            // Nobody registers endpoints on a tunnel yet.
+            Some(StreamKind::Control | StreamKind::Register) | None => {
                 sender.reset(Code::Refused);
                 receiver.stop(Code::Refused);
                 Err(TunnelError::Protocol(format!("stream of unknown kind {kind:#04x}")))
