@@ -65,6 +65,7 @@ pub mod record;
 pub mod recorder;
 pub mod registrar;
 pub mod registration;
+pub mod shared_map;
 pub mod sources;
 pub mod state;
 pub mod store;

@@ -1,7 +1,7 @@
 //! Keeps in a store what this cluster is and what its mirrors hold. The mirrors are what counts; the store follows, so
 //! that whoever else reads it sees the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use proto::store::Cluster;
 use proto::sync;
 
 use crate::mirror::Write;
+use crate::model::ServiceName;
 use crate::record;
 use crate::state::Saved;
 use crate::store::{Op, Store, StoreError, TRANSACTION_OPS_MAX, Transaction, VALUE_BYTES_MAX, keys};
@@ -92,15 +93,16 @@ fn since(wanted: &Saved, held: &Saved) -> Vec<Op> {
         if Arc::ptr_eq(before, now) {
             continue;
         }
-        let other_history = before.epoch != now.epoch;
-        for (name, import) in &now.services {
-            let known = before.services.get(name);
-            if other_history || !known.is_some_and(|known| Arc::ptr_eq(known, import)) {
-                ops.push(Write::Put(import.clone()).op(peer, now.epoch));
-            }
-        }
-        let gone = before.services.keys().filter(|name| !now.services.contains_key(*name));
-        ops.extend(gone.map(|name| Write::Delete(name.clone()).op(peer, now.epoch)));
+        // Every record names its epoch.
+        let names: BTreeSet<_> = match before.epoch == now.epoch {
+            true => now.services.differing(&before.services, Arc::ptr_eq).collect(),
+            false => now.services.keys().chain(before.services.keys()).collect(),
+        };
+        let write = |name: &ServiceName| match now.services.get(name) {
+            Some(import) => Write::Put(import.clone()),
+            None => Write::Delete(name.clone()),
+        };
+        ops.extend(names.into_iter().map(|name| write(name).op(peer, now.epoch)));
     }
     for (peer, before) in held.peers.iter().filter(|(peer, _)| !wanted.peers.contains_key(*peer)) {
         ops.extend(before.services.keys().map(|name| Write::Delete(name.clone()).op(peer, 0)));
@@ -152,7 +154,7 @@ pub fn describe(key: &str, value: &[u8]) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use crate::model::{ClusterName, Import, PeerImports, Port, Position, Protocol, ServiceName};
+    use crate::model::{ClusterName, Import, PeerImports, Port, Position, Protocol};
     use crate::store::memory::MemoryStore;
     use std::sync::Arc;
 

@@ -47,7 +47,7 @@ const FLOORS: [&[&str]; 10] = [
 ];
 
 /// Pure: no input or output, no await; time and randomness are parameters.
-const PURE: [&str; 16] = [
+const PURE: [&str; 17] = [
     "gateway/src/balance",
     "gateway/src/grpc",
     "gateway/src/health",
@@ -62,6 +62,7 @@ const PURE: [&str; 16] = [
     "registry/src/probation",
     "registry/src/record",
     "registry/src/registration",
+    "registry/src/shared_map",
     "registry/src/sources",
     "registry/src/union",
 ];

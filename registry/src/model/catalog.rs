@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{ClusterName, Contract, Link, Object, Policy, Port, Service, ServiceName};
+use crate::shared_map::SharedMap;
 
 /// What this cluster declares: every manifest but the Gateway's, at one revision. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub struct PeerImports {
     /// When the last word of the peer's sync came, Unix milliseconds; 0: never.
     pub synced_unix_ms: u64,
     /// The records, shared with every catalog that holds them.
-    pub services: BTreeMap<ServiceName, Arc<Import>>,
+    pub services: SharedMap<ServiceName, Arc<Import>>,
 }
 
 /// An immutable picture of services and imports at one revision.

@@ -18,7 +18,7 @@ fn sample() -> Saved {
         contract: Some(Contract { generation: 3, tiers: Some(Vec::new()), ..Contract::default() }),
         revision: 12,
     };
-    let services = [(name, Arc::new(import))].into();
+    let services = [(name, Arc::new(import))].into_iter().collect();
     let east = PeerImports { epoch: 5, revision: 14, synced_unix_ms: 1_700_000_000_000, services };
     Saved {
         uid: [9; 16],

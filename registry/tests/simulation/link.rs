@@ -11,6 +11,7 @@ use registry::export::{Export, Feed};
 use registry::mirror::{BELIEVED_AT_ONCE, Desync, EXPIRE_AFTER, HOLD, Mirror, Write};
 use registry::model::{ClusterName, Import, ImportRule, Link, PeerImports, ServiceName};
 use registry::record;
+use registry::shared_map::SharedMap;
 use registry::store::Op;
 
 use crate::cluster::owns;
@@ -111,7 +112,7 @@ impl SimLink {
     pub(crate) fn restart(&mut self) {
         self.disconnect();
         self.unwritten.clear();
-        let services: BTreeMap<_, _> = (self.stored.values())
+        let services: SharedMap<_, _> = (self.stored.values())
             .map(|bytes| record::decode(&Record::decode(&**bytes).unwrap()).unwrap())
             .map(|import| (import.name.clone(), Arc::new(import)))
             .collect();

@@ -243,6 +243,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use registry::model::{ClusterName, Link};
+    use registry::shared_map::SharedMap;
     use tokio_util::sync::CancellationToken;
 
     use super::super::Outcome;
@@ -259,7 +260,7 @@ mod tests {
     }
 
     fn imports(revision: u64, synced_unix_ms: u64) -> PeerImports {
-        PeerImports { epoch: 1, revision, synced_unix_ms, services: BTreeMap::new() }
+        PeerImports { epoch: 1, revision, synced_unix_ms, services: SharedMap::default() }
     }
 
     #[test]
