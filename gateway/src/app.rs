@@ -39,6 +39,7 @@ use crate::clock::Clock;
 use crate::dataplane::Control;
 use crate::metrics::{Direction, InProgress, Metrics};
 use crate::peers::Peers;
+use crate::registrations;
 use crate::shifts;
 use crate::sidecars::Sidecars;
 use crate::sync::{self, Knowledge};
@@ -51,6 +52,8 @@ pub use self::load::LoadError;
 const SYNCS_QUEUE: usize = 64;
 /// Lookup streams that wait for it: all sidecars of a gateway that was restarted may come together.
 const LOOKUPS_QUEUE: usize = 1024;
+/// Registrars that wait for it: as many.
+const REGISTRARS_QUEUE: usize = 1024;
 
 /// How a gateway is started.
 #[derive(Clone, Debug)]
@@ -144,8 +147,9 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let local = Local { hello: hello(&gateway, &knowledge, boot), credentials, trust };
     let (syncs, incoming_syncs) = mpsc::channel(SYNCS_QUEUE);
     let (lookups, incoming_lookups) = mpsc::channel(LOOKUPS_QUEUE);
+    let (registrars, incoming_registrars) = mpsc::channel(REGISTRARS_QUEUE);
     let sidecars = Sidecars::new(gateway.cluster.clone(), stop.clone());
-    let control = Arc::new(Control { syncs, lookups, sidecars });
+    let control = Arc::new(Control { syncs, lookups, registrars, sidecars });
     let metrics = Metrics::new(options.workers);
     let shared = Arc::new(Shared {
         domain: gateway.domain.clone(),
@@ -194,6 +198,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder, directory));
     tasks.spawn(sync::record(knowledge.clone(), registry.clone(), shared.stop.clone()));
     tasks.spawn(sync::answer_sidecars(shared.clone(), incoming_lookups));
+    tasks.spawn(registrations::serve(shared.clone(), registry.clone(), incoming_registrars));
     let judged = control.clone();
     let judge = move |local: &Local, now| judged.sidecars.judge(&local.trust, &local.credentials, now);
     tasks.spawn(reload::judge_tunnels(shared.clone(), judge));

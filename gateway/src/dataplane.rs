@@ -20,12 +20,13 @@ use tunnel::{
     Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Incoming, Peer, Port, Tunnel, TunnelError,
 };
 
+use crate::line::Line;
 use crate::metrics::{self, InProgress};
 use crate::peers::{self, Dialler, Pace, PeerCluster};
 use crate::placement::Availability;
 use crate::sidecars::{REQUESTS_EACH_MAX, Sidecars};
 use crate::stall::Stalls;
-use crate::worker::{LookupStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Worker};
+use crate::worker::{LookupStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker};
 use crate::{exchange, inbound, listener, outbound};
 
 /// Workers that dial a peer, and so the tunnels of a pair of gateways: more would not carry more, and each costs its
@@ -58,6 +59,8 @@ pub struct Control {
     pub syncs: mpsc::Sender<SyncStream>,
     /// Lookup streams that sidecars opened.
     pub lookups: mpsc::Sender<LookupStream>,
+    /// Streams of sidecars that register endpoints.
+    pub registrars: mpsc::Sender<RegisterStream>,
     /// The sidecars.
     pub sidecars: Sidecars,
 }
@@ -354,6 +357,13 @@ async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
                         debug!("Too many lookup streams wait; the sidecar tries again.");
                     }
                 }
+                Ok(Begun::Register(reader, writer)) => {
+                    let Some(who) = Who::workload(&peer.identity) else { return };
+                    let stream = RegisterStream { who, line: Line::tunnel(reader, writer) };
+                    if plane.control.registrars.try_send(stream).is_err() {
+                        debug!("Too many register streams wait; the sidecar tries again.");
+                    }
+                }
                 Ok(Begun::Sync(..)) => debug!(%caller, "Only gateways mirror exports."),
                 Err(error) => debug!(%caller, %error, "Stream without purpose."),
             }
@@ -378,7 +388,9 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                         debug!("Too many sync streams wait; the peer tries again.");
                     }
                 }
-                Ok(Begun::Lookup(..)) => debug!(peer = %peer.hello.cluster, "Only sidecars look names up."),
+                Ok(Begun::Lookup(..) | Begun::Register(..)) => {
+                    debug!(peer = %peer.hello.cluster, "Only sidecars look names up and register endpoints.");
+                }
                 Err(error) => debug!(peer = %peer.hello.cluster, %error, "Stream without purpose."),
             }
         });

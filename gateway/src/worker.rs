@@ -1,11 +1,14 @@
 //! What a thread of the data plane works with: what all threads share, and what is its own.
 
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use registry::model::ClusterName;
+use identity::{Identity, Role};
+use proto::register::{Say, Told};
+use registry::model::{ClusterName, ServiceName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tunnel::{Local, MessageReader, MessageWriter};
@@ -13,6 +16,7 @@ use tunnel::{Local, MessageReader, MessageWriter};
 use crate::budget::ByteBudget;
 use crate::clock::Clock;
 use crate::endpoint::Pool;
+use crate::line::Line;
 use crate::metrics::{AttemptCounters, InProgress, Metrics, RequestCounters};
 use crate::peers::Peers;
 use crate::stall::Stalls;
@@ -78,6 +82,54 @@ pub struct LookupStream {
     pub reader: MessageReader,
     /// Ours.
     pub writer: MessageWriter,
+}
+
+/// A process that registers endpoints.
+#[derive(Debug)]
+pub struct RegisterStream {
+    /// Who.
+    pub who: Who,
+    /// What it says, and is told.
+    pub line: Line<Say, Told>,
+}
+
+/// Who registers endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// A process of this host, by the number of its user: it may register for every service.
+    Host(u32),
+    /// A workload, by its SPIFFE ID: it may register in its own namespace.
+    Workload {
+        /// The namespace.
+        namespace: String,
+        /// The whole ID.
+        id: String,
+    },
+}
+
+impl Who {
+    /// The workload that a certificate names, if it names one.
+    pub fn workload(identity: &Identity) -> Option<Self> {
+        let Role::Workload { namespace, .. } = &identity.role else { return None };
+        Some(Self::Workload { namespace: namespace.to_string(), id: identity.to_string() })
+    }
+
+    /// Whether it may register endpoints of `service`.
+    pub fn may_serve(&self, service: &ServiceName) -> bool {
+        match self {
+            Self::Host(_) => true,
+            Self::Workload { namespace, .. } => *namespace == *service.namespace,
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(user) => write!(f, "user {user} of this host"),
+            Self::Workload { id, .. } => f.write_str(id),
+        }
+    }
 }
 
 /// One thread of the data plane.

@@ -34,12 +34,12 @@ const FOREIGN: [(&str, &[&str]); 3] = [
 
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
 const FLOORS: [&[&str]; 10] = [
-    &["audit", "balance", "budget", "clock", "facts", "fields", "grpc", "health", "retry", "route", "stall"],
+    &["audit", "balance", "budget", "clock", "facts", "fields", "grpc", "health", "line", "retry", "route", "stall"],
     &["body", "metrics", "placement"],
     &["endpoint", "peers", "sidecars"],
     &["answer", "view"],
     &["access", "error", "exchange", "worker"],
-    &["checks", "inbound", "outbound", "shifts", "sync"],
+    &["checks", "inbound", "outbound", "registrar", "registrations", "shifts", "sync"],
     &["admin", "listener"],
     &["dataplane", "sidecar"],
     &["app"],

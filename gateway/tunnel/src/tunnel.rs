@@ -149,6 +149,8 @@ pub enum Begun {
     Sync(MessageReader, MessageWriter),
     /// A sidecar asks what names mean.
     Lookup(MessageReader, MessageWriter),
+    /// A sidecar registers endpoints.
+    Register(MessageReader, MessageWriter),
 }
 
 impl Tunnel {
@@ -308,6 +310,14 @@ impl Tunnel {
     /// As [`Tunnel::open`].
     pub async fn open_lookup(&self) -> Result<(MessageReader, MessageWriter), TunnelError> {
         self.open_messages(StreamKind::Lookup, limits::LOOKUP_ANSWER_BYTES_MAX).await
+    }
+
+    /// Opens a stream of messages on which a sidecar registers endpoints.
+    ///
+    /// # Errors
+    /// As [`Tunnel::open`].
+    pub async fn open_register(&self) -> Result<(MessageReader, MessageWriter), TunnelError> {
+        self.open_messages(StreamKind::Register, limits::REGISTER_MESSAGE_BYTES_MAX).await
     }
 
     async fn open_messages(
@@ -490,8 +500,11 @@ impl Accepted {
                 let reader = receiver.into_messages(limits::LOOKUP_ASK_BYTES_MAX);
                 Ok(Begun::Lookup(reader, MessageWriter::new(sender)))
             }
-            // Nobody registers endpoints on a tunnel yet.
-            Some(StreamKind::Control | StreamKind::Register) | None => {
+            Some(StreamKind::Register) => {
+                let reader = receiver.into_messages(limits::REGISTER_MESSAGE_BYTES_MAX);
+                Ok(Begun::Register(reader, MessageWriter::new(sender)))
+            }
+            Some(StreamKind::Control) | None => {
                 sender.reset(Code::Refused);
                 receiver.stop(Code::Refused);
                 Err(TunnelError::Protocol(format!("stream of unknown kind {kind:#04x}")))

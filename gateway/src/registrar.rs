@@ -1,0 +1,422 @@
+//! Registers endpoints with a gateway of this cluster for as long as their process runs.
+//!
+//! The other half of [`crate::registrations`]. It says every third of the time to live that it is there, and looks for a
+//! gateway again whenever the one that it has does not answer: what it has registered stays its own. In the end its
+//! endpoints drain first, and are taken off once nothing is under way at them.
+
+use std::time::Duration;
+
+use proto::register::{Beat, Drain, Leave, Phase, Say, Standing, Told, say};
+use registry::registration::{Begin, RegistrarId};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::line::Line;
+
+/// Wait before the first look for another gateway; each further one is twice as long.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The longest such wait: the time to live must not be over before a gateway that has restarted is found.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Wait after a gateway has refused what others took: what it knows may be old, or new.
+const REFUSED_PAUSE: Duration = Duration::from_secs(2);
+/// How long endpoints drain at least: other gateways and sidecars have to hear of it, too.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How long taking off may take; then the lease does it.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
+/// How often a registrar that drains looks whether it is done.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a gateway may take to take a message.
+const SEND_WAIT: Duration = Duration::from_secs(5);
+
+/// When and how a registrar ends.
+#[derive(Clone, Debug, Default)]
+pub struct Ending {
+    /// Cancelled when its endpoints shall drain and then be taken off.
+    pub drain: CancellationToken,
+    /// Cancelled when they shall be taken off at once.
+    pub now: CancellationToken,
+    /// How long draining may take.
+    pub grace: Duration,
+}
+
+/// What there is to tell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum News<'a> {
+    /// How each endpoint is, in the order in which they were registered.
+    Told(&'a [Standing]),
+    /// The gateway refuses what was registered before; asked again.
+    Refused(&'a str),
+    /// There is no gateway to be had for the moment.
+    Lost(&'a str),
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// As it was told to.
+    Left,
+    /// The gateway refused it, for this reason, before it had registered anything.
+    Refused(String),
+}
+
+/// A new registrar's random bytes.
+pub fn random_id() -> RegistrarId {
+    fastrand::u128(..).to_be_bytes()
+}
+
+/// Registers what `begin` says with the gateways that `connect` finds, until `ending` says so.
+pub async fn run(
+    begin: Begin,
+    mut connect: impl AsyncFnMut() -> Result<Line<Told, Say>, String>,
+    ending: Ending,
+    mut on_news: impl FnMut(News<'_>),
+) -> Ended {
+    let mut registrar = Registrar { begin, ending, drains_since: None, was_told: false };
+    let mut pause = PAUSE;
+    loop {
+        let line = tokio::select! {
+            line = connect() => line,
+            () = registrar.is_over() => return Ended::Left,
+        };
+        let cut = match line {
+            Err(why) => Cut::Lost(why),
+            Ok(line) => {
+                let before = std::mem::take(&mut registrar.was_told);
+                let cut = registrar.talk(line, &mut on_news).await;
+                if registrar.was_told {
+                    pause = PAUSE;
+                }
+                registrar.was_told |= before;
+                cut
+            }
+        };
+        let wait = match cut {
+            Cut::Left => return Ended::Left,
+            Cut::Refused(why) if !registrar.was_told => return Ended::Refused(why),
+            Cut::Refused(why) => {
+                on_news(News::Refused(&why));
+                REFUSED_PAUSE
+            }
+            Cut::Lost(why) => {
+                on_news(News::Lost(&why));
+                pause = (pause * 2).min(PAUSE_MAX);
+                pause / 2
+            }
+        };
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = registrar.is_over() => return Ended::Left,
+        }
+    }
+}
+
+struct Registrar {
+    begin: Begin,
+    ending: Ending,
+    /// When it was told to drain.
+    drains_since: Option<Instant>,
+    /// Whether a gateway has told it anything but a refusal.
+    was_told: bool,
+}
+
+/// Why a conversation is over.
+enum Cut {
+    /// The endpoints are taken off.
+    Left,
+    Refused(String),
+    Lost(String),
+}
+
+impl Registrar {
+    /// Waits until nobody has to be asked to take the endpoints off any more: there never was one, or it takes too long.
+    async fn is_over(&mut self) {
+        tokio::select! {
+            () = self.ending.now.cancelled() => return,
+            () = self.ending.drain.cancelled() => {}
+        }
+        let since = *self.drains_since.get_or_insert_with(Instant::now);
+        self.begin.draining = true;
+        if self.was_told {
+            sleep_until(since + self.ending.grace).await;
+        }
+    }
+
+    /// Talks to one gateway until one of the two has enough.
+    async fn talk(&mut self, mut line: Line<Told, Say>, on_news: &mut impl FnMut(News<'_>)) -> Cut {
+        let Ending { drain, now, grace } = self.ending.clone();
+        let (beat, silence_max) = (self.begin.ttl / 3, self.begin.ttl * 2 / 3);
+        let mut beats = interval(beat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first is due at once, and `Begin` is as good.
+        beats.tick().await;
+        let mut looks = interval(LOOK);
+        let mut heard = Instant::now();
+        let mut told: Option<Told> = None;
+        // Since when it has said that it leaves.
+        let mut leaving: Option<Instant> = None;
+        let mut say = Some(say::Kind::Begin(self.begin.encode()));
+        loop {
+            if let Some(kind) = say.take() {
+                match timeout(SEND_WAIT, line.send(Say { kind: Some(kind) })).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(cut)) => return Cut::Lost(cut.to_string()),
+                    Err(_) => return Cut::Lost("the gateway takes nothing".into()),
+                }
+            }
+            say = tokio::select! {
+                next = line.next() => match next {
+                    Err(_) if leaving.is_some() => return Cut::Left,
+                    Err(cut) => return Cut::Lost(cut.to_string()),
+                    Ok(Told { refused, .. }) if !refused.is_empty() => return Cut::Refused(refused),
+                    Ok(now) => {
+                        (heard, self.was_told) = (Instant::now(), true);
+                        on_news(News::Told(&now.endpoints));
+                        told = Some(now);
+                        None
+                    }
+                },
+                _ = beats.tick() => Some(say::Kind::Beat(Beat {})),
+                () = sleep_until(heard + silence_max) => return Cut::Lost("the gateway says nothing".into()),
+                () = now.cancelled(), if leaving.is_none() => {
+                    leaving = Some(Instant::now());
+                    Some(say::Kind::Leave(Leave {}))
+                }
+                () = drain.cancelled(), if !self.begin.draining => {
+                    self.begin.draining = true;
+                    self.drains_since = Some(Instant::now());
+                    Some(say::Kind::Drain(Drain {}))
+                }
+                _ = looks.tick(), if self.begin.draining || leaving.is_some() => {
+                    let drained_for = self.drains_since.map_or(Duration::ZERO, |since| since.elapsed());
+                    let quiet = drained_for >= SETTLE && told.as_ref().is_some_and(is_quiet);
+                    match leaving {
+                        Some(since) if since.elapsed() >= LEAVE_WAIT => return Cut::Left,
+                        None if quiet || drained_for >= grace => {
+                            leaving = Some(Instant::now());
+                            Some(say::Kind::Leave(Leave {}))
+                        }
+                        _ => None,
+                    }
+                }
+            };
+        }
+    }
+}
+
+/// Whether the gateway gives none of the endpoints anything new, and nothing is under way at them.
+fn is_quiet(told: &Told) -> bool {
+    told.endpoints.iter().all(|standing| standing.phase() != Phase::Registered && standing.in_flight == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use registry::model::{Endpoint, ServiceName};
+    use tokio::sync::mpsc;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(9);
+
+    fn begin() -> Begin {
+        let endpoint = Endpoint {
+            id: "a".into(),
+            host: "127.0.0.1".into(),
+            ports: [("web".into(), 9001)].into(),
+            weight: 100,
+            zone: String::new(),
+            capacity: None,
+        };
+        let endpoints = vec![(ServiceName::new("shop", "cart").unwrap(), endpoint)];
+        Begin { registrar: [7; 16], ttl: TTL, endpoints, draining: false }
+    }
+
+    /// The far end of a registrar's conversations, one after the other.
+    struct Gateway {
+        lines: mpsc::Receiver<(mpsc::Receiver<Say>, mpsc::Sender<Told>)>,
+    }
+
+    /// The far end of one.
+    struct Conversation {
+        said: mpsc::Receiver<Say>,
+        tell: mpsc::Sender<Told>,
+    }
+
+    struct Running {
+        ending: Ending,
+        news: mpsc::Receiver<String>,
+        task: JoinHandle<Ended>,
+    }
+
+    fn start() -> (Gateway, Running) {
+        let (lines, accepted) = mpsc::channel(8);
+        let (noted, news) = mpsc::channel(64);
+        let ending = Ending { grace: Duration::from_secs(30), ..Ending::default() };
+        let connect = async move || {
+            let (say, said) = mpsc::channel(8);
+            let (tell, told) = mpsc::channel(8);
+            lines.send((said, tell)).await.map_err(|_| "nobody listens".to_owned())?;
+            Ok(Line::Queues(told, say))
+        };
+        let on_news = move |news: News<'_>| {
+            let text = match news {
+                News::Told(endpoints) => format!("{:?}", endpoints[0].phase()),
+                News::Refused(why) => format!("refused: {why}"),
+                News::Lost(why) => format!("lost: {why}"),
+            };
+            noted.try_send(text).unwrap();
+        };
+        let task = tokio::spawn(run(begin(), connect, ending.clone(), on_news));
+        (Gateway { lines: accepted }, Running { ending, news, task })
+    }
+
+    impl Gateway {
+        async fn accept(&mut self) -> Conversation {
+            let (said, tell) = self.lines.recv().await.unwrap();
+            Conversation { said, tell }
+        }
+    }
+
+    impl Conversation {
+        async fn said(&mut self) -> say::Kind {
+            self.said.recv().await.unwrap().kind.unwrap()
+        }
+
+        async fn began(&mut self) -> bool {
+            let say::Kind::Begin(begin) = self.said().await else { panic!("no beginning") };
+            assert_eq!((&*begin.registrar, begin.ttl_ms, begin.endpoints.len()), (&[7; 16][..], 9_000, 1));
+            begin.draining
+        }
+
+        async fn tell(&self, phase: Phase, in_flight: u64) {
+            let standing = Standing { phase: phase.into(), why: String::new(), in_flight };
+            let told = Told { endpoints: vec![standing], refused: String::new() };
+            self.tell.send(told).await.unwrap();
+        }
+
+        async fn refuse(&self, why: &str) {
+            self.tell.send(Told { endpoints: Vec::new(), refused: why.into() }).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_says_that_it_lives_and_drains_before_it_leaves() {
+        let (mut gateway, mut running) = start();
+        let mut talk = gateway.accept().await;
+        assert!(!talk.began().await);
+        talk.tell(Phase::Registered, 0).await;
+        let began = Instant::now();
+        assert_eq!(talk.said().await, say::Kind::Beat(Beat {}));
+        assert_eq!(began.elapsed().as_secs(), 3);
+        talk.tell(Phase::Registered, 0).await;
+
+        running.ending.drain.cancel();
+        assert_eq!(talk.said().await, say::Kind::Drain(Drain {}));
+        let drains = Instant::now();
+        talk.tell(Phase::Draining, 1).await;
+        // Something is under way: it goes on living.
+        assert_eq!(talk.said().await, say::Kind::Beat(Beat {}));
+        talk.tell(Phase::Draining, 0).await;
+        assert_eq!(talk.said().await, say::Kind::Leave(Leave {}));
+        assert!(drains.elapsed() >= SETTLE);
+        talk.tell(Phase::Gone, 0).await;
+        drop(talk);
+        assert_eq!(running.task.await.unwrap(), Ended::Left);
+        let mut news = Vec::new();
+        while let Some(line) = running.news.recv().await {
+            news.push(line);
+        }
+        assert_eq!(news, ["Registered", "Registered", "Draining", "Draining", "Gone"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_comes_back_whether_the_gateway_breaks_off_or_falls_silent() {
+        let (mut gateway, running) = start();
+        let mut talk = gateway.accept().await;
+        talk.began().await;
+        talk.tell(Phase::Registered, 0).await;
+        drop(talk);
+        let mut talk = gateway.accept().await;
+        talk.began().await;
+        talk.tell(Phase::Registered, 0).await;
+        let silent = Instant::now();
+        let mut again = gateway.accept().await;
+        assert!(silent.elapsed() < TTL, "{:?}", silent.elapsed());
+        assert!(!again.began().await);
+        again.tell(Phase::Registered, 0).await;
+        // Told to drain while there is no gateway: the next is told so.
+        drop(again);
+        running.ending.drain.cancel();
+        let mut last = gateway.accept().await;
+        let draining = last.began().await;
+        last.tell(Phase::Draining, 0).await;
+        let said = last.said().await;
+        assert!(draining || said == say::Kind::Drain(Drain {}), "{said:?}");
+        drop(gateway);
+        running.ending.now.cancel();
+        assert_eq!(running.task.await.unwrap(), Ended::Left);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_ends_who_never_was_registered_and_no_one_else() {
+        let (mut gateway, running) = start();
+        let mut talk = gateway.accept().await;
+        talk.began().await;
+        talk.refuse("no port `web`").await;
+        assert_eq!(running.task.await.unwrap(), Ended::Refused("no port `web`".into()));
+
+        let (mut gateway, mut running) = start();
+        let mut talk = gateway.accept().await;
+        talk.began().await;
+        talk.tell(Phase::Registered, 0).await;
+        drop(talk);
+        let mut talk = gateway.accept().await;
+        talk.began().await;
+        talk.refuse("no port `web`").await;
+        gateway.accept().await.began().await;
+        running.ending.now.cancel();
+        assert_eq!(running.task.await.unwrap(), Ended::Left);
+        let mut news = Vec::new();
+        while let Some(line) = running.news.recv().await {
+            news.push(line);
+        }
+        assert!(news.contains(&"refused: no port `web`".to_owned()), "{news:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn draining_has_an_end_even_if_something_is_under_way() {
+        let (mut gateway, running) = start();
+        let mut talk = gateway.accept().await;
+        talk.began().await;
+        talk.tell(Phase::Registered, 0).await;
+        running.ending.drain.cancel();
+        let started = Instant::now();
+        loop {
+            match talk.said().await {
+                say::Kind::Leave(_) => break,
+                _ => talk.tell(Phase::Draining, 1).await,
+            }
+        }
+        assert_eq!(started.elapsed().as_secs(), 30);
+        // The gateway never answers: the lease does it.
+        assert_eq!(running.task.await.unwrap(), Ended::Left);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_any_gateway_it_ends_when_it_is_told_to() {
+        let ending = Ending { grace: Duration::from_secs(30), ..Ending::default() };
+        let connect = async || Err::<Line<Told, Say>, _>("nobody is there".to_owned());
+        let mut lost = 0;
+        let told = ending.clone();
+        let on_news = |news: News<'_>| {
+            assert_eq!(news, News::Lost("nobody is there"));
+            lost += 1;
+            if lost == 3 {
+                told.drain.cancel();
+            }
+        };
+        assert_eq!(run(begin(), connect, ending, on_news).await, Ended::Left);
+    }
+}
