@@ -277,7 +277,7 @@ spec:
             epoch: 1,
             revision: 1,
             synced_unix_ms: 1,
-            services: BTreeMap::from([(web.name.clone(), Arc::new(web))]),
+            services: [(web.name.clone(), Arc::new(web))].into_iter().collect(),
         };
         let catalog = Catalog {
             revision: 1,
