@@ -6,6 +6,7 @@ mod change;
 mod changes;
 mod files;
 mod load;
+mod members;
 mod reload;
 pub mod sidecar;
 mod workers;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use registry::election::{self, Standing};
 use registry::model::Gateway;
 use registry::state::StateDir;
 use registry::store::embedded::EmbeddedStore;
@@ -76,6 +78,9 @@ pub enum StartError {
     /// The registry in the state directory cannot be used.
     #[error("the registry cannot be used")]
     Registry(#[from] registry::store::embedded::OpenError),
+    /// The registry does not say which cluster this is.
+    #[error("the registry has no UID for this cluster")]
+    Uid(#[from] registry::cluster::UidError),
     /// A TCP address cannot be bound.
     #[error("cannot bind {what} on {address}; is another process listening there? (`spec.listen.{what}`)")]
     Bind {
@@ -126,6 +131,8 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     }
     let registry = EmbeddedStore::open(&gateway.state_dir)?;
     let boot = fastrand::u64(..);
+    let us = members::us(&gateway, directory.home(&mut fastrand::Rng::new())?, boot);
+    let saved = members::settle(&registry, &mut directory, loaded).await?;
     let http = bind::tcp_shares("http", gateway.listen.http, options.workers)?;
     let admin_listener = bind::tcp("admin", gateway.listen.admin)?;
     let ports = bind::tunnel(&gateway, options.workers, boot)?;
@@ -142,7 +149,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let stop = CancellationToken::new();
     let peers = Arc::new(Peers::new(&gateway.cluster, &gateway.id, &declared.links, stop.clone()));
     let (cluster, region) = (gateway.cluster.clone(), &gateway.region);
-    let knowledge = Knowledge::new(cluster, region, declared, conditions, loaded.saved, clock);
+    let knowledge = Knowledge::new(cluster, region, declared, conditions, saved, clock);
     let knowledge = Arc::new(knowledge);
     let local = Local { hello: hello(&gateway, &knowledge, boot), credentials, trust };
     let (syncs, incoming_syncs) = mpsc::channel(SYNCS_QUEUE);
@@ -196,7 +203,16 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     tasks.spawn(shifts::watch(shared.clone()));
     tasks.spawn(sync::tell_peers(shared.clone()));
     tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder, directory));
-    tasks.spawn(sync::record(knowledge.clone(), registry.clone(), shared.stop.clone()));
+    let (stands, standing) = watch::channel(Standing::Unknown);
+    let recorded = CancellationToken::new();
+    let (recording, resign) = (recorded.clone().drop_guard(), recorded.cancelled_owned());
+    tasks.spawn(election::stand(registry.clone(), us, stands, resign));
+    let record = sync::record(knowledge.clone(), registry.clone(), standing, shared.stop.clone());
+    tasks.spawn(async move {
+        // Only then another is elected: it finds everything written.
+        let _recording = recording;
+        record.await;
+    });
     tasks.spawn(sync::answer_sidecars(shared.clone(), incoming_lookups));
     tasks.spawn(registrations::serve(shared.clone(), registry.clone(), incoming_registrars));
     let judged = control.clone();

@@ -14,6 +14,7 @@ use std::time::Duration;
 use registry::export::Export;
 use registry::mirror::Mirror;
 use registry::model::{Catalog, ClusterName, Condition, Declared, PeerImports, Position};
+use registry::recorder::{Picture, Stored};
 use registry::state::{Saved, StateDir};
 use tokio::sync::{Notify, watch};
 use tracing::error;
@@ -166,6 +167,25 @@ impl Knowledge {
     /// How far the history of our exports has come.
     pub fn exported_position(&self) -> Position {
         self.lock().export.position()
+    }
+
+    /// What the store shall hold of peers.
+    fn picture(&self) -> Picture {
+        let state = self.lock();
+        let imports = |mirror: &Mirror| (!mirror.is_filling()).then(|| mirror.imports().clone());
+        state.mirrors.iter().map(|(cluster, mirror)| (cluster.clone(), imports(mirror))).collect()
+    }
+
+    /// Takes what stands in the store of every peer that says nothing to us itself.
+    fn follow(&self, stored: &Stored) {
+        let mut state = self.lock();
+        let mut changed = false;
+        for (cluster, mirror) in &mut state.mirrors {
+            changed |= stored.of(cluster).is_some_and(|imports| mirror.follow(imports));
+        }
+        if changed {
+            self.touch(&mut state);
+        }
     }
 
     fn saved(&self) -> Saved {

@@ -1,6 +1,7 @@
 //! What is declared and what exists: manifests, the model, stores, export and mirror.
 //!
-//! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`recorder`], [`registrar`] and [`state`] is pure: time and randomness
+//! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`cluster`], [`election`], [`recorder`],
+//! [`registrar`] and [`state`] is pure: time and randomness
 //! come in as parameters, and what is to be written comes out.
 //!
 //! # The life of an update
@@ -55,6 +56,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod cluster;
+pub mod election;
 pub mod export;
 pub mod lookup;
 pub mod manifest;

@@ -1,7 +1,7 @@
 //! What one peer exports, kept here: a fold over the events of its sync stream.
 //!
 //! Pure: no clock, no I/O; it returns what to write. Unknown is not empty: nothing here forgets a service because a
-//! link was lost, only because the peer said so or said nothing for [`EXPIRE_AFTER`].
+//! link was lost, only because the peer said so or said nothing for the link's `expireAfter`.
 //!
 //! A snapshot is authoritative whatever the revisions in it; between snapshots the newer revision of a service wins.
 //! One stream at a time feeds a mirror: what an older one still delivers is not applied.
@@ -29,8 +29,14 @@ pub const HOLD: Duration = Duration::from_secs(60);
 /// Absences from one snapshot that are believed at once, whatever their share.
 pub const BELIEVED_AT_ONCE: usize = 5;
 
-/// After this long without a word from the peer its records go.
+/// After this long without a word from the peer its records go, unless the link says otherwise.
 pub const EXPIRE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often a peer's last word is written to the store where nothing else is.
+pub const STAMP_MS: u64 = 60_000;
+
+/// What is followed in the store may have been confirmed by so much more than it says.
+const FOLLOWED_SLACK: Duration = Duration::from_millis(2 * STAMP_MS);
 
 /// What to write to make the mirrored state true in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +92,9 @@ pub struct Mirror {
     imports: Arc<PeerImports>,
     selection: Selection,
     services_max: usize,
+    expire_after: Duration,
+    /// Whether `imports` is what stood in the store: what its writer heard since then is not told.
+    followed: bool,
     /// The watch that feeds us; none: the link is down, or the watch was not opened yet.
     stream: Option<Stream>,
     /// Whether `imports` has all of its revision: a snapshot ended, and nothing of it was skipped.
@@ -124,6 +133,8 @@ impl Mirror {
             imports: kept,
             selection: Selection::of(link),
             services_max: limits::SYNC_RECORDS_PER_PEER_MAX,
+            expire_after: link.expire_after,
+            followed: false,
             stream: None,
             complete: false,
             held: BTreeMap::new(),
@@ -172,9 +183,31 @@ impl Mirror {
         }
     }
 
-    /// Follows a change of the link's import rules: what is no longer wanted goes at once, and the watch closes, so
+    /// Whether a snapshot is under way: then what is not there may only not have come yet.
+    pub fn is_filling(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.snapshot.is_some())
+    }
+
+    /// Takes what stands in the store, which another gateway of ours wrote, if nothing has come on a stream of our own
+    /// and it is not older than what is known. Gives whether anything changed.
+    pub fn follow(&mut self, stored: PeerImports) -> bool {
+        let heard = self.stream.as_ref().is_some_and(|stream| stream.base.is_some());
+        if heard || stored.synced_unix_ms < self.imports.synced_unix_ms {
+            return false;
+        }
+        let before = Arc::clone(&self.imports);
+        (self.complete, self.followed) = (false, true);
+        self.held.clear();
+        self.gone.clear();
+        self.imports = Arc::new(stored);
+        self.drop_unselected();
+        self.imports.services != before.services
+    }
+
+    /// Follows a change of the link's rules: what is no longer wanted goes at once, and the watch closes, so
     /// that the caller opens one that asks for what is wanted now.
     pub fn select(&mut self, link: &Link) -> Vec<Write> {
+        self.expire_after = link.expire_after;
         let selection = Selection::of(link);
         if selection == self.selection {
             return Vec::new();
@@ -214,16 +247,19 @@ impl Mirror {
                 Vec::new()
             }
         };
+        self.followed = false;
         let synced = self.imports.synced_unix_ms.max(now_unix_ms);
         Arc::make_mut(&mut self.imports).synced_unix_ms = synced;
         Ok(writes)
     }
 
-    /// What time alone changes: held services go once their time is over, everything after [`EXPIRE_AFTER`] without
-    /// a word. Call it every few seconds.
+    /// What time alone changes: held services go once their time is over, everything after the
+    /// link's `expireAfter` without a word. Call it every few seconds.
     pub fn tick(&mut self, now_unix_ms: u64) -> Vec<Write> {
         let silent_ms = now_unix_ms.saturating_sub(self.imports.synced_unix_ms);
-        if u128::from(silent_ms) >= EXPIRE_AFTER.as_millis() && !self.imports.services.is_empty() {
+        let unknown = if self.followed { FOLLOWED_SLACK } else { Duration::ZERO };
+        let expired = u128::from(silent_ms) >= (self.expire_after + unknown).as_millis();
+        if expired && !self.imports.services.is_empty() {
             self.complete = false;
             self.stream = None;
             let names: Vec<_> = self.imports.services.keys().cloned().collect();

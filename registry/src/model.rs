@@ -151,6 +151,8 @@ pub struct Link {
     pub trust_domain: String,
     /// What of the peer's exports is taken in, first match wins; empty: nothing.
     pub import: Vec<ImportRule>,
+    /// After so long without a word from the peer what is mirrored of it goes.
+    pub expire_after: Duration,
 }
 
 /// One line of `Link.spec.import`.

@@ -1,72 +1,187 @@
-//! Keeps in a store what this cluster is and what its mirrors hold. The mirrors are what counts; the store follows, so
-//! that whoever else reads it sees the same.
+//! Keeps in a store what the mirrors of the elected gateway hold, so that a gateway without a tunnel to a peer sees the
+//! same, and so does whoever starts with every peer down.
+//!
+//! Each transaction expects the [`Guard`]: one that is elected no more changes nothing. A record says nothing of epoch
+//! and revision, for they are of the history of that gateway of the peer which ours happens to follow: equal content is
+//! equal bytes whoever writes it, and a takeover writes only what differs.
 
-use std::collections::{BTreeMap, BTreeSet};
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use proto::store::Cluster;
+use proto::store::{Cluster, Leader, Member, Mirrored};
 use proto::sync;
 
-use crate::mirror::Write;
-use crate::model::ServiceName;
+use crate::election::{self, Guard};
+use crate::mirror::STAMP_MS;
+use crate::model::{ClusterName, Import, PeerImports};
 use crate::record;
-use crate::state::Saved;
-use crate::store::{Op, Store, StoreError, TRANSACTION_OPS_MAX, Transaction, VALUE_BYTES_MAX, keys};
+use crate::store::{Op, Outcome, Store, StoreError, TRANSACTION_OPS_MAX, Transaction, VALUE_BYTES_MAX, keys};
 
-/// Writes what differs between `wanted` and what the store holds (`None`: it is read first); gives how many keys that
-/// were. Nobody else writes these keys.
-///
-/// # Errors
-/// The store's. Part of it may be written: what it holds is not known then.
-pub async fn bring<S: Store>(store: &S, held: Option<&Saved>, wanted: &Saved) -> Result<usize, StoreError> {
-    let ops = match held {
-        Some(held) => since(wanted, held),
-        None => {
-            let mut entries = store.range(&keys::all_imports()).await?.entries;
-            entries.extend(store.get(keys::CLUSTER).await?);
-            let held = entries.into_iter().map(|entry| (entry.key, entry.value));
-            against(wanted, held.collect())
-        }
-    };
-    let written = ops.len();
-    let mut batch = Batch::default();
-    for op in ops {
-        if batch.is_full_for(&op) {
-            batch.commit(store).await?;
-        }
-        batch.push(op);
-    }
-    batch.commit(store).await?;
-    Ok(written)
+/// What is mirrored of each linked peer. None: its first snapshot is under way, and what the store has of it stays.
+pub type Picture = BTreeMap<ClusterName, Option<Arc<PeerImports>>>;
+
+/// What a store holds of all peers, as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    values: BTreeMap<String, Bytes>,
 }
 
-/// Changes that go together.
-#[derive(Default)]
-struct Batch {
-    ops: Vec<Op>,
-    bytes: usize,
+/// Brings a store to one picture after another, under one guard.
+#[derive(Debug)]
+pub struct Recorder {
+    /// What the store holds for certain.
+    held: BTreeMap<ClusterName, Arc<PeerImports>>,
+    /// The revision of the last write.
+    revision: u64,
 }
 
-impl Batch {
-    fn is_full_for(&self, op: &Op) -> bool {
-        self.ops.len() == TRANSACTION_OPS_MAX || self.bytes + bytes(op) > VALUE_BYTES_MAX
+/// Why a picture is not in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The store's. Part of it may be written: begin anew with [`Recorder::take_over`].
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another gateway is elected.
+    #[error("another gateway is elected")]
+    Deposed,
+    /// The store's revisions went back: begin anew.
+    #[error("the store was put back to an older state, from revision {before} to {now}")]
+    PutBack {
+        /// The highest that was seen.
+        before: u64,
+        /// The one of the last write.
+        now: u64,
+    },
+}
+
+impl Stored {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn read<S: Store>(store: &S) -> Result<Self, StoreError> {
+        let entries = store.range(&keys::all_imports()).await?.entries;
+        Ok(Self { values: entries.into_iter().map(|entry| (entry.key, entry.value)).collect() })
     }
 
-    fn push(&mut self, op: Op) {
-        self.bytes += bytes(&op);
-        self.ops.push(op);
+    /// Reads what it holds of one peer.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn read_peer<S: Store>(store: &S, peer: &ClusterName) -> Result<Self, StoreError> {
+        // The stamp first: records that are newer than it do no harm, older ones would be taken for its own.
+        let mut entries: Vec<_> = store.get(&keys::mirrored(peer)).await?.into_iter().collect();
+        entries.extend(store.range(&keys::imports(peer)).await?.entries);
+        Ok(Self { values: entries.into_iter().map(|entry| (entry.key, entry.value)).collect() })
     }
 
-    async fn commit<S: Store>(&mut self, store: &S) -> Result<(), StoreError> {
-        let Self { ops, .. } = std::mem::take(self);
-        if !ops.is_empty() {
-            // Nothing is expected, so nothing can conflict.
-            store.commit(Transaction { expect: Vec::new(), ops }).await?;
+    /// What it holds of `peer`, at an unknown place in the peer's history; none: nothing was ever written.
+    pub fn of(&self, peer: &ClusterName) -> Option<PeerImports> {
+        let stamp = self.values.get(&keys::mirrored(peer))?;
+        let Mirrored { synced_unix_ms } = Mirrored::decode(stamp.clone()).ok()?;
+        let prefix = keys::imports(peer);
+        let records = self.values.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+        let imports = records.filter_map(|(_, value)| {
+            // Of a newer version: its peer sends it again.
+            record::decode(&sync::Record::decode(value.clone()).ok()?).ok()
+        });
+        let services = imports.map(|import| (import.name.clone(), Arc::new(import))).collect();
+        Some(PeerImports { epoch: 0, revision: 0, synced_unix_ms, services })
+    }
+}
+
+impl Recorder {
+    /// Takes over from whoever wrote before: writes what differs between `picture` and `stored`, and removes what is of
+    /// no linked peer. Gives how many keys that were.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub async fn take_over<S: Store>(
+        store: &S,
+        guard: &Guard,
+        stored: &Stored,
+        picture: &Picture,
+    ) -> Result<(Self, usize), RecordError> {
+        let held = picture.iter().map(|(peer, imports)| {
+            let left = || Arc::new(stored.of(peer).unwrap_or_default());
+            (peer.clone(), imports.clone().unwrap_or_else(left))
+        });
+        let mut recorder = Self { held: held.collect(), revision: guard.revision() };
+        let ops = against(picture, stored);
+        recorder.commit(store, guard, &ops).await?;
+        Ok((recorder, ops.len()))
+    }
+
+    /// Writes what differs between `picture` and what was written last; gives how many keys that were.
+    ///
+    /// # Errors
+    /// [`RecordError`]; then this recorder is of no further use.
+    pub async fn bring<S: Store>(
+        &mut self,
+        store: &S,
+        guard: &Guard,
+        picture: &Picture,
+    ) -> Result<usize, RecordError> {
+        let mut ops = Vec::new();
+        let none = Arc::default();
+        for (peer, imports) in picture {
+            let Some(now) = imports else { continue };
+            let before = self.held.get(peer).unwrap_or(&none);
+            if Arc::ptr_eq(before, now) {
+                continue;
+            }
+            let written = ops.len();
+            differing(peer, now, before, &mut ops);
+            if ops.len() > written || now.synced_unix_ms >= before.synced_unix_ms + STAMP_MS {
+                ops.push(stamp(peer, now));
+                self.held.insert(peer.clone(), now.clone());
+            }
+        }
+        let unlinked: Vec<_> =
+            self.held.keys().filter(|peer| !picture.contains_key(*peer)).cloned().collect();
+        for peer in unlinked {
+            let before = self.held.remove(&peer).unwrap_or_default();
+            ops.extend(before.services.keys().map(|name| Op::Delete(keys::import(&peer, name))));
+            ops.push(Op::Delete(keys::mirrored(&peer)));
+        }
+        self.commit(store, guard, &ops).await?;
+        Ok(ops.len())
+    }
+
+    async fn commit<S: Store>(&mut self, store: &S, guard: &Guard, ops: &[Op]) -> Result<(), RecordError> {
+        for ops in batches(ops) {
+            let transaction = Transaction { expect: vec![guard.expect()], ops: ops.to_vec() };
+            match store.commit(transaction).await? {
+                Outcome::Conflict => return Err(RecordError::Deposed),
+                Outcome::Committed(now) if now < self.revision => {
+                    return Err(RecordError::PutBack { before: self.revision, now });
+                }
+                Outcome::Committed(now) => self.revision = now,
+            }
         }
         Ok(())
     }
+}
+
+/// In their order, as many as go together.
+fn batches(mut ops: &[Op]) -> impl Iterator<Item = &[Op]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = ops.iter().take(TRANSACTION_OPS_MAX).take_while(|op| {
+            bytes += self::bytes(op);
+            bytes <= VALUE_BYTES_MAX
+        });
+        // One alone always goes: no record is as large.
+        let count = fits.count().max(1).min(ops.len());
+        let (batch, rest) = ops.split_at(count);
+        ops = rest;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 fn bytes(op: &Op) -> usize {
@@ -76,163 +191,70 @@ fn bytes(op: &Op) -> usize {
     }
 }
 
-fn cluster(saved: &Saved) -> Op {
-    let cluster = Cluster { uid: saved.uid.to_vec(), epoch: saved.export.epoch };
-    Op::Put { key: keys::CLUSTER.into(), value: cluster.encode_to_vec().into(), lease: None }
+fn put(peer: &ClusterName, import: &Import) -> Op {
+    let record = sync::Record { revision: 0, ..record::encode(import, 0) };
+    Op::Put { key: keys::import(peer, &import.name), value: record.encode_to_vec().into(), lease: None }
 }
 
-/// What must be written where `held` is: by comparing pointers, for most of it stayed.
-fn since(wanted: &Saved, held: &Saved) -> Vec<Op> {
-    let mut ops = Vec::new();
-    if (wanted.uid, wanted.export.epoch) != (held.uid, held.export.epoch) {
-        ops.push(cluster(wanted));
-    }
-    let none = Arc::default();
-    for (peer, now) in &wanted.peers {
-        let before = held.peers.get(peer).unwrap_or(&none);
-        if Arc::ptr_eq(before, now) {
-            continue;
-        }
-        // Every record names its epoch.
-        let names: BTreeSet<_> = match before.epoch == now.epoch {
-            true => now.services.differing(&before.services, Arc::ptr_eq).collect(),
-            false => now.services.keys().chain(before.services.keys()).collect(),
-        };
-        let write = |name: &ServiceName| match now.services.get(name) {
-            Some(import) => Write::Put(import.clone()),
-            None => Write::Delete(name.clone()),
-        };
-        ops.extend(names.into_iter().map(|name| write(name).op(peer, now.epoch)));
-    }
-    for (peer, before) in held.peers.iter().filter(|(peer, _)| !wanted.peers.contains_key(*peer)) {
-        ops.extend(before.services.keys().map(|name| Write::Delete(name.clone()).op(peer, 0)));
-    }
-    ops
+fn stamp(peer: &ClusterName, imports: &PeerImports) -> Op {
+    let mirrored = Mirrored { synced_unix_ms: imports.synced_unix_ms };
+    Op::Put { key: keys::mirrored(peer), value: mirrored.encode_to_vec().into(), lease: None }
+}
+
+/// The records that must be written where `before` is: mostly by comparing pointers, for most of them stayed.
+fn differing(peer: &ClusterName, now: &PeerImports, before: &PeerImports, ops: &mut Vec<Op>) {
+    let same = |known: &Arc<Import>, import: &Arc<Import>| {
+        Arc::ptr_eq(known, import) || **known == Import { revision: known.revision, ..(**import).clone() }
+    };
+    ops.extend(now.services.differing(&before.services, same).map(|name| match now.services.get(name) {
+        Some(import) => put(peer, import),
+        None => Op::Delete(keys::import(peer, name)),
+    }));
 }
 
 /// What must be written where these keys are: what nobody knows any more goes.
-fn against(wanted: &Saved, mut held: BTreeMap<String, Bytes>) -> Vec<Op> {
-    let imports = wanted.peers.iter().flat_map(|(peer, imports)| {
-        imports.services.values().map(|import| Write::Put(import.clone()).op(peer, imports.epoch))
-    });
-    let all = imports.chain([cluster(wanted)]);
-    let mut ops: Vec<Op> = all
-        .filter(|op| match op {
-            Op::Put { key, value, .. } => held.remove(key).as_ref() != Some(value),
-            Op::Delete(_) => true,
-        })
-        .collect();
-    ops.extend(held.into_keys().map(Op::Delete));
+fn against(picture: &Picture, stored: &Stored) -> Vec<Op> {
+    let mut held: BTreeMap<&str, &Bytes> = stored.values.iter().map(|(key, value)| (&**key, value)).collect();
+    let mut ops = Vec::new();
+    for (peer, imports) in picture {
+        let Some(imports) = imports else {
+            let prefix = keys::imports(peer);
+            held.retain(|key, _| *key != keys::mirrored(peer) && !key.starts_with(&prefix));
+            continue;
+        };
+        let records = imports.services.values().map(|import| put(peer, import));
+        for op in records.chain([stamp(peer, imports)]) {
+            if let Op::Put { key, value, .. } = &op
+                && held.remove(&**key) != Some(value)
+            {
+                ops.push(op);
+            }
+        }
+    }
+    ops.extend(held.into_keys().map(|key| Op::Delete(key.into())));
     ops
 }
 
 /// What a value says that stands under `key`, in a line for people; none: this version does not know it.
 pub fn describe(key: &str, value: &[u8]) -> Option<String> {
     if key == keys::CLUSTER {
-        let Cluster { uid, epoch } = Cluster::decode(value).ok()?;
+        let Cluster { uid } = Cluster::decode(value).ok()?;
         let uid: String = uid.iter().map(|byte| format!("{byte:02x}")).collect();
-        return Some(format!("uid {uid}, epoch {epoch:016x}"));
+        return Some(format!("uid {uid}"));
     }
-    if !key.starts_with(&keys::all_imports()) {
-        return None;
+    if key == keys::LEADER {
+        return Some(format!("gateway {}", Leader::decode(value).ok()?.gateway));
     }
-    let record = sync::Record::decode(value).ok()?;
-    let epoch = record.epoch;
-    let import = record::decode(&record).ok()?;
+    if key.starts_with(&keys::gateways()) {
+        return Some(election::describe(&Member::decode(value).ok()?));
+    }
+    let below = key.strip_prefix(&keys::all_imports())?;
+    if !below.contains('/') {
+        return Some(format!("last word at {} ms", Mirrored::decode(value).ok()?.synced_unix_ms));
+    }
+    let import = record::decode(&sync::Record::decode(value).ok()?).ok()?;
     let ports: Vec<_> = import.ports.iter().map(|port| format!("{} {}", port.name, port.number)).collect();
     let contract =
         import.contract.map_or(String::new(), |c| format!(", contract generation {}", c.generation));
-    Some(format!(
-        "ports {}, region {}{contract}, epoch {epoch:016x}, revision {}",
-        ports.join(", "),
-        import.region,
-        import.revision
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use crate::model::{ClusterName, Import, PeerImports, Port, Position, Protocol};
-    use crate::store::memory::MemoryStore;
-    use std::sync::Arc;
-
-    use super::*;
-
-    fn import(name: &str, revision: u64) -> Arc<Import> {
-        Arc::new(Import {
-            name: ServiceName::new("shop", name).unwrap(),
-            ports: vec![Port { name: "web".into(), number: 80, protocol: Protocol::Http }],
-            region: "us-east".into(),
-            contract: None,
-            revision,
-        })
-    }
-
-    fn picture(peers: &[(&str, u64, &[Arc<Import>])]) -> Saved {
-        let imports = |(peer, epoch, imports): &(&str, u64, &[Arc<Import>])| {
-            let services = imports.iter().map(|import| (import.name.clone(), import.clone())).collect();
-            let imports = PeerImports { epoch: *epoch, revision: 1, synced_unix_ms: 1, services };
-            (ClusterName::new(peer).unwrap(), Arc::new(imports))
-        };
-        let export = Position { epoch: 7, revision: 1 };
-        Saved { uid: [1; 16], export, peers: peers.iter().map(imports).collect() }
-    }
-
-    async fn held(store: &MemoryStore) -> BTreeMap<String, Bytes> {
-        let entries = store.range(keys::ROOT).await.unwrap().entries;
-        entries.into_iter().map(|entry| (entry.key, entry.value)).collect()
-    }
-
-    #[tokio::test]
-    async fn a_store_is_brought_to_every_picture_from_any_other() {
-        let (a, b, newer) = (import("a", 1), import("b", 1), import("a", 2));
-        let pictures = [
-            picture(&[]),
-            picture(&[("east", 3, &[a.clone(), b.clone()])]),
-            picture(&[("east", 3, &[newer.clone(), b.clone()]), ("north", 4, std::slice::from_ref(&a))]),
-            // Another history of the same records.
-            picture(&[("east", 5, &[newer.clone(), b.clone()])]),
-            picture(&[("north", 4, &[b])]),
-        ];
-        for from in &pictures {
-            for to in &pictures {
-                // Known, or read from the store.
-                for known in [Some(from), None] {
-                    let store = MemoryStore::default();
-                    bring(&store, None, from).await.unwrap();
-                    bring(&store, known, to).await.unwrap();
-                    assert_eq!(against(to, held(&store).await), []);
-                    assert_eq!(bring(&store, Some(to), to).await.unwrap(), 0);
-                }
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_held_can_be_read() {
-        let store = MemoryStore::default();
-        bring(&store, None, &picture(&[("east", 3, &[import("a", 2)])])).await.unwrap();
-        let said = |(key, value): (&String, &Bytes)| format!("{key}: {}", describe(key, value).unwrap());
-        let said: Vec<_> = held(&store).await.iter().map(said).collect();
-        assert_eq!(
-            said,
-            [
-                "/ringway/v1/cluster: uid 01010101010101010101010101010101, epoch 0000000000000007",
-                "/ringway/v1/imports/east/shop/a: ports web 80, region us-east, epoch 0000000000000003, revision 2",
-            ]
-        );
-        assert_eq!(describe("/ringway/v1/imports/east/shop/a", b"nonsense"), None);
-        assert_eq!(describe("/ringway/v1/config/Link/default/east", b""), None);
-    }
-
-    #[tokio::test]
-    async fn thousands_of_records_go_in_pieces() {
-        let many: Vec<_> = (0..2000).map(|n| import(&format!("s{n}"), 1)).collect();
-        let store = MemoryStore::default();
-        let picture = picture(&[("east", 3, &many)]);
-        assert_eq!(bring(&store, None, &picture).await.unwrap(), 2001);
-        assert_eq!(held(&store).await.len(), 2001);
-    }
+    Some(format!("ports {}, region {}{contract}", ports.join(", "), import.region))
 }

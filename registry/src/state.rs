@@ -50,6 +50,8 @@ pub struct Loaded {
     pub saved: Saved,
     /// Records that were left out because this version cannot read them; their cluster sends them again.
     pub skipped: usize,
+    /// Nothing was kept: UID and epoch were just drawn, and are to be saved before anybody hears of them.
+    pub fresh: bool,
 }
 
 /// Why the state directory cannot be used.
@@ -128,7 +130,22 @@ impl StateDir {
         }
     }
 
-    /// What was saved last; the first time a new UID and epoch, which are saved before they are returned.
+    /// A random number of this directory, drawn once: whoever shows it and is not us is an earlier, dead process.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn home(&mut self, rng: &mut fastrand::Rng) -> Result<u64, StateError> {
+        let path = self.dir.join(LOCK);
+        let kept = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
+        if let Ok(home) = u64::from_str_radix(kept.trim(), 16) {
+            return Ok(home);
+        }
+        let home = rng.u64(1..);
+        std::fs::write(&path, format!("{home:016x}\n")).map_err(failed("write", &path))?;
+        Ok(home)
+    }
+
+    /// What was saved last; the first time a new UID and epoch.
     ///
     /// # Errors
     /// [`StateError`]: the file is there and cannot be used. Nothing is overwritten: the caller decides.
@@ -139,8 +156,7 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let export = Position { epoch: random_epoch(rng), revision: 0 };
                 let saved = Saved { uid: rng.u128(..).to_be_bytes(), export, peers: BTreeMap::new() };
-                self.save(&saved)?;
-                return Ok(Loaded { saved, skipped: 0 });
+                return Ok(Loaded { saved, skipped: 0, fresh: true });
             }
             Err(source) => return Err(StateError::Io { action: "open", path, source }),
         };
@@ -236,5 +252,5 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Loaded, StateError> {
         peers.insert(cluster, Arc::new(PeerImports { epoch, revision, synced_unix_ms, services }));
     }
     let export = Position { epoch: catalog.epoch, revision: catalog.revision };
-    Ok(Loaded { saved: Saved { uid, export, peers }, skipped })
+    Ok(Loaded { saved: Saved { uid, export, peers }, skipped, fresh: false })
 }

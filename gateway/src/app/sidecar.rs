@@ -128,6 +128,7 @@ fn own_cluster(sidecar: &Sidecar) -> BTreeMap<ClusterName, Link> {
         addresses: Vec::new(),
         trust_domain: sidecar.trust_domain.clone(),
         import: Vec::new(),
+        expire_after: registry::mirror::EXPIRE_AFTER,
     };
     [(sidecar.cluster.clone(), link)].into()
 }

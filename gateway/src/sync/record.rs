@@ -1,13 +1,16 @@
-//! Keeps the registry at what is known.
+//! Keeps the registry's store at what is known, while this gateway is the one that writes for its cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::recorder;
-use registry::state::Saved;
+use registry::cluster::{self, UidError};
+use registry::election::{Guard, Standing, TTL};
+use registry::recorder::{RecordError, Recorder, Stored};
 use registry::store::{Store, StoreError};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::Knowledge;
 
@@ -15,25 +18,61 @@ use super::Knowledge;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Wait after a write that failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the last words of peers are due.
+const LOOK: Duration = Duration::from_secs(15);
+/// One write of everything may take so long.
+const WRITE_WAIT: Duration = Duration::from_secs(60);
 
-/// Brings `store` after every change to what is known, until `stop`; a store that fails is tried again.
-pub async fn record<S: Store>(knowledge: Arc<Knowledge>, store: S, stop: CancellationToken) {
-    // What it holds for certain; none: it must be read.
-    let mut held: Option<Saved> = None;
+/// Why the store is not at what is known.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    Uid(#[from] UidError),
+    #[error("the store has not answered for {0:?}")]
+    Silent(Duration),
+}
+
+/// Brings `store` after every change to what is known, whenever this gateway is elected, until `stop`; a store that fails
+/// is tried again.
+pub async fn record<S: Store>(
+    knowledge: Arc<Knowledge>,
+    store: S,
+    mut standing: watch::Receiver<Standing>,
+    stop: CancellationToken,
+) {
+    // By the revision of the guard that it writes under; none: what the store holds must be read.
+    let mut recorder: Option<(u64, Recorder)> = None;
     loop {
         // Before the look, so that what changes during the writes is seen.
         let stopping = stop.is_cancelled();
-        let wanted = knowledge.saved();
-        let pause = match recorder::bring(&store, held.as_ref(), &wanted).await {
-            Ok(written) => {
-                debug!(written, "The registry holds what is known.");
-                held = Some(wanted);
+        let guard = standing.borrow_and_update().guard(Instant::now());
+        let Some(guard) = guard else {
+            recorder = None;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = standing.changed() => if changed.is_err() { return },
+                // A guard that its own clock ended may be renewed without a word.
+                () = sleep(RETRY) => {}
+            }
+            continue;
+        };
+        let wait = if stopping { TTL } else { WRITE_WAIT };
+        let held = recorder.take().filter(|(revision, _)| *revision == guard.revision());
+        let written = timeout(wait, bring(&knowledge, &store, &guard, held.map(|(_, recorder)| recorder)));
+        let pause = match written.await.unwrap_or(Err(Failed::Silent(wait))) {
+            Ok(brought) => {
+                recorder = Some((guard.revision(), brought));
                 PAUSE
             }
-            Err(StoreError::Closed) => return,
+            Err(Failed::Record(RecordError::Store(StoreError::Closed))) => return,
+            Err(Failed::Record(RecordError::Deposed)) => {
+                info!("Another gateway writes for the cluster now; nothing was changed.");
+                RETRY
+            }
             Err(error) => {
                 // Whether a failed write was kept is not known.
-                held = None;
                 warn!(error = &error as &dyn std::error::Error, "The registry does not follow; tried again.");
                 RETRY
             }
@@ -41,15 +80,47 @@ pub async fn record<S: Store>(knowledge: Arc<Knowledge>, store: S, stop: Cancell
         if stopping {
             return;
         }
-        if held.is_some() {
+        if recorder.is_some() {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = knowledge.unrecorded.notified() => {}
+                changed = standing.changed() => if changed.is_err() { return },
+                () = sleep(LOOK) => {}
             }
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = sleep(pause) => {}
         }
     }
+}
+
+async fn bring<S: Store>(
+    knowledge: &Knowledge,
+    store: &S,
+    guard: &Guard,
+    recorder: Option<Recorder>,
+) -> Result<Recorder, Failed> {
+    let (recorder, written) = match recorder {
+        Some(mut recorder) => {
+            let written = recorder.bring(store, guard, &knowledge.picture()).await?;
+            (recorder, written)
+        }
+        None => {
+            // A store that was wiped has none.
+            if cluster::settle(store, knowledge.uid()).await? != knowledge.uid() {
+                warn!(
+                    "The registry's store is of a cluster with another UID; restart this gateway to take it over."
+                );
+            }
+            let stored = Stored::read(store).await.map_err(RecordError::from)?;
+            // Who wrote before may know of peers that we do not reach.
+            knowledge.follow(&stored);
+            Recorder::take_over(store, guard, &stored, &knowledge.picture()).await?
+        }
+    };
+    if written > 0 {
+        debug!(written, "The registry holds what is known.");
+    }
+    Ok(recorder)
 }

@@ -1,14 +1,20 @@
 //! `kind: Link`.
 
+use std::time::Duration;
+
 use serde_saphyr::Location;
 
 use super::raw::{Field, LinkSpec};
 use super::scope::Scope;
-use super::units;
+use super::units::{self, Wrong};
+use crate::mirror::EXPIRE_AFTER;
 use crate::model::{ClusterName, Gateway, ImportRule, Link};
 
 /// Most addresses of one peer.
 const ADDRESSES_MAX: usize = 64;
+
+/// Shortest `expireAfter`.
+const EXPIRE_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// Most import rules of one link: every record of the peer is held against them.
 const IMPORT_RULES_MAX: usize = 256;
@@ -32,12 +38,24 @@ pub(super) fn read(
         .map(|list| list.iter().filter_map(|a| scope.read(a, "spec.addresses", units::host_port)).collect());
     let trust_domain = scope.optional(&spec.trust_domain, "spec.trustDomain", units::trust_domain);
     let import = import(spec, scope);
+    let expire_after = scope.optional(&spec.expire_after, "spec.expireAfter", expiry);
     Some(Link {
         cluster: cluster?,
         addresses: addresses?,
         trust_domain: trust_domain?.or_else(|| gateway.map(|g| g.trust_domain.clone())).unwrap_or_default(),
         import: import?,
+        expire_after: expire_after?.unwrap_or(EXPIRE_AFTER),
     })
+}
+
+/// Shorter than a link takes to come up, and every restart of a peer would empty the catalog.
+fn expiry(text: &str) -> Result<Duration, Wrong> {
+    let duration = units::duration(text)?;
+    if duration >= EXPIRE_AFTER_MIN {
+        return Ok(duration);
+    }
+    let hint = "at least 1s; what is mirrored of a peer that is only away for a while shall stay";
+    Err(Wrong::new(format!("`{text}` is out of range"), hint))
 }
 
 /// The import rules; left out: everything, by pinned names only.

@@ -94,6 +94,7 @@ pub(super) struct LinkSpec {
     pub(super) addresses: List<String>,
     pub(super) trust_domain: Field<String>,
     pub(super) import: List<Import>,
+    pub(super) expire_after: Field<String>,
 }
 
 #[derive(Deserialize)]

@@ -14,6 +14,7 @@ fn link(namespaces: &[Option<&str>]) -> Link {
         addresses: Vec::new(),
         trust_domain: "acme.example".into(),
         import: namespaces.iter().map(rule).collect(),
+        expire_after: EXPIRE_AFTER,
     }
 }
 
@@ -336,4 +337,52 @@ fn writes_stand_under_the_key_of_the_peer_and_read_back() {
 fn an_event_of_a_later_version_is_skipped() {
     let mut mirror = synced(&["a"]);
     assert_eq!(mirror.apply(&sync::Event { kind: None }, NOW), Ok(Vec::new()));
+}
+
+#[test]
+fn what_stands_in_the_store_is_followed_until_our_own_stream_speaks() {
+    let stored = |synced_unix_ms, names: &[&str]| {
+        let imports = names.iter().map(|name| record::decode(&record(name, 0, 0)).unwrap());
+        let services = imports.map(|import| (import.name.clone(), Arc::new(import))).collect();
+        PeerImports { epoch: 0, revision: 0, synced_unix_ms, services }
+    };
+    let mut mirror = synced(&["a", "b"]);
+    assert!(!mirror.follow(stored(NOW + 9, &["c"])), "its own stream is open");
+    mirror.lost();
+    assert!(!mirror.follow(stored(NOW - 1, &["c"])), "older than what is known");
+    assert_eq!(names(&mirror), ["a", "b"]);
+    assert!(mirror.follow(stored(NOW + 9, &["b", "c"])));
+    assert_eq!((names(&mirror), mirror.imports().synced_unix_ms), (vec!["b", "c"], NOW + 9));
+    assert!(!mirror.follow(stored(NOW + 10, &["b", "c"])), "nothing new but its age");
+
+    // A stream that was opened and has said nothing yet changes nothing; its first word does.
+    assert_eq!(mirror.watch().epoch, 0, "its place in the history is not known");
+    assert!(mirror.follow(stored(NOW + 11, &["c"])));
+    snapshot(&mut mirror, 20, &["d"], NOW + 20);
+    assert!(!mirror.follow(stored(NOW + 30, &["c"])));
+    assert_eq!(names(&mirror), ["d"]);
+}
+
+#[test]
+fn a_link_may_forget_earlier_and_what_is_followed_a_little_later() {
+    let short = Link { expire_after: Duration::from_secs(2), ..link(&[None]) };
+    let kept = |mirror: &Mirror| Arc::clone(mirror.imports());
+    let mut mirror = Mirror::new(&short, kept(&synced(&["a"])));
+    assert!(mirror.tick(NOW + 1_999).is_empty());
+    let mut followed = mirror.clone();
+    assert_eq!(mirror.tick(NOW + 2_000).len(), 1);
+    assert!(!followed.follow((*kept(&followed)).clone()));
+    assert!(followed.tick(NOW + 2_000).is_empty());
+    assert_eq!(followed.tick(NOW + 2_000 + 2 * STAMP_MS).len(), 1);
+}
+
+#[test]
+fn a_snapshot_under_way_is_seen() {
+    let mut mirror = fresh();
+    mirror.watch();
+    assert!(!mirror.is_filling());
+    apply(&mut mirror, &[begin(EPOCH, 10), upsert("a", 1)], NOW);
+    assert!(mirror.is_filling());
+    apply(&mut mirror, &[end(10)], NOW);
+    assert!(!mirror.is_filling());
 }

@@ -35,16 +35,23 @@ fn what_was_saved_is_loaded_by_the_next_process() {
     state.save(&sample()).unwrap();
     drop(state);
     let loaded = StateDir::open(&path).unwrap().load(&mut rng()).unwrap();
-    assert_eq!(loaded, Loaded { saved: sample(), skipped: 0 });
+    assert_eq!(loaded, Loaded { saved: sample(), skipped: 0, fresh: false });
 }
 
 #[test]
 fn the_uid_and_the_epoch_are_drawn_once() {
     let dir = tempfile::tempdir().unwrap();
-    let first = StateDir::open(dir.path()).unwrap().load(&mut rng()).unwrap();
-    let second = StateDir::open(dir.path()).unwrap().load(&mut fastrand::Rng::with_seed(8)).unwrap();
-    assert_eq!(first, second);
+    let mut state = StateDir::open(dir.path()).unwrap();
+    let first = state.load(&mut rng()).unwrap();
+    let home = state.home(&mut rng()).unwrap();
+    assert!(first.fresh);
     assert_ne!(first.saved.export.epoch, 0);
+    state.save(&first.saved).unwrap();
+    drop(state);
+    let mut state = StateDir::open(dir.path()).unwrap();
+    let second = state.load(&mut fastrand::Rng::with_seed(8)).unwrap();
+    assert_eq!(second, Loaded { fresh: false, ..first });
+    assert_eq!(state.home(&mut fastrand::Rng::with_seed(8)).unwrap(), home);
 }
 
 #[test]
@@ -62,7 +69,7 @@ fn two_processes_never_share_a_directory() {
 fn nobody_else_may_read_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state");
-    StateDir::open(&path).unwrap().load(&mut rng()).unwrap();
+    StateDir::open(&path).unwrap().save(&sample()).unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(&path.join(CATALOG))), (0o700, 0o600));
 }
@@ -124,5 +131,8 @@ fn a_record_that_cannot_be_read_costs_only_itself() {
     let mut bytes = MAGIC.to_vec();
     bytes.extend(xxh3_64(&body).to_be_bytes());
     bytes.extend(body);
-    assert_eq!(decode(&bytes, Path::new("catalog")).unwrap(), Loaded { saved: sample(), skipped: 1 });
+    assert_eq!(
+        decode(&bytes, Path::new("catalog")).unwrap(),
+        Loaded { saved: sample(), skipped: 1, fresh: false }
+    );
 }

@@ -5,8 +5,11 @@ use crate::model::{ClusterName, ServiceName};
 /// The first part of every key; the number changes when neighbouring versions could misread each other's values.
 pub const ROOT: &str = "/ringway/v1/";
 
-/// The cluster's UID and epoch.
+/// The cluster's UID.
 pub const CLUSTER: &str = "/ringway/v1/cluster";
+
+/// The gateway that writes for the cluster, leased by it.
+pub const LEADER: &str = "/ringway/v1/leader";
 
 /// The original bytes of a manifest.
 pub fn config(kind: &str, namespace: &str, name: &str) -> String {
@@ -49,6 +52,11 @@ pub fn import(peer: &ClusterName, service: &ServiceName) -> String {
     format!("{}{service}", imports(peer))
 }
 
+/// How far what is mirrored of a peer has come; in the range of [`all_imports`].
+pub fn mirrored(peer: &ClusterName) -> String {
+    format!("{ROOT}imports/{peer}")
+}
+
 /// All that is mirrored, of every peer.
 pub fn all_imports() -> String {
     format!("{ROOT}imports/")
@@ -89,8 +97,10 @@ mod tests {
         assert_eq!(parse_endpoint(&endpoints(&cart)), Some(("shop", "cart", "")));
         assert_eq!(parse_endpoint(&import(&east, &cart)), None);
         assert_eq!(import(&east, &cart), "/ringway/v1/imports/east/shop/cart");
+        assert_eq!(mirrored(&east), "/ringway/v1/imports/east");
+        assert!(!mirrored(&east).starts_with(&imports(&east)) && mirrored(&east).starts_with(&all_imports()));
         assert_eq!(gateway("gw-1"), "/ringway/v1/gateways/gw-1");
-        for key in [configs(), endpoints(&cart), imports(&east), gateways(), CLUSTER.into()] {
+        for key in [configs(), endpoints(&cart), imports(&east), gateways(), CLUSTER.into(), LEADER.into()] {
             assert!(key.starts_with(ROOT));
         }
     }

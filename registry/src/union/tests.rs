@@ -75,6 +75,7 @@ fn link(catalog: &mut Catalog, peer: &str, import: &[(Option<&str>, bool)]) {
         addresses: Vec::new(),
         trust_domain: "acme.example".into(),
         import: import.iter().map(rule).collect(),
+        expire_after: crate::mirror::EXPIRE_AFTER,
     };
     catalog.declared.links.insert(cluster(peer), link);
 }

@@ -108,6 +108,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
         addresses: vec![at("gw.east.example", 7443), at("2001:db8::1", 7443)],
         trust_domain: "acme.example".into(),
         import: vec![ImportRule { namespace: Some("shop".into()), union: true }],
+        expire_after: registry::mirror::EXPIRE_AFTER,
     };
     assert_eq!(manifests.declared.links, BTreeMap::from([(cluster("east"), link)]));
     let service = Service {

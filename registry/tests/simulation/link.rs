@@ -323,5 +323,6 @@ fn declared(exporter: &ClusterName, namespaces: &[Option<&str>]) -> Link {
         addresses: Vec::new(),
         trust_domain: "acme.example".into(),
         import: namespaces.iter().map(rule).collect(),
+        expire_after: EXPIRE_AFTER,
     }
 }

@@ -240,6 +240,7 @@ fn clock(peer: &PeerCluster, imports: &PeerImports, now_unix_ms: u64) -> Option<
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use registry::mirror::EXPIRE_AFTER;
     use std::collections::BTreeMap;
 
     use registry::model::{ClusterName, Link};
@@ -252,8 +253,13 @@ mod tests {
 
     fn peer(addresses: Vec<HostPort>) -> Arc<PeerCluster> {
         let cluster = ClusterName::new("east").unwrap();
-        let link =
-            Link { cluster: cluster.clone(), addresses, trust_domain: "acme.example".into(), import: vec![] };
+        let link = Link {
+            cluster: cluster.clone(),
+            addresses,
+            trust_domain: "acme.example".into(),
+            import: vec![],
+            expire_after: EXPIRE_AFTER,
+        };
         let links = BTreeMap::from([(cluster.clone(), link)]);
         let west = ClusterName::new("west").unwrap();
         Peers::new(&west, "gw-1", &links, CancellationToken::new()).get(&cluster).unwrap()

@@ -114,7 +114,7 @@ impl End {
         let index = accepted.index();
         match soon(accepted.begin()).await.unwrap() {
             Begun::Exchange(exchange) => (index, exchange),
-            Begun::Sync(..) | Begun::Lookup(..) => panic!("an exchange was opened"),
+            Begun::Sync(..) | Begun::Lookup(..) | Begun::Register(..) => panic!("an exchange was opened"),
         }
     }
 }

@@ -1,0 +1,332 @@
+//! Which gateway writes for its cluster, and which gateways live: one lease per process, on any store.
+//!
+//! Each gateway puts its own key (`/ringway/v1/gateways/<id>`) with its lease, then campaigns for
+//! `/ringway/v1/leader`: whoever puts that where it is absent is elected. The revision of that put is the [`Guard`]:
+//! every write of the elected one expects the key unchanged, so that one that was paused, or whose store was put back
+//! to an older state, changes nothing. The embedded store has one process, which the same code elects at once.
+//!
+//! By its own clock a gateway is elected for as long as the last answered keep-alive, counted from before it was asked,
+//! is younger than [`TTL`]; the store lets the lease live at least that long.
+
+#[cfg(test)]
+mod tests;
+
+use std::pin::pin;
+use std::time::Duration;
+
+use prost::Message;
+use proto::store::{Leader, Member};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tracing::{info, warn};
+
+use crate::store::{Entry, Expect, LeaseId, Op, Outcome, Store, StoreError, Transaction, Watch, keys};
+
+/// How long the lease of a gateway lives without a word of it: the longest that nobody is elected after a death.
+pub const TTL: Duration = Duration::from_secs(5);
+
+/// How often the lease is kept alive and the keys are looked at: two of these may fail.
+const KEEP_ALIVE: Duration = Duration::from_millis(TTL.as_millis() as u64 / 3);
+
+/// Wait after the store failed, or another process holds our id.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A gateway as it stands for its cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// Its id, unique within the cluster.
+    pub id: String,
+    /// What the others are told of it.
+    pub member: Member,
+}
+
+/// What an elected gateway expects of the store in every write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    revision: u64,
+    until: Instant,
+}
+
+/// How a gateway stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The store has not answered yet, or does not any more.
+    Unknown,
+    /// Another process of this cluster uses our id.
+    IdTaken(
+        /// What it says of itself, for people.
+        String,
+    ),
+    /// It lives, and another one is elected or shall be.
+    Member,
+    /// It writes for the cluster.
+    Elected(Guard),
+}
+
+impl Guard {
+    /// What every write expects.
+    pub fn expect(&self) -> Expect {
+        Expect::Modified(keys::LEADER.into(), self.revision)
+    }
+
+    /// Whether it still holds at `now` as far as our own clock knows; if so, the store has the last word.
+    pub fn holds(&self, now: Instant) -> bool {
+        now < self.until
+    }
+
+    /// The store's revision at which it was given.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+}
+
+impl Standing {
+    /// The guard of an elected gateway at `now`.
+    pub fn guard(&self, now: Instant) -> Option<Guard> {
+        match self {
+            Self::Elected(guard) if guard.holds(now) => Some(*guard),
+            _ => None,
+        }
+    }
+}
+
+/// Why a session ended; another one follows.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the store has not answered for {TTL:?}")]
+    Silent,
+    #[error("our key is gone or another's; was the store put back to an older state?")]
+    KeyLost,
+}
+
+/// Stands for `us` until `stop`, and tells how that goes; then resigns, so that another takes over at once. A store that
+/// fails is asked again.
+pub async fn stand<S: Store>(
+    store: S,
+    us: Candidate,
+    standing: watch::Sender<Standing>,
+    stop: impl Future<Output = ()>,
+) {
+    let mut stop = pin!(stop);
+    let mut failures = 0u32;
+    loop {
+        let mut lease = None;
+        let ended = tokio::select! {
+            () = &mut stop => None,
+            ended = session(&store, &us, &mut lease, &standing) => Some(ended),
+        };
+        let was = standing.send_replace(Standing::Unknown);
+        let Some(ended) = ended else {
+            if let Some(lease) = lease {
+                // A store that does not answer ends the lease by itself.
+                let _ = tokio::time::timeout(KEEP_ALIVE, store.revoke(lease)).await;
+            }
+            return;
+        };
+        if matches!(ended, Ended::Store(StoreError::Closed)) {
+            return;
+        }
+        if was != Standing::Unknown || failures.is_multiple_of(30) {
+            warn!(error = %ended, gateway = us.id, "This gateway has no lease in the registry's store; tried again.");
+        }
+        failures = if was == Standing::Unknown { failures + 1 } else { 0 };
+        tokio::select! {
+            () = &mut stop => return,
+            () = sleep(RETRY) => {}
+        }
+    }
+}
+
+/// From the grant of a lease to its loss.
+async fn session<S: Store>(
+    store: &S,
+    us: &Candidate,
+    held: &mut Option<LeaseId>,
+    standing: &watch::Sender<Standing>,
+) -> Ended {
+    let asked = Instant::now();
+    let lease = match timeout_at(asked + TTL, store.grant(TTL)).await {
+        Ok(Ok(lease)) => lease,
+        Ok(Err(error)) => return error.into(),
+        Err(_) => return Ended::Silent,
+    };
+    *held = Some(lease);
+    let (until, alive) = watch::channel(asked + TTL);
+    tokio::select! {
+        ended = keep(store, lease, &until) => ended,
+        ended = campaign(store, us, lease, &alive, standing) => ended,
+    }
+}
+
+/// Keeps the lease alive; ends when it is lost, or may be.
+async fn keep<S: Store>(store: &S, lease: LeaseId, until: &watch::Sender<Instant>) -> Ended {
+    loop {
+        let last = *until.borrow();
+        sleep_until((last - TTL + KEEP_ALIVE).min(last)).await;
+        let asked = Instant::now();
+        match timeout_at(last, store.keep_alive(lease)).await {
+            Ok(Ok(())) => drop(until.send_replace(asked + TTL)),
+            Ok(Err(error @ (StoreError::LeaseGone(_) | StoreError::Closed))) => return error.into(),
+            // What does not last is no loss: the lease outlives it.
+            Ok(Err(_)) => sleep_until((asked + KEEP_ALIVE / 4).min(last)).await,
+            Err(_) => return Ended::Silent,
+        }
+        if Instant::now() >= *until.borrow() {
+            return Ended::Silent;
+        }
+    }
+}
+
+/// Puts our key, then takes the leader's whenever it is free.
+async fn campaign<S: Store>(
+    store: &S,
+    us: &Candidate,
+    lease: LeaseId,
+    alive: &watch::Receiver<Instant>,
+    standing: &watch::Sender<Standing>,
+) -> Ended {
+    let ours = loop {
+        match claim(store, us, lease, standing).await {
+            Ok(revision) => break revision,
+            Err(error @ (StoreError::LeaseGone(_) | StoreError::Closed)) => return error.into(),
+            Err(_) => sleep(KEEP_ALIVE / 4).await,
+        }
+    };
+    let mut alive = alive.clone();
+    loop {
+        let until = *alive.borrow_and_update();
+        match look(store, us, lease, ours, until, standing).await {
+            Ok(leader) => {
+                let free = async {
+                    match leader {
+                        // Nobody takes it from us while the lease lives; that the store was put back is seen by looking.
+                        None => std::future::pending().await,
+                        Some(seen) => freed(store, seen).await,
+                    }
+                };
+                tokio::select! {
+                    // A failed watch is made good by the next look.
+                    () = free => {}
+                    // With every answered keep-alive, for the guard holds until the next.
+                    _ = alive.changed() => {}
+                }
+            }
+            Err(ended @ (Ended::KeyLost | Ended::Store(StoreError::LeaseGone(_) | StoreError::Closed))) => {
+                return ended;
+            }
+            // What does not last is no loss: `keep` says when it is one.
+            Err(_) => sleep(KEEP_ALIVE / 4).await,
+        }
+    }
+}
+
+/// Puts our key with our lease; gives its revision. Waits while another process holds it.
+async fn claim<S: Store>(
+    store: &S,
+    us: &Candidate,
+    lease: LeaseId,
+    standing: &watch::Sender<Standing>,
+) -> Result<u64, StoreError> {
+    let key = keys::gateway(&us.id);
+    loop {
+        let expect = match store.get(&key).await? {
+            None => Expect::Absent(key.clone()),
+            Some(entry) => match Member::decode(entry.value.clone()) {
+                // An earlier start of ours, which is dead: one process at a time has a state directory.
+                Ok(member) if member.home == us.member.home => Expect::Modified(key.clone(), entry.modified),
+                member => {
+                    let taken = Standing::IdTaken(
+                        member.map_or_else(|_| "of a newer version".into(), |m| describe(&m)),
+                    );
+                    standing.send_if_modified(|known| {
+                        let news = *known != taken;
+                        *known = taken;
+                        news
+                    });
+                    sleep(RETRY).await;
+                    continue;
+                }
+            },
+        };
+        let put = Op::Put { key: key.clone(), value: us.member.encode_to_vec().into(), lease: Some(lease) };
+        if let Outcome::Committed(revision) = commit(store, expect, put).await? {
+            return Ok(revision);
+        }
+    }
+}
+
+/// Looks who is elected, takes the office if it is free, and tells how we stand; gives the entry of another's.
+async fn look<S: Store>(
+    store: &S,
+    us: &Candidate,
+    lease: LeaseId,
+    ours: u64,
+    until: Instant,
+    standing: &watch::Sender<Standing>,
+) -> Result<Option<Entry>, Ended> {
+    if store.get(&keys::gateway(&us.id)).await?.is_none_or(|entry| entry.modified != ours) {
+        return Err(Ended::KeyLost);
+    }
+    let leader = store.get(keys::LEADER).await?;
+    let (revision, other) = match leader {
+        Some(entry) if entry.lease == Some(lease) => (Some(entry.modified), None),
+        other => {
+            let expect = match &other {
+                None => Some(Expect::Absent(keys::LEADER.into())),
+                Some(entry) => {
+                    let theirs = Leader::decode(entry.value.clone()).ok();
+                    // Of an earlier start of ours.
+                    theirs
+                        .filter(|leader| leader.home == us.member.home)
+                        .map(|_| Expect::Modified(keys::LEADER.into(), entry.modified))
+                }
+            };
+            let value = Leader { gateway: us.id.clone(), home: us.member.home }.encode_to_vec().into();
+            let put = Op::Put { key: keys::LEADER.into(), value, lease: Some(lease) };
+            match expect {
+                Some(expect) => match commit(store, expect, put).await? {
+                    Outcome::Committed(revision) => (Some(revision), None),
+                    Outcome::Conflict => (None, store.get(keys::LEADER).await?),
+                },
+                None => (None, other),
+            }
+        }
+    };
+    let now = revision.map_or(Standing::Member, |revision| Standing::Elected(Guard { revision, until }));
+    standing.send_if_modified(|known| {
+        let news = match (&*known, &now) {
+            (Standing::Elected(before), Standing::Elected(after)) => before.revision != after.revision,
+            (before, after) => before != after,
+        };
+        if news && revision.is_some() {
+            info!(gateway = us.id, "This gateway is elected: it writes for the cluster.");
+        } else if news && matches!(known, Standing::Elected(_)) {
+            info!(gateway = us.id, "Another gateway is elected.");
+        }
+        *known = now;
+        news
+    });
+    Ok(other)
+}
+
+/// Waits until the office that `seen` stands for is free, or may be.
+async fn freed<S: Store>(store: &S, seen: Entry) {
+    let Ok(mut watch) = store.watch(keys::LEADER, seen.modified + 1).await else {
+        return std::future::pending().await;
+    };
+    if watch.next().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+async fn commit<S: Store>(store: &S, expect: Expect, op: Op) -> Result<Outcome, StoreError> {
+    store.commit(Transaction { expect: vec![expect], ops: vec![op] }).await
+}
+
+/// What a gateway says of itself, in a line for people.
+pub fn describe(member: &Member) -> String {
+    let Member { boot, addresses, software, .. } = member;
+    format!("{software}, boot {boot:016x}, dialled at {}", addresses.join(", "))
+}

@@ -1,0 +1,225 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::store::memory::{MemoryStore, MemoryWatch};
+use crate::store::{Range, conformance};
+
+/// A gateway that stands, and the way to have it resign.
+struct Stands {
+    standing: watch::Receiver<Standing>,
+    resign: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn candidate(id: &str, home: u64) -> Candidate {
+    Candidate { id: id.into(), member: Member { home, boot: home + 1, ..Member::default() } }
+}
+
+fn stand_on<S: Store>(store: &S, us: Candidate) -> Stands {
+    let (sender, standing) = watch::channel(Standing::Unknown);
+    let (resign, told) = oneshot::channel();
+    let store = store.clone();
+    let task = tokio::spawn(async move {
+        stand(store, us, sender, async {
+            let _ = told.await;
+        })
+        .await;
+    });
+    Stands { standing, resign, task }
+}
+
+impl Stands {
+    async fn until(&mut self, what: impl Fn(&Standing) -> bool) -> Standing {
+        let waited = tokio::time::timeout(TTL * 4, self.standing.wait_for(|standing| what(standing))).await;
+        waited.expect("in time").unwrap().clone()
+    }
+
+    async fn elected(&mut self) -> Guard {
+        match self.until(|s| matches!(s, Standing::Elected(_))).await {
+            Standing::Elected(guard) => guard,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn kill(self) {
+        self.task.abort();
+    }
+}
+
+/// A write as the elected one makes it.
+async fn write(store: &impl Store, guard: &Guard) -> Outcome {
+    let put = Op::Put { key: "/ringway/v1/imports/east/shop/a".into(), value: Bytes::new(), lease: None };
+    commit(store, guard.expect(), put).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_is_elected_and_the_next_takes_over_within_the_lease() {
+    let store = MemoryStore::default();
+    let mut first = stand_on(&store, candidate("gw-1", 1));
+    let guard = first.elected().await;
+    let mut second = stand_on(&store, candidate("gw-2", 2));
+    second.until(|s| *s == Standing::Member).await;
+    // It stays so for as long as the first lives.
+    sleep(TTL * 3).await;
+    assert_eq!(first.standing.borrow().guard(Instant::now()).map(|g| g.revision()), Some(guard.revision()));
+    assert_eq!(*second.standing.borrow(), Standing::Member);
+    assert!(matches!(write(&store, &guard).await, Outcome::Committed(_)));
+
+    let died = Instant::now();
+    first.kill();
+    let next = second.elected().await;
+    assert!(died.elapsed() <= TTL, "{:?}", died.elapsed());
+    assert_eq!(
+        write(&store, &guard).await,
+        Outcome::Conflict,
+        "a paused leader that wakes late changes nothing"
+    );
+    assert!(matches!(write(&store, &next).await, Outcome::Committed(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_resigns_is_followed_at_once_and_leaves_nothing() {
+    let store = MemoryStore::default();
+    let mut first = stand_on(&store, candidate("gw-1", 1));
+    first.elected().await;
+    let mut second = stand_on(&store, candidate("gw-2", 2));
+    second.until(|s| *s == Standing::Member).await;
+    let resigned = Instant::now();
+    first.resign.send(()).unwrap();
+    first.task.await.unwrap();
+    second.elected().await;
+    assert!(resigned.elapsed() < KEEP_ALIVE, "{:?}", resigned.elapsed());
+    assert_eq!(store.get(&keys::gateway("gw-1")).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_takes_its_own_place_at_once() {
+    let store = MemoryStore::default();
+    let mut before = stand_on(&store, candidate("gw-1", 1));
+    before.elected().await;
+    before.kill();
+    let started = Instant::now();
+    let mut after = stand_on(
+        &store,
+        Candidate { member: Member { boot: 9, ..candidate("gw-1", 1).member }, ..candidate("gw-1", 1) },
+    );
+    after.elected().await;
+    assert!(started.elapsed() < Duration::from_millis(100), "{:?}", started.elapsed());
+    // The end of the lease of the earlier start takes nothing along.
+    sleep(TTL * 2).await;
+    assert!(after.standing.borrow().guard(Instant::now()).is_some());
+    let ours = store.get(&keys::gateway("gw-1")).await.unwrap().unwrap();
+    assert_eq!(Member::decode(ours.value).unwrap().boot, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_belongs_to_one_process_until_it_dies() {
+    let store = MemoryStore::default();
+    let mut first = stand_on(&store, candidate("gw-1", 1));
+    first.elected().await;
+    let mut second = stand_on(&store, candidate("gw-1", 2));
+    let taken = second.until(|s| matches!(s, Standing::IdTaken(_))).await;
+    assert_eq!(taken.guard(Instant::now()), None);
+    sleep(TTL * 3).await;
+    assert!(matches!(*second.standing.borrow(), Standing::IdTaken(_)));
+    first.kill();
+    second.elected().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_put_back_to_an_older_state_is_noticed() {
+    let store = MemoryStore::default();
+    let mut only = stand_on(&store, candidate("gw-1", 1));
+    let before = only.elected().await;
+    // As if neither key had been written yet.
+    let ops = vec![Op::Delete(keys::LEADER.into()), Op::Delete(keys::gateway("gw-1"))];
+    store.commit(Transaction { expect: Vec::new(), ops }).await.unwrap();
+    only.until(|s| s.guard(Instant::now()).is_some_and(|guard| guard.revision() > before.revision())).await;
+    assert!(store.get(&keys::gateway("gw-1")).await.unwrap().is_some());
+}
+
+/// A store that can stop answering, as a frozen server does.
+#[derive(Clone)]
+struct Freezing {
+    store: MemoryStore,
+    frozen: Arc<AtomicBool>,
+}
+
+impl Freezing {
+    async fn answers(&self) {
+        if self.frozen.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Store for Freezing {
+    type Watch = MemoryWatch;
+
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.answers().await;
+        self.store.get(key).await
+    }
+
+    async fn range(&self, prefix: &str) -> Result<Range, StoreError> {
+        self.answers().await;
+        self.store.range(prefix).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        self.answers().await;
+        self.store.commit(transaction).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.answers().await;
+        self.store.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.answers().await;
+        self.store.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.answers().await;
+        self.store.revoke(lease).await
+    }
+
+    async fn watch(&self, prefix: &str, from: u64) -> Result<MemoryWatch, StoreError> {
+        self.answers().await;
+        self.store.watch(prefix, from).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_not_answered_steps_down_before_another_is_elected() {
+    let store = MemoryStore::default();
+    let frozen = Arc::new(AtomicBool::new(false));
+    let mut first =
+        stand_on(&Freezing { store: store.clone(), frozen: frozen.clone() }, candidate("gw-1", 1));
+    let guard = first.elected().await;
+    let mut second = stand_on(&store, candidate("gw-2", 2));
+    second.until(|s| *s == Standing::Member).await;
+    sleep(TTL).await;
+    frozen.store(true, Ordering::Relaxed);
+    let next = second.elected().await;
+    assert_eq!(first.standing.borrow().guard(Instant::now()), None, "by its own clock");
+    assert_eq!(write(&store, &guard).await, Outcome::Conflict);
+    // Answered again it is a member, and the other stays.
+    frozen.store(false, Ordering::Relaxed);
+    first.until(|s| *s == Standing::Member).await;
+    assert_eq!(second.standing.borrow().guard(Instant::now()).map(|g| g.revision()), Some(next.revision()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_of_these_tests_is_one() {
+    let store = Freezing { store: MemoryStore::default(), frozen: Arc::default() };
+    conformance::reads_see_writes(&store).await;
+}

@@ -1,0 +1,175 @@
+#![allow(clippy::unwrap_used)]
+
+use tokio::sync::watch;
+
+use super::*;
+use crate::election::{Candidate, Standing, stand};
+use crate::model::{Port, Protocol, ServiceName};
+use crate::store::Expect;
+use crate::store::memory::MemoryStore;
+
+fn peer(name: &str) -> ClusterName {
+    ClusterName::new(name).unwrap()
+}
+
+fn import(name: &str, revision: u64, port: u16) -> Arc<Import> {
+    Arc::new(Import {
+        name: ServiceName::new("shop", name).unwrap(),
+        ports: vec![Port { name: "web".into(), number: port, protocol: Protocol::Http }],
+        region: "us-east".into(),
+        contract: None,
+        revision,
+    })
+}
+
+fn imports(synced_unix_ms: u64, imports: &[Arc<Import>]) -> Option<Arc<PeerImports>> {
+    let services = imports.iter().map(|import| (import.name.clone(), import.clone())).collect();
+    Some(Arc::new(PeerImports { epoch: 3, revision: 1, synced_unix_ms, services }))
+}
+
+fn picture<const N: usize>(peers: [(&str, Option<Arc<PeerImports>>); N]) -> Picture {
+    peers.into_iter().map(|(name, imports)| (peer(name), imports)).collect()
+}
+
+/// A guard as the election gives it.
+async fn elected(store: &MemoryStore, id: &str) -> Guard {
+    let (sender, mut standing) = watch::channel(Standing::Unknown);
+    let us = Candidate {
+        id: id.into(),
+        member: Member { home: u64::from(id.as_bytes()[3]), ..Member::default() },
+    };
+    tokio::spawn(stand(store.clone(), us, sender, std::future::pending()));
+    let elected =
+        standing.wait_for(|standing| matches!(standing, Standing::Elected(_))).await.unwrap().clone();
+    match elected {
+        Standing::Elected(guard) => guard,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn take_over(store: &MemoryStore, guard: &Guard, picture: &Picture) -> (Recorder, usize) {
+    let stored = Stored::read(store).await.unwrap();
+    Recorder::take_over(store, guard, &stored, picture).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_is_brought_to_every_picture_from_any_other() {
+    let (a, b, newer) = (import("a", 1, 80), import("b", 1, 80), import("a", 2, 81));
+    let pictures = [
+        picture([]),
+        picture([("east", imports(1, &[a.clone(), b.clone()]))]),
+        picture([
+            ("east", imports(2, &[newer.clone(), b.clone()])),
+            ("north", imports(2, std::slice::from_ref(&a))),
+        ]),
+        // The same in another history.
+        picture([("east", imports(3, &[import("a", 7, 81), b.clone()]))]),
+        picture([("north", imports(4, &[b]))]),
+    ];
+    for from in &pictures {
+        for to in &pictures {
+            let store = MemoryStore::default();
+            let guard = elected(&store, "gw-1").await;
+            let (mut recorder, _) = take_over(&store, &guard, from).await;
+            recorder.bring(&store, &guard, to).await.unwrap();
+            let after = Stored::read(&store).await.unwrap();
+            for (name, imports) in to {
+                let services = |imports: &PeerImports| -> Vec<_> {
+                    imports.services.values().map(|i| (i.name.clone(), i.ports.clone())).collect()
+                };
+                let held = after.of(name).unwrap();
+                assert_eq!(services(&held), services(imports.as_ref().unwrap()));
+                assert_eq!(held.epoch, 0, "its place in the history is not known");
+            }
+            assert!(after.values.keys().all(|key| {
+                to.keys().any(|peer| *key == keys::mirrored(peer) || key.starts_with(&keys::imports(peer)))
+            }));
+            assert_eq!(recorder.bring(&store, &guard, to).await.unwrap(), 0);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_takeover_writes_only_what_differs() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let many = |revision| (0..2000).map(|n| import(&format!("s{n}"), revision, 80)).collect::<Vec<_>>();
+    let (_, written) = take_over(&store, &guard, &picture([("east", imports(9, &many(1)))])).await;
+    assert_eq!(written, 2001);
+    // By another gateway of the peer, whose history is another.
+    let mut same = many(900);
+    assert_eq!(take_over(&store, &guard, &picture([("east", imports(9, &same))])).await.1, 0);
+    same[3] = import("s3", 901, 81);
+    assert_eq!(
+        take_over(&store, &guard, &picture([("east", imports(10, &same))])).await.1,
+        2,
+        "and the stamp"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_filled_keeps_what_the_store_has_of_it() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let full = picture([("east", imports(1, &[import("a", 1, 80), import("b", 1, 80)]))]);
+    take_over(&store, &guard, &full).await;
+    let (mut recorder, written) = take_over(&store, &guard, &picture([("east", None)])).await;
+    assert_eq!(written, 0);
+    assert_eq!(recorder.bring(&store, &guard, &picture([("east", None)])).await.unwrap(), 0);
+    let after = picture([("east", imports(2, &[import("b", 5, 80)]))]);
+    assert_eq!(recorder.bring(&store, &guard, &after).await.unwrap(), 2, "a deleted, and the stamp");
+    // Of a peer without a link nothing stays, whoever wrote it.
+    assert_eq!(take_over(&store, &guard, &picture([])).await.1, 2);
+    assert_eq!(Stored::read(&store).await.unwrap(), Stored::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_word_is_written_with_every_change_and_each_minute() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let a = import("a", 1, 80);
+    let at = |ms| picture([("east", imports(ms, std::slice::from_ref(&a)))]);
+    let (mut recorder, _) = take_over(&store, &guard, &at(1_000)).await;
+    assert_eq!(recorder.bring(&store, &guard, &at(1_000 + STAMP_MS - 1)).await.unwrap(), 0);
+    assert_eq!(recorder.bring(&store, &guard, &at(1_000 + STAMP_MS)).await.unwrap(), 1);
+    let read = Stored::read_peer(&store, &peer("east")).await.unwrap();
+    assert_eq!(read.of(&peer("east")).unwrap().synced_unix_ms, 1_000 + STAMP_MS);
+    assert_eq!(read.of(&peer("eas")), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_deposed_changes_nothing() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let (mut recorder, _) = take_over(&store, &guard, &picture([])).await;
+    let seized = Op::Put { key: keys::LEADER.into(), value: Bytes::new(), lease: None };
+    store.commit(Transaction { expect: Vec::new(), ops: vec![seized] }).await.unwrap();
+    let news = picture([("east", imports(1, &[import("a", 1, 80)]))]);
+    let refused = recorder.bring(&store, &guard, &news).await.unwrap_err();
+    assert!(matches!(refused, RecordError::Deposed), "{refused}");
+    assert_eq!(Stored::read(&store).await.unwrap(), Stored::default());
+    assert!(matches!(guard.expect(), Expect::Modified(key, _) if key == keys::LEADER));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_can_be_read() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    take_over(&store, &guard, &picture([("east", imports(7, &[import("a", 2, 80)]))])).await;
+    let said: Vec<_> = (store.range(keys::ROOT).await.unwrap().entries.iter())
+        .map(|entry| format!("{}: {}", entry.key, describe(&entry.key, &entry.value).unwrap()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "/ringway/v1/gateways/gw-1: , boot 0000000000000000, dialled at ",
+            "/ringway/v1/imports/east: last word at 7 ms",
+            "/ringway/v1/imports/east/shop/a: ports web 80, region us-east",
+            "/ringway/v1/leader: gateway gw-1",
+        ]
+    );
+    let uid = Cluster { uid: vec![1; 2] }.encode_to_vec();
+    assert_eq!(describe(keys::CLUSTER, &uid).unwrap(), "uid 0101");
+    assert_eq!(describe("/ringway/v1/imports/east/shop/a", b"nonsense"), None);
+    assert_eq!(describe("/ringway/v1/config/Link/default/east", b""), None);
+}
