@@ -59,6 +59,41 @@ pub enum Ended {
     Refused(String),
 }
 
+/// What was last told of each endpoint, so that only what changes is shown to people.
+#[derive(Debug, Default)]
+pub struct Seen {
+    last: Vec<(Phase, String)>,
+}
+
+impl Seen {
+    /// The places of those that are not as they were, each with what it is now and why. That something is under way, or
+    /// has yet to be seen, is no change.
+    pub fn changes(&mut self, told: &[Standing]) -> Vec<(usize, Phase, String)> {
+        self.last.resize(told.len(), (Phase::Unspecified, String::new()));
+        let mut changes = Vec::new();
+        for (place, (standing, last)) in told.iter().zip(&mut self.last).enumerate() {
+            let now = (standing.phase(), standing.why.clone());
+            let nothing_yet = now.0 == Phase::Waiting && now.1.is_empty();
+            if now != *last && !nothing_yet {
+                changes.push((place, now.0, now.1.clone()));
+                *last = now;
+            }
+        }
+        changes
+    }
+}
+
+/// The word for what became of a registration.
+pub fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Registered => "registered",
+        Phase::Waiting | Phase::Unspecified => "waiting",
+        Phase::Draining => "draining",
+        Phase::Gone => "gone",
+        Phase::Refused => "refused",
+    }
+}
+
 /// A new registrar's random bytes.
 pub fn random_id() -> RegistrarId {
     fastrand::u128(..).to_be_bytes()
@@ -299,6 +334,23 @@ mod tests {
         async fn refuse(&self, why: &str) {
             self.tell.send(Told { endpoints: Vec::new(), refused: why.into() }).await.unwrap();
         }
+    }
+
+    #[test]
+    fn people_are_shown_changes_only() {
+        let standing =
+            |phase: Phase, why: &str, in_flight| Standing { phase: phase.into(), why: why.into(), in_flight };
+        let mut seen = Seen::default();
+        let mut shown = |phase, why, in_flight| {
+            let changes = seen.changes(&[standing(phase, why, in_flight)]);
+            changes.into_iter().map(|(_, phase, why)| format!("{} {why}", word(phase))).next()
+        };
+        assert_eq!(shown(Phase::Waiting, "", 0), None);
+        assert_eq!(shown(Phase::Waiting, "no service", 0).as_deref(), Some("waiting no service"));
+        assert_eq!(shown(Phase::Waiting, "no service", 0), None);
+        assert_eq!(shown(Phase::Registered, "", 0).as_deref(), Some("registered "));
+        assert_eq!(shown(Phase::Draining, "", 2).as_deref(), Some("draining "));
+        assert_eq!(shown(Phase::Draining, "", 1), None);
     }
 
     #[tokio::test(start_paused = true)]

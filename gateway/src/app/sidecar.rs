@@ -27,6 +27,7 @@ use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::clock::Clock;
 use crate::metrics::{self, Direction, InProgress, Metrics};
 use crate::peers::{PeerCluster, Peers};
+use crate::registrar::Ending;
 use crate::sidecar::{self, Names, Proxy, admin};
 use crate::stall::Stalls;
 use crate::view::{View, ViewBuilder};
@@ -37,6 +38,8 @@ use crate::{dataplane, listener};
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 /// How often tunnels are held against the clock and the certificates of the moment.
 const JUDGE: Duration = Duration::from_secs(5);
+/// How long the endpoints that it registered may drain.
+const REGISTERED_GRACE: Duration = Duration::from_secs(10);
 
 /// What a sidecar reads from its files.
 struct Loaded {
@@ -100,6 +103,10 @@ async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
         shared.clone(),
         hangup,
     ));
+    let ending = Ending { grace: REGISTERED_GRACE, ..Ending::default() };
+    let registered = !sidecar.register.is_empty();
+    let registering = sidecar::register(sidecar.clone(), cluster.clone(), ending.clone());
+    let registering = registered.then(|| spawn_local(registering));
     spawn_local(follow_local(shared.clone(), cluster, endpoint.clone()));
     info!(
         cluster = %sidecar.cluster, sidecar = %sidecar.id, proxy = %sidecar.proxy, admin = %sidecar.admin, "Ready."
@@ -107,6 +114,18 @@ async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
 
     end.told().await;
     info!(in_progress = shared.in_progress.count(), "Draining.");
+    if let Some(mut registering) = registering {
+        // Through the gateways that it will soon leave.
+        ending.drain.cancel();
+        tokio::select! {
+            _ = &mut registering => {}
+            () = end.told() => {
+                ending.now.cancel();
+                let _ = registering.await;
+                shared.cut.cancel();
+            }
+        }
+    }
     shared.stop.cancel();
     tokio::select! {
         () = dataplane::finish(&shared, listening, std::future::ready(())) => {}

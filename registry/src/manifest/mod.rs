@@ -32,6 +32,7 @@ mod policy;
 mod problem;
 mod raw;
 mod read;
+mod register;
 mod scope;
 mod service;
 mod shape;

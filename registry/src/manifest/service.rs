@@ -21,10 +21,10 @@ const ENDPOINTS_MAX: usize = 10_000;
 const GRANT_MAX: usize = 1_024;
 
 /// Largest weight of an endpoint in hundredths: a hundred times the usual one.
-const WEIGHT_MAX: i128 = 10_000;
+pub(super) const WEIGHT_MAX: i128 = 10_000;
 
 /// Most requests that an endpoint may declare to hold at once.
-const CAPACITY_MAX: i128 = 1_000_000;
+pub(super) const CAPACITY_MAX: i128 = 1_000_000;
 
 /// Reads a MeshService; `name` is none where it is wrong.
 pub(super) fn read(

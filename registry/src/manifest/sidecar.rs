@@ -8,6 +8,7 @@ use serde_saphyr::{Location, Spanned};
 
 use super::gateway::{apart, directory};
 use super::raw::{Directory, Field, List};
+use super::register::{self, Registration};
 use super::scope::Scope;
 use super::units::{self, Wrong};
 use crate::model::{GatewayAddress, Sidecar};
@@ -27,6 +28,7 @@ pub(super) struct SidecarSpec {
     listen: Field<Listen>,
     passthrough: Option<bool>,
     domain: Field<String>,
+    register: List<Registration>,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +67,7 @@ pub(super) fn read(
     let gateways = gateways(&spec.gateways, at, folder, scope);
     let listen = listen(&spec.listen, scope);
     let domain = scope.optional(&spec.domain, "spec.domain", units::domain);
+    let register = register::read(&spec.register, scope);
     let (proxy, admin) = listen?;
     Some(Sidecar {
         id: id.to_owned(),
@@ -76,6 +79,7 @@ pub(super) fn read(
         admin,
         passthrough: spec.passthrough.unwrap_or(false),
         domain: domain?.unwrap_or_else(|| "mesh".into()),
+        register: register?,
     })
 }
 

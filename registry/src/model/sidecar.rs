@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{ClusterName, HostPort};
+use super::{ClusterName, Endpoint, HostPort, ServiceName};
 
 /// One sidecar process (`kind: Sidecar`); only ever read from a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Sidecar {
     pub passthrough: bool,
     /// The mesh's DNS domain, `mesh` by default; as its gateways have it.
     pub domain: String,
+    /// What it registers for its workload, each id once in its service.
+    pub register: Vec<(ServiceName, Endpoint)>,
 }
 
 /// Where a gateway of the own cluster is reached.

@@ -360,17 +360,30 @@ spec:
         admin: "127.0.0.1:7471".parse().unwrap(),
         passthrough: false,
         domain: "mesh".into(),
+        register: Vec::new(),
     };
     assert_eq!(sidecar, expected);
 
     let rest = "  listen: { proxy: 127.0.0.1:1080, admin: 127.0.0.1:1081 }
   passthrough: true
   domain: internal.acme.example
+  register:
+    - { service: shop/cart, ports: { web: 9001 } }
+    - { service: shop/cart, ports: { web: 9001 }, host: '::1', id: two, weight: 50, zone: b, capacity: 8 }
 ";
     let sidecar = read_it(&format!("{text}{rest}"));
     assert_eq!((sidecar.proxy.port(), sidecar.admin.port()), (1080, 1081));
     assert!(sidecar.passthrough);
     assert_eq!(sidecar.domain, "internal.acme.example");
+    let endpoint = |id: &str, host: &str, weight, zone: &str, capacity| {
+        let ports = [("web".to_owned(), 9001)].into();
+        let endpoint =
+            Endpoint { id: id.into(), host: host.into(), ports, weight, zone: zone.into(), capacity };
+        (cart(), endpoint)
+    };
+    let expected =
+        [endpoint("127.0.0.1:9001", "127.0.0.1", 100, "", None), endpoint("two", "::1", 50, "b", Some(8))];
+    assert_eq!(sidecar.register, expected);
     let said = read(EXAMPLE).require_sidecar().unwrap_err().to_string();
     assert!(said.contains("no Sidecar is declared"), "{said}");
 }

@@ -50,4 +50,25 @@ spec: {}
             "9:11 Sidecar cart-1: spec.listen: `admin` and `proxy` both want port 7471 => give each its own port",
         ],
     },
+    Case {
+        head: HEAD,
+        rest: "  gateways: [{ unix: a.sock }]
+  register:
+    - { service: cart, ports: { web: 9001 } }
+    - { service: shop/cart, ports: { Web: 9001, ops: 0 }, weight: 0 }
+    - { service: shop/cart, ports: {} }
+    - { service: shop/cart }
+    - { service: shop/cart, ports: { web: 9002 } }
+    - { service: shop/cart, ports: { web: 9002 } }
+",
+        said: &[
+            "10:18 Sidecar cart-1: spec.register.service: `cart` is no service => write namespace and name, such as `shop/cart`",
+            "11:43 Sidecar cart-1: spec.register.ports: `Web` is no name => such as `web`: write 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends (RFC 1123)",
+            "11:54 Sidecar cart-1: spec.register.ports.ops: 0 is out of range => write a whole number from 1 to 65535",
+            "11:67 Sidecar cart-1: spec.register.weight: 0 is out of range => write a whole number from 1 to 10000",
+            "12:36 Sidecar cart-1: spec.register.ports has 0 entries => 1 to 64 are allowed: `ports: { web: 9001 }`",
+            "13:7 Sidecar cart-1: spec.register.ports is missing => add `ports: { web: 9001 }`",
+            "15:7 Sidecar cart-1: spec.register: two endpoints of shop/cart have the id `127.0.0.1:9002` => give each endpoint its own id",
+        ],
+    },
 ];
