@@ -21,6 +21,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use registry::election::{self, Standing};
 use registry::model::Gateway;
+use registry::sources::Sources;
 use registry::state::StateDir;
 use registry::store::embedded::EmbeddedStore;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -31,7 +32,7 @@ use tracing::{error, info, warn};
 use tunnel::{HelloInfo, Local};
 
 use self::changes::Files;
-use self::load::{Loaded, load};
+use self::load::{Loaded, believe, load};
 use self::reload::Reloader;
 use self::workers::Workers;
 use crate::admin::{self, Admin};
@@ -119,8 +120,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
 
 async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Thread)?;
-    let conditions = files.conditions();
-    let Loaded { gateway, declared, credentials, trust, .. } = files;
+    let Loaded { gateway, files, credentials, .. } = files;
     let mut directory = StateDir::open(&gateway.state_dir)?;
     let loaded = directory.load(&mut fastrand::Rng::new())?;
     if loaded.skipped > 0 {
@@ -147,10 +147,17 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
 
     let clock = Clock::start();
     let stop = CancellationToken::new();
-    let peers = Arc::new(Peers::new(&gateway.cluster, &gateway.id, &declared.links, stop.clone()));
+    let applied = sync::first_applied(&registry, &gateway, &saved.applied).await;
+    let (tell_applied, applies) = watch::channel(applied.clone());
+    let believed = believe(&gateway, &files, &applied);
+    believed.say_warnings(&gateway);
+    let sources = Sources { files, applied, ..Sources::default() };
     let (cluster, region) = (gateway.cluster.clone(), &gateway.region);
-    let knowledge = Knowledge::new(cluster, region, declared, conditions, saved, clock);
-    let knowledge = Arc::new(knowledge);
+    let untrusted = believed.conditions(&gateway);
+    let knowledge = Arc::new(Knowledge::new(cluster, region, sources, untrusted, saved, clock));
+    let trust = believed.trust;
+    let links = knowledge.catalog().declared.links;
+    let peers = Arc::new(Peers::new(&gateway.cluster, &gateway.id, &links, stop.clone()));
     let local = Local { hello: hello(&gateway, &knowledge, boot), credentials, trust };
     let (syncs, incoming_syncs) = mpsc::channel(SYNCS_QUEUE);
     let (lookups, incoming_lookups) = mpsc::channel(LOOKUPS_QUEUE);
@@ -203,6 +210,9 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     tasks.spawn(shifts::watch(shared.clone()));
     tasks.spawn(sync::tell_peers(shared.clone()));
     tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder, directory));
+    let following =
+        sync::follow_applied(registry.clone(), gateway.clone(), tell_applied, shared.stop.clone());
+    tasks.spawn(following);
     let (stands, standing) = watch::channel(Standing::Unknown);
     let recorded = CancellationToken::new();
     let (recording, resign) = (recorded.clone().drop_guard(), recorded.cancelled_owned());
@@ -218,9 +228,12 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let judged = control.clone();
     let judge = move |local: &Local, now| judged.sidecars.judge(&local.trust, &local.credentials, now);
     tasks.spawn(reload::judge_tunnels(shared.clone(), judge));
-    let files = Files::new(options.files, gateway.identity_dir.clone());
-    let reloader = Reloader { files, gateway: gateway.clone(), shared: shared.clone(), knowledge };
-    tasks.spawn(reloader.run(signals.hangup, shared.stop.clone()));
+    let files = Files::new(options.files.clone(), gateway.identity_dir.clone());
+    let (read_again, reads) = mpsc::channel(1);
+    tasks.spawn(reload::watch_files(files, signals.hangup, read_again, shared.stop.clone()));
+    let (manifests, gateway_now) = (options.files, gateway.clone());
+    let reloader = Reloader { manifests, gateway: gateway_now, shared: shared.clone(), knowledge };
+    tasks.spawn(reloader.run(reads, applies, shared.stop.clone()));
     let listen = &gateway.listen;
     info!(
         cluster = %gateway.cluster, gateway = %gateway.id, workers = %options.workers, tunnel = %listen.tunnel, http = %listen.http,

@@ -1,6 +1,8 @@
 //! The mirror's traffic: our exports to peers, theirs to us, and the view that follows from it. Runs on the control
 //! plane; what is right is decided by [`registry::export`], [`registry::mirror`] and [`registry::union`].
 
+mod applied;
+mod declare;
 mod digests;
 mod exporter;
 mod importer;
@@ -13,8 +15,9 @@ use std::time::Duration;
 
 use registry::export::Export;
 use registry::mirror::Mirror;
-use registry::model::{Catalog, ClusterName, Condition, Declared, PeerImports, Position};
+use registry::model::{Catalog, ClusterName, Condition, ObjectName, PeerImports, Position};
 use registry::recorder::{Picture, Stored};
+use registry::sources::{Applied, Merged, Sources};
 use registry::state::{Saved, StateDir};
 use tokio::sync::{Notify, watch};
 use tracing::error;
@@ -24,6 +27,8 @@ use crate::metrics::Metrics;
 use crate::view::{View, ViewBuilder};
 use crate::worker::Shared;
 
+pub use applied::{first_applied, follow_applied};
+pub use declare::Change;
 pub use digests::tell_peers;
 pub use exporter::export_to_peers;
 pub use importer::import_from_peers;
@@ -35,7 +40,7 @@ const REBUILD_PAUSE: Duration = Duration::from_millis(50);
 /// The last catalog is saved at most so often.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
 
-/// What this cluster knows: declared by its manifests, mirrored from its peers.
+/// What this cluster knows: declared in files, applied, registered, mirrored from its peers.
 #[derive(Debug)]
 pub struct Knowledge {
     cluster: ClusterName,
@@ -56,25 +61,30 @@ pub struct Knowledge {
 #[derive(Debug)]
 struct State {
     revision: u64,
-    declared: Declared,
-    /// What the manifests and files leave open.
-    conditions: Vec<Condition>,
-    /// Why the last change of them was refused, if it was.
+    /// Where declarations come from.
+    sources: Sources,
+    /// What follows from them.
+    merged: Merged,
+    /// Links, and our own cluster, of which nobody is believed.
+    untrusted: Vec<Condition>,
+    /// Why the last change of the files was refused, if it was.
     refused: Option<Condition>,
     mirrors: BTreeMap<ClusterName, Mirror>,
     export: Export,
 }
 
 impl Knowledge {
-    /// From the manifests and what was saved last.
+    /// From what is declared and what was saved last; `untrusted`: see [`Self::declare`].
     pub fn new(
         cluster: ClusterName,
         region: &str,
-        declared: Declared,
-        conditions: Vec<Condition>,
+        sources: Sources,
+        untrusted: Vec<Condition>,
         saved: Saved,
         clock: Clock,
     ) -> Self {
+        let merged = sources.merge(&cluster);
+        let declared = &merged.declared;
         let mirrors = declared.links.values().map(|link| {
             let kept = saved.peers.get(&link.cluster).cloned().unwrap_or_default();
             (link.cluster.clone(), Mirror::new(link, kept))
@@ -82,9 +92,10 @@ impl Knowledge {
         let state = State {
             revision: 1,
             mirrors: mirrors.collect(),
-            export: Export::new(saved.export, &declared, region, clock.unix_ms(), &mut fastrand::Rng::new()),
-            declared,
-            conditions,
+            export: Export::new(saved.export, declared, region, clock.unix_ms(), &mut fastrand::Rng::new()),
+            sources,
+            merged,
+            untrusted,
             refused: None,
         };
         Self {
@@ -99,49 +110,6 @@ impl Knowledge {
         }
     }
 
-    /// Takes in what is declared now, whole: exports, mirrors and view follow.
-    pub fn declare(&self, declared: Declared, conditions: Vec<Condition>) {
-        let mut state = self.lock();
-        if state.export.update(&declared, &self.region) {
-            self.exported.send_modify(|n| *n += 1);
-        }
-        // What was mirrored of a peer goes with the link to it.
-        state.mirrors.retain(|cluster, _| declared.links.contains_key(cluster));
-        for (cluster, link) in &declared.links {
-            let mirror = state.mirrors.entry(cluster.clone());
-            mirror.and_modify(|m| drop(m.select(link))).or_insert_with(|| Mirror::new(link, Arc::default()));
-        }
-        (state.declared, state.conditions, state.refused) = (declared, conditions, None);
-        self.touch(&mut state);
-    }
-
-    /// Shows that a change of the files was refused and why, until one is taken.
-    pub fn refuse(&self, why: Condition) {
-        let mut state = self.lock();
-        state.refused = Some(why);
-        self.touch(&mut state);
-    }
-
-    /// Shows no longer that a change was refused: the files hold what is in use.
-    pub fn accept(&self) {
-        let mut state = self.lock();
-        if state.refused.take().is_some() {
-            self.touch(&mut state);
-        }
-    }
-
-    /// What is declared at the moment, and what of it is left open.
-    pub fn declared(&self) -> (Declared, Vec<Condition>) {
-        let state = self.lock();
-        (state.declared.clone(), state.conditions.clone())
-    }
-
-    /// What does not hold of the manifests and files.
-    fn conditions(&self) -> Vec<Condition> {
-        let state = self.lock();
-        state.refused.iter().chain(&state.conditions).cloned().collect()
-    }
-
     /// The random identity of this cluster.
     pub fn uid(&self) -> [u8; 16] {
         self.uid
@@ -154,7 +122,7 @@ impl Knowledge {
             revision: state.revision,
             cluster: self.cluster.clone(),
             region: self.region.clone(),
-            declared: state.declared.clone(),
+            declared: state.merged.declared.clone(),
             imports: state.imports(),
         }
     }
@@ -190,7 +158,13 @@ impl Knowledge {
 
     fn saved(&self) -> Saved {
         let state = self.lock();
-        Saved { uid: self.uid, export: state.export.position(), peers: state.imports() }
+        let stored = |(name, applied): (&ObjectName, &Arc<Applied>)| (name.clone(), applied.stored.clone());
+        Saved {
+            uid: self.uid,
+            export: state.export.position(),
+            peers: state.imports(),
+            applied: state.sources.applied.iter().map(stored).collect(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

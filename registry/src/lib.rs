@@ -1,14 +1,14 @@
 //! What is declared and what exists: manifests, the model, stores, export and mirror.
 //!
-//! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`cluster`], [`election`], [`recorder`],
-//! [`registrar`] and [`state`] is pure: time and randomness
-//! come in as parameters, and what is to be written comes out.
+//! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`applied`], [`cluster`], [`election`],
+//! [`recorder`], [`registrar`] and [`state`] is pure: time and randomness come in as parameters, and what is to be
+//! written comes out.
 //!
 //! # The life of an update
 //!
-//! [`manifest`] reads what was declared, [`sources`] joins what comes from several places. [`export`] holds what of it is granted to peers, and a feed per peer tells it
-//! what is new. The peer's [`mirror`] folds that into its imports, and [`union`] derives from declarations and imports
-//! what every name means there.
+//! [`manifest`] reads what was declared, and [`sources`] joins it where it comes from several places. [`export`] holds
+//! what of it is granted to peers, and a feed per peer tells it what is new. The peer's [`mirror`] folds that into its
+//! imports, and [`union`] derives from declarations and imports what every name means there.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -56,6 +56,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod applied;
 pub mod cluster;
 pub mod election;
 pub mod export;

@@ -11,6 +11,7 @@ use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::applied::Stored;
 use crate::manifest::Document;
 use crate::model::{ClusterName, Condition, Declared, Endpoint, Object, ObjectName, ServiceName};
 use crate::registration;
@@ -22,7 +23,7 @@ const NAMED_MAX: usize = 5;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
     /// The manifest files of the gateway.
-    pub files: Files,
+    pub files: Arc<Files>,
     /// What was applied.
     pub applied: AppliedObjects,
     /// Endpoints that registered themselves.
@@ -47,18 +48,10 @@ pub type RegisteredEndpoints = BTreeMap<ServiceName, BTreeMap<String, Endpoint>>
 /// An object that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// The document, as it was written.
-    pub text: String,
+    /// As it is kept.
+    pub stored: Arc<Stored>,
     /// What it says; or why this version cannot read it.
     pub object: Result<Object, String>,
-    /// From 1; grows with each change of what it says.
-    pub generation: u64,
-    /// Who applied it last.
-    pub by: String,
-    /// When, in Unix milliseconds.
-    pub unix_ms: u64,
-    /// The store's revision of its last change: what the next change of it is compared with.
-    pub revision: u64,
 }
 
 /// What follows from the sources.

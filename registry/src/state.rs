@@ -15,11 +15,12 @@ use std::sync::Arc;
 
 use prost::Message;
 use proto::limits::LAST_CATALOG_BYTES_MAX;
-use proto::store::{LastCatalog, PeerCatalog};
+use proto::store::{LastApplied, LastCatalog, PeerCatalog};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::applied::{self, Stored, StoredObjects};
 use crate::export::random_epoch;
-use crate::model::{ClusterName, PeerImports, Position};
+use crate::model::{ClusterName, ObjectName, PeerImports, Position};
 use crate::record;
 
 /// First bytes of the file, the last of them the version of its format.
@@ -41,6 +42,8 @@ pub struct Saved {
     pub export: Position,
     /// What was mirrored of each peer.
     pub peers: BTreeMap<ClusterName, Arc<PeerImports>>,
+    /// What was applied, as the registry had it.
+    pub applied: StoredObjects,
 }
 
 /// What [`StateDir::load`] found.
@@ -155,7 +158,12 @@ impl StateDir {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let export = Position { epoch: random_epoch(rng), revision: 0 };
-                let saved = Saved { uid: rng.u128(..).to_be_bytes(), export, peers: BTreeMap::new() };
+                let saved = Saved {
+                    uid: rng.u128(..).to_be_bytes(),
+                    export,
+                    peers: BTreeMap::new(),
+                    applied: StoredObjects::new(),
+                };
                 return Ok(Loaded { saved, skipped: 0, fresh: true });
             }
             Err(source) => return Err(StateError::Io { action: "open", path, source }),
@@ -203,11 +211,17 @@ fn encode(saved: &Saved) -> Vec<u8> {
         synced_unix_ms: imports.synced_unix_ms,
         records: imports.services.values().map(|import| record::encode(import, imports.epoch)).collect(),
     };
+    let object = |(name, stored): (&ObjectName, &Arc<Stored>)| LastApplied {
+        key: applied::key(name),
+        applied: Some(stored.record()),
+        revision: stored.revision,
+    };
     let catalog = LastCatalog {
         uid: saved.uid.to_vec(),
         epoch: saved.export.epoch,
         revision: saved.export.revision,
         peers: saved.peers.iter().map(peer).collect(),
+        applied: saved.applied.iter().map(object).collect(),
     };
     let mut bytes = vec![0; HEADER_BYTES];
     catalog.encode_raw(&mut bytes);
@@ -251,6 +265,11 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Loaded, StateError> {
         let PeerCatalog { epoch, revision, synced_unix_ms, .. } = *peer;
         peers.insert(cluster, Arc::new(PeerImports { epoch, revision, synced_unix_ms, services }));
     }
+    let object = |last: LastApplied| {
+        let stored = Stored::of(last.applied?, last.revision);
+        Some((applied::name(&last.key)?, Arc::new(stored)))
+    };
+    let applied = catalog.applied.into_iter().filter_map(object).collect();
     let export = Position { epoch: catalog.epoch, revision: catalog.revision };
-    Ok(Loaded { saved: Saved { uid, export, peers }, skipped, fresh: false })
+    Ok(Loaded { saved: Saved { uid, export, peers, applied }, skipped, fresh: false })
 }

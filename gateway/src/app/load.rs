@@ -5,23 +5,28 @@ use std::sync::Arc;
 
 use identity::{Credentials, Trust, TrustError};
 use registry::manifest::{self, Problem, Problems};
-use registry::model::{Condition, Declared, Gateway};
+use registry::model::{Condition, Gateway};
+use registry::sources::{AppliedObjects, Files, Sources};
 use tracing::{error, warn};
 
 /// The reason of the condition of a link whose bundle cannot be used.
-pub(super) const BUNDLE: &str = "BundleNotUsable";
+const BUNDLE: &str = "BundleNotUsable";
 
 /// Everything that is read.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) gateway: Gateway,
-    pub(super) declared: Declared,
+    pub(super) files: Arc<Files>,
     pub(super) credentials: Arc<Credentials>,
+    warnings: Vec<Problem>,
+}
+
+/// Whom a gateway believes.
+#[derive(Debug)]
+pub(super) struct Believed {
     pub(super) trust: Arc<Trust>,
     /// Links that stay down because their bundle cannot be used, by cluster.
     pub(super) untrusted: Vec<(String, TrustError)>,
-    warnings: Vec<Problem>,
-    conditions: Vec<Condition>,
 }
 
 /// Why the files cannot be used.
@@ -66,13 +71,24 @@ pub enum LoadError {
     OwnBundle(#[source] TrustError),
 }
 
-/// Reads manifests from `files`, and certificates and bundles from where they say. Blocks on the disk.
+/// Reads manifests from `files`, and the certificate from where they say. Blocks on the disk.
 pub(super) fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
     let manifests = manifest::load(files).map_err(LoadError::Manifests)?;
     let gateway = manifests.require_gateway().map_err(LoadError::Manifests)?.clone();
     let credentials = credentials(&gateway)?;
-    let links = manifests.declared.links.values();
-    let links = links.map(|l| (l.cluster.as_str(), l.trust_domain.as_str()));
+    Ok(Loaded {
+        gateway,
+        files: Arc::new(Files::new(manifests.declared, manifests.documents)),
+        credentials: Arc::new(credentials),
+        warnings: manifests.warnings,
+    })
+}
+
+/// Reads the bundles of all clusters that are linked, whatever declares the link. Blocks on the disk.
+pub(super) fn believe(gateway: &Gateway, files: &Arc<Files>, applied: &AppliedObjects) -> Believed {
+    let sources = Sources { files: files.clone(), applied: applied.clone(), ..Sources::default() };
+    let links = sources.merge(&gateway.cluster).declared.links;
+    let links = links.values().map(|l| (l.cluster.as_str(), l.trust_domain.as_str()));
     // Our own sidecars are believed by the bundle of our own cluster. Peers are never of it: admission sees to that.
     let own = (gateway.cluster.as_str(), gateway.trust_domain.as_str());
     let (trust, mut untrusted) = Trust::load(&gateway.identity_dir, links.chain([own]));
@@ -80,15 +96,7 @@ pub(super) fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
     untrusted.retain(|(cluster, problem)| {
         cluster != gateway.cluster.as_str() || !matches!(problem, TrustError::Missing { .. })
     });
-    Ok(Loaded {
-        gateway,
-        declared: manifests.declared,
-        credentials: Arc::new(credentials),
-        trust: Arc::new(trust),
-        untrusted,
-        warnings: manifests.warnings,
-        conditions: manifests.conditions,
-    })
+    Believed { trust: Arc::new(trust), untrusted }
 }
 
 impl Loaded {
@@ -97,8 +105,14 @@ impl Loaded {
         for warning in &self.warnings {
             warn!("{warning}");
         }
+    }
+}
+
+impl Believed {
+    /// Says in the log which links stay down.
+    pub(super) fn say_warnings(&self, gateway: &Gateway) {
         for (cluster, problem) in &self.untrusted {
-            if cluster == self.gateway.cluster.as_str() {
+            if cluster == gateway.cluster.as_str() {
                 error!(error = %problem, "Sidecars are refused: the trust bundle of our own cluster cannot be used.");
             } else {
                 error!(peer = %cluster, error = %problem, "The link stays down: its trust bundle cannot be used.");
@@ -106,19 +120,19 @@ impl Loaded {
         }
     }
 
-    /// What the files leave open. A link without a usable bundle stays down and says so; the others work.
-    pub(super) fn conditions(&self) -> Vec<Condition> {
-        let untrusted = self.untrusted.iter().map(|(cluster, problem)| Condition {
-            object: match cluster == self.gateway.cluster.as_str() {
-                true => format!("Gateway {}", self.gateway.id),
+    /// A link without a usable bundle stays down and says so; the others work.
+    pub(super) fn conditions(&self, gateway: &Gateway) -> Vec<Condition> {
+        let condition = |(cluster, problem): &(String, TrustError)| Condition {
+            object: match cluster == gateway.cluster.as_str() {
+                true => format!("Gateway {}", gateway.id),
                 false => format!("Link {cluster}"),
             },
             kind: "ResolvedRefs",
             status: false,
             reason: BUNDLE,
             message: problem.to_string(),
-        });
-        untrusted.chain(self.conditions.iter().cloned()).collect()
+        };
+        self.untrusted.iter().map(condition).collect()
     }
 }
 

@@ -1,14 +1,18 @@
-//! Changes that take effect while the gateway serves: manifests, certificates, keys and bundles.
+//! Changes that take effect while the gateway serves: manifests, certificates, keys and bundles in files, and what is
+//! applied.
 //!
 //! A change is taken whole or not at all: everything is read and checked before anything is touched, and what cannot be
 //! used is said in the log and in `status` while the old state serves on.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use identity::TrustError;
 use registry::model::{Condition, Gateway};
+use registry::sources::{AppliedObjects, Files as Declared};
 use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -16,9 +20,9 @@ use tunnel::Local;
 
 use super::change::{self, What};
 use super::changes::Files;
-use super::load::{LoadError, Loaded, load};
+use super::load::{Believed, LoadError, Loaded, believe, load};
 use crate::audit;
-use crate::sync::Knowledge;
+use crate::sync::{Change, Knowledge};
 use crate::worker::Shared;
 
 /// How often tunnels are held against the clock and the certificates of the moment.
@@ -41,6 +45,30 @@ enum Refused {
     /// Reading panicked.
     #[error("reading the files failed")]
     Read(#[from] tokio::task::JoinError),
+}
+
+/// What became of a change of what is declared.
+struct Changed {
+    /// Object by object.
+    changes: Vec<String>,
+    /// Whether something else is left open than before.
+    conditions: bool,
+}
+
+/// Leaves an audit line for each of `changes` that was `taken`.
+fn say<'a>(taken: &str, changes: impl Iterator<Item = &'a String>, why: &str) {
+    let mut more = 0_usize;
+    for (n, change) in changes.enumerate() {
+        if n < NAMED_MAX {
+            audit::change(format_args!("{taken}: {change}"), change, why, "what comes from now on");
+        } else {
+            more += 1;
+        }
+    }
+    if more > 0 {
+        let what = format!("{more} further objects");
+        audit::change(format_args!("further changes {taken}"), what, why, "what comes from now on");
+    }
 }
 
 impl Refused {
@@ -70,101 +98,150 @@ impl Refused {
     }
 }
 
-/// Watches the files of a running gateway and takes what changes.
+/// Takes what changes in the files of a running gateway and what is applied to it.
 pub(super) struct Reloader {
-    pub(super) files: Files,
+    pub(super) manifests: Vec<PathBuf>,
     /// As it is declared since the start.
     pub(super) gateway: Arc<Gateway>,
     pub(super) shared: Arc<Shared>,
     pub(super) knowledge: Arc<Knowledge>,
 }
 
+/// Tells `reloader` whenever the files are to be read again (true: a SIGHUP asks for it), until `stop`.
+pub(super) async fn watch_files(
+    mut files: Files,
+    mut hangup: Signal,
+    reloader: mpsc::Sender<bool>,
+    stop: CancellationToken,
+) {
+    loop {
+        let told = tokio::select! {
+            () = stop.cancelled() => return,
+            told = files.changed(&mut hangup) => told,
+        };
+        if reloader.send(told).await.is_err() {
+            return;
+        }
+    }
+}
+
 impl Reloader {
-    /// Takes every change, and reads everything again at each `hangup`, until `stop`.
-    pub(super) async fn run(mut self, mut hangup: Signal, stop: CancellationToken) {
+    /// Takes every change of the files and of what is applied until `stop`.
+    pub(super) async fn run(
+        self,
+        mut files: mpsc::Receiver<bool>,
+        mut applied: watch::Receiver<AppliedObjects>,
+        stop: CancellationToken,
+    ) {
         loop {
-            let told = tokio::select! {
+            let taken = tokio::select! {
                 () = stop.cancelled() => return,
-                told = self.files.changed(&mut hangup) => told,
+                Some(told) = files.recv() => match self.read().await {
+                    Ok((loaded, believed)) => {
+                        self.take(loaded, believed, told);
+                        Ok(())
+                    }
+                    Err(refused) => Err(refused),
+                },
+                Ok(()) = applied.changed() => {
+                    let objects = applied.borrow_and_update().clone();
+                    self.apply(objects).await
+                }
+                else => return,
             };
-            match self.read().await {
-                Ok(loaded) => self.take(loaded, told),
-                Err(refused) => self.refuse(&refused),
+            if let Err(refused) = taken {
+                self.refuse(&refused);
             }
         }
     }
 
-    async fn read(&self) -> Result<Loaded, Refused> {
-        let files = self.files.manifests().to_vec();
-        let mut loaded = spawn_blocking(move || load(&files)).await??;
+    async fn read(&self) -> Result<(Loaded, Believed), Refused> {
+        let files = self.manifests.clone();
+        let loaded = spawn_blocking(move || load(&files)).await??;
         let restart = change::needs_restart(&self.gateway, &loaded.gateway);
         if !restart.is_empty() {
             return Err(Refused::Restart(restart.join(", ")));
         }
-        let known = self.knowledge.declared().1;
-        let was_known = |problem: &(String, TrustError)| {
-            known.iter().any(|c| c.reason == super::load::BUNDLE && c.message == problem.1.to_string())
-        };
+        let mut believed = self.believe(loaded.files.clone(), self.knowledge.sources().1).await?;
+        let known = self.knowledge.untrusted();
+        let was_known =
+            |problem: &(String, TrustError)| known.iter().any(|c| c.message == problem.1.to_string());
         let fresh = |problem: &(String, TrustError)| {
             !matches!(problem.1, TrustError::Missing { .. }) && !was_known(problem)
         };
-        match loaded.untrusted.iter().position(fresh) {
-            None => Ok(loaded),
+        match believed.untrusted.iter().position(fresh) {
+            None => Ok((loaded, believed)),
             Some(first) => {
-                let (cluster, problem) = loaded.untrusted.swap_remove(first);
+                let (cluster, problem) = believed.untrusted.swap_remove(first);
                 Err(Refused::Bundle(cluster, problem))
             }
         }
     }
 
-    /// Puts a state that was read whole in the place of the old one.
-    fn take(&self, loaded: Loaded, told: bool) {
-        let (before, known) = self.knowledge.declared();
-        let conditions = loaded.conditions();
+    async fn believe(&self, files: Arc<Declared>, applied: AppliedObjects) -> Result<Believed, Refused> {
+        let gateway = self.gateway.clone();
+        Ok(spawn_blocking(move || believe(&gateway, &files, &applied)).await?)
+    }
+
+    /// Puts files that were read whole in the place of the old ones.
+    fn take(&self, loaded: Loaded, believed: Believed, told: bool) {
         let old = self.shared.local.borrow().clone();
-        let mut changes: Vec<String> = change::changes(&before, &loaded.declared)
-            .iter()
-            .map(|change| format!("{} {}", change.object, change.what))
-            .collect();
+        let mut others = Vec::new();
         if old.credentials.chain() != loaded.credentials.chain() {
-            changes.push(format!("certificate {}", What::Changed));
+            others.push(format!("certificate {}", What::Changed));
         }
-        let bundles = loaded.trust.changed_since(&old.trust);
-        changes.extend(bundles.map(|cluster| format!("bundle of {cluster} {}", What::Changed)));
-        if changes.is_empty() && conditions == known {
+        let bundles = believed.trust.changed_since(&old.trust);
+        others.extend(bundles.map(|cluster| format!("bundle of {cluster} {}", What::Changed)));
+        // First what new tunnels are made with, then what they are for. No await in between: nothing on this thread sees
+        // one without the other.
+        if !others.is_empty() {
+            self.shared.local.send_modify(|local| {
+                (local.credentials, local.trust) = (loaded.credentials.clone(), believed.trust.clone());
+            });
+        }
+        let applied = self.knowledge.sources().1;
+        let changed = self.declare(loaded.files.clone(), applied, &believed);
+        self.knowledge.accept();
+        if changed.changes.is_empty() && others.is_empty() && !changed.conditions {
             if told {
                 info!("Read again: nothing has changed.");
             }
-            // What was refused before may have been taken back.
-            self.knowledge.accept();
             return;
         }
         loaded.say_warnings();
+        believed.say_warnings(&self.gateway);
         let why = if told { "SIGHUP" } else { "the files look changed" };
-        for change in changes.iter().take(NAMED_MAX) {
-            audit::change(
-                format_args!("taken from the files: {change}"),
-                change,
-                why,
-                "what comes from now on",
-            );
+        say("taken from the files", changed.changes.iter().chain(&others), why);
+    }
+
+    /// Puts what is applied now in the place of what was.
+    async fn apply(&self, applied: AppliedObjects) -> Result<(), Refused> {
+        let files = self.knowledge.sources().0;
+        let believed = self.believe(files.clone(), applied.clone()).await?;
+        let old = self.shared.local.borrow().trust.clone();
+        // As in `take`.
+        if believed.trust.changed_since(&old).next().is_some() {
+            self.shared.local.send_modify(|local| local.trust = believed.trust.clone());
         }
-        if let Some(more) = changes.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
-            let what = format!("{more} further objects");
-            audit::change("further changes taken from the files", what, why, "what comes from now on");
+        let changed = self.declare(files, applied, &believed);
+        if changed.conditions {
+            believed.say_warnings(&self.gateway);
         }
-        // First what new tunnels are made with, then what they are for. No await in between: nothing on this thread sees
-        // one without the other.
-        self.shared.local.send_modify(|local| {
-            local.credentials = loaded.credentials;
-            local.trust = loaded.trust;
-        });
-        let links = loaded.declared.links.clone();
-        self.knowledge.declare(loaded.declared, conditions);
-        self.shared.peers.relink(&links);
-        for gone in before.links.keys().filter(|cluster| !links.contains_key(cluster)) {
+        say("applied", changed.changes.iter(), "`ringway apply` or `delete`");
+        Ok(())
+    }
+
+    /// What is declared from now on: links are dialled or left, whatever declares them.
+    fn declare(&self, files: Arc<Declared>, applied: AppliedObjects, believed: &Believed) -> Changed {
+        let untrusted = believed.conditions(&self.gateway);
+        let Change { before, after, conditions } = self.knowledge.declare(files, applied, untrusted);
+        self.shared.peers.relink(&after.links);
+        for gone in before.links.keys().filter(|cluster| !after.links.contains_key(cluster)) {
             self.shared.metrics.forget_peer(gone.as_str());
         }
+        let changes = change::changes(&before, &after);
+        let changes = changes.iter().map(|change| format!("{} {}", change.object, change.what)).collect();
+        Changed { changes, conditions }
     }
 
     fn refuse(&self, refused: &Refused) {

@@ -24,9 +24,9 @@ fn read(text: &str) -> Manifests {
     parse(&[Source { name: "west.yaml".into(), text: text.into() }]).unwrap()
 }
 
-fn files(text: &str) -> Files {
+fn files(text: &str) -> Arc<Files> {
     let Manifests { declared, documents, .. } = read(text);
-    Files::new(declared, documents)
+    Arc::new(Files::new(declared, documents))
 }
 
 fn policy(name: &str) -> String {
@@ -43,14 +43,9 @@ spec: {{ service: cart, placement: {{ mode: sharded, generation: 1, members: [{{
 fn applied(texts: &[&str]) -> AppliedObjects {
     let one = |text: &&str| {
         let object = read(text).declared.objects().next().unwrap();
-        let applied = Applied {
-            text: (*text).into(),
-            object: Ok(object.clone()),
-            generation: 1,
-            by: "root".into(),
-            unix_ms: 1,
-            revision: 1,
-        };
+        let stored =
+            Stored { text: (*text).into(), generation: 1, by: "root".into(), unix_ms: 1, revision: 1 };
+        let applied = Applied { stored: stored.into(), object: Ok(object.clone()) };
         (object.name(), Arc::new(applied))
     };
     texts.iter().map(one).collect()
@@ -83,7 +78,7 @@ fn files_and_applied_objects_are_one_declaration() {
     let joined = Sources { files: files(EAST), applied: applied(&[CART]), ..Sources::default() };
     assert_eq!(merge(&joined), (all.declared.clone(), vec![]));
     let joined = Sources { files: files(CART), applied: applied(&[EAST]), ..Sources::default() };
-    assert_eq!(merge(&joined), (all.declared, vec![]));
+    assert_eq!(merge(&joined), (all.declared.clone(), vec![]));
 }
 
 #[test]
@@ -103,7 +98,7 @@ fn what_a_file_declares_counts_and_the_other_says_so() {
 
 #[test]
 fn the_policy_of_a_file_counts_before_an_applied_one_of_another_name() {
-    let both = |files: Files| Sources { files, applied: applied(&[&policy("b")]), ..Sources::default() };
+    let both = |files: Arc<Files>| Sources { files, applied: applied(&[&policy("b")]), ..Sources::default() };
     let (declared, said) = merge(&both(files(&policy("c").replace("north", "west"))));
     assert_eq!(&*declared.policies[&cart()].name, "c");
     assert!(said[0].starts_with("TrafficPolicy shop/b Accepted SecondPolicy"), "{said:?}");

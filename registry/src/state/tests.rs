@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::model::{Contract, Import, Port, Protocol, ServiceName};
+use crate::model::{Contract, Import, Kind, Port, Protocol, ServiceName};
 
 fn rng() -> fastrand::Rng {
     fastrand::Rng::with_seed(7)
@@ -20,10 +20,13 @@ fn sample() -> Saved {
     };
     let services = [(name, Arc::new(import))].into_iter().collect();
     let east = PeerImports { epoch: 5, revision: 14, synced_unix_ms: 1_700_000_000_000, services };
+    let stored =
+        Stored { text: "spec: 1\n".into(), generation: 2, by: "root".into(), unix_ms: 4, revision: 9 };
     Saved {
         uid: [9; 16],
         export: Position { epoch: 77, revision: 8 },
         peers: [(ClusterName::new("east").unwrap(), Arc::new(east))].into(),
+        applied: [(ObjectName::new(Kind::Link, "default", "east"), Arc::new(stored))].into(),
     }
 }
 

@@ -16,6 +16,13 @@ pub fn config(kind: &str, namespace: &str, name: &str) -> String {
     format!("{ROOT}config/{kind}/{namespace}/{name}")
 }
 
+/// Kind, namespace and name of the manifest under `key`.
+pub fn config_of(key: &str) -> Option<(&str, &str, &str)> {
+    let mut parts = key.strip_prefix(ROOT)?.strip_prefix("config/")?.split('/');
+    let found = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then_some(found)
+}
+
 /// All manifests.
 pub fn configs() -> String {
     format!("{ROOT}config/")
@@ -88,6 +95,8 @@ mod tests {
         let east = ClusterName::new("east").unwrap();
         let cart = ServiceName::new("shop", "cart").unwrap();
         assert_eq!(config("MeshService", "shop", "cart"), "/ringway/v1/config/MeshService/shop/cart");
+        assert_eq!(config_of(&config("MeshService", "shop", "cart")), Some(("MeshService", "shop", "cart")));
+        assert_eq!(config_of(&import(&east, &cart)), None);
         assert_eq!(status("Link", "default", "east"), "/ringway/v1/status/Link/default/east");
         assert_eq!(endpoint(&cart, "a"), "/ringway/v1/endpoints/shop/cart/a");
         // An id may hold slashes.

@@ -1,0 +1,106 @@
+//! What is declared, from every source: it changes as a whole, and exports, mirrors and the view follow.
+
+use std::sync::Arc;
+
+use registry::model::{Condition, Declared};
+use registry::sources::{AppliedObjects, Files, RegisteredEndpoints, Sources};
+
+use super::{Knowledge, State};
+
+/// What a change of the sources changed of what counts.
+#[derive(Debug)]
+pub struct Change {
+    /// What counted before.
+    pub before: Declared,
+    /// What counts from now on.
+    pub after: Declared,
+    /// Whether something else is left open than before.
+    pub conditions: bool,
+}
+
+impl Knowledge {
+    /// Takes what files declare and what is applied now. `untrusted`: of which linked clusters, our own among them,
+    /// nobody is believed.
+    pub fn declare(&self, files: Arc<Files>, applied: AppliedObjects, untrusted: Vec<Condition>) -> Change {
+        let mut state = self.lock();
+        let unlike = state.untrusted != untrusted;
+        state.untrusted = untrusted;
+        (state.sources.files, state.sources.applied) = (files, applied);
+        let mut change = self.merge(&mut state);
+        if unlike {
+            change.conditions = true;
+            self.touch(&mut state);
+        }
+        change
+    }
+
+    /// Takes a change of the endpoints that registered themselves. It costs as much as there are services, so many
+    /// changes come best at once.
+    pub fn register_endpoints(&self, change: impl FnOnce(&mut RegisteredEndpoints)) {
+        let mut state = self.lock();
+        change(&mut state.sources.registered);
+        self.merge(&mut state);
+    }
+
+    /// What files declare and what is applied.
+    pub fn sources(&self) -> (Arc<Files>, AppliedObjects) {
+        let state = self.lock();
+        (state.sources.files.clone(), state.sources.applied.clone())
+    }
+
+    /// All sources as they are now.
+    pub fn all_sources(&self) -> Sources {
+        self.lock().sources.clone()
+    }
+
+    /// Shows that a change of the files was refused and why, until one is taken.
+    pub fn refuse(&self, why: Condition) {
+        let mut state = self.lock();
+        state.refused = Some(why);
+        self.touch(&mut state);
+    }
+
+    /// Shows no longer that a change was refused: what the files hold is in use.
+    pub fn accept(&self) {
+        let mut state = self.lock();
+        if state.refused.take().is_some() {
+            self.touch(&mut state);
+        }
+    }
+
+    /// The linked clusters of which nobody is believed.
+    pub fn untrusted(&self) -> Vec<Condition> {
+        self.lock().untrusted.clone()
+    }
+
+    /// What does not hold of what is declared, and of the files.
+    pub(super) fn conditions(&self) -> Vec<Condition> {
+        let state = self.lock();
+        let State { refused, untrusted, merged, .. } = &*state;
+        refused.iter().chain(untrusted).chain(&merged.conditions).cloned().collect()
+    }
+
+    /// Joins the sources anew: exports, mirrors and view follow.
+    fn merge(&self, state: &mut State) -> Change {
+        let merged = state.sources.merge(&self.cluster);
+        let before = std::mem::replace(&mut state.merged, merged);
+        let declared = state.merged.declared.clone();
+        let conditions = before.conditions != state.merged.conditions;
+        if before.declared != declared {
+            if state.export.update(&declared, &self.region) {
+                self.exported.send_modify(|n| *n += 1);
+            }
+            // What was mirrored of a peer goes with the link to it.
+            state.mirrors.retain(|cluster, _| declared.links.contains_key(cluster));
+            for (cluster, link) in &declared.links {
+                let mirror = state.mirrors.entry(cluster.clone());
+                let fresh = || registry::mirror::Mirror::new(link, Arc::default());
+                mirror.and_modify(|m| drop(m.select(link))).or_insert_with(fresh);
+            }
+            self.touch(state);
+        } else if conditions {
+            self.touch(state);
+        }
+        Change { before: before.declared, after: declared, conditions }
+    }
+}
