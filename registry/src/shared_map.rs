@@ -17,6 +17,7 @@ mod tests;
 use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::Index;
 use std::sync::Arc;
 
 /// Entries of a chunk: what a change of one entry copies. A clone of the map copies a pointer for about each half of it.
@@ -114,6 +115,17 @@ impl<K: Ord, V> SharedMap<K, V> {
 }
 
 impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
+    /// The value of a key, to be changed.
+    pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        let at = self.chunk_of(key);
+        let chunk = self.chunks.get_mut(at)?;
+        let place = chunk.entries.binary_search_by(|(other, _)| other.borrow().cmp(key)).ok()?;
+        Some(&mut Arc::make_mut(&mut chunk.entries)[place].1)
+    }
+
     /// Puts an entry in; gives the value that the key had.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let at = self.chunk_of(&key);
@@ -200,6 +212,25 @@ impl<K: Ord + Clone, V: Clone> FromIterator<(K, V)> for SharedMap<K, V> {
 impl<K: Ord + Clone, V: Clone> Extend<(K, V)> for SharedMap<K, V> {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, entries: I) {
         entries.into_iter().for_each(|(key, value)| drop(self.insert(key, value)));
+    }
+}
+
+impl<K: Ord + Borrow<Q>, Q: Ord + ?Sized, V> Index<&Q> for SharedMap<K, V> {
+    type Output = V;
+
+    /// # Panics
+    /// When it has no entry of this key.
+    fn index(&self, key: &Q) -> &V {
+        self.get(key).expect("an entry of this key")
+    }
+}
+
+impl<'a, K, V> IntoIterator for &'a SharedMap<K, V> {
+    type Item = (&'a K, &'a V);
+    type IntoIter = Box<dyn Iterator<Item = (&'a K, &'a V)> + 'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Box::new(self.iter())
     }
 }
 

@@ -7,7 +7,6 @@ mod references;
 #[cfg(test)]
 mod tests;
 
-use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -120,19 +119,17 @@ impl Sources {
             Object::Service(service) => {
                 declared.services.insert(service.name.clone(), service);
             }
-            Object::Policy(policy) => match declared.policies.entry(policy.service.clone()) {
-                btree_map::Entry::Vacant(free) => {
-                    free.insert(policy);
-                }
-                btree_map::Entry::Occupied(taken) => {
-                    let first = taken.get().object();
+            Object::Policy(policy) => {
+                if let Some(taken) = declared.policies.get(&policy.service) {
+                    let first = taken.object();
                     let message = format!(
                         "spec.service: {} has the policy {first} already: join the two, a service has one TrafficPolicy",
                         policy.service
                     );
                     return Err(("SecondPolicy", message));
                 }
-            },
+                declared.policies.insert(policy.service.clone(), policy);
+            }
         }
         Ok(())
     }

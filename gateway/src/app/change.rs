@@ -2,10 +2,10 @@
 //!
 //! Pure.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
-use registry::model::{Declared, Gateway};
+use registry::model::{ClusterName, Declared, Gateway, Link};
+use registry::shared_map::SharedMap;
 
 /// One object that differs.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,29 +54,31 @@ pub(super) fn needs_restart(before: &Gateway, after: &Gateway) -> Vec<&'static s
 /// What differs between two declared states, in order of kind and name.
 pub(super) fn changes(before: &Declared, after: &Declared) -> Vec<Change> {
     let mut changes = Vec::new();
-    compare("Link", &before.links, &after.links, &mut changes);
+    compare("Link", &links(before), &links(after), &mut changes);
     compare("MeshService", &before.services, &after.services, &mut changes);
     compare("TrafficPolicy for", &before.policies, &after.policies, &mut changes);
     changes
 }
 
+/// The links, as [`compare`] takes them.
+fn links(declared: &Declared) -> SharedMap<ClusterName, Link> {
+    declared.links.iter().map(|(cluster, link)| (cluster.clone(), link.clone())).collect()
+}
+
 fn compare<K: Ord + Display, V: PartialEq>(
     kind: &str,
-    before: &BTreeMap<K, V>,
-    after: &BTreeMap<K, V>,
+    before: &SharedMap<K, V>,
+    after: &SharedMap<K, V>,
     changes: &mut Vec<Change>,
 ) {
-    let mut push = |what, name: &K| changes.push(Change { what, object: format!("{kind} {name}") });
-    for (name, old) in before {
-        match after.get(name) {
-            None => push(What::Removed, name),
-            Some(new) if new != old => push(What::Changed, name),
-            Some(_) => {}
-        }
-    }
-    for name in after.keys().filter(|name| !before.contains_key(name)) {
-        push(What::Added, name);
-    }
+    changes.extend(after.differing(before, V::eq).map(|name| {
+        let what = match (before.contains_key(name), after.contains_key(name)) {
+            (false, _) => What::Added,
+            (true, true) => What::Changed,
+            (true, false) => What::Removed,
+        };
+        Change { what, object: format!("{kind} {name}") }
+    }));
 }
 
 #[cfg(test)]

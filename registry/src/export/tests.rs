@@ -5,6 +5,7 @@ use proto::sync::event::Kind;
 
 use super::*;
 use crate::model::{Algorithm, Contract, Policy, Port, Protocol, Retry, Service, Timeout};
+use crate::shared_map::SharedMap;
 
 fn cluster(name: &str) -> ClusterName {
     ClusterName::new(name).unwrap()
@@ -132,7 +133,7 @@ fn a_deletion_is_told_to_whoever_resumes_and_was_granted_it() {
     declare(&mut declared, "b", 80, Grant::Everyone);
     let mut export = export(&declared);
     let before = export.position();
-    declared.services.clear();
+    declared.services = SharedMap::default();
     export.update(&declared, "us-east");
     assert_eq!(said(&mut feed("west", before), &export), ["-a", "-b", "current"]);
     assert_eq!(said(&mut feed("north", before), &export), ["-b", "current"]);
@@ -262,7 +263,7 @@ fn past_the_limit_of_deletions_older_resumes_get_a_snapshot() {
     }
     let mut export = export(&declared);
     let before = export.position();
-    declared.services.clear();
+    declared.services = SharedMap::default();
     export.update(&declared, "us-east");
     assert!(export.services.len() <= DELETIONS_MAX);
     assert_eq!(export.services.len(), export.deleted);

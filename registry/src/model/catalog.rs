@@ -12,9 +12,9 @@ pub struct Declared {
     /// Links by peer.
     pub links: BTreeMap<ClusterName, Link>,
     /// Services by name.
-    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    pub services: SharedMap<ServiceName, Arc<Service>>,
     /// Policies by service.
-    pub policies: BTreeMap<ServiceName, Arc<Policy>>,
+    pub policies: SharedMap<ServiceName, Arc<Policy>>,
 }
 
 /// A point in the history of one cluster's export.

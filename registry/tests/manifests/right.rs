@@ -131,7 +131,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
         }),
         export: Grant::Everyone,
     };
-    assert_eq!(manifests.declared.services, BTreeMap::from([(cart(), service.into())]));
+    assert_eq!(manifests.declared.services, [(cart(), service.into())].into_iter().collect());
     let contract = Contract {
         generation: 1,
         mode: Mode::LocalFirst,
@@ -149,7 +149,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
         retry: Retry::default(),
         timeout: Timeout::default(),
     };
-    assert_eq!(manifests.declared.policies, BTreeMap::from([(cart(), policy.into())]));
+    assert_eq!(manifests.declared.policies, [(cart(), policy.into())].into_iter().collect());
 }
 
 #[test]

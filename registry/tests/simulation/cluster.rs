@@ -2,6 +2,7 @@
 
 use registry::export::{Export, random_epoch};
 use registry::model::{ClusterName, Declared, Grant, Port, Position, Protocol, Service, ServiceName};
+use registry::shared_map::SharedMap;
 
 /// Services that a cluster ever declares.
 const SERVICES: usize = 16;
@@ -56,7 +57,7 @@ impl Cluster {
     /// One or, seldom, all services come, change or go; the change may or may not be saved.
     pub(crate) fn declare(&mut self, peers: usize, rng: &mut fastrand::Rng) {
         if rng.u8(..40) == 0 {
-            self.declared.services.clear();
+            self.declared.services = SharedMap::default();
         }
         let many = rng.u8(..10) == 0;
         for _ in 0..if many { 2 * SERVICES } else { rng.usize(1..5) } {
@@ -94,11 +95,8 @@ impl Cluster {
     pub(crate) fn restart(&mut self, half: bool, rng: &mut fastrand::Rng) {
         let mut read = self.declared.clone();
         if half {
-            let mut at = 0;
-            read.services.retain(|_, _| {
-                at += 1;
-                at % 4 == 0
-            });
+            let kept = read.services.iter().skip(3).step_by(4);
+            read.services = kept.map(|(name, service)| (name.clone(), service.clone())).collect();
         }
         self.export = Export::new(self.saved, &read, "here", self.now_unix_ms, rng);
     }
