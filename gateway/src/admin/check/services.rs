@@ -333,7 +333,7 @@ spec:
     #[test]
     fn conditions_become_checks() {
         let said = looked("service: cart\n", "service: nothing\n");
-        let policy = &said["orphan.policy TrafficPolicy shop/nothing"];
+        let policy = &said["orphan.policy TrafficPolicy shop/cart"];
         assert_eq!(policy.result, Outcome::Warn, "{policy:?}");
     }
 }
