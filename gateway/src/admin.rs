@@ -12,7 +12,7 @@ pub(crate) use status::{Peer, ServiceStatus, peer, service};
 use std::sync::Arc;
 
 use ::registry::model::Gateway;
-use ::registry::store::embedded::EmbeddedStore;
+use ::registry::store::AnyStore;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -34,7 +34,7 @@ pub struct Admin {
     /// The control plane.
     pub knowledge: Arc<Knowledge>,
     /// The registry in the state directory.
-    pub registry: EmbeddedStore,
+    pub registry: AnyStore,
     /// The random number of this start.
     pub boot: u64,
 }

@@ -23,7 +23,7 @@ use registry::election::{self, Standing};
 use registry::model::Gateway;
 use registry::sources::Sources;
 use registry::state::StateDir;
-use registry::store::embedded::EmbeddedStore;
+use registry::store::AnyStore;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -76,9 +76,9 @@ pub enum StartError {
     /// The state directory cannot be used.
     #[error("the state directory cannot be used")]
     State(#[from] registry::state::StateError),
-    /// The registry in the state directory cannot be used.
+    /// The registry that is declared cannot be used.
     #[error("the registry cannot be used")]
-    Registry(#[from] registry::store::embedded::OpenError),
+    Registry(#[from] registry::store::OpenError),
     /// The registry does not say which cluster this is.
     #[error("the registry has no UID for this cluster")]
     Uid(#[from] registry::cluster::UidError),
@@ -129,7 +129,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
             "Records of the last catalog are of another version; their peers send them again."
         );
     }
-    let registry = EmbeddedStore::open(&gateway.state_dir)?;
+    let registry = AnyStore::open(&gateway)?;
     let boot = fastrand::u64(..);
     let us = members::us(&gateway, directory.home(&mut fastrand::Rng::new())?, boot);
     let saved = members::settle(&registry, &mut directory, loaded).await?;

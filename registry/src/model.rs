@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::store::etcd::EtcdOptions;
+
 pub use catalog::{Catalog, Condition, Declared, Import, PeerImports, Position};
 pub use object::{Kind, Object, ObjectName};
 pub use sidecar::{GatewayAddress, Sidecar};
@@ -121,12 +123,23 @@ pub struct Gateway {
     pub identity_dir: PathBuf,
     /// Holds the cluster's UID, the epoch and the last catalog.
     pub state_dir: PathBuf,
+    /// Where the registry is kept.
+    pub registry: Backend,
     /// Where it listens.
     pub listen: Listen,
     /// Addresses that peers may dial; sent in HELLO.
     pub advertise: Vec<HostPort>,
     /// The mesh's DNS domain, `mesh` by default.
     pub domain: String,
+}
+
+/// Where a registry is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// In the state directory, for one gateway.
+    Embedded,
+    /// In etcd, for every gateway of the cluster.
+    Etcd(EtcdOptions),
 }
 
 /// The sockets of a gateway.

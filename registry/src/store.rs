@@ -1,8 +1,10 @@
 //! Where the registry is kept: keys with revisions, leases and watches, as etcd has them.
 //!
 //! Every back end passes [`conformance`]. Knows nothing of what the values mean; [`keys`] says where each one stands.
-//! [`embedded`] keeps them in a file of this process, [`etcd`] where several processes share them, [`memory`] nowhere.
+//! [`embedded`] keeps them in a file of this process, [`etcd`] where several processes share them, [`memory`] nowhere;
+//! [`AnyStore`] is the one that a manifest asks for.
 
+mod any;
 pub mod conformance;
 pub mod embedded;
 pub mod etcd;
@@ -10,6 +12,8 @@ pub mod keys;
 pub mod memory;
 mod staged;
 mod state;
+
+pub use self::any::{AnyStore, AnyWatch, OpenError};
 
 use std::fmt;
 use std::future::Future;

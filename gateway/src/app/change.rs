@@ -43,6 +43,7 @@ pub(super) fn needs_restart(before: &Gateway, after: &Gateway) -> Vec<&'static s
         ("spec.trustDomain", before.trust_domain == after.trust_domain),
         ("spec.identity", before.identity_dir == after.identity_dir),
         ("spec.state", before.state_dir == after.state_dir),
+        ("spec.registry", before.registry == after.registry),
         ("spec.listen", before.listen == after.listen),
         ("spec.advertise", before.advertise == after.advertise),
         ("spec.domain", before.domain == after.domain),
@@ -166,6 +167,8 @@ spec: { service: cart, timeout: { head: 2s } }
         assert_eq!(restart("cluster: west", "cluster: north"), ["spec.cluster"]);
         assert_eq!(restart("acme", "other"), ["spec.trustDomain"]);
         assert_eq!(restart("{ directory: state }", "{ directory: elsewhere }"), ["spec.state"]);
+        let etcd = "region: us-west\n  registry: { etcd: { endpoints: [http://127.0.0.1:2379] } }";
+        assert_eq!(restart("region: us-west", etcd), ["spec.registry"]);
         let listen = "region: us-west\n  listen: { http: 127.0.0.1:7481 }";
         assert_eq!(restart("region: us-west", listen), ["spec.listen"]);
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_saphyr::Location;
 
 use super::raw::{Directory, Field, GatewaySpec, Listen as RawListen};
+use super::registry;
 use super::scope::Scope;
 use super::units;
 use crate::model::{Gateway, Listen};
@@ -34,9 +35,7 @@ pub(super) fn read(
     );
     let identity = directory(&spec.identity, "identity", "pki/west", at, folder, scope);
     let state = directory(&spec.state, "state", "state/west", at, folder, scope);
-    if let Some(registry) = &spec.registry {
-        scope.later(&registry.value.etcd, "spec.registry.etcd");
-    }
+    let registry = registry::read(&spec.registry, folder, scope);
     let listen = listen(&spec.listen, scope);
     let advertise: Option<Vec<_>> = scope
         .list(&spec.advertise, "spec.advertise", ADVERTISE_MAX)
@@ -49,13 +48,14 @@ pub(super) fn read(
         trust_domain: trust_domain?,
         identity_dir: identity?,
         state_dir: state?,
+        registry: registry?,
         listen: listen?,
         advertise: advertise?,
         domain: domain?.unwrap_or_else(|| "mesh".into()),
     })
 }
 
-/// `identity` or `state`: a directory of which the process must know.
+/// Such as `identity`: a directory of which the process must know.
 pub(super) fn directory(
     field: &Field<Directory>,
     name: &str,
@@ -64,7 +64,8 @@ pub(super) fn directory(
     folder: &Path,
     scope: &mut Scope<'_, '_>,
 ) -> Option<PathBuf> {
-    let example = format!("{name}: {{ directory: {example} }}");
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let example = format!("{last}: {{ directory: {example} }}");
     let field = scope.present(field, &format!("spec.{name}"), parent, &example)?;
     let name = format!("spec.{name}.directory");
     let path = scope.present(&field.value.directory, &name, field.referenced, &example)?;

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde::de::{self, IgnoredAny};
 use serde_saphyr::Spanned;
 
+use super::registry::Registry;
+
 /// A field and its place, if given. A null is as good as none.
 pub(super) type Field<T> = Option<Spanned<T>>;
 
@@ -65,14 +67,6 @@ pub(super) struct GatewaySpec {
 #[serde(deny_unknown_fields)]
 pub(super) struct Directory {
     pub(super) directory: Field<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Registry {
-    #[serde(rename = "embedded")]
-    _embedded: Option<Empty>,
-    pub(super) etcd: Later,
 }
 
 /// `{}`.

@@ -16,7 +16,7 @@ const ALIASES_MAX: usize = 1_000;
 const REPLAYED_EVENTS_MAX: usize = 100_000;
 
 /// Fields of DESIGN 6 that are known, but not available yet: not to be offered as what is available.
-const LATER: [&str; 5] = ["etcd", "limits", "cookie", "path", "metadata"];
+const LATER: [&str; 4] = ["limits", "cookie", "path", "metadata"];
 
 /// Reads one document as a `T`, or reports its first error of shape.
 pub(super) fn read<'a, T: DeserializeOwned>(origin: &Origin<'a>, findings: &mut Findings<'a>) -> Option<T> {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use registry::manifest::{self, Manifests};
 use registry::model::{
-    Algorithm, ClusterName, Contract, Endpoint, Gateway, GatewayAddress, Grant, HashKey, HealthCheck,
-    HostPort, ImportRule, Link, Listen, Member, Mode, OnOwnerUnavailable, Policy, Port, Probe, Protocol,
-    Retry, RetryOn, Service, ServiceName, Sidecar, Tier, Timeout,
+    Algorithm, Backend, ClusterName, Contract, Endpoint, Gateway, GatewayAddress, Grant, HashKey,
+    HealthCheck, HostPort, ImportRule, Link, Listen, Member, Mode, OnOwnerUnavailable, Policy, Port, Probe,
+    Protocol, Retry, RetryOn, Service, ServiceName, Sidecar, Tier, Timeout,
 };
+use registry::store::etcd::{EtcdOptions, EtcdUser};
 
 use super::source;
 
@@ -94,6 +95,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
         trust_domain: "acme.example".into(),
         identity_dir: "etc/pki/west".into(),
         state_dir: "/var/lib/ringway".into(),
+        registry: Backend::Embedded,
         listen: Listen {
             tunnel: "0.0.0.0:7443".parse().unwrap(),
             http: "127.0.0.1:7480".parse().unwrap(),
@@ -386,4 +388,35 @@ spec:
     assert_eq!(sidecar.register, expected);
     let said = read(EXAMPLE).require_sidecar().unwrap_err().to_string();
     assert!(said.contains("no Sidecar is declared"), "{said}");
+}
+
+#[test]
+fn a_gateway_keeps_its_registry_in_etcd() {
+    let registry = |text: &str| {
+        let manifests = read(&EXAMPLE.replace("registry: { embedded: {} }", text));
+        manifests.require_gateway().unwrap().registry.clone()
+    };
+    assert_eq!(registry("registry: {}"), Backend::Embedded);
+    let plain = EtcdOptions { endpoints: vec!["http://127.0.0.1:2379".into()], ..EtcdOptions::default() };
+    assert_eq!(
+        registry("registry: { etcd: { endpoints: ['http://127.0.0.1:2379/'] } }"),
+        Backend::Etcd(plain)
+    );
+    let whole = registry(
+        "registry:
+    etcd:
+      endpoints: ['https://etcd-1.example:2379', 'https://[2001:db8::1]:2379']
+      prefix: /acme/west
+      tls: { directory: pki/etcd }
+      user: ringway
+      passwordFile: /run/secrets/etcd",
+    );
+    let user = EtcdUser { name: "ringway".into(), password_file: "/run/secrets/etcd".into() };
+    let options = EtcdOptions {
+        endpoints: vec!["https://etcd-1.example:2379".into(), "https://[2001:db8::1]:2379".into()],
+        prefix: "/acme/west".into(),
+        tls: Some("etc/pki/etcd".into()),
+        user: Some(user),
+    };
+    assert_eq!(whole, Backend::Etcd(options));
 }

@@ -125,7 +125,7 @@ fn what_is_not_available_yet_is_not_offered() {
     let cases = [
         (POLICY_HEAD, placement, "`header`, `query` and `sourceIp`"),
         (POLICY_HEAD, "spec: { quota: 1 }", "`service`, `placement`, `balance`, `retry` and `timeout`"),
-        (GATEWAY_HEAD, "spec: { registry: { consul: {} } }", "`embedded`"),
+        (GATEWAY_HEAD, "spec: { registry: { consul: {} } }", "`embedded` and `etcd`"),
     ];
     for (head, rest, offered) in cases {
         let said = all_said(&manifest::parse(&[source("m.yaml", &format!("{head}{rest}\n"))]));

@@ -58,9 +58,94 @@ spec: {}
   trustDomain: acme.example
   identity: { directory: pki }
   state: { directory: state }
-  registry: { etcd: { endpoints: [http://127.0.0.1:2379] } }
+  registry: { embedded: {}, etcd: { endpoints: [http://127.0.0.1:2379] } }
 ",
-        said: &["10:21 Gateway gw-1: spec.registry.etcd is not available yet => leave it out for now"],
+        said: &[
+            "10:13 Gateway gw-1: spec.registry: `embedded` and `etcd` stand here both => keep one of the two",
+        ],
+    },
+    Case {
+        head: GATEWAY_HEAD,
+        rest: "spec:
+  cluster: west
+  region: us-west
+  trustDomain: acme.example
+  identity: { directory: pki }
+  state: { directory: state }
+  registry:
+    etcd:
+      endpoints: [etcd:2379, ftp://etcd:21, 'http://etcd', 'http://etcd:2379/v3']
+      prefix: west/
+      tls: {}
+      user: ringway
+",
+        said: &[
+            "12:7 Gateway gw-1: spec.registry.etcd: `user` and `passwordFile` go together => write both, or none if the etcd has no users",
+            "12:19 Gateway gw-1: spec.registry.etcd.endpoints: `etcd:2379` is no endpoint => such as `http://127.0.0.1:2379`",
+            "12:30 Gateway gw-1: spec.registry.etcd.endpoints: `ftp://etcd:21` is no endpoint => such as `http://127.0.0.1:2379`",
+            "12:45 Gateway gw-1: spec.registry.etcd.endpoints: `etcd` is no `host:port` => write `etcd:PORT`",
+            "12:60 Gateway gw-1: spec.registry.etcd.endpoints: `etcd:2379/v3` is no `host:port` => `2379/v3` is no port: write one from 1 to 65535",
+            "13:15 Gateway gw-1: spec.registry.etcd.prefix: `west/` is no prefix of keys => such as `/west`: letters, digits, `-`, `_`, `.` and `/`, which it begins with and does not end with",
+            "14:12 Gateway gw-1: spec.registry.etcd.tls.directory is missing => add `tls: { directory: pki/etcd }`",
+        ],
+    },
+    Case {
+        head: GATEWAY_HEAD,
+        rest: "spec:
+  cluster: west
+  region: us-west
+  trustDomain: acme.example
+  identity: { directory: pki }
+  state: { directory: state }
+  registry: { etcd: { endpoints: [http://etcd-1:2379, http://etcd-1:2379/], user: '', passwordFile: '' } }
+",
+        said: &[
+            "10:55 Gateway gw-1: spec.registry.etcd.endpoints: http://etcd-1:2379 stands here twice => remove one",
+            "10:83 Gateway gw-1: spec.registry.etcd.user: this is no name of a user => write 1 to 255 bytes on one line",
+            "10:101 Gateway gw-1: spec.registry.etcd.passwordFile: this is no path => such as `passwordFile: etcd-password`",
+        ],
+    },
+    Case {
+        head: GATEWAY_HEAD,
+        rest: "spec:
+  cluster: west
+  region: us-west
+  trustDomain: acme.example
+  identity: { directory: pki }
+  state: { directory: state }
+  registry: { etcd: { endpoints: [http://etcd-1:2379, https://etcd-2:2379] } }
+",
+        said: &[
+            "10:35 Gateway gw-1: spec.registry.etcd: `https` needs a certificate to trust => add `tls: { directory: pki/etcd }`, which holds `ca.crt`",
+        ],
+    },
+    Case {
+        head: GATEWAY_HEAD,
+        rest: "spec:
+  cluster: west
+  region: us-west
+  trustDomain: acme.example
+  identity: { directory: pki }
+  state: { directory: state }
+  registry: { etcd: { endpoints: [http://etcd-1:2379], tls: { directory: pki/etcd } } }
+",
+        said: &[
+            "10:35 Gateway gw-1: spec.registry.etcd: `tls` and an endpoint without it => write `https://` before every endpoint",
+        ],
+    },
+    Case {
+        head: GATEWAY_HEAD,
+        rest: "spec:
+  cluster: west
+  region: us-west
+  trustDomain: acme.example
+  identity: { directory: pki }
+  state: { directory: state }
+  registry: { etcd: { endpoints: [] } }
+",
+        said: &[
+            "10:21 Gateway gw-1: spec.registry.etcd.endpoints is empty => name at least one: `endpoints: [http://127.0.0.1:2379]`",
+        ],
     },
     Case {
         head: GATEWAY_HEAD,
