@@ -7,11 +7,11 @@ mod contract;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{
-    Algorithm, Catalog, ClusterName, Condition, Contract, Member, PeerImports, Policy, Port, Retry,
+    Algorithm, Catalog, ClusterName, Condition, Contract, Import, Member, Policy, Port, Retry, Service,
     ServiceName, Timeout,
 };
 
@@ -69,56 +69,116 @@ struct Offer<'a> {
     contract: Option<&'a Contract>,
 }
 
+/// What one name of a catalog means.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meaning {
+    /// Its union name, if anyone serves it there.
+    pub union: Option<Placed>,
+    /// Its pinned names.
+    pub pinned: BTreeMap<ClusterName, Placed>,
+    /// What does not hold of it.
+    pub conditions: Vec<Condition>,
+}
+
 /// Derives every name's meaning from a catalog.
 ///
 /// Imports of a cluster to which no link exists (any more), or that no import rule takes in, count for nothing.
 pub fn resolve(catalog: &Catalog) -> Resolved {
     let mut resolved = Resolved::default();
-    for (name, offers) in offers(catalog) {
-        let policy = catalog.declared.policies.get(name).map(|policy| &**policy);
-        let joined = join(catalog, name, &offers, &mut resolved.conditions);
-        let union = (!joined.is_empty()).then(|| place(name, policy, &joined, &mut resolved.conditions));
-        for offer in &offers {
-            // A cluster in the union serves by the union's contract, whoever declared it; one outside by its own.
-            let of_union = union.as_ref().filter(|placed| placed.servers.contains_key(offer.cluster));
-            let pinned = pin(name, policy, offer, of_union);
-            resolved.pinned.insert((name.clone(), offer.cluster.clone()), pinned);
-        }
-        resolved.union.extend(union.map(|placed| (name.clone(), placed)));
+    for (name, meaning) in meanings(catalog) {
+        let pinned = meaning.pinned.into_iter();
+        resolved.pinned.extend(pinned.map(|(cluster, placed)| ((name.clone(), cluster), placed)));
+        resolved.union.extend(meaning.union.map(|placed| (name.clone(), placed)));
+        resolved.conditions.extend(meaning.conditions);
     }
-    resolved.conditions.extend(unresolved_policies(catalog));
-    resolved.conditions.extend(inert_placements(catalog));
     resolved.conditions.sort();
     resolved
 }
 
-/// Everyone's offers by service, each list by ascending cluster name.
+/// Derives the meaning of every name that is declared, imported or named by a policy.
+pub fn meanings(catalog: &Catalog) -> impl Iterator<Item = (&ServiceName, Meaning)> {
+    offers(catalog).into_iter().map(|(name, offers)| (name, mean(catalog, name, &offers)))
+}
+
+/// Derives the meaning of one name; of one that a catalog does not know, nothing.
+pub fn meaning(catalog: &Catalog, name: &ServiceName) -> Meaning {
+    let mut offers: Vec<_> =
+        catalog.declared.services.get(name).map(|own| ours(catalog, own)).into_iter().collect();
+    for (cluster, imports) in &catalog.imports {
+        let taken = catalog.declared.links.get(cluster).is_some_and(|link| link.import_rule(name).is_some());
+        offers.extend(imports.services.get(name).filter(|_| taken).map(|import| theirs(cluster, import)));
+    }
+    offers.sort_by_key(|offer| offer.cluster);
+    mean(catalog, name, &offers)
+}
+
+/// The names whose meaning may differ between two catalogs; `None`: every one.
+///
+/// Looks only at what the two do not share.
+pub fn changed<'a>(before: &'a Catalog, after: &'a Catalog) -> Option<BTreeSet<&'a ServiceName>> {
+    let of_all = |catalog: &'a Catalog| (&catalog.cluster, &catalog.region, &catalog.declared.links);
+    if of_all(before) != of_all(after) {
+        return None;
+    }
+    let (old, new) = (&before.declared, &after.declared);
+    let mut names: BTreeSet<_> = new.services.differing(&old.services, Arc::eq).collect();
+    names.extend(new.policies.differing(&old.policies, Arc::eq));
+    for cluster in before.imports.keys().chain(after.imports.keys()) {
+        match (before.imports.get(cluster), after.imports.get(cluster)) {
+            (Some(old), Some(new)) => names.extend(new.services.differing(&old.services, Arc::eq)),
+            (only, None) | (None, only) => names.extend(only.iter().flat_map(|only| only.services.keys())),
+        }
+    }
+    Some(names)
+}
+
+/// What a name means of which these are all offers, by ascending cluster name.
+fn mean(catalog: &Catalog, name: &ServiceName, offers: &[Offer<'_>]) -> Meaning {
+    let policy = catalog.declared.policies.get(name).map(|policy| &**policy);
+    let mut conditions = Vec::new();
+    let joined = join(catalog, name, offers, &mut conditions);
+    let union = (!joined.is_empty()).then(|| place(name, policy, &joined, &mut conditions));
+    let pinned = |offer: &Offer<'_>| {
+        // A cluster in the union serves by the union's contract, whoever declared it; one outside by its own.
+        let of_union = union.as_ref().filter(|placed| placed.servers.contains_key(offer.cluster));
+        (offer.cluster.clone(), pin(name, policy, offer, of_union))
+    };
+    let pinned = offers.iter().map(pinned).collect();
+    conditions.extend(policy.and_then(|policy| stray(catalog, policy, offers)));
+    Meaning { union, pinned, conditions }
+}
+
+/// Everyone's offers by service, each list by ascending cluster name; an empty one where only a policy names it.
 fn offers(catalog: &Catalog) -> BTreeMap<&ServiceName, Vec<Offer<'_>>> {
-    let mut by_name: BTreeMap<&ServiceName, Vec<Offer<'_>>> = BTreeMap::new();
+    let named = catalog.declared.policies.keys().map(|name| (name, Vec::new()));
+    let mut by_name: BTreeMap<&ServiceName, Vec<Offer<'_>>> = named.collect();
     for service in catalog.declared.services.values() {
-        let policy = catalog.declared.policies.get(&service.name);
-        by_name.entry(&service.name).or_default().push(Offer {
-            cluster: &catalog.cluster,
-            region: &catalog.region,
-            ports: &service.ports,
-            contract: policy.and_then(|policy| policy.placement.as_ref()),
-        });
+        by_name.entry(&service.name).or_default().push(ours(catalog, service));
     }
     for (cluster, imports) in &catalog.imports {
         let Some(link) = catalog.declared.links.get(cluster) else { continue };
         for import in imports.services.values().filter(|import| link.import_rule(&import.name).is_some()) {
-            by_name.entry(&import.name).or_default().push(Offer {
-                cluster,
-                region: &import.region,
-                ports: &import.ports,
-                contract: import.contract.as_ref(),
-            });
+            by_name.entry(&import.name).or_default().push(theirs(cluster, import));
         }
     }
     for offers in by_name.values_mut() {
         offers.sort_by_key(|offer| offer.cluster);
     }
     by_name
+}
+
+fn ours<'a>(catalog: &'a Catalog, service: &'a Service) -> Offer<'a> {
+    let policy = catalog.declared.policies.get(&service.name);
+    Offer {
+        cluster: &catalog.cluster,
+        region: &catalog.region,
+        ports: &service.ports,
+        contract: policy.and_then(|policy| policy.placement.as_ref()),
+    }
+}
+
+fn theirs<'a>(cluster: &'a ClusterName, import: &'a Import) -> Offer<'a> {
+    Offer { cluster, region: &import.region, ports: &import.ports, contract: import.contract.as_ref() }
 }
 
 /// The offers that make up the union name: ours, and those imported with `union: true` whose ports are the same.
@@ -226,49 +286,30 @@ fn member(offer: &Offer<'_>) -> Member {
     Member { cluster: offer.cluster.clone(), region: offer.region.into(), weight: DEFAULT_WEIGHT }
 }
 
-/// Policies of a service that is neither declared here nor imported (yet): they wait for it, without effect.
-fn unresolved_policies(catalog: &Catalog) -> impl Iterator<Item = Condition> + '_ {
-    let declared = &catalog.declared;
-    let unresolved = |policy: &&Arc<Policy>| {
-        !declared.services.contains_key(&policy.service) && !is_imported(catalog, &policy.service)
+/// What is said of a policy that has no effect, or whose placement has none.
+fn stray(catalog: &Catalog, policy: &Policy, offers: &[Offer<'_>]) -> Option<Condition> {
+    let condition = |kind, reason, message| {
+        Some(Condition { object: policy.object().to_string(), kind, status: false, reason, message })
     };
-    declared.policies.values().filter(unresolved).map(|policy| Condition {
-        object: policy.object().to_string(),
-        kind: "ResolvedRefs",
-        status: false,
-        reason: "BackendNotFound",
-        message: format!(
-            "{} is neither declared here nor imported; declare a MeshService, or check the link and the peer's grant",
-            policy.service
-        ),
-    })
-}
-
-fn is_imported(catalog: &Catalog, service: &ServiceName) -> bool {
-    let imports = |(cluster, imports): (&ClusterName, &Arc<PeerImports>)| {
-        let link = catalog.declared.links.get(cluster);
-        link.is_some_and(|link| link.import_rule(service).is_some()) && imports.services.contains_key(service)
-    };
-    catalog.imports.iter().any(imports)
-}
-
-/// Policies whose placement says something here, where the service has no endpoint: it travels nowhere.
-fn inert_placements(catalog: &Catalog) -> impl Iterator<Item = Condition> + '_ {
-    let inert = |policy: &&Arc<Policy>| {
-        let served = catalog.declared.services.contains_key(&policy.service);
-        policy.placement.is_some() && !served && is_imported(catalog, &policy.service)
-    };
-    catalog.declared.policies.values().filter(inert).map(|policy| Condition {
-        object: policy.object().to_string(),
-        kind: "Programmed",
-        status: false,
-        reason: "PlacementInert",
-        message: format!(
-            "cluster `{}` does not serve {}, so this placement counts nowhere; declare it in a cluster that \
+    let service = &policy.service;
+    if offers.is_empty() {
+        // It waits for it.
+        let message = format!(
+            "{service} is neither declared here nor imported; declare a MeshService, or check the link and the \
+             peer's grant"
+        );
+        return condition("ResolvedRefs", "BackendNotFound", message);
+    }
+    if policy.placement.is_some() && offers.iter().all(|offer| *offer.cluster != catalog.cluster) {
+        // Where the service has no endpoint, its placement travels nowhere.
+        let message = format!(
+            "cluster `{}` does not serve {service}, so this placement counts nowhere; declare it in a cluster that \
              serves, or declare the MeshService here",
-            catalog.cluster, policy.service
-        ),
-    })
+            catalog.cluster
+        );
+        return condition("Programmed", "PlacementInert", message);
+    }
+    None
 }
 
 /// The object a service's conditions stand on, whether or not this cluster has a manifest for it.

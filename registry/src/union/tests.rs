@@ -1,13 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
+mod versions;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{
-    Declared, Grant, HashKey, Import, ImportRule, Link, Mode, OnOwnerUnavailable, Protocol, Service,
-};
+use crate::model::{Declared, Grant, HashKey, ImportRule, Link, Mode, OnOwnerUnavailable, Protocol};
 
 fn cluster(name: &str) -> ClusterName {
     ClusterName::new(name).unwrap()
