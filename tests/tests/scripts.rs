@@ -1,6 +1,7 @@
 //! The commands that the project keeps: the demo from one command, and how the scripts behave.
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -45,6 +46,34 @@ fn the_quickstart_names_what_is_missing() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(err.contains("cargo") && err.contains("hint:"), "{err}");
+}
+
+#[test]
+fn the_protobuf_compiler_is_the_machines_or_the_hint_says_how_to_get_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for program in ["bash", "dirname", "env"] {
+        let found = ["/usr/bin", "/bin"].map(|d| Path::new(d).join(program));
+        std::os::unix::fs::symlink(found.iter().find(|p| p.exists()).unwrap(), dir.path().join(program))
+            .unwrap();
+    }
+    let compile = || {
+        let mut command = Command::new(root().join("deploy/protoc"));
+        command.args(["--include_imports", "-I", "a folder", "a.proto"]).env("PATH", dir.path());
+        // What a build script is told: here a target folder without tools, and a cargo that builds nothing.
+        command.env("OUT_DIR", dir.path().join("target/debug/build/some-package/out"));
+        command.env("CARGO", "false").output().unwrap()
+    };
+    let output = compile();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(err.contains("protobuf-compiler") && err.contains("hint:"), "{err}");
+
+    let protoc = dir.path().join("protoc");
+    std::fs::write(&protoc, "#!/usr/bin/env bash\nprintf '%s,' \"$@\"\n").unwrap();
+    std::fs::set_permissions(&protoc, PermissionsExt::from_mode(0o755)).unwrap();
+    let output = compile();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "--include_imports,-I,a folder,a.proto,");
 }
 
 #[test]
