@@ -121,6 +121,21 @@ impl Etcd {
         self.wait_healthy(member);
     }
 
+    /// Starts every killed member again, and waits until all can be used.
+    ///
+    /// # Panics
+    /// When they cannot.
+    pub fn restart_all(&mut self) {
+        for member in 0..self.members.len() {
+            if self.members[member].process.is_none() {
+                self.spawn(member);
+            }
+        }
+        for member in 0..self.members.len() {
+            self.wait_healthy(member);
+        }
+    }
+
     /// What the members hold now, to be put back later. They are stopped for it.
     ///
     /// # Panics
@@ -158,12 +173,7 @@ impl Etcd {
             }
         }
         work(self);
-        for member in 0..self.members.len() {
-            self.spawn(member);
-        }
-        for member in 0..self.members.len() {
-            self.wait_healthy(member);
-        }
+        self.restart_all();
     }
 
     fn data(&self) -> PathBuf {

@@ -34,7 +34,10 @@ const FOREIGN: [(&str, &[&str]); 3] = [
 
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
 const FLOORS: [&[&str]; 10] = [
-    &["audit", "balance", "budget", "clock", "facts", "fields", "grpc", "health", "line", "retry", "route", "stall"],
+    &[
+        "audit", "balance", "budget", "clock", "facts", "fields", "grpc", "health", "line", "retry", "route",
+        "stall",
+    ],
     &["body", "metrics", "placement"],
     &["endpoint", "peers", "sidecars"],
     &["answer", "view"],

@@ -28,10 +28,10 @@ use super::{
 const PAGE: i64 = 1000;
 
 /// As many of the largest values as one answer holds, for ranges that hold such.
-const PAGE_OF_LARGE: i64 = 32;
+const PAGE_OF_LARGE: i64 = 8;
 
 /// Bytes of one answer, and of one message of a watch.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Ranges that are begun anew because history was compacted between two of their pages, before we say so.
 const RANGE_TRIES: usize = 3;
