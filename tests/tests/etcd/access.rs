@@ -75,13 +75,13 @@ fn write(path: &Path, text: &str) -> PathBuf {
 }
 
 /// An authority, and a folder for each it signs a certificate for.
-struct Authority {
+pub(crate) struct Authority {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pair = KeyPair::generate().unwrap();
@@ -90,7 +90,7 @@ impl Authority {
     }
 
     /// A folder with `ca.crt`, `tls.crt` and `tls.key`.
-    fn sign(&self, folder: PathBuf, name: &str) -> PathBuf {
+    pub(crate) fn sign(&self, folder: PathBuf, name: &str) -> PathBuf {
         fs::create_dir_all(&folder).unwrap();
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.extended_key_usages =
@@ -104,14 +104,17 @@ impl Authority {
     }
 }
 
+/// What makes an etcd, whose folder is `dir`, speak TLS with those that `authority` knows.
+pub(crate) fn server(authority: &Authority, dir: &Path) -> Vec<String> {
+    let server = authority.sign(dir.join("server"), "127.0.0.1");
+    let file = |flag: &str, name: &str| format!("--{flag}={}", server.join(name).display());
+    let (certificate, key) = (file("cert-file", "tls.crt"), file("key-file", "tls.key"));
+    vec![certificate, key, file("trusted-ca-file", "ca.crt"), "--client-cert-auth".into()]
+}
+
 pub(crate) async fn tls(binary: &Path) {
     let authority = Authority::new();
-    let etcd = Etcd::start_with(binary, 1, |dir| {
-        let server = authority.sign(dir.join("server"), "127.0.0.1");
-        let file = |flag: &str, name: &str| format!("--{flag}={}", server.join(name).display());
-        let (certificate, key) = (file("cert-file", "tls.crt"), file("key-file", "tls.key"));
-        vec![certificate, key, file("trusted-ca-file", "ca.crt"), "--client-cert-auth".into()]
-    });
+    let etcd = Etcd::start_with(binary, 1, |dir| server(&authority, dir));
     let with = |tls: PathBuf| open(EtcdOptions { tls: Some(tls), ..options(&etcd) });
     let client = authority.sign(etcd.dir().join("client"), "ringway");
     let store = with(client.clone());

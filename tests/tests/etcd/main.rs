@@ -3,6 +3,7 @@
 
 mod access;
 mod faults;
+mod gateway;
 
 use std::path::Path;
 use std::time::Duration;
@@ -91,6 +92,11 @@ mod with_etcd {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn it_conforms() {
         conforms(&of_the_system()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_gateway_keeps_its_registry_there() {
+        gateway::keeps_it_there(&of_the_system()).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
