@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use e2e::etcd::{ETCD_SOON, Etcd};
+use e2e::port::free_port;
 use etcd_client::Client;
 use registry::store::etcd::EtcdStore;
 use registry::store::{Event, Store, StoreError, TTL_MAX, Watch, conformance};
@@ -138,6 +139,38 @@ async fn follow(store: EtcdStore, last: &str) -> Vec<String> {
             return keys;
         }
     }
+}
+
+pub(crate) async fn absent(binary: &Path) {
+    let etcd = Etcd::start(binary, 1);
+    let mut options = options(&etcd);
+    options.endpoints.insert(0, format!("http://127.0.0.1:{}", free_port()));
+    let store = open(options);
+    // Nothing of a write can have come to who is not there: the next member has it at once.
+    let revision = put(&store, "/a", "1").await;
+    let mut watch = store.watch("/", revision).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().revision, revision);
+}
+
+pub(crate) async fn one_frozen(binary: &Path) {
+    let mut etcd = Etcd::start_with(binary, 3, |_| patient());
+    let frozen = (leader(&etcd).await + 1) % 3;
+    let mut options = options(&etcd);
+    options.endpoints.swap(0, frozen);
+    let store = open(options);
+    let answered = put(&store, "/a", "1").await;
+    let mut watch = store.watch("/", answered + 1).await.unwrap();
+    etcd.process(frozen).freeze();
+    let started = Instant::now();
+    let entry = store.get("/a").await.unwrap();
+    assert_eq!(entry.map(|entry| entry.modified), Some(answered), "the next member is asked");
+    let error = ended(&mut watch).await;
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert!(started.elapsed() < NOTICED, "{:?}", started.elapsed());
+    let mut watch = until_answered("a watch", async || store.watch("/", answered + 1).await).await;
+    let next = until_answered("a write", async || commit(&store, vec![set("/b", "1")]).await).await;
+    assert!(watch.next().await.unwrap().revision <= next, "the watch is another member's");
+    etcd.process(frozen).thaw();
 }
 
 pub(crate) async fn alone(binary: &Path) {

@@ -145,6 +145,16 @@ mod with_etcd {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_member_that_is_not_there_is_passed_over() {
+        faults::absent(&of_the_system()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_member_that_is_frozen_is_left() {
+        faults::one_frozen(&of_the_system()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_member_that_lost_the_others_says_so() {
         faults::alone(&of_the_system()).await;
     }
