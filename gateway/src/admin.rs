@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod explain;
 pub(crate) mod registry;
 mod ring;
+pub mod socket;
 mod status;
 
 pub(crate) use status::{Peer, ServiceStatus, peer, service};

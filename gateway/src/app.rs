@@ -137,13 +137,14 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let admin_listener = bind::tcp("admin", gateway.listen.admin)?;
     let ports = bind::tunnel(&gateway, options.workers, boot)?;
     let tcp = bind::tcp_shares("tunnel", gateway.listen.tunnel, options.workers)?;
-    let (_socket_file, unix) = bind::TunnelSocket::listen(&gateway.state_dir).map_or_else(
+    let (_socket_file, unix) = bind::SocketFile::listen(&gateway.state_dir, bind::TUNNEL_SOCKET).map_or_else(
         |error| {
             warn!(%error, "No Unix socket for tunnels in the state directory; sidecars must use TCP.");
             (None, None)
         },
         |(file, listener)| (Some(file), Some(listener)),
     );
+    let admin_socket = bind::SocketFile::listen(&gateway.state_dir, admin::socket::FILE);
 
     let clock = Clock::start();
     let stop = CancellationToken::new();
@@ -151,7 +152,10 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let (tell_applied, applies) = watch::channel(applied.clone());
     let believed = believe(&gateway, &files, &applied);
     believed.say_warnings(&gateway);
-    let sources = Sources { files, applied, ..Sources::default() };
+    let mut book = registrations::remembered(&saved.registered);
+    registrations::first(&registry, &mut book, clock.unix_ms()).await;
+    let registered = book.take_changes().into_iter().collect();
+    let sources = Sources { files, applied, registered };
     let (cluster, region) = (gateway.cluster.clone(), &gateway.region);
     let untrusted = believed.conditions(&gateway);
     let knowledge = Arc::new(Knowledge::new(cluster, region, sources, untrusted, saved, clock));
@@ -225,6 +229,27 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     });
     tasks.spawn(sync::answer_sidecars(shared.clone(), incoming_lookups));
     tasks.spawn(registrations::serve(shared.clone(), registry.clone(), incoming_registrars));
+    let registers = knowledge.clone();
+    let register = move |changes| registers.register_endpoints(|all| registrations::change(all, changes));
+    tasks.spawn(registrations::follow(shared.clone(), registry.clone(), book, register));
+    let admin_socket = match admin_socket {
+        Ok((file, listener)) => {
+            let listener = tokio::net::UnixListener::from_std(listener).map_err(StartError::Thread)?;
+            let registrars = control.registrars.clone();
+            let serving =
+                admin::socket::serve(listener, file.path().to_owned(), registrars, shared.stop.clone());
+            tasks.spawn(async move {
+                if let Err(failed) = serving.await {
+                    error!(error = %failed, "The admin socket failed.");
+                }
+            });
+            Some(file)
+        }
+        Err(error) => {
+            warn!(%error, "No admin socket in the state directory; nothing can be changed through it.");
+            None
+        }
+    };
     let judged = control.clone();
     let judge = move |local: &Local, now| judged.sidecars.judge(&local.trust, &local.credentials, now);
     tasks.spawn(reload::judge_tunnels(shared.clone(), judge));
@@ -258,6 +283,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     drained.cancel();
     while tasks.join_next().await.is_some() {}
     registry.close().await;
+    drop(admin_socket);
     info!("Stopped.");
     if told { Ok(()) } else { Err(StartError::WorkerEnded) }
 }

@@ -38,6 +38,7 @@ pub mod registrar;
 pub mod registrations;
 pub mod retry;
 pub mod route;
+pub mod rpc;
 pub mod shifts;
 pub mod sidecar;
 pub mod sidecars;

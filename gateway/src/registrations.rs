@@ -3,6 +3,8 @@
 //! A conversation that breaks takes nothing off: the registrar has until its lease lapses to come back, here or at another
 //! gateway of the cluster. What it is told of its endpoints is what this gateway's own view shows.
 
+mod follow;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ use crate::audit;
 use crate::line::Cut;
 use crate::view::View;
 use crate::worker::{RegisterStream, Shared, Who};
+
+pub use follow::{change, first, follow, remembered};
 
 /// Registrars at once: each workload of a host or of a thousand sidecars has one, and one that it replaces.
 const REGISTRARS_MAX: usize = 8192;

@@ -164,6 +164,7 @@ impl Knowledge {
             export: state.export.position(),
             peers: state.imports(),
             applied: state.sources.applied.iter().map(stored).collect(),
+            registered: state.sources.registered.clone(),
         }
     }
 

@@ -152,11 +152,7 @@ impl Begin {
         if begin.endpoints.is_empty() {
             return Err(BadRegistration::Nothing);
         }
-        let endpoint = |said: &register::Registration| {
-            let name = ServiceName::new(&said.namespace, &said.service).map_err(BadRecord::from)?;
-            Ok((name, decode_endpoint(&said.endpoint.clone().unwrap_or_default())?))
-        };
-        let endpoints = begin.endpoints.iter().map(endpoint).collect::<Result<Vec<_>, BadRegistration>>()?;
+        let endpoints = begin.endpoints.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
         all_differ(
             endpoints.iter().map(|(name, endpoint)| (name, &endpoint.id)),
             "endpoints of one service",
@@ -171,15 +167,10 @@ impl Begin {
 
     /// The message that says it.
     pub fn encode(&self) -> register::Begin {
-        let registration = |(name, endpoint): &(ServiceName, Endpoint)| register::Registration {
-            namespace: name.namespace.to_string(),
-            service: name.name.to_string(),
-            endpoint: Some(encode_endpoint(endpoint)),
-        };
         register::Begin {
             registrar: self.registrar.to_vec(),
             ttl_ms: encode_ttl(self.ttl),
-            endpoints: self.endpoints.iter().map(registration).collect(),
+            endpoints: self.endpoints.iter().map(|(name, endpoint)| encode(name, endpoint)).collect(),
             draining: self.draining,
         }
     }
@@ -228,6 +219,24 @@ impl Registered {
     }
 }
 
+/// The message that says which endpoint serves a service.
+pub fn encode(name: &ServiceName, endpoint: &Endpoint) -> register::Registration {
+    register::Registration {
+        namespace: name.namespace.to_string(),
+        service: name.name.to_string(),
+        endpoint: Some(encode_endpoint(endpoint)),
+    }
+}
+
+/// What such a message says, checked.
+///
+/// # Errors
+/// [`BadRegistration`]: the first thing that is wrong.
+pub fn decode(said: &register::Registration) -> Result<(ServiceName, Endpoint), BadRegistration> {
+    let name = ServiceName::new(&said.namespace, &said.service).map_err(BadRecord::from)?;
+    Ok((name, decode_endpoint(&said.endpoint.clone().unwrap_or_default())?))
+}
+
 fn encode_endpoint(endpoint: &Endpoint) -> register::Endpoint {
     register::Endpoint {
         id: endpoint.id.clone(),
@@ -239,11 +248,7 @@ fn encode_endpoint(endpoint: &Endpoint) -> register::Endpoint {
     }
 }
 
-/// The endpoint that a message says, checked.
-///
-/// # Errors
-/// [`BadRegistration`]: the first thing that is wrong.
-pub fn decode_endpoint(said: &register::Endpoint) -> Result<Endpoint, BadRegistration> {
+fn decode_endpoint(said: &register::Endpoint) -> Result<Endpoint, BadRegistration> {
     if !matches!(said.id.len(), 1..=limits::NAME_BYTES_MAX) || !said.id.bytes().all(|b| b.is_ascii_graphic())
     {
         return Err(BadRegistration::Id(cut(&said.id, limits::NAME_BYTES_MAX).into()));

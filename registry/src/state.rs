@@ -22,6 +22,8 @@ use crate::applied::{self, Stored, StoredObjects};
 use crate::export::random_epoch;
 use crate::model::{ClusterName, ObjectName, PeerImports, Position};
 use crate::record;
+use crate::registration;
+use crate::sources::RegisteredEndpoints;
 
 /// First bytes of the file, the last of them the version of its format.
 const MAGIC: [u8; 8] = *b"ringway\x01";
@@ -44,6 +46,8 @@ pub struct Saved {
     pub peers: BTreeMap<ClusterName, Arc<PeerImports>>,
     /// What was applied, as the registry had it.
     pub applied: StoredObjects,
+    /// What was registered, as it took requests.
+    pub registered: RegisteredEndpoints,
 }
 
 /// What [`StateDir::load`] found.
@@ -163,6 +167,7 @@ impl StateDir {
                     export,
                     peers: BTreeMap::new(),
                     applied: StoredObjects::new(),
+                    registered: RegisteredEndpoints::new(),
                 };
                 return Ok(Loaded { saved, skipped: 0, fresh: true });
             }
@@ -216,12 +221,17 @@ fn encode(saved: &Saved) -> Vec<u8> {
         applied: Some(stored.record()),
         revision: stored.revision,
     };
+    let registered = saved.registered.iter();
+    let registered = registered.flat_map(|(name, of)| of.values().map(move |endpoint| (name, endpoint)));
+    // One that drains is not to come back.
+    let registered = registered.filter(|(_, endpoint)| endpoint.weight > 0);
     let catalog = LastCatalog {
         uid: saved.uid.to_vec(),
         epoch: saved.export.epoch,
         revision: saved.export.revision,
         peers: saved.peers.iter().map(peer).collect(),
         applied: saved.applied.iter().map(object).collect(),
+        registered: registered.map(|(name, endpoint)| registration::encode(name, endpoint)).collect(),
     };
     let mut bytes = vec![0; HEADER_BYTES];
     catalog.encode_raw(&mut bytes);
@@ -270,6 +280,10 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Loaded, StateError> {
         Some((applied::name(&last.key)?, Arc::new(stored)))
     };
     let applied = catalog.applied.into_iter().filter_map(object).collect();
+    let mut registered = RegisteredEndpoints::new();
+    for (name, endpoint) in catalog.registered.iter().filter_map(|said| registration::decode(said).ok()) {
+        registered.entry(name).or_default().insert(endpoint.id.clone(), endpoint);
+    }
     let export = Position { epoch: catalog.epoch, revision: catalog.revision };
-    Ok(Loaded { saved: Saved { uid, export, peers, applied }, skipped, fresh: false })
+    Ok(Loaded { saved: Saved { uid, export, peers, applied, registered }, skipped, fresh: false })
 }

@@ -17,6 +17,7 @@ pub mod pair;
 pub mod peer;
 pub mod port;
 pub mod process;
+pub mod registrar;
 pub mod relay;
 pub mod sidecar;
 pub mod stream_relay;

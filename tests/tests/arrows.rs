@@ -38,7 +38,7 @@ const FOREIGN: [(&str, &[&str]); 4] = [
 const FLOORS: [&[&str]; 10] = [
     &[
         "audit", "balance", "budget", "clock", "facts", "fields", "grpc", "health", "line", "retry", "route",
-        "stall",
+        "rpc", "stall",
     ],
     &["body", "metrics", "placement"],
     &["endpoint", "peers", "sidecars"],

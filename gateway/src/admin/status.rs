@@ -1,7 +1,9 @@
 //! `/v1/status`: everything that this gateway knows of itself, its peers and its services, of one moment.
 
+use std::path::PathBuf;
+
 use hashring::NodeIndex;
-use registry::model::{Condition, Member as Declared, Mode, PeerImports};
+use registry::model::{Condition, Gateway, Member as Declared, Mode, PeerImports};
 use serde::Serialize;
 use tunnel::Kind;
 
@@ -21,6 +23,8 @@ pub(super) struct Status {
     region: String,
     uid: String,
     boot: String,
+    /// Where commands that change something go.
+    admin_socket: PathBuf,
     started_unix_ms: u64,
     ready: bool,
     requests_in_progress: u64,
@@ -120,6 +124,7 @@ pub(super) fn of(admin: &Admin) -> Status {
         region: admin.gateway.region.clone(),
         uid: admin.knowledge.uid().iter().map(|b| format!("{b:02x}")).collect(),
         boot: format!("{:016x}", admin.boot),
+        admin_socket: admin_socket(&admin.gateway),
         started_unix_ms: shared.clock.started_unix_ms(),
         ready: !shared.stop.is_cancelled(),
         requests_in_progress: shared.in_progress.count(),
@@ -128,6 +133,12 @@ pub(super) fn of(admin: &Admin) -> Status {
         services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
         conditions: view.conditions.iter().chain(&rings_differ(&view, now)).map(condition).collect(),
     }
+}
+
+/// The admin socket, as a process with another working directory finds it.
+fn admin_socket(gateway: &Gateway) -> PathBuf {
+    let path = gateway.state_dir.join(super::socket::FILE);
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// Sets the gauges that are only looked at when somebody asks.

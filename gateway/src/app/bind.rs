@@ -54,22 +54,22 @@ pub(super) fn tunnel(gateway: &Gateway, workers: NonZeroU8, boot: u64) -> Result
     Port::bind(gateway.listen.tunnel, workers, &secrets, boot)
 }
 
-/// The Unix socket for tunnels from this host, for our own user alone; its file goes when it is dropped.
+/// The file of the Unix socket for tunnels from this host, in the state directory.
+pub(super) const TUNNEL_SOCKET: &str = "tunnel.sock";
+
+/// The file of a Unix socket, for our own user alone; it goes when this is dropped.
 #[derive(Debug)]
-pub(super) struct TunnelSocket {
+pub(super) struct SocketFile {
     path: PathBuf,
 }
 
-impl TunnelSocket {
-    /// Its name in the state directory, which belongs to one process at a time: a file that is there is a dead one's.
-    const FILE: &'static str = "tunnel.sock";
-
-    /// Listens in `state_dir`.
+impl SocketFile {
+    /// Listens in `state_dir`, which belongs to one process at a time: a file that is there is a dead one's.
     ///
     /// # Errors
     /// When the file cannot be made; a path of more than 107 bytes is no address.
-    pub(super) fn listen(state_dir: &Path) -> io::Result<(Self, UnixListener)> {
-        let path = state_dir.join(Self::FILE);
+    pub(super) fn listen(state_dir: &Path, file: &str) -> io::Result<(Self, UnixListener)> {
+        let path = state_dir.join(file);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -83,9 +83,14 @@ impl TunnelSocket {
         socket.set_nonblocking(true)?;
         Ok((file, socket.into()))
     }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
-impl Drop for TunnelSocket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         // What is left of it is replaced at the next start.
         let _ = std::fs::remove_file(&self.path);
@@ -126,9 +131,9 @@ mod tests {
     #[test]
     fn the_socket_is_ours_alone_replaces_a_stale_file_and_goes_with_its_owner() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(TunnelSocket::FILE);
+        let path = dir.path().join(TUNNEL_SOCKET);
         std::fs::write(&path, "stale").unwrap();
-        let (file, _listener) = TunnelSocket::listen(dir.path()).unwrap();
+        let (file, _listener) = SocketFile::listen(dir.path(), TUNNEL_SOCKET).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         std::os::unix::net::UnixStream::connect(&path).unwrap();
         drop(file);

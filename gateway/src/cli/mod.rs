@@ -11,9 +11,11 @@ mod explain;
 mod gateway;
 mod output;
 mod pki;
+mod register;
 mod registry;
 mod ring;
 mod sidecar;
+mod socket;
 mod status;
 mod validate;
 
@@ -36,6 +38,8 @@ Examples:
   ringway validate -f west.yaml                      check manifests, touch nothing
   ringway gateway -f west.yaml                       run until SIGTERM
   ringway sidecar -f west-sidecar.yaml               the same beside a workload
+  ringway register --service shop/cart --port web=9001 -- ./cart
+                                                     an endpoint for as long as it runs
   ringway status                                     peers, links and services of a running gateway
   ringway check                                      what is broken, why, and what to do
   ringway explain http://cart.shop.mesh/ -H 'x-user: ann'
@@ -62,6 +66,7 @@ enum Command {
     Demo(demo::Args),
     Gateway(gateway::Args),
     Sidecar(sidecar::Args),
+    Register(register::Args),
     /// Make a certificate authority and certificates, for trials and small fleets.
     #[command(subcommand)]
     Pki(pki::Command),
@@ -109,6 +114,9 @@ enum Failure {
     /// There is no ring that could be asked.
     #[error(transparent)]
     Ring(#[from] ring::RingError),
+    /// An endpoint could not be registered.
+    #[error("the endpoint was not registered")]
+    Register(#[from] register::RegisterError),
     /// The demo could not run to its end.
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
@@ -134,9 +142,12 @@ impl Failure {
             Self::Admin(error) => Some(admin_hint(error).into()),
             Self::Ring(error) => error.hint(),
             Self::Demo(error) => error.hint(),
-            Self::Gateway(_) | Self::Sidecar(_) | Self::Pki(_) | Self::Manifests(_) | Self::Runtime(_) => {
-                None
-            }
+            Self::Gateway(_)
+            | Self::Sidecar(_)
+            | Self::Pki(_)
+            | Self::Manifests(_)
+            | Self::Register(_)
+            | Self::Runtime(_) => None,
         }
     }
 
@@ -191,6 +202,7 @@ fn run(command: Command, format: Format) -> Result<ExitCode, Failure> {
         Command::Demo(args) => return demo::run(&args, format),
         Command::Gateway(args) => gateway::run(args, format)?,
         Command::Sidecar(args) => sidecar::run(args, format)?,
+        Command::Register(args) => return register::run(&args, format),
         Command::Pki(command) => pki::run(command, format)?,
         Command::Validate(args) => validate::run(&args, format)?,
         Command::Status(args) => status::run(&args, format)?,

@@ -72,6 +72,10 @@ fn tell(sidecar: &Sidecar, seen: &mut Seen, news: News<'_>) {
             }
         }
         News::Refused(why) => warn!(why, "The gateway refuses `spec.register`; tried again."),
-        News::Lost(why) => info!(why, "No gateway to register with; looking for one."),
+        News::Lost(why) => {
+            info!(why, "No gateway to register with; looking for one.");
+            // What is found again is news.
+            *seen = Seen::default();
+        }
     }
 }

@@ -47,6 +47,17 @@ pub(crate) use units::is_host;
 
 use crate::model::{Condition, Declared, Gateway, Kind, ObjectName, Sidecar};
 
+/// A duration as manifests write it: a whole number and one of ms, s, m, h; more than nothing, at most a day.
+///
+/// # Errors
+/// What is wrong with it, and how to write it.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    units::duration(text).map_err(|wrong| {
+        let hint = wrong.hint.map_or_else(String::new, |hint| format!(": {hint}"));
+        format!("{}{hint}", wrong.message)
+    })
+}
+
 /// Largest manifest file. Kubernetes refuses objects above 1.5 MiB; a file may hold several.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
 

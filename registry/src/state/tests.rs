@@ -3,10 +3,29 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::model::{Contract, Import, Kind, Port, Protocol, ServiceName};
+use crate::model::{Contract, Endpoint, Import, Kind, Port, Protocol, ServiceName};
 
 fn rng() -> fastrand::Rng {
     fastrand::Rng::with_seed(7)
+}
+
+/// Endpoints of one service, of these weights.
+fn registered(weights: &[u32]) -> RegisteredEndpoints {
+    let endpoint = |(n, &weight): (usize, &u32)| {
+        let (id, host) = (format!("e{n}"), "127.0.0.1".into());
+        let ports = [("web".to_owned(), 9001)].into();
+        (id.clone(), Endpoint { id, host, ports, weight, zone: "a".into(), capacity: Some(7) })
+    };
+    let endpoints = weights.iter().enumerate().map(endpoint).collect();
+    [(ServiceName::new("shop", "cart").unwrap(), endpoints)].into()
+}
+
+#[test]
+fn what_was_registered_is_kept_unless_it_drained() {
+    let saved = Saved { registered: registered(&[100, 0, 50]), ..sample() };
+    let kept = decode(&encode(&saved), Path::new("catalog")).unwrap().saved.registered;
+    let ids: Vec<&String> = kept.values().flatten().map(|(id, _)| id).collect();
+    assert_eq!(ids, ["e0", "e2"]);
 }
 
 fn sample() -> Saved {
@@ -26,6 +45,7 @@ fn sample() -> Saved {
         uid: [9; 16],
         export: Position { epoch: 77, revision: 8 },
         peers: [(ClusterName::new("east").unwrap(), Arc::new(east))].into(),
+        registered: registered(&[100]),
         applied: [(ObjectName::new(Kind::Link, "default", "east"), Arc::new(stored))].into(),
     }
 }
