@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use proto::control::{Digest, ServiceDigest};
+use proto::control::{self, Digest, Objection, ServiceDigest};
+use proto::limits::DIGEST_SERVICES_MAX;
 use registry::model::ServiceName;
+use registry::union::Disagreement;
 
 /// How long a word counts, in microseconds: several were due since. What is older is unknown, which is not nothing.
 const FRESH_MICROS: u64 = 5_000_000;
@@ -58,6 +60,8 @@ impl Facts {
 pub struct Told {
     /// By `namespace/name`. Short sections without await; requests hold the facts themselves.
     services: Mutex<HashMap<String, Weak<Facts>>>,
+    /// Our services that the peer cannot join, and when it said so.
+    objections: Mutex<(Vec<(ServiceName, Disagreement)>, u64)>,
 }
 
 impl Told {
@@ -77,8 +81,20 @@ impl Told {
         facts
     }
 
+    /// Our services that the peer says it cannot join with what others serve under their names. Whatever it names:
+    /// whether there is such a service here is for the reader to see.
+    pub fn objections(&self, now: u64) -> Vec<(ServiceName, Disagreement)> {
+        let (objections, told_at) = &*self.objections.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_sub(*told_at) < FRESH_MICROS { objections.clone() } else { Vec::new() }
+    }
+
     /// A digest came.
     pub fn tell(&self, digest: &Digest, now: u64) {
+        if !digest.objections.is_empty() {
+            let objections =
+                digest.objections.iter().take(DIGEST_SERVICES_MAX).filter_map(objection).collect();
+            *self.objections.lock().unwrap_or_else(PoisonError::into_inner) = (objections, now);
+        }
         let services = self.lock();
         for service in &digest.services {
             let facts = services.get(&format!("{}/{}", service.namespace, service.name));
@@ -94,6 +110,16 @@ impl Told {
     }
 }
 
+/// What a peer objects to; `None`: a name that is none, or a reason from the future.
+fn objection(told: &Objection) -> Option<(ServiceName, Disagreement)> {
+    let disagreement = match told.reason() {
+        control::Disagreement::Ports => Disagreement::Ports,
+        control::Disagreement::Contracts => Disagreement::Contracts,
+        control::Disagreement::Unspecified => return None,
+    };
+    Some((ServiceName::new(&told.namespace, &told.name).ok()?, disagreement))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -106,7 +132,7 @@ mod tests {
 
     fn digest(service: &str, ready: u32, ring: Option<u64>) -> Digest {
         let service = ServiceDigest { namespace: "shop".into(), name: service.into(), ready, load: 3, ring };
-        Digest { services: vec![service] }
+        Digest { services: vec![service], objections: Vec::new() }
     }
 
     #[test]
@@ -119,6 +145,30 @@ mod tests {
         told.tell(&digest("cart", 200, None), 10);
         assert_eq!((facts.ready(10 + FRESH_MICROS - 1), facts.ring(10)), (Some(200), None));
         assert_eq!(facts.ready(10 + FRESH_MICROS), None, "unknown is not nothing");
+    }
+
+    #[test]
+    fn an_objection_counts_until_the_next_word_or_for_five_seconds() {
+        let told = Told::default();
+        assert_eq!(told.objections(0), []);
+        let objection =
+            |name: &str, reason| Objection { namespace: "shop".into(), name: name.into(), reason };
+        let objects = |objections| Digest { services: Vec::new(), objections };
+        let (ports, contracts) =
+            (control::Disagreement::Ports as i32, control::Disagreement::Contracts as i32);
+        let nonsense = [objection("Not A Name", ports), objection("cart", 0), objection("cart", 77)];
+        let named = [objection("cart", ports), objection("web", contracts)];
+        told.tell(&objects([&named[..], &nonsense].concat()), 10);
+        let expected = [(name("cart"), Disagreement::Ports), (name("web"), Disagreement::Contracts)];
+        assert_eq!(told.objections(11), expected);
+        // A digest of services says nothing of it.
+        told.tell(&digest("cart", 100, None), 12);
+        assert_eq!(told.objections(13), expected);
+        told.tell(&objects(vec![objection("web", ports)]), 20);
+        assert_eq!(told.objections(20 + FRESH_MICROS - 1), [(name("web"), Disagreement::Ports)]);
+        assert_eq!(told.objections(20 + FRESH_MICROS), []);
+        told.tell(&objects(vec![objection("cart", ports); 1_000]), 30);
+        assert_eq!(told.objections(30).len(), DIGEST_SERVICES_MAX);
     }
 
     #[test]

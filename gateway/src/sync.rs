@@ -7,6 +7,7 @@ mod digests;
 mod exporter;
 mod importer;
 mod lookups;
+mod objections;
 mod record;
 
 use std::collections::BTreeMap;

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::{Bytes, BytesMut};
-use proto::control::{Control, Digest, GoAway, Hello, Limits, ServiceDigest, control};
+use proto::control::{
+    Control, Digest, Disagreement, GoAway, Hello, Limits, Objection, ServiceDigest, control,
+};
 use proto::frame::{Decoder, Frame, FrameKind, put_frame, put_frame_header};
 use proto::head::{RequestHead, ResponseHead, encode_fields};
 use proto::message::{encode_message, take_message};
@@ -196,10 +198,14 @@ fn control_messages() {
     assert_message(go_away(None), "07 0a 05 12 03 627965");
     let service = |ring| ServiceDigest { namespace: "a".into(), name: "b".into(), ready: 300, load: 7, ring };
     let digest = |ring| {
-        let digest = Digest { services: vec![service(ring)] };
+        let digest = Digest { services: vec![service(ring)], objections: Vec::new() };
         Control { kind: Some(control::Kind::Digest(digest)) }
     };
     assert_message(digest(None), "0f 12 0d 0a 0b 0a 01 61 12 01 62 18 ac02 20 07");
+    let objection = Objection { namespace: "a".into(), name: "b".into(), reason: Disagreement::Ports.into() };
+    let objects = Digest { services: Vec::new(), objections: vec![objection] };
+    let objects = Control { kind: Some(control::Kind::Digest(objects)) };
+    assert_message(objects, "0c 12 0a 12 08 0a 01 61 12 01 62 18 01");
     assert_message(digest(Some(1)), "18 12 16 0a 14 0a 01 61 12 01 62 18 ac02 20 07 29 0100000000000000");
 }
 

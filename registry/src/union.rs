@@ -30,6 +30,32 @@ pub struct Resolved {
     pub conditions: Vec<Condition>,
 }
 
+/// What a peer declares otherwise than another cluster under the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disagreement {
+    /// Its ports: it stays out of the union.
+    Ports,
+    /// Its placement, in the same generation.
+    Contracts,
+}
+
+impl Disagreement {
+    /// The reason of the condition that shows it.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Ports => "PortsDiffer",
+            Self::Contracts => "ContractsDiffer",
+        }
+    }
+}
+
+/// What was found not to hold of one name: for us, and for those peers that may not see it themselves.
+#[derive(Default)]
+struct Found {
+    conditions: Vec<Condition>,
+    disagreements: BTreeMap<ClusterName, Disagreement>,
+}
+
 /// One name with all that places its requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
@@ -102,6 +128,11 @@ pub fn meanings(catalog: &Catalog) -> impl Iterator<Item = (&ServiceName, Meanin
 
 /// Derives the meaning of one name; of one that a catalog does not know, nothing.
 pub fn meaning(catalog: &Catalog, name: &ServiceName) -> Meaning {
+    mean(catalog, name, &offers_of(catalog, name))
+}
+
+/// Everyone's offers of one service, by ascending cluster name.
+fn offers_of<'a>(catalog: &'a Catalog, name: &ServiceName) -> Vec<Offer<'a>> {
     let mut offers: Vec<_> =
         catalog.declared.services.get(name).map(|own| ours(catalog, own)).into_iter().collect();
     for (cluster, imports) in &catalog.imports {
@@ -109,7 +140,16 @@ pub fn meaning(catalog: &Catalog, name: &ServiceName) -> Meaning {
         offers.extend(imports.services.get(name).filter(|_| taken).map(|import| theirs(cluster, import)));
     }
     offers.sort_by_key(|offer| offer.cluster);
-    mean(catalog, name, &offers)
+    offers
+}
+
+/// The peers that disagree with others on one name, with us or among each other.
+pub fn disagreements(catalog: &Catalog, name: &ServiceName) -> BTreeMap<ClusterName, Disagreement> {
+    let mut found = Found::default();
+    let offers = offers_of(catalog, name);
+    contract::choose(name, &join(catalog, name, &offers, &mut found), &mut found);
+    found.disagreements.remove(&catalog.cluster);
+    found.disagreements
 }
 
 /// The names whose meaning may differ between two catalogs; `None`: every one.
@@ -135,15 +175,16 @@ pub fn changed<'a>(before: &'a Catalog, after: &'a Catalog) -> Option<BTreeSet<&
 /// What a name means of which these are all offers, by ascending cluster name.
 fn mean(catalog: &Catalog, name: &ServiceName, offers: &[Offer<'_>]) -> Meaning {
     let policy = catalog.declared.policies.get(name).map(|policy| &**policy);
-    let mut conditions = Vec::new();
-    let joined = join(catalog, name, offers, &mut conditions);
-    let union = (!joined.is_empty()).then(|| place(name, policy, &joined, &mut conditions));
+    let mut found = Found::default();
+    let joined = join(catalog, name, offers, &mut found);
+    let union = (!joined.is_empty()).then(|| place(name, policy, &joined, &mut found));
     let pinned = |offer: &Offer<'_>| {
         // A cluster in the union serves by the union's contract, whoever declared it; one outside by its own.
         let of_union = union.as_ref().filter(|placed| placed.servers.contains_key(offer.cluster));
         (offer.cluster.clone(), pin(name, policy, offer, of_union))
     };
     let pinned = offers.iter().map(pinned).collect();
+    let mut conditions = found.conditions;
     conditions.extend(policy.and_then(|policy| stray(catalog, policy, offers)));
     Meaning { union, pinned, conditions }
 }
@@ -186,7 +227,7 @@ fn join<'o, 'a>(
     catalog: &Catalog,
     name: &ServiceName,
     offers: &'o [Offer<'a>],
-    conditions: &mut Vec<Condition>,
+    found: &mut Found,
 ) -> Vec<&'o Offer<'a>> {
     let joins = |offer: &&Offer<'_>| {
         let link = catalog.declared.links.get(offer.cluster);
@@ -198,11 +239,12 @@ fn join<'o, 'a>(
     let Some(&reference) = ours.or(candidates.first()) else { return candidates };
     let (same, other): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|offer| same_ports(offer.ports, reference.ports));
-    conditions.extend(other.iter().map(|offer| Condition {
+    found.disagreements.extend(other.iter().map(|offer| (offer.cluster.clone(), Disagreement::Ports)));
+    found.conditions.extend(other.iter().map(|offer| Condition {
         object: object(name),
         kind: "Conflict",
         status: true,
-        reason: "PortsDiffer",
+        reason: Disagreement::Ports.reason(),
         message: format!(
             "cluster `{}` declares other ports ({}) than `{}` ({}) and stays out of the union; make them the \
              same, or call it by its pinned name {}.{}",
@@ -234,18 +276,13 @@ fn list_ports(ports: &[Port]) -> String {
 }
 
 /// The union name of `joined`, which is not empty and agrees on the ports.
-fn place(
-    name: &ServiceName,
-    policy: Option<&Policy>,
-    joined: &[&Offer<'_>],
-    conditions: &mut Vec<Condition>,
-) -> Placed {
-    let (contract, contract_from) = match contract::choose(name, joined, conditions) {
+fn place(name: &ServiceName, policy: Option<&Policy>, joined: &[&Offer<'_>], found: &mut Found) -> Placed {
+    let (contract, contract_from) = match contract::choose(name, joined, found) {
         Some((contract, from)) => (contract.clone(), Some(from.clone())),
         None => (Contract::default(), None),
     };
     if let (Some(members), Some(from)) = (&contract.members, &contract_from) {
-        conditions.extend(contract::outsiders(name, members, from, joined));
+        found.conditions.extend(contract::outsiders(name, members, from, joined));
     }
     let known = || joined.iter().map(|offer| member(offer)).collect();
     Placed {

@@ -124,7 +124,8 @@ impl Exports {
                         load: 0,
                         ring: None,
                     };
-                    let digest = Digest { services: names.iter().map(ready).collect() };
+                    let digest =
+                        Digest { services: names.iter().map(ready).collect(), objections: Vec::new() };
                     peer.say(Control { kind: Some(control::Kind::Digest(digest)) });
                 }
             }

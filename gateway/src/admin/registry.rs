@@ -162,12 +162,14 @@ pub(super) async fn dump(State(admin): State<Admin>) -> Response {
         .filter_map(|(name, link)| Some((name, (link, knowledge.imports(name)?))))
         .collect();
     let view = admin.shared.view.load_full();
-    let conditions = view.conditions.iter().map(|condition| Condition {
-        object: condition.object.clone(),
+    let shared = &admin.shared;
+    let conditions = super::status::conditions(shared, &view, shared.clock.micros());
+    let conditions = conditions.into_iter().map(|condition| Condition {
+        object: condition.object,
         kind: condition.kind.into(),
         status: condition.status,
         reason: condition.reason.into(),
-        message: condition.message.clone(),
+        message: condition.message,
     });
     let conditions = conditions.collect();
     let now = admin.shared.clock.unix_ms();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use hashring::NodeIndex;
 use registry::model::{Condition, Gateway, Member as Declared, Mode, PeerImports};
+use registry::union::Disagreement;
 use serde::Serialize;
 use tunnel::Kind;
 
@@ -13,6 +14,7 @@ use crate::clock::Clock;
 use crate::health::State;
 use crate::peers::{PeerCluster, PeerGateway};
 use crate::view::{LocalService, Server, Service, View};
+use crate::worker::Shared;
 
 /// The document.
 #[derive(Debug, Serialize)]
@@ -131,7 +133,7 @@ pub(super) fn of(admin: &Admin) -> Status {
         peers: gateways.map(|gateway| peer(&gateway)).collect(),
         links: shared.peers.iter().map(|cluster| link(admin, &cluster)).collect(),
         services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
-        conditions: view.conditions.iter().chain(&rings_differ(&view, now)).map(condition).collect(),
+        conditions: conditions(shared, &view, now).iter().map(condition).collect(),
     }
 }
 
@@ -187,6 +189,44 @@ pub(super) fn other_rings<'v>(view: &'v View, now: u64) -> impl Iterator<Item = 
         };
         service.placement.nodes().filter_map(told).filter(move |&(_, _, ring)| ring != ours)
     })
+}
+
+/// What does not hold: by what is declared and mirrored, and by what peers tell.
+pub(super) fn conditions(shared: &Shared, view: &View, now: u64) -> Vec<Condition> {
+    let mut conditions = view.conditions.clone();
+    conditions.extend(rings_differ(view, now));
+    conditions.extend(objections(shared, view, now));
+    conditions
+}
+
+/// What peers that we export to cannot join, where we do not see it ourselves.
+fn objections(shared: &Shared, view: &View, now: u64) -> Vec<Condition> {
+    let mut conditions = Vec::new();
+    for peer in shared.peers.iter() {
+        for (service, disagreement) in peer.facts.objections(now) {
+            let object = format!("MeshService {service}");
+            let reason = disagreement.reason();
+            let local = view.local(&service.namespace, &service.name);
+            let ours = local.is_some_and(|local| local.grant.allows(&peer.name));
+            if !ours || view.conditions.iter().any(|c| c.object == object && c.reason == reason) {
+                continue;
+            }
+            let message = match disagreement {
+                Disagreement::Ports => format!(
+                    "cluster `{0}` has other ports under this name and keeps ours out of its union; make them the \
+                     same, or let its callers use the pinned name (see `ringway status` of {0})",
+                    peer.name
+                ),
+                Disagreement::Contracts => format!(
+                    "cluster `{0}` knows another placement of the same generation for it; make them the same, or \
+                     raise the generation of the one that shall count (see `ringway status` of {0})",
+                    peer.name
+                ),
+            };
+            conditions.push(Condition { object, kind: "Conflict", status: true, reason, message });
+        }
+    }
+    conditions
 }
 
 fn rings_differ(view: &View, now: u64) -> Vec<Condition> {

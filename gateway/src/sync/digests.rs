@@ -9,6 +9,7 @@ use proto::limits::DIGEST_SERVICES_MAX;
 use registry::model::{ClusterName, ServiceName};
 use tunnel::Tunnel;
 
+use super::objections::Objections;
 use crate::view::{LocalService, View};
 use crate::worker::Shared;
 
@@ -30,6 +31,7 @@ struct Listener {
 /// Tells every gateway of every peer, until the process drains.
 pub async fn tell_peers(shared: Arc<Shared>) {
     let mut before = HashMap::new();
+    let mut objections = Objections::default();
     let mut listeners: HashMap<(ClusterName, String), Listener> = HashMap::new();
     loop {
         tokio::select! {
@@ -37,7 +39,8 @@ pub async fn tell_peers(shared: Arc<Shared>) {
             () = tokio::time::sleep(LOOK) => {}
         }
         let now = shared.clock.micros();
-        let services = digests(&shared.view.load(), now);
+        let view = shared.view.load_full();
+        let services = digests(&view, now);
         let changed: Vec<bool> = services
             .iter()
             .map(|(service, digest)| before.get(&service.name) != Some(&(digest.ready, digest.ring)))
@@ -57,6 +60,11 @@ pub async fn tell_peers(shared: Arc<Shared>) {
                 let mut listener = known.unwrap_or(Listener { tunnel, cursor: None, all_at: now });
                 if listener.cursor.is_none() && now >= listener.all_at {
                     (listener.cursor, listener.all_at) = (Some(0), now + ALL_MICROS);
+                    let objections = objections.to(&cluster.name, &view);
+                    if !objections.is_empty() {
+                        // What does not fit is told a second later.
+                        listener.tunnel.tell(Digest { services: Vec::new(), objections });
+                    }
                 }
                 let news: Vec<usize> = match listener.cursor {
                     Some(from) => (from..services.len()).filter(granted).collect(),
@@ -78,8 +86,10 @@ pub async fn tell_peers(shared: Arc<Shared>) {
 
 /// Tells the services at these places; gives the first that could not be told.
 fn tell(tunnel: &Tunnel, services: &[(Arc<LocalService>, ServiceDigest)], places: &[usize]) -> Option<usize> {
-    let digest =
-        |places: &[usize]| Digest { services: places.iter().map(|&at| services[at].1.clone()).collect() };
+    let digest = |places: &[usize]| Digest {
+        services: places.iter().map(|&at| services[at].1.clone()).collect(),
+        objections: Vec::new(),
+    };
     places.chunks(DIGEST_SERVICES_MAX).find(|chunk| !tunnel.tell(digest(chunk))).map(|chunk| chunk[0])
 }
 

@@ -1,6 +1,6 @@
 //! Whose placement contract counts for one union name.
 
-use super::{Offer, object};
+use super::{Disagreement, Found, Offer, object};
 use crate::model::{ClusterName, Condition, Contract, Member, ServiceName};
 
 /// The contract of the highest generation and who declared it; none when nobody did.
@@ -10,22 +10,22 @@ use crate::model::{ClusterName, Condition, Contract, Member, ServiceName};
 pub(super) fn choose<'a>(
     name: &ServiceName,
     joined: &[&Offer<'a>],
-    conditions: &mut Vec<Condition>,
+    found: &mut Found,
 ) -> Option<(&'a Contract, &'a ClusterName)> {
     let declared = || joined.iter().filter_map(|offer| Some((offer.contract?, offer.cluster)));
     let generation = declared().map(|(contract, _)| contract.generation).max()?;
     let highest = || declared().filter(|(contract, _)| contract.generation == generation);
     let (contract, from) = highest().min_by_key(|&(_, cluster)| cluster)?;
-    let others: Vec<_> = highest()
-        .filter(|(other, _)| *other != contract)
-        .map(|(_, cluster)| format!("`{cluster}`"))
-        .collect();
+    let others: Vec<_> = highest().filter(|(other, _)| *other != contract).map(|(_, by)| by).collect();
     if !others.is_empty() {
-        conditions.push(Condition {
+        let all = others.iter().chain([&from]).map(|&cluster| (cluster.clone(), Disagreement::Contracts));
+        found.disagreements.extend(all);
+        let others: Vec<_> = others.iter().map(|cluster| format!("`{cluster}`")).collect();
+        found.conditions.push(Condition {
             object: object(name),
             kind: "Conflict",
             status: true,
-            reason: "ContractsDiffer",
+            reason: Disagreement::Contracts.reason(),
             message: format!(
                 "{} declares another placement of generation {generation} than `{from}`, whose serves as the \
                  smallest cluster name; make them the same, or raise the generation of the one that shall count",

@@ -190,6 +190,8 @@ fn equal_generation_with_other_content_is_a_conflict_and_the_smallest_name_serve
     assert_eq!(union_of(&resolved).contract_from, Some(cluster("east")));
     assert_eq!(reasons(&resolved), ["ContractsDiffer"]);
     assert!(resolved.conditions[0].message.starts_with("`north` declares another placement of generation 4"));
+    let both = ["east", "north"].map(|peer| (cluster(peer), Disagreement::Contracts));
+    assert_eq!(disagreements(&catalog, &cart()), both.into());
 }
 
 #[test]
@@ -250,6 +252,7 @@ fn other_ports_keep_a_peer_out_of_the_union_but_not_from_its_pinned_name() {
     assert_eq!(union_of(&resolved).contract.generation, 0);
     assert_eq!(resolved.pinned[&(cart(), cluster("east"))].ports, ports(81));
     assert_eq!(reasons(&resolved), ["PortsDiffer"]);
+    assert_eq!(disagreements(&catalog, &cart()), [(cluster("east"), Disagreement::Ports)].into());
 }
 
 #[test]

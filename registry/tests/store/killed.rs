@@ -16,6 +16,8 @@ use registry::store::{
 use crate::child::{Child, say};
 
 const ROUNDS: usize = 24;
+/// Until a child says something, on a machine that has much else to do.
+const START_MAX: Duration = Duration::from_secs(60);
 const WRITERS: usize = 6;
 
 /// The history of a child that also forgets: a few dozen revisions.
@@ -72,6 +74,12 @@ async fn what_was_answered_survives_a_kill_at_any_moment() {
         let (wrapper, longest_us): (&[_], _) =
             if rng.u8(..3) == 0 { (&ON_A_SMALL_DISK, 1_400_000) } else { (&[], 120_000) };
         let child = Child::spawn("killed", directory.path(), wrapper);
+        // Now and then at its start, else while it writes, however long it took to get there.
+        if rng.u8(..4) != 0
+            && let Some(line) = child.line(START_MAX)
+        {
+            answered.hear(&line);
+        }
         let until = Instant::now() + Duration::from_micros(rng.u64(..longest_us));
         while let Some(line) = child.line(until.saturating_duration_since(Instant::now())) {
             answered.hear(&line);
@@ -122,15 +130,20 @@ async fn check_entries(store: &EmbeddedStore, before: &Entries, answered: &Answe
 }
 
 async fn was_deleted(store: &EmbeddedStore, key: &str, after: u64) -> bool {
-    let mut watch = match store.watch(key, after + 1).await {
-        Err(StoreError::Compacted(revision)) => store.watch(key, revision + 1).await.unwrap(),
+    let last = store.range("/").await.unwrap().revision;
+    let mut watch = match store.watch("/", after + 1).await {
+        Err(StoreError::Compacted(revision)) => store.watch("/", revision + 1).await.unwrap(),
         watch => watch.unwrap(),
     };
     let deleted = Event::Deleted(key.into());
-    while let Ok(changes) = tokio::time::timeout(Duration::from_millis(100), watch.next()).await {
-        if changes.unwrap().events.contains(&deleted) {
+    let mut told = after;
+    // Every revision changes something.
+    while told < last {
+        let changes = watch.next().await.unwrap();
+        if changes.events.contains(&deleted) {
             return true;
         }
+        told = changes.revision;
     }
     false
 }

@@ -13,7 +13,7 @@ use crate::child::{Child, say};
 const ON_A_SMALL_DISK: [&str; 5] =
     ["sh", "-c", "trap '' XFSZ; exec prlimit --fsize=4000000: \"$0\" \"$@\"", "env", "--"];
 
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_full_disk_refuses_writes_loses_nothing_and_is_used_again() {
