@@ -122,8 +122,8 @@ impl Call<'_> {
     /// Attempts until there is an answer or nothing more to try. The failure says whether the caller is at fault.
     async fn run(&self) -> Served {
         let shared = &self.worker.shared;
-        self.service.budgets.retries.deposit(shared.clock.micros());
-        self.service.budgets.hedges.deposit(shared.clock.micros());
+        self.service.budgets.retries().deposit(shared.clock.micros());
+        self.service.budgets.hedges().deposit(shared.clock.micros());
         let mut timer = std::pin::pin!(self.timer());
         let mut attempts = std::pin::pin!(self.attempts());
         tokio::select! {
@@ -177,7 +177,7 @@ impl Call<'_> {
             let progress = Progress { insisted: insist.is_some(), ..self.progress(&tried) };
             let now = shared.clock.micros();
             let verdict =
-                retry::verdict(failure, &progress, &self.service.retry, &self.service.budgets.retries, now);
+                retry::verdict(failure, &progress, &self.service.retry, self.service.budgets.retries(), now);
             debug!(service = %self.service.name, cluster = %self.service.placement.cluster(node), ?failure, ?verdict, "Attempt failed.");
             insist = match verdict {
                 Verdict::TryNext => None,

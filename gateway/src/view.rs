@@ -1,9 +1,11 @@
 //! What every request looks at: catalog, rings and endpoints of one moment, immutable and swapped whole.
 
+#[cfg(test)]
+mod tests;
 mod told;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hashring::{NodeIndex, RingError};
 use registry::lookup::{Reach, State};
@@ -11,7 +13,8 @@ use registry::model::{
     Algorithm, Catalog, ClusterName, Condition, Grant, HashKey, HealthCheck, HostPort, Member, Port, Retry,
     Service as Declared, ServiceName, Timeout,
 };
-use registry::union::{self, Placed};
+use registry::shared_map::SharedMap;
+use registry::union::{self, Meaning, Placed};
 
 use crate::balance::{EndpointSpec, Endpoints, Rule, Standing};
 use crate::facts::Facts;
@@ -23,19 +26,23 @@ use crate::route::Target;
 
 pub use told::Names;
 
-/// One moment.
+/// One moment. Shares with the one before what did not change since.
 #[derive(Debug, Default)]
 pub struct View {
     /// By `name.namespace`.
-    union: HashMap<Box<str>, Arc<Service>>,
+    union: SharedMap<Arc<str>, Arc<Service>>,
     /// By cluster, then by `name.namespace`.
-    pinned: HashMap<Box<str>, HashMap<Box<str>, Arc<Service>>>,
+    pinned: HashMap<Box<str>, SharedMap<Arc<str>, Arc<Service>>>,
     /// What is served here, by namespace, then by name.
-    local: HashMap<Box<str>, HashMap<Box<str>, Arc<LocalService>>>,
+    local: HashMap<Arc<str>, SharedMap<Arc<str>, Arc<LocalService>>>,
+    /// What does not hold of each service.
+    complaints: SharedMap<ServiceName, Arc<[Condition]>>,
     /// What does not hold.
     pub conditions: Vec<Condition>,
     /// The catalog that it shows.
     pub catalog: Option<Arc<Catalog>>,
+    /// The linked clusters that it leads to.
+    peers: Vec<Arc<PeerCluster>>,
 }
 
 /// A name that callers can use.
@@ -81,13 +88,20 @@ pub enum Server {
     Unreachable,
 }
 
-/// The budgets of a service: they look back, so a new view must not forget them.
+/// The budgets of a service: they look back, so a new view must not forget them. They take room with the first request.
 #[derive(Debug, Default)]
-pub struct Budgets {
+pub struct Budgets(OnceLock<Box<[Budget; 2]>>);
+
+impl Budgets {
     /// For retries.
-    pub retries: Budget,
+    pub fn retries(&self) -> &Budget {
+        &self.0.get_or_init(Box::default)[0]
+    }
+
     /// For hedges.
-    pub hedges: Budget,
+    pub fn hedges(&self) -> &Budget {
+        &self.0.get_or_init(Box::default)[1]
+    }
 }
 
 /// A service that is served here.
@@ -118,6 +132,14 @@ impl View {
         }
     }
 
+    /// The service of `name.namespace`, pinned or not.
+    fn named(&self, prefix: &str, pinned: Option<&ClusterName>) -> Option<&Arc<Service>> {
+        match pinned {
+            None => self.union.get(prefix),
+            Some(cluster) => self.pinned.get(cluster.as_str())?.get(prefix),
+        }
+    }
+
     /// A service that is served here.
     pub fn local(&self, namespace: &str, name: &str) -> Option<&Arc<LocalService>> {
         self.local.get(namespace)?.get(name)
@@ -125,12 +147,13 @@ impl View {
 
     /// Everything that is served here.
     pub fn locals(&self) -> impl Iterator<Item = &Arc<LocalService>> {
-        self.local.values().flat_map(HashMap::values)
+        self.local.values().flat_map(SharedMap::values)
     }
 
     /// The union names, sorted.
     pub fn services(&self) -> Vec<&Arc<Service>> {
         let mut services: Vec<_> = self.union.values().collect();
+        // The map's order is that of `name.namespace`.
         services.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         services
     }
@@ -220,22 +243,35 @@ impl LocalService {
     }
 }
 
-/// Builds views; keeps what must outlive them.
+/// Builds views; keeps what several services share.
 #[derive(Debug)]
 pub struct ViewBuilder {
     cluster: ClusterName,
     region: String,
     rings: Rings,
-    budgets: HashMap<(ServiceName, Option<ClusterName>), Arc<Budgets>>,
+    /// When counters that nothing counts for any more are forgotten.
+    forget_at: u64,
+}
+
+/// Counters are swept at most so often, in microseconds: it is a look at all of them.
+const FORGET_MICROS: u64 = 1_000_000;
+
+/// What every view is built with.
+struct Means<'a> {
+    metrics: &'a Metrics,
+    /// The view before: endpoints and budgets that stay keep what it knows of them.
+    previous: &'a View,
+    now: u64,
 }
 
 impl ViewBuilder {
     /// For a gateway of `cluster` in `region`.
     pub fn new(cluster: ClusterName, region: String) -> Self {
-        Self { cluster, region, rings: Rings::default(), budgets: HashMap::new() }
+        Self { cluster, region, rings: Rings::default(), forget_at: 0 }
     }
 
-    /// The view of `catalog` at `now`; endpoints that stay keep what `previous` knows of them.
+    /// The view of `catalog` at `now`, after `previous`, which this builder has built or which is empty. Only names
+    /// whose meaning may have changed are looked at, unless a link has changed.
     pub fn build(
         &mut self,
         catalog: Arc<Catalog>,
@@ -244,45 +280,88 @@ impl ViewBuilder {
         previous: &View,
         now: u64,
     ) -> View {
-        let resolved = union::resolve(&catalog);
-        let linked = || peers.iter().map(|peer| peer.name.clone());
-        let mut view = View { conditions: resolved.conditions, ..View::default() };
-        for (name, service) in &catalog.declared.services {
-            let placed = resolved.union.get(name);
-            let placement = placed.and_then(|p| self.placement(p).ok());
-            let seed = placed.map_or(0, |p| p.contract.seed);
-            let rule = self.rule(service, placed.map(|p| p.balance), seed, &mut view.conditions);
-            let ports = ports(service, &rule, previous, now);
-            let local = local(service, ports, placement, linked(), metrics);
-            let (namespace, name) = ((*name.namespace).into(), (*name.name).into());
-            view.local.entry(namespace).or_default().insert(name, Arc::new(local));
+        let means = Means { metrics, previous, now };
+        let linked: Vec<_> = peers.iter().collect();
+        let same_peers = linked.iter().map(Arc::as_ptr).eq(previous.peers.iter().map(Arc::as_ptr));
+        let before = previous.catalog.as_deref().filter(|_| same_peers);
+        let mut view = View { peers: linked, ..View::default() };
+        match before.and_then(|before| union::changed(before, &catalog)) {
+            Some(names) => {
+                view.union = previous.union.clone();
+                view.pinned = previous.pinned.clone();
+                view.local = previous.local.clone();
+                view.complaints = previous.complaints.clone();
+                for name in names {
+                    self.put(name, union::meaning(&catalog, name), (&catalog, peers), &means, &mut view);
+                }
+            }
+            None => {
+                for (name, meaning) in union::meanings(&catalog) {
+                    self.put(name, meaning, (&catalog, peers), &means, &mut view);
+                }
+            }
         }
-        let way = |placed: &Placed, cluster: &ClusterName| {
+        view.conditions = view.complaints.values().flat_map(|of_one| of_one.iter().cloned()).collect();
+        view.conditions.sort();
+        if now >= self.forget_at {
+            metrics.forget_unused();
+            self.forget_at = now.saturating_add(FORGET_MICROS);
+        }
+        view.catalog = Some(catalog);
+        view
+    }
+
+    /// Puts into `view` what `name` means now, in the place of what it meant.
+    fn put(
+        &mut self,
+        name: &ServiceName,
+        meaning: Meaning,
+        (catalog, peers): (&Catalog, &Peers),
+        means: &Means<'_>,
+        view: &mut View,
+    ) {
+        let Meaning { union, pinned, mut conditions } = meaning;
+        if let Some(services) = view.local.get_mut(&name.namespace) {
+            services.remove(&name.name);
+        }
+        if let Some(service) = catalog.declared.services.get(name) {
+            let placement = union.as_ref().and_then(|placed| self.placement(placed).ok());
+            let seed = union.as_ref().map_or(0, |placed| placed.contract.seed);
+            let rule = self.rule(service, union.as_ref().map(|placed| placed.balance), seed, &mut conditions);
+            let ports = ports(service, &rule, means.previous, means.now);
+            let linked = peers.iter().map(|peer| peer.name.clone());
+            let local = local(service, ports, placement, linked, means.metrics);
+            view.local.entry(name.namespace.clone()).or_default().insert(name.name.clone(), Arc::new(local));
+        }
+        let way = |cluster: &ClusterName| {
             peers.get(cluster).map_or(Server::Unreachable, |peer| {
-                let facts = peer.facts.of(&placed.name);
+                let facts = peer.facts.of(name);
                 Server::Peer(peer, facts)
             })
         };
-        for (name, placed) in &resolved.union {
-            if let Some(service) = self.service(placed, None, |c| way(placed, c), metrics, &mut view) {
-                view.union.insert(name.host_prefix().into(), Arc::new(service));
+        let prefix: Arc<str> = name.host_prefix().into();
+        view.union.remove(&prefix);
+        for (cluster, services) in &mut view.pinned {
+            if pinned.keys().all(|offering| offering.as_str() != &**cluster) {
+                services.remove(&prefix);
             }
         }
-        for ((name, cluster), placed) in &resolved.pinned {
-            let service = self.service(placed, Some(cluster), |c| way(placed, c), metrics, &mut view);
-            if let Some(service) = service {
-                let of_cluster = view.pinned.entry(cluster.as_str().into()).or_default();
-                of_cluster.insert(name.host_prefix().into(), Arc::new(service));
-            }
+        let union = union.as_ref().map(|placed| (None, placed));
+        for (cluster, placed) in union.into_iter().chain(pinned.iter().map(|(c, placed)| (Some(c), placed))) {
+            let service = self.service(placed, cluster, way, means, (view, &mut conditions));
+            let services = match cluster {
+                None => &mut view.union,
+                Some(cluster) => view.pinned.entry(cluster.as_str().into()).or_default(),
+            };
+            match service {
+                Some(service) => services.insert(prefix.clone(), Arc::new(service)),
+                None => services.remove(&prefix),
+            };
         }
-        let live = |(name, cluster): &(ServiceName, Option<ClusterName>)| match cluster {
-            None => resolved.union.contains_key(name),
-            Some(cluster) => resolved.pinned.contains_key(&(name.clone(), cluster.clone())),
+        match conditions.is_empty() {
+            true => view.complaints.remove(name),
+            false => view.complaints.insert(name.clone(), conditions.into()),
         };
-        self.budgets.retain(|key, _| live(key));
-        metrics.forget_unused();
-        view.catalog = Some(catalog);
-        view
     }
 
     fn placement(&mut self, placed: &Placed) -> Result<Placement, RingError> {
@@ -296,13 +375,14 @@ impl ViewBuilder {
         placed: &Placed,
         pinned: Option<&ClusterName>,
         way: impl Fn(&ClusterName) -> Server,
-        metrics: &Metrics,
-        view: &mut View,
+        means: &Means<'_>,
+        (view, conditions): (&View, &mut Vec<Condition>),
     ) -> Option<Service> {
+        let metrics = means.metrics;
         let placement = match self.placement(placed) {
             Ok(placement) => placement,
             Err(error) => {
-                view.conditions.push(Condition {
+                conditions.push(Condition {
                     object: format!("MeshService {}", placed.name),
                     kind: "Programmed",
                     status: false,
@@ -327,7 +407,7 @@ impl ViewBuilder {
         let counters = placement.members().iter();
         let counters =
             counters.map(|m| metrics.requests(Direction::Outbound, &label, m.cluster.as_str())).collect();
-        let budgets = self.budgets.entry((placed.name.clone(), pinned.cloned())).or_default().clone();
+        let before = means.previous.named(&placed.name.host_prefix(), pinned);
         Some(Service {
             name: placed.name.clone(),
             ports: placed.ports.clone(),
@@ -337,7 +417,7 @@ impl ViewBuilder {
             pinned: pinned.is_some(),
             retry: placed.retry.clone(),
             timeout: placed.timeout.clone(),
-            budgets,
+            budgets: before.map(|before| before.budgets.clone()).unwrap_or_default(),
             counters,
             unanswered: metrics.requests(Direction::Outbound, &label, ""),
             durations: metrics.durations(Direction::Outbound, &label),

@@ -295,7 +295,7 @@ fn rules(service: &Service, replayable: bool, total: Option<Duration>, now: u64)
         on: outcomes(&retry.on),
         budget_percent: retry.budget_percent,
         min_per_second: retry.min_per_second,
-        spent: service.budgets.retries.spent(now) + service.budgets.hedges.spent(now),
+        spent: service.budgets.retries().spent(now) + service.budgets.hedges().spent(now),
         hedged: replayable && retry.attempts > 1,
         head_ms: ms(service.timeout.head),
         idle_ms: ms(service.timeout.idle),

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::num::NonZeroU8;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 thread_local! {
@@ -14,20 +15,25 @@ pub(super) fn count_as(worker: u8) {
     WORKER.set(worker);
 }
 
-/// `N` numbers.
+/// `N` numbers. Those of a worker take room once it has counted: of ten thousand services few are ever asked for.
 #[derive(Debug)]
-pub(super) struct Cells<const N: usize>(Box<[Own<N>]>);
+pub(super) struct Cells<const N: usize>(Box<[OnceLock<Box<Own<N>>>]>);
 
 /// Those of one worker, in cache lines that no other worker writes: lines are fetched in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Own<const N: usize>([AtomicU64; N]);
 
+impl<const N: usize> Default for Own<N> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
 impl<const N: usize> Cells<N> {
     /// All zero, for `workers`.
     pub(super) fn new(workers: NonZeroU8) -> Self {
-        let own = |_| Own(std::array::from_fn(|_| AtomicU64::new(0)));
-        Self((0..workers.get()).map(own).collect())
+        Self((0..workers.get()).map(|_| OnceLock::new()).collect())
     }
 
     /// Adds to the number `at`.
@@ -37,13 +43,14 @@ impl<const N: usize> Cells<N> {
     pub(super) fn add(&self, at: usize, more: u64) {
         let worker = usize::from(WORKER.get());
         if let Some(own) = self.0.get(worker).or(self.0.first()) {
-            own.0[at].fetch_add(more, Ordering::Relaxed);
+            own.get_or_init(Box::default).0[at].fetch_add(more, Ordering::Relaxed);
         }
     }
 
     /// The numbers of the moment, over all workers.
     pub(super) fn sum(&self) -> [u64; N] {
-        let of = |at: usize| self.0.iter().map(|own| own.0[at].load(Ordering::Relaxed)).sum();
+        let own = || self.0.iter().filter_map(OnceLock::get);
+        let of = |at: usize| own().map(|own| own.0[at].load(Ordering::Relaxed)).sum();
         std::array::from_fn(of)
     }
 }

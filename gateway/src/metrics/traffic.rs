@@ -210,6 +210,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether something still counts: what is left to be forgotten is not shown.
+fn is_used<T>(counted: &Arc<T>) -> bool {
+    Arc::strong_count(counted) > 1
+}
+
 impl Traffic {
     pub(super) fn new(workers: NonZeroU8) -> Self {
         Self {
@@ -237,14 +242,15 @@ impl Traffic {
     }
 
     pub(super) fn forget_unused(&self) {
-        lock(&self.requests).retain(|_, counters| Arc::strong_count(counters) > 1);
-        lock(&self.durations).retain(|_, buckets| Arc::strong_count(buckets) > 1);
+        lock(&self.requests).retain(|_, counters| is_used(counters));
+        lock(&self.durations).retain(|_, buckets| is_used(buckets));
     }
 
     fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Requests by how they ended";
         let mut family = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
-        for ((direction, service, peer), counters) in &*lock(&self.requests) {
+        for ((direction, service, peer), counters) in lock(&self.requests).iter().filter(|(_, c)| is_used(c))
+        {
             for (outcome, count) in Outcome::ALL.into_iter().zip(counters.sum()) {
                 // Thousands of services times all outcomes would be mostly zeros.
                 if count == 0 && outcome != Outcome::Answered {
@@ -266,7 +272,7 @@ impl Traffic {
         let help = "From the head of the request to the head of the answer";
         let unit = Some(&Unit::Seconds);
         let mut family = encoder.encode_descriptor("request_duration", help, unit, MetricType::Histogram)?;
-        for ((direction, service), buckets) in &*lock(&self.durations) {
+        for ((direction, service), buckets) in lock(&self.durations).iter().filter(|(_, b)| is_used(b)) {
             let counts = buckets.sum();
             let bound = |at: usize| match at {
                 LONGER => f64::INFINITY,
@@ -347,9 +353,10 @@ mod tests {
         let metrics = Metrics::new(NonZeroU8::MIN);
         let kept = metrics.requests(Direction::Inbound, "shop/kept", "east");
         drop(metrics.requests(Direction::Inbound, "shop/gone", "east"));
-        metrics.forget_unused();
         kept.ended(Outcome::Answered);
         let text = metrics.encode().unwrap_or_default();
+        metrics.forget_unused();
+        assert_eq!(lock(&metrics.traffic.requests).len(), 1);
         assert!(text.contains("shop/kept") && !text.contains("shop/gone"), "{text}");
     }
 }

@@ -50,7 +50,7 @@ impl Call<'_> {
             .filter(|&n| self.service.availability(n, self.port, shared.clock.micros()) == Availability::Up);
         let Some(beside) = candidate else { return primary.await };
         let hedged =
-            retry::hedge(&progress, self.hedged.get(), &self.service.budgets.hedges, shared.clock.micros());
+            retry::hedge(&progress, self.hedged.get(), self.service.budgets.hedges(), shared.clock.micros());
         let second = if hedged { Target::of(self.service, beside, self.worker.number).ok() } else { None };
         let Some(second) = second else { return primary.await };
         tried.push(beside);

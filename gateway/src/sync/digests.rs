@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::control::{Digest, ServiceDigest};
 use proto::limits::DIGEST_SERVICES_MAX;
-use registry::model::{ClusterName, ServiceName};
+use registry::model::ClusterName;
 use tunnel::Tunnel;
 
 use super::objections::Objections;
@@ -28,9 +28,17 @@ struct Listener {
     all_at: u64,
 }
 
+/// A service that is served here, and how it was at the last look.
+struct Told {
+    service: Arc<LocalService>,
+    /// What is told at once when it changes: ready capacity, and the ring that it is placed by.
+    facts: Option<(u32, Option<u64>)>,
+}
+
 /// Tells every gateway of every peer, until the process drains.
 pub async fn tell_peers(shared: Arc<Shared>) {
-    let mut before = HashMap::new();
+    let mut shown: Option<Arc<View>> = None;
+    let mut services: Vec<Told> = Vec::new();
     let mut objections = Objections::default();
     let mut listeners: HashMap<(ClusterName, String), Listener> = HashMap::new();
     loop {
@@ -40,19 +48,15 @@ pub async fn tell_peers(shared: Arc<Shared>) {
         }
         let now = shared.clock.micros();
         let view = shared.view.load_full();
-        let services = digests(&view, now);
-        let changed: Vec<bool> = services
-            .iter()
-            .map(|(service, digest)| before.get(&service.name) != Some(&(digest.ready, digest.ring)))
-            .collect();
-        let known = |(service, digest): &(Arc<LocalService>, ServiceDigest)| {
-            (service.name.clone(), (digest.ready, digest.ring))
-        };
-        before = services.iter().map(known).collect::<HashMap<ServiceName, _>>();
+        if !shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, &view)) {
+            services = served(&view, services);
+            shown = Some(view.clone());
+        }
+        let changed: Vec<bool> = services.iter_mut().map(|told| told.look(now)).collect();
 
         let mut heard = HashMap::new();
         for cluster in shared.peers.iter() {
-            let granted = |at: &usize| services[*at].0.grant.allows(&cluster.name);
+            let granted = |at: &usize| services[*at].service.grant.allows(&cluster.name);
             for gateway in cluster.gateways().iter() {
                 let Some(tunnel) = gateway.tunnel(None) else { continue };
                 let key = (cluster.name.clone(), gateway.id.clone());
@@ -85,30 +89,47 @@ pub async fn tell_peers(shared: Arc<Shared>) {
 }
 
 /// Tells the services at these places; gives the first that could not be told.
-fn tell(tunnel: &Tunnel, services: &[(Arc<LocalService>, ServiceDigest)], places: &[usize]) -> Option<usize> {
+fn tell(tunnel: &Tunnel, services: &[Told], places: &[usize]) -> Option<usize> {
     let digest = |places: &[usize]| Digest {
-        services: places.iter().map(|&at| services[at].1.clone()).collect(),
+        services: places.iter().map(|&at| services[at].digest()).collect(),
         objections: Vec::new(),
     };
     places.chunks(DIGEST_SERVICES_MAX).find(|chunk| !tunnel.tell(digest(chunk))).map(|chunk| chunk[0])
 }
 
-/// How every service is that is served here, by name.
-fn digests(view: &View, now: u64) -> Vec<(Arc<LocalService>, ServiceDigest)> {
-    let digest = |service: &Arc<LocalService>| {
-        let endpoints = || service.ports.iter().map(|(_, endpoints)| endpoints);
-        let load = endpoints().flat_map(|e| e.iter()).map(|e| e.in_flight()).fold(0, u32::saturating_add);
-        let digest = ServiceDigest {
-            namespace: service.name.namespace.to_string(),
-            name: service.name.name.to_string(),
-            // A service whose one port works is not down.
-            ready: endpoints().map(|e| e.ready_weight(now)).max().unwrap_or(0),
-            load,
-            ring: service.placement.as_ref().map(|placement| placement.ring().fingerprint()),
-        };
-        (service.clone(), digest)
+/// Every service that is served here, by name, with what was known of it before.
+fn served(view: &View, before: Vec<Told>) -> Vec<Told> {
+    let mut before: HashMap<_, _> =
+        before.into_iter().map(|told| (told.service.name.clone(), told.facts)).collect();
+    let told = |service: &Arc<LocalService>| Told {
+        service: service.clone(),
+        facts: before.remove(&service.name).flatten(),
     };
-    let mut digests: Vec<_> = view.locals().map(digest).collect();
-    digests.sort_unstable_by(|a, b| a.0.name.cmp(&b.0.name));
-    digests
+    let mut services: Vec<_> = view.locals().map(told).collect();
+    services.sort_unstable_by(|a, b| a.service.name.cmp(&b.service.name));
+    services
+}
+
+impl Told {
+    /// Whether what is told at once has changed since the last look.
+    fn look(&mut self, now: u64) -> bool {
+        let endpoints = self.service.ports.iter().map(|(_, endpoints)| endpoints);
+        // A service whose one port works is not down.
+        let ready = endpoints.map(|e| e.ready_weight(now)).max().unwrap_or(0);
+        let ring = self.service.placement.as_ref().map(|placement| placement.ring().fingerprint());
+        self.facts.replace((ready, ring)) != Some((ready, ring))
+    }
+
+    /// How it was at the last look.
+    fn digest(&self) -> ServiceDigest {
+        let endpoints = self.service.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
+        let (ready, ring) = self.facts.unwrap_or_default();
+        ServiceDigest {
+            namespace: self.service.name.namespace.to_string(),
+            name: self.service.name.name.to_string(),
+            ready,
+            load: endpoints.map(|endpoint| endpoint.in_flight()).fold(0, u32::saturating_add),
+            ring,
+        }
+    }
 }

@@ -12,7 +12,7 @@ use proto::lookup::{Answer, Ask, ask};
 use proto::message::encode_message;
 use registry::lookup::{LocalEndpoints, Meaning, Reach, State, encode};
 use registry::model::{Catalog, ClusterName, Endpoint, Member};
-use registry::union::{self, Placed, Resolved};
+use registry::union::{self, Placed};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -33,7 +33,6 @@ const STREAMS_MAX: usize = 8192;
 struct Moment {
     view: Arc<View>,
     catalog: Arc<Catalog>,
-    resolved: Resolved,
 }
 
 /// Answers every stream of `lookups` until the process drains.
@@ -130,31 +129,35 @@ async fn follow(
 impl Moment {
     /// `None`: no view was built yet.
     fn of(view: Arc<View>) -> Option<Self> {
-        let catalog = view.catalog.clone()?;
-        Some(Self { resolved: union::resolve(&catalog), catalog, view })
+        Some(Self { catalog: view.catalog.clone()?, view })
     }
 
-    fn find(&self, name: &str, domain: &str) -> Option<(&Arc<Service>, &Placed)> {
+    /// The service of a name, and the cluster that it pins.
+    fn find(&self, name: &str, domain: &str) -> Option<(&Arc<Service>, Option<ClusterName>)> {
         let authority = format!("{name}.{domain}");
         let target = route::parse(&authority, domain).ok()?;
         let service = self.view.service(&target)?;
-        let placed = match target.cluster() {
-            None => self.resolved.union.get(&service.name),
-            Some(cluster) => {
-                let cluster = ClusterName::new(cluster).ok()?;
-                self.resolved.pinned.get(&(service.name.clone(), cluster))
-            }
-        };
-        Some((service, placed?))
+        let cluster = target.cluster().map(ClusterName::new).transpose().ok()?;
+        Some((service, cluster))
+    }
+
+    /// A name with all that places its requests.
+    fn placed(&self, service: &Service, cluster: Option<&ClusterName>) -> Option<Placed> {
+        let mut meaning = union::meaning(&self.catalog, &service.name);
+        match cluster {
+            None => meaning.union,
+            Some(cluster) => meaning.pinned.remove(cluster),
+        }
     }
 
     /// What a name means at `now`.
     fn answer(&self, name: &str, domain: &str, now: u64) -> Answer {
-        let found = self.find(name, domain);
-        let mut answer = Answer {
-            name: name.to_owned(),
-            meaning: found.map(|(service, placed)| encode(&self.meaning(service, placed, now))),
+        let meaning = || {
+            let (service, cluster) = self.find(name, domain)?;
+            let placed = self.placed(service, cluster.as_ref())?;
+            Some(encode(&self.meaning(service, placed, now)))
         };
+        let mut answer = Answer { name: name.to_owned(), meaning: meaning() };
         if encode_message(&answer).len() > LOOKUP_ANSWER_BYTES_MAX
             && let Some(meaning) = &mut answer.meaning
         {
@@ -164,7 +167,7 @@ impl Moment {
         answer
     }
 
-    fn meaning(&self, service: &Service, placed: &Placed, now: u64) -> Meaning {
+    fn meaning(&self, service: &Service, placed: Placed, now: u64) -> Meaning {
         let port = service.ports.first().map_or(0, |port| port.number);
         let state = |(node, member): (NodeIndex, &Member)| {
             if matches!(service.server(node), Server::Local(_)) {
@@ -181,12 +184,8 @@ impl Moment {
         let states = service.placement.nodes().map(state);
         let states = states.filter(|(cluster, _)| placed.servers.contains_key(cluster)).collect();
         let serves_here = placed.servers.contains_key(&self.catalog.cluster);
-        Meaning {
-            region: self.catalog.region.clone(),
-            placed: placed.clone(),
-            states,
-            local: if serves_here { self.local(placed) } else { None },
-        }
+        let local = if serves_here { self.local(&placed) } else { None };
+        Meaning { region: self.catalog.region.clone(), placed, states, local }
     }
 
     /// The endpoints of a service that is served here.
@@ -206,7 +205,7 @@ impl Moment {
     /// A number that changes with whatever of a name changes between two views.
     fn pulse(&self, name: &str, domain: &str, now: u64) -> u64 {
         let mut hasher = DefaultHasher::new();
-        let Some((service, placed)) = self.find(name, domain) else { return 0 };
+        let Some((service, _)) = self.find(name, domain) else { return 0 };
         let port = service.ports.first().map_or(0, |port| port.number);
         for (node, _) in service.placement.nodes() {
             // What sidecars judge by themselves is no news to them.
@@ -215,7 +214,7 @@ impl Moment {
                 service.capacity(node, port, now).hash(&mut hasher);
             }
         }
-        if let Some(local) = self.view.local(&placed.name.namespace, &placed.name.name) {
+        if let Some(local) = self.view.local(&service.name.namespace, &service.name.name) {
             for (_, endpoints) in &local.ports {
                 endpoints.iter().for_each(|endpoint| endpoint.fails_checks().hash(&mut hasher));
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use registry::lookup::{LocalEndpoints, Meaning, Reach, State};
 use registry::model::{ClusterName, Endpoint, Grant, HealthCheck, Service as Declared};
 
-use super::{Server, View, ViewBuilder, local, ports};
+use super::{Means, Server, View, ViewBuilder, local, ports};
 use crate::endpoint;
 use crate::metrics::Metrics;
 use crate::peers::PeerCluster;
@@ -25,12 +25,14 @@ impl ViewBuilder {
         previous: &View,
         now: u64,
     ) -> View {
+        let means = Means { metrics, previous, now };
         let mut view = View::default();
+        let mut conditions = Vec::new();
         for meaning in names.values() {
             let Some(told) = &meaning.local else { continue };
             let service = declared(meaning, told);
             let placed = &meaning.placed;
-            let rule = self.rule(&service, Some(placed.balance), placed.contract.seed, &mut view.conditions);
+            let rule = self.rule(&service, Some(placed.balance), placed.contract.seed, &mut conditions);
             let ports = ports(&service, &rule, previous, now);
             if told.checked {
                 for (place, (_, endpoints)) in ports.iter().enumerate() {
@@ -44,8 +46,8 @@ impl ViewBuilder {
             }
             let name = &placed.name;
             let service = local(&service, ports, None, std::iter::empty(), metrics);
-            let namespace = view.local.entry((*name.namespace).into()).or_default();
-            namespace.insert((*name.name).into(), Arc::new(service));
+            let namespace = view.local.entry(name.namespace.clone()).or_default();
+            namespace.insert(name.name.clone(), Arc::new(service));
         }
         for (name, meaning) in names {
             self.region.clone_from(&meaning.region);
@@ -56,9 +58,8 @@ impl ViewBuilder {
                 let state = meaning.states.get(cluster).copied().unwrap_or(unknown);
                 Server::Via(gateways.clone(), state)
             };
-            let Some(service) = self.service(placed, pinned.as_ref(), way, metrics, &mut view) else {
-                continue;
-            };
+            let service = self.service(placed, pinned.as_ref(), way, &means, (&view, &mut conditions));
+            let Some(service) = service else { continue };
             let (prefix, service) = (placed.name.host_prefix().into(), Arc::new(service));
             match pinned {
                 None => view.union.insert(prefix, service),
@@ -67,10 +68,7 @@ impl ViewBuilder {
                 }
             };
         }
-        self.budgets.retain(|(service, pinned), _| match pinned {
-            None => names.contains_key(&service.host_prefix()),
-            Some(cluster) => names.contains_key(&format!("{}.{cluster}", service.host_prefix())),
-        });
+        view.conditions = conditions;
         view
     }
 }
