@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use e2e::backend::Backend;
 use e2e::client::{Request, fetch};
 use e2e::etcd::{ETCD_SOON, Etcd, of_the_system};
-use e2e::manifest::{exported, object};
+use e2e::manifest::{exported, object, policy};
 use e2e::mesh::{Gateway, Mesh, Site, find};
 use e2e::port::free_port;
 use e2e::registrar::register;
@@ -63,7 +63,10 @@ fn it_serves_as_long_as_it_lives_and_is_gone_within_its_time_to_live() {
 
 #[test]
 fn it_drains_and_no_request_fails() {
-    let (mesh, west) = west();
+    let mesh = Mesh::new();
+    // What is held is held until the drain is under way, however long that takes.
+    let patient = policy("web", "timeout: { head: 120s }");
+    let west = mesh.site("west", &[]).start(&[exported("web", &[], &[]), patient]);
     let backends = ["a", "b"].map(Backend::start);
     let mut registrars = ["a", "b"].map(|id| {
         register(&mesh, &west.site, ("web", id, backends[usize::from(id == "b")].address()), LONG, &[])
