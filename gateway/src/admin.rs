@@ -12,6 +12,8 @@ pub(crate) use status::{Peer, ServiceStatus, peer, service};
 
 use std::sync::Arc;
 
+use ::registry::election::Standing;
+use ::registry::members::Members;
 use ::registry::model::Gateway;
 use ::registry::store::AnyStore;
 use axum::Router;
@@ -20,6 +22,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::sync::Knowledge;
@@ -36,6 +39,10 @@ pub struct Admin {
     pub knowledge: Arc<Knowledge>,
     /// The registry in the state directory.
     pub registry: AnyStore,
+    /// How we stand among the gateways of our cluster.
+    pub standing: watch::Receiver<Standing>,
+    /// Those gateways.
+    pub members: watch::Receiver<Arc<Members>>,
     /// The random number of this start.
     pub boot: u64,
 }
@@ -61,6 +68,21 @@ pub async fn serve(
         .route("/v1/registry", get(registry::dump))
         .with_state(admin);
     axum::serve(listener, routes).with_graceful_shutdown(drained.cancelled_owned()).await
+}
+
+/// Serves the admin port of a process that cannot start yet: alive, and not ready for this reason, until `over`.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve_waiting(
+    why: &'static str,
+    listener: tokio::net::TcpListener,
+    over: CancellationToken,
+) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/live", get(|| async { "live\n" }))
+        .fallback(move || async move { (StatusCode::SERVICE_UNAVAILABLE, why) });
+    axum::serve(listener, routes).with_graceful_shutdown(over.cancelled_owned()).await
 }
 
 /// What `/ready` answers: whether the process takes requests.

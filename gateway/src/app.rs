@@ -33,6 +33,7 @@ use tunnel::{HelloInfo, Local};
 
 use self::changes::Files;
 use self::load::{Loaded, believe, load};
+use self::members::Settled;
 use self::reload::Reloader;
 use self::workers::Workers;
 use crate::admin::{self, Admin};
@@ -79,6 +80,17 @@ pub enum StartError {
     /// The registry that is declared cannot be used.
     #[error("the registry cannot be used")]
     Registry(#[from] registry::store::OpenError),
+    /// Another process of this cluster has our id.
+    #[error(
+        "another gateway of this cluster is called `{id}` ({other}); stop that one, or give this one a \
+         `metadata.name` of its own"
+    )]
+    IdTaken {
+        /// Ours.
+        id: String,
+        /// What it says of itself.
+        other: String,
+    },
     /// The registry does not say which cluster this is.
     #[error("the registry has no UID for this cluster")]
     Uid(#[from] registry::cluster::UidError),
@@ -132,9 +144,19 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let registry = AnyStore::open(&gateway)?;
     let boot = fastrand::u64(..);
     let us = members::us(&gateway, directory.home(&mut fastrand::Rng::new())?, boot);
-    let saved = members::settle(&registry, &mut directory, loaded).await?;
-    let http = bind::tcp_shares("http", gateway.listen.http, options.workers)?;
     let admin_listener = bind::tcp("admin", gateway.listen.admin)?;
+    let settled =
+        members::settle(&registry, &mut directory, loaded, &admin_listener, &mut signals.end).await?;
+    let Some(Settled { saved, answered }) = settled else { return Ok(()) };
+    let mut tasks = JoinSet::new();
+    let (stands, standing) = watch::channel(Standing::unknown());
+    // Resigned only once everything is written: whoever is elected then finds it.
+    let resign = CancellationToken::new();
+    tasks.spawn(election::stand(registry.clone(), us.clone(), stands, resign.clone().cancelled_owned()));
+    if answered {
+        members::wait_for_id(&us, standing.clone()).await?;
+    }
+    let http = bind::tcp_shares("http", gateway.listen.http, options.workers)?;
     let ports = bind::tunnel(&gateway, options.workers, boot)?;
     let tcp = bind::tcp_shares("tunnel", gateway.listen.tunnel, options.workers)?;
     let (_socket_file, unix) = bind::SocketFile::listen(&gateway.state_dir, bind::TUNNEL_SOCKET).map_or_else(
@@ -191,14 +213,16 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     shared.view.store(Arc::new(sync::build(&mut builder, &knowledge, &shared, &View::default())));
 
     let mut workers = Workers::start(&shared, &control, ports, tcp, unix, http).await?;
-    let mut tasks = JoinSet::new();
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();
+    let (known, members) = watch::channel(Arc::default());
     let admin = Admin {
         gateway: gateway.clone(),
         shared: shared.clone(),
         knowledge: knowledge.clone(),
         registry: registry.clone(),
+        standing: standing.clone(),
+        members: members.clone(),
         boot,
     };
     let admin_ends = drained.clone();
@@ -209,22 +233,22 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         }
     });
     tasks.spawn(sync::export_to_peers(knowledge.clone(), incoming_syncs, shared.stop.clone()));
-    tasks.spawn(sync::import_from_peers(knowledge.clone(), shared.peers.clone()));
+    let imported = (registry.clone(), standing.clone());
+    tasks.spawn(sync::import_from_peers(knowledge.clone(), shared.peers.clone(), imported.0, imported.1));
     tasks.spawn(checks::run(shared.clone()));
     tasks.spawn(shifts::watch(shared.clone()));
-    tasks.spawn(sync::tell_peers(shared.clone()));
+    let (told, gateways) = watch::channel(Arc::default());
+    tasks.spawn(sync::tell_peers(shared.clone(), gateways));
+    tasks.spawn(until(shared.stop.clone(), registry::members::follow(registry.clone(), known)));
+    tasks.spawn(until(shared.stop.clone(), sync::announce(shared.clone(), us, members.clone(), told)));
     tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder, directory));
     let following =
         sync::follow_applied(registry.clone(), gateway.clone(), tell_applied, shared.stop.clone());
     tasks.spawn(following);
-    let (stands, standing) = watch::channel(Standing::Unknown);
-    let recorded = CancellationToken::new();
-    let (recording, resign) = (recorded.clone().drop_guard(), recorded.cancelled_owned());
-    tasks.spawn(election::stand(registry.clone(), us, stands, resign));
     let record = sync::record(knowledge.clone(), registry.clone(), standing, shared.stop.clone());
+    let recorded = resign.drop_guard();
     tasks.spawn(async move {
-        // Only then another is elected: it finds everything written.
-        let _recording = recording;
+        let _recorded = recorded;
         record.await;
     });
     tasks.spawn(sync::answer_sidecars(shared.clone(), incoming_lookups));
@@ -286,6 +310,14 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     drop(admin_socket);
     info!("Stopped.");
     if told { Ok(()) } else { Err(StartError::WorkerEnded) }
+}
+
+/// Runs `task` until the process drains.
+async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = task => {}
+    }
 }
 
 /// The signals that mean something to a gateway; for the others the system's defaults stay.

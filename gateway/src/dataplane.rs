@@ -197,11 +197,19 @@ async fn dial_peers(plane: Rc<Plane>) {
 async fn dial_peer(plane: Rc<Plane>, cluster: Arc<PeerCluster>) {
     let begin = |address: HostPort, stop: CancellationToken| {
         if plane.endpoint.worker() == 0 {
-            spawn_local(keep_dialling(plane.clone(), true, cluster.clone(), address.clone(), stop.clone()));
+            let (cluster, address, stop) = (cluster.clone(), address.clone(), stop.clone());
+            spawn_local(keep_dialling(plane.clone(), true, cluster, address, None, stop));
         }
-        spawn_local(keep_dialling(plane.clone(), false, cluster.clone(), address, stop));
+        spawn_local(keep_dialling(plane.clone(), false, cluster.clone(), address, None, stop));
     };
-    peers::each_address(&cluster, begin).await;
+    let begin_learned = |gateway: String, address: HostPort, stop: CancellationToken| {
+        if plane.endpoint.worker() == 0 {
+            let (cluster, address, stop) = (cluster.clone(), address.clone(), stop.clone());
+            spawn_local(keep_dialling(plane.clone(), true, cluster, address, Some(gateway.clone()), stop));
+        }
+        spawn_local(keep_dialling(plane.clone(), false, cluster.clone(), address, Some(gateway), stop));
+    };
+    tokio::join!(peers::each_address(&cluster, begin), peers::each_learned(&cluster, begin_learned));
 }
 
 async fn keep_dialling(
@@ -209,13 +217,14 @@ async fn keep_dialling(
     on_tcp: bool,
     cluster: Arc<PeerCluster>,
     address: HostPort,
+    of: Option<String>,
     stop: CancellationToken,
 ) {
     let dialler =
         if on_tcp { Dialler::Tcp(&plane.direct, address) } else { Dialler::Quic(&plane.endpoint, address) };
     let peers = plane.worker.shared.peers.clone();
     let own = |tunnel, driver| own_tunnel(&plane, tunnel, driver);
-    peers::keep_dialling(dialler, DIAL_PACE, peers, cluster, stop, own).await;
+    peers::keep_dialling(dialler, of.as_deref(), DIAL_PACE, peers, cluster, stop, own).await;
 }
 
 /// Looks after idle connections and stalled readers for as long as it is polled.

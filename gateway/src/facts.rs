@@ -25,10 +25,13 @@ pub struct Facts {
 }
 
 impl Facts {
-    fn tell(&self, digest: &ServiceDigest, now: u64) {
-        self.ready.store(digest.ready, Relaxed);
-        self.load.store(digest.load, Relaxed);
-        self.ring.store(digest.ring.unwrap_or(0), Relaxed);
+    /// What the gateways of the peer say together: they share the endpoints, and of what each sees the best counts, so
+    /// that one that cannot reach an endpoint makes nothing flap. The requests that each has on its way add up.
+    fn tell(&self, words: &[Word], now: u64) {
+        let load = words.iter().fold(0u32, |load, word| load.saturating_add(word.load));
+        self.ready.store(words.iter().map(|word| word.ready).max().unwrap_or(0), Relaxed);
+        self.load.store(load, Relaxed);
+        self.ring.store(words.first().map_or(0, |word| word.ring), Relaxed);
         self.told_at.store(now.max(1), Relaxed);
     }
 
@@ -55,11 +58,29 @@ impl Facts {
     }
 }
 
+/// What one gateway said last of a service.
+#[derive(Debug)]
+struct Word {
+    teller: String,
+    ready: u32,
+    load: u32,
+    ring: u64,
+    told_at: u64,
+}
+
+/// What is known of a service, and from whom.
+#[derive(Debug)]
+struct Heard {
+    facts: Weak<Facts>,
+    /// By teller; what is no longer fresh goes with the next word.
+    words: Vec<Word>,
+}
+
 /// What a peer tells, by service. Holds nothing of services that nobody here asks for.
 #[derive(Debug, Default)]
 pub struct Told {
     /// By `namespace/name`. Short sections without await; requests hold the facts themselves.
-    services: Mutex<HashMap<String, Weak<Facts>>>,
+    services: Mutex<HashMap<String, Heard>>,
     /// Our services that the peer cannot join, and when it said so.
     objections: Mutex<(Vec<(ServiceName, Disagreement)>, u64)>,
 }
@@ -69,15 +90,15 @@ impl Told {
     pub fn of(&self, service: &ServiceName) -> Arc<Facts> {
         let mut services = self.lock();
         let name = service.to_string();
-        if let Some(facts) = services.get(&name).and_then(Weak::upgrade) {
+        if let Some(facts) = services.get(&name).and_then(|heard| heard.facts.upgrade()) {
             return facts;
         }
         // Swept only before the map would grow, so that many services stay linear.
         if services.len() == services.capacity() {
-            services.retain(|_, facts| facts.strong_count() > 0);
+            services.retain(|_, heard| heard.facts.strong_count() > 0);
         }
         let facts = Arc::new(Facts::default());
-        services.insert(name, Arc::downgrade(&facts));
+        services.insert(name, Heard { facts: Arc::downgrade(&facts), words: Vec::new() });
         facts
     }
 
@@ -88,23 +109,24 @@ impl Told {
         if now.saturating_sub(*told_at) < FRESH_MICROS { objections.clone() } else { Vec::new() }
     }
 
-    /// A digest came.
-    pub fn tell(&self, digest: &Digest, now: u64) {
+    /// A digest came from the gateway `teller`.
+    pub fn tell(&self, teller: &str, digest: &Digest, now: u64) {
         if !digest.objections.is_empty() {
             let objections =
                 digest.objections.iter().take(DIGEST_SERVICES_MAX).filter_map(objection).collect();
             *self.objections.lock().unwrap_or_else(PoisonError::into_inner) = (objections, now);
         }
-        let services = self.lock();
+        let mut services = self.lock();
         for service in &digest.services {
-            let facts = services.get(&format!("{}/{}", service.namespace, service.name));
-            if let Some(facts) = facts.and_then(Weak::upgrade) {
-                facts.tell(service, now);
-            }
+            let heard = services.get_mut(&format!("{}/{}", service.namespace, service.name));
+            let Some(heard) = heard else { continue };
+            let Some(facts) = heard.facts.upgrade() else { continue };
+            heard.hear(teller, service, now);
+            facts.tell(&heard.words, now);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Weak<Facts>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Heard>> {
         // Whoever panicked left a map that is whole: every change is one call.
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,6 +140,16 @@ fn objection(told: &Objection) -> Option<(ServiceName, Disagreement)> {
         control::Disagreement::Unspecified => return None,
     };
     Some((ServiceName::new(&told.namespace, &told.name).ok()?, disagreement))
+}
+
+impl Heard {
+    fn hear(&mut self, teller: &str, digest: &ServiceDigest, now: u64) {
+        let ServiceDigest { ready, load, ring, .. } = *digest;
+        self.words.retain(|word| word.teller != teller && now.saturating_sub(word.told_at) < FRESH_MICROS);
+        let at = self.words.partition_point(|word| *word.teller < *teller);
+        let word = Word { teller: teller.into(), ready, load, ring: ring.unwrap_or(0), told_at: now };
+        self.words.insert(at, word);
+    }
 }
 
 #[cfg(test)]
@@ -140,9 +172,9 @@ mod tests {
         let told = Told::default();
         let facts = told.of(&name("cart"));
         assert_eq!((facts.ready(0), facts.load(0), facts.ring(0)), (None, None, None));
-        told.tell(&digest("cart", 0, Some(7)), 0);
+        told.tell("gw-1", &digest("cart", 0, Some(7)), 0);
         assert_eq!((facts.ready(1), facts.load(1), facts.ring(1)), (Some(0), Some(3), Some(7)));
-        told.tell(&digest("cart", 200, None), 10);
+        told.tell("gw-1", &digest("cart", 200, None), 10);
         assert_eq!((facts.ready(10 + FRESH_MICROS - 1), facts.ring(10)), (Some(200), None));
         assert_eq!(facts.ready(10 + FRESH_MICROS), None, "unknown is not nothing");
     }
@@ -158,24 +190,39 @@ mod tests {
             (control::Disagreement::Ports as i32, control::Disagreement::Contracts as i32);
         let nonsense = [objection("Not A Name", ports), objection("cart", 0), objection("cart", 77)];
         let named = [objection("cart", ports), objection("web", contracts)];
-        told.tell(&objects([&named[..], &nonsense].concat()), 10);
+        told.tell("gw-1", &objects([&named[..], &nonsense].concat()), 10);
         let expected = [(name("cart"), Disagreement::Ports), (name("web"), Disagreement::Contracts)];
         assert_eq!(told.objections(11), expected);
         // A digest of services says nothing of it.
-        told.tell(&digest("cart", 100, None), 12);
+        told.tell("gw-1", &digest("cart", 100, None), 12);
         assert_eq!(told.objections(13), expected);
-        told.tell(&objects(vec![objection("web", ports)]), 20);
+        told.tell("gw-1", &objects(vec![objection("web", ports)]), 20);
         assert_eq!(told.objections(20 + FRESH_MICROS - 1), [(name("web"), Disagreement::Ports)]);
         assert_eq!(told.objections(20 + FRESH_MICROS), []);
-        told.tell(&objects(vec![objection("cart", ports); 1_000]), 30);
+        told.tell("gw-1", &objects(vec![objection("cart", ports); 1_000]), 30);
         assert_eq!(told.objections(30).len(), DIGEST_SERVICES_MAX);
+    }
+
+    #[test]
+    fn gateways_of_one_peer_speak_of_the_same_endpoints() {
+        let told = Told::default();
+        let facts = told.of(&name("cart"));
+        told.tell("gw-2", &digest("cart", 200, Some(8)), 1);
+        told.tell("gw-1", &digest("cart", 100, Some(7)), 2);
+        assert_eq!((facts.ready(2), facts.load(2), facts.ring(2)), (Some(200), Some(6), Some(7)));
+        // One of them cannot reach an endpoint: nothing flaps, whoever spoke last.
+        told.tell("gw-2", &digest("cart", 200, Some(8)), 3);
+        assert_eq!((facts.ready(3), facts.load(3), facts.ring(3)), (Some(200), Some(6), Some(7)));
+        // What is gone has no word any more.
+        told.tell("gw-1", &digest("cart", 100, Some(7)), 3 + FRESH_MICROS);
+        assert_eq!((facts.ready(3 + FRESH_MICROS), facts.load(3 + FRESH_MICROS)), (Some(100), Some(3)));
     }
 
     #[test]
     fn what_is_told_outlives_a_view_and_goes_with_the_last_one() {
         let told = Told::default();
         let old = told.of(&name("cart"));
-        told.tell(&digest("cart", 100, None), 1);
+        told.tell("gw-1", &digest("cart", 100, None), 1);
         let new = told.of(&name("cart"));
         drop(old);
         assert_eq!(new.ready(1), Some(100));
@@ -187,7 +234,7 @@ mod tests {
     fn a_peer_that_names_services_for_ever_fills_nothing() {
         let told = Told::default();
         for n in 0..1_000 {
-            told.tell(&digest(&format!("s{n}"), 1, None), n);
+            told.tell("gw-1", &digest(&format!("s{n}"), 1, None), n);
             drop(told.of(&name(&format!("t{n}"))));
         }
         assert!(told.lock().len() <= 8, "{}", told.lock().len());

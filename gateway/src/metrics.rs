@@ -44,6 +44,7 @@ pub struct Metrics {
     tunnel_up: Family<TunnelLabels, Gauge>,
     tunnel_rtt: Family<PeerLabels, Gauge<f64, AtomicU64>>,
     registry_age: Family<PeerLabels, Gauge>,
+    registry_up: Gauge,
     ring_mismatch: Family<MismatchLabels, Counter>,
     ring_differs: Family<MismatchLabels, Gauge>,
 }
@@ -56,6 +57,7 @@ impl Metrics {
         let tunnel_up = Family::default();
         let tunnel_rtt = Family::default();
         let registry_age = Family::default();
+        let registry_up = Gauge::default();
         let ring_mismatch = Family::default();
         let ring_differs = Family::default();
         registry.register_collector(Box::new(traffic.clone()));
@@ -72,6 +74,7 @@ impl Metrics {
             Unit::Seconds,
             registry_age.clone(),
         );
+        registry.register("registry_up", "Whether the registry's store answers: 1", registry_up.clone());
         registry.register(
             "ring_mismatch",
             "Requests that a peer placed by another ring or generation than ours",
@@ -82,7 +85,16 @@ impl Metrics {
             "Services that a peer places by another ring than ours: 1",
             ring_differs.clone(),
         );
-        Self { registry, traffic, tunnel_up, tunnel_rtt, registry_age, ring_mismatch, ring_differs }
+        Self {
+            registry,
+            traffic,
+            tunnel_up,
+            tunnel_rtt,
+            registry_age,
+            registry_up,
+            ring_mismatch,
+            ring_differs,
+        }
     }
 
     /// The counters of requests of `service` that `peer` answers or asks; an empty peer: nobody did.
@@ -123,6 +135,11 @@ impl Metrics {
         if let Some(age) = registry_age_seconds {
             self.registry_age.get_or_create(&labels).set(age);
         }
+    }
+
+    /// Shows whether the registry's store answers.
+    pub fn set_registry_up(&self, up: bool) {
+        self.registry_up.set(up.into());
     }
 
     /// Shows nothing more of a peer whose link was removed; what was counted of it stays.

@@ -5,6 +5,7 @@
 
 mod dial;
 mod gateway;
+mod learned;
 mod own;
 mod replace;
 #[cfg(test)]
@@ -29,8 +30,10 @@ use crate::health::State;
 use crate::metrics::InProgress;
 use crate::placement::Availability;
 
+use self::learned::Learned;
 pub use dial::{Dialler, Pace, each_address, keep_dialling};
 pub use gateway::PeerGateway;
+pub use learned::each_learned;
 pub use own::own;
 pub use replace::close_replaced;
 pub use watch::watch;
@@ -65,6 +68,8 @@ pub struct PeerCluster {
     gateways: ArcSwap<Vec<Arc<PeerGateway>>>,
     /// The UID it showed first; another one under the same name is another cluster.
     uid: Mutex<Option<[u8; 16]>>,
+    /// Where each of its gateways says that it and the others may be dialled.
+    learned: Mutex<Learned>,
     /// Of each carrier that is dialled.
     last_errors: Mutex<BTreeMap<Kind, String>>,
 }
@@ -260,6 +265,7 @@ impl PeerCluster {
             link: changes::Sender::new(Arc::new(link.clone())),
             gateways: ArcSwap::default(),
             uid: Mutex::default(),
+            learned: Mutex::default(),
             last_errors: Mutex::default(),
         }
     }

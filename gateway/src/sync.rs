@@ -7,6 +7,7 @@ mod digests;
 mod exporter;
 mod importer;
 mod lookups;
+mod members;
 mod objections;
 mod record;
 
@@ -34,6 +35,7 @@ pub use digests::tell_peers;
 pub use exporter::export_to_peers;
 pub use importer::import_from_peers;
 pub use lookups::answer_sidecars;
+pub use members::announce;
 pub use record::record;
 
 /// Views are rebuilt at most so often.

@@ -80,7 +80,7 @@ pub const CONTRACT_HASH_KEYS_MAX: usize = 16;
 /// Bytes of the last catalog's file that are read back: the records of ten large peers.
 pub const LAST_CATALOG_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
-/// Addresses in one HELLO: every gateway of a large cluster, two families each.
+/// Addresses in one HELLO, and in one list of gateways after it: every gateway of a large cluster, two families each.
 pub const HELLO_ADDRESSES_MAX: usize = 64;
 
 /// How long the peer's HELLO may take after the handshake: several round trips around the world with loss.

@@ -4,7 +4,8 @@
 
 use bytes::{Bytes, BytesMut};
 use proto::control::{
-    Control, Digest, Disagreement, GoAway, Hello, Limits, Objection, ServiceDigest, control,
+    Control, Digest, Disagreement, GatewayAddress, Gateways, GoAway, Hello, Limits, Objection, ServiceDigest,
+    control,
 };
 use proto::frame::{Decoder, Frame, FrameKind, put_frame, put_frame_header};
 use proto::head::{RequestHead, ResponseHead, encode_fields};
@@ -206,6 +207,10 @@ fn control_messages() {
     let objects = Digest { services: Vec::new(), objections: vec![objection] };
     let objects = Control { kind: Some(control::Kind::Digest(objects)) };
     assert_message(objects, "0c 12 0a 12 08 0a 01 61 12 01 62 18 01");
+    let address = GatewayAddress { gateway: "g".into(), address: "h:1".into() };
+    let gateways = Gateways { addresses: vec![address] };
+    let gateways = Control { kind: Some(control::Kind::Gateways(gateways)) };
+    assert_message(gateways, "0c 1a 0a 0a 08 0a 01 67 12 03 683a31");
     assert_message(digest(Some(1)), "18 12 16 0a 14 0a 01 61 12 01 62 18 ac02 20 07 29 0100000000000000");
 }
 

@@ -18,7 +18,7 @@ use prost::Message;
 use proto::store::{Leader, Member};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::store::{Entry, Expect, LeaseId, Op, Outcome, Store, StoreError, Transaction, Watch, keys};
 
@@ -27,6 +27,9 @@ pub const TTL: Duration = Duration::from_secs(5);
 
 /// How often the lease is kept alive and the keys are looked at: two of these may fail.
 const KEEP_ALIVE: Duration = Duration::from_millis(TTL.as_millis() as u64 / 3);
+
+/// The same failure again is only said every so often.
+const SAY_AGAIN: u32 = 30;
 
 /// Wait after the store failed, or another process holds our id.
 const RETRY: Duration = Duration::from_secs(1);
@@ -51,7 +54,10 @@ pub struct Guard {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The store has not answered yet, or does not any more.
-    Unknown,
+    Unknown(
+        /// Since when.
+        Instant,
+    ),
     /// Another process of this cluster uses our id.
     IdTaken(
         /// What it says of itself, for people.
@@ -81,6 +87,29 @@ impl Guard {
 }
 
 impl Standing {
+    /// A standing before the first word.
+    pub fn unknown() -> Self {
+        Self::Unknown(Instant::now())
+    }
+
+    /// Since when the store has not answered, if it does not.
+    pub fn unknown_since(&self) -> Option<Instant> {
+        match self {
+            Self::Unknown(since) => Some(*since),
+            Self::IdTaken(_) | Self::Member | Self::Elected(_) => None,
+        }
+    }
+
+    /// In a word: `unknown`, `id-taken`, `member` or `elected`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "unknown",
+            Self::IdTaken(_) => "id-taken",
+            Self::Member => "member",
+            Self::Elected(_) => "elected",
+        }
+    }
+
     /// The guard of an elected gateway at `now`.
     pub fn guard(&self, now: Instant) -> Option<Guard> {
         match self {
@@ -117,7 +146,10 @@ pub async fn stand<S: Store>(
             () = &mut stop => None,
             ended = session(&store, &us, &mut lease, &standing) => Some(ended),
         };
-        let was = standing.send_replace(Standing::Unknown);
+        let known = standing.borrow().unknown_since().is_none();
+        if known {
+            standing.send_replace(Standing::unknown());
+        }
         let Some(ended) = ended else {
             if let Some(lease) = lease {
                 // A store that does not answer ends the lease by itself.
@@ -128,10 +160,10 @@ pub async fn stand<S: Store>(
         if matches!(ended, Ended::Store(StoreError::Closed)) {
             return;
         }
-        if was != Standing::Unknown || failures.is_multiple_of(30) {
+        if known || failures.is_multiple_of(SAY_AGAIN) {
             warn!(error = %ended, gateway = us.id, "This gateway has no lease in the registry's store; tried again.");
         }
-        failures = if was == Standing::Unknown { failures + 1 } else { 0 };
+        failures = if known { 0 } else { failures + 1 };
         tokio::select! {
             () = &mut stop => return,
             () = sleep(RETRY) => {}
@@ -237,14 +269,16 @@ async fn claim<S: Store>(
                 // An earlier start of ours, which is dead: one process at a time has a state directory.
                 Ok(member) if member.home == us.member.home => Expect::Modified(key.clone(), entry.modified),
                 member => {
-                    let taken = Standing::IdTaken(
-                        member.map_or_else(|_| "of a newer version".into(), |m| describe(&m)),
-                    );
-                    standing.send_if_modified(|known| {
-                        let news = *known != taken;
-                        *known = taken;
-                        news
-                    });
+                    let other = member.map_or_else(|_| "of a newer version".into(), |m| describe(&m));
+                    if *standing.borrow() != Standing::IdTaken(other.clone()) {
+                        error!(
+                            gateway = us.id,
+                            other,
+                            "Another process of this cluster has our id; each gateway needs a \
+                             `metadata.name` of its own. Waiting until it is gone."
+                        );
+                        standing.send_replace(Standing::IdTaken(other));
+                    }
                     sleep(RETRY).await;
                     continue;
                 }

@@ -1,7 +1,7 @@
 //! What is declared and what exists: manifests, the model, stores, export and mirror.
 //!
 //! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`applied`], [`cluster`], [`election`],
-//! [`recorder`], [`registrar`] and [`state`] is pure: time and randomness come in as parameters, and what is to be
+//! [`members`], [`recorder`], [`registrar`] and [`state`] is pure: time and randomness come in as parameters, and what is to be
 //! written comes out.
 //!
 //! # The life of an update
@@ -62,6 +62,7 @@ pub mod election;
 pub mod export;
 pub mod lookup;
 pub mod manifest;
+pub mod members;
 pub mod mirror;
 pub mod model;
 pub mod probation;

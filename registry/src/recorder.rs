@@ -203,9 +203,8 @@ fn stamp(peer: &ClusterName, imports: &PeerImports) -> Op {
 
 /// The records that must be written where `before` is: mostly by comparing pointers, for most of them stayed.
 fn differing(peer: &ClusterName, now: &PeerImports, before: &PeerImports, ops: &mut Vec<Op>) {
-    let same = |known: &Arc<Import>, import: &Arc<Import>| {
-        Arc::ptr_eq(known, import) || **known == Import { revision: known.revision, ..(**import).clone() }
-    };
+    let same =
+        |known: &Arc<Import>, import: &Arc<Import>| Arc::ptr_eq(known, import) || known.same_content(import);
     ops.extend(now.services.differing(&before.services, same).map(|name| match now.services.get(name) {
         Some(import) => put(peer, import),
         None => Op::Delete(keys::import(peer, name)),

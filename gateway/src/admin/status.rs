@@ -30,10 +30,24 @@ pub(super) struct Status {
     started_unix_ms: u64,
     ready: bool,
     requests_in_progress: u64,
+    registry: Registry,
     peers: Vec<Peer>,
     links: Vec<Link>,
     services: Vec<ServiceStatus>,
     conditions: Vec<ConditionStatus>,
+}
+
+/// The store of the registry, and our place among the gateways that share it.
+#[derive(Debug, Serialize)]
+struct Registry {
+    /// Whether the store answers.
+    up: bool,
+    /// Since it did last.
+    silent_seconds: u64,
+    /// `elected` (it writes for the cluster), `member`, `id-taken`, or `unknown` while the store does not answer.
+    standing: &'static str,
+    /// The gateways of this cluster.
+    gateways: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -130,6 +144,7 @@ pub(super) fn of(admin: &Admin) -> Status {
         started_unix_ms: shared.clock.started_unix_ms(),
         ready: !shared.stop.is_cancelled(),
         requests_in_progress: shared.in_progress.count(),
+        registry: registry(admin),
         peers: gateways.map(|gateway| peer(&gateway)).collect(),
         links: shared.peers.iter().map(|cluster| link(admin, &cluster)).collect(),
         services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
@@ -143,8 +158,20 @@ fn admin_socket(gateway: &Gateway) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
+fn registry(admin: &Admin) -> Registry {
+    let standing = admin.standing.borrow();
+    let unknown_since = standing.unknown_since();
+    Registry {
+        up: unknown_since.is_none(),
+        silent_seconds: unknown_since.map_or(0, |since| since.elapsed().as_secs()),
+        standing: standing.as_str(),
+        gateways: admin.members.borrow().keys().cloned().collect(),
+    }
+}
+
 /// Sets the gauges that are only looked at when somebody asks.
 pub(super) fn refresh_gauges(admin: &Admin) {
+    admin.shared.metrics.set_registry_up(admin.standing.borrow().unknown_since().is_none());
     let view = admin.shared.view.load();
     let differing = other_rings(&view, admin.shared.clock.micros());
     admin.shared.metrics.set_rings_differing(differing.map(|(service, peer, _)| (&service.name, peer)));

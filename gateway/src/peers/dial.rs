@@ -101,8 +101,12 @@ pub async fn each_address(cluster: &PeerCluster, mut begin: impl FnMut(HostPort,
 /// Keeps one tunnel through the address of `dialler`, in its lane, until `stop`: dials whenever the gateway that answers
 /// there has none but such as are to be replaced, with jittered exponential backoff. `serve` gets each tunnel and returns
 /// at once. A tunnel through an address that is no longer one of the link's is to be replaced by one through another.
+///
+/// With `of`, the id of the gateway that is to be there, it begins when that one has none, and a tunnel stays when its
+/// address is told no more.
 pub async fn keep_dialling(
     dialler: Dialler<'_>,
+    of: Option<&str>,
     pace: Pace,
     peers: Arc<Peers>,
     cluster: Arc<PeerCluster>,
@@ -114,6 +118,12 @@ pub async fn keep_dialling(
     let mut rng = fastrand::Rng::new();
     let carrier = dialler.carrier();
     loop {
+        if let Some(gateway) = of {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = needs_tunnel(&peers, &cluster, gateway, &dialler) => {}
+            }
+        }
         let dialled = tokio::select! {
             () = stop.cancelled() => return,
             dialled = dial(&dialler, &peers, &cluster) => dialled,
@@ -126,7 +136,7 @@ pub async fn keep_dialling(
                 serve(tunnel.clone(), driver);
                 tokio::select! {
                     () = stop.cancelled() => {
-                        if !cluster.stop.is_cancelled() {
+                        if of.is_none() && !cluster.stop.is_cancelled() {
                             tunnel.retire();
                             cluster.changed.notify_waiters();
                         }

@@ -42,7 +42,8 @@ pub fn own(
             gateway.on_event(&tunnel, &event, clock.epoch());
             match event {
                 Event::GoingAway | Event::Retiring => cluster.changed.notify_waiters(),
-                Event::Digest(digest) => cluster.facts.tell(&digest, clock.micros()),
+                Event::Digest(digest) => cluster.facts.tell(&gateway.id, &digest, clock.micros()),
+                Event::Gateways(gateways) => cluster.told_gateways(&gateway.id, &gateways),
                 Event::Answered { .. } => {}
             }
         };

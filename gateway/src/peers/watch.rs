@@ -24,8 +24,8 @@ impl PeerGateway {
                 self.apply(&ways, transition);
             }
             Event::GoingAway | Event::Retiring => self.changed.notify_waiters(),
-            // What it says of services counts for its cluster.
-            Event::Digest(_) => {}
+            // What it says of services and gateways counts for its cluster.
+            Event::Digest(_) | Event::Gateways(_) => {}
         }
     }
 

@@ -39,7 +39,7 @@ async fn keep(
     };
     let (peers, stop) = (shared.peers.clone(), cluster.stop.clone());
     let own = |tunnel, driver| take(place, &shared, tunnel, driver);
-    peers::keep_dialling(dialler, PACE, peers, cluster, stop, own).await;
+    peers::keep_dialling(dialler, None, PACE, peers, cluster, stop, own).await;
 }
 
 /// Takes a tunnel into use and runs it to its end.

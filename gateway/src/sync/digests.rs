@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::control::{Digest, ServiceDigest};
+use proto::control::{Digest, Gateways, ServiceDigest};
 use proto::limits::DIGEST_SERVICES_MAX;
 use registry::model::ClusterName;
+use tokio::sync::watch;
 use tunnel::Tunnel;
 
 use super::objections::Objections;
@@ -26,6 +27,8 @@ struct Listener {
     cursor: Option<usize>,
     /// When it begins again.
     all_at: u64,
+    /// What it was told of our gateways.
+    gateways: Option<Arc<Gateways>>,
 }
 
 /// A service that is served here, and how it was at the last look.
@@ -35,8 +38,8 @@ struct Told {
     facts: Option<(u32, Option<u64>)>,
 }
 
-/// Tells every gateway of every peer, until the process drains.
-pub async fn tell_peers(shared: Arc<Shared>) {
+/// Tells every gateway of every peer, until the process drains; and where the `gateways` of our cluster may be dialled.
+pub async fn tell_peers(shared: Arc<Shared>, gateways: watch::Receiver<Arc<Gateways>>) {
     let mut shown: Option<Arc<View>> = None;
     let mut services: Vec<Told> = Vec::new();
     let mut objections = Objections::default();
@@ -46,6 +49,7 @@ pub async fn tell_peers(shared: Arc<Shared>) {
             () = shared.stop.cancelled() => return,
             () = tokio::time::sleep(LOOK) => {}
         }
+        let ours = gateways.borrow().clone();
         let now = shared.clock.micros();
         let view = shared.view.load_full();
         if !shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, &view)) {
@@ -61,7 +65,9 @@ pub async fn tell_peers(shared: Arc<Shared>) {
                 let Some(tunnel) = gateway.tunnel(None) else { continue };
                 let key = (cluster.name.clone(), gateway.id.clone());
                 let known = listeners.remove(&key).filter(|listener| listener.tunnel.is(&tunnel));
-                let mut listener = known.unwrap_or(Listener { tunnel, cursor: None, all_at: now });
+                let mut listener =
+                    known.unwrap_or(Listener { tunnel, cursor: None, all_at: now, gateways: None });
+                listener.hear_of(&ours);
                 if listener.cursor.is_none() && now >= listener.all_at {
                     (listener.cursor, listener.all_at) = (Some(0), now + ALL_MICROS);
                     let objections = objections.to(&cluster.name, &view);
@@ -85,6 +91,20 @@ pub async fn tell_peers(shared: Arc<Shared>) {
             }
         }
         listeners = heard;
+    }
+}
+
+impl Listener {
+    /// Tells it of our gateways, unless it knows.
+    fn hear_of(&mut self, ours: &Arc<Gateways>) {
+        let news = match &self.gateways {
+            // Nothing to tell, as always.
+            None => !ours.addresses.is_empty(),
+            Some(told) => !Arc::ptr_eq(told, ours),
+        };
+        if news && self.tunnel.tell_gateways((**ours).clone()) {
+            self.gateways = Some(ours.clone());
+        }
     }
 }
 

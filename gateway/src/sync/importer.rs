@@ -4,6 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::sync::Event;
+use registry::election::Standing;
+use registry::model::ClusterName;
+use registry::recorder::Stored;
+use registry::store::{Store, StoreError, keys};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use tunnel::{Tunnel, TunnelError};
 
@@ -19,21 +25,58 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(5);
 
 /// Mirrors the exports of every peer, of those to come too.
-pub async fn import_from_peers(knowledge: Arc<Knowledge>, peers: Arc<Peers>) {
+///
+/// From a peer that no tunnel leads to, what stands in `store` is taken instead: another gateway of ours may reach it.
+pub async fn import_from_peers<S: Store>(
+    knowledge: Arc<Knowledge>,
+    peers: Arc<Peers>,
+    store: S,
+    standing: watch::Receiver<Standing>,
+) {
+    let begin = |peer: Arc<PeerCluster>| {
+        let others = Others { store: store.clone(), standing: standing.clone(), seen: None };
+        drop(tokio::spawn(import_from(knowledge.clone(), peer, others)));
+    };
     // Each ends with its link; those that are left when the process drains end with it.
-    peers.each(|peer| drop(tokio::spawn(import_from(knowledge.clone(), peer)))).await;
+    peers.each(begin).await;
+}
+
+/// What the other gateways of our cluster know, by way of the store.
+#[derive(Debug)]
+struct Others<S> {
+    store: S,
+    standing: watch::Receiver<Standing>,
+    /// The revision of the last word that was taken.
+    seen: Option<u64>,
+}
+
+impl<S: Store> Others<S> {
+    /// Takes what they know of `peer`, if that is news.
+    async fn follow(&mut self, knowledge: &Knowledge, peer: &ClusterName) -> Result<(), StoreError> {
+        // The elected one wrote it itself.
+        if self.standing.borrow().guard(Instant::now()).is_some() {
+            return Ok(());
+        }
+        let stamp = self.store.get(&keys::mirrored(peer)).await?.map(|entry| entry.modified);
+        if stamp.is_some() && stamp != self.seen {
+            let stored = Stored::read_peer(&self.store, peer).await?;
+            knowledge.follow(&stored);
+            self.seen = stamp;
+        }
+        Ok(())
+    }
 }
 
 /// Mirrors the exports of `peer` until its link is removed or the process drains.
-async fn import_from(knowledge: Arc<Knowledge>, peer: Arc<PeerCluster>) {
+async fn import_from<S: Store>(knowledge: Arc<Knowledge>, peer: Arc<PeerCluster>, mut others: Others<S>) {
     let (cluster, stop) = (&peer.name, &peer.stop);
     let mut pause = PAUSE_MIN;
     loop {
         let tunnel = tokio::select! {
             () = stop.cancelled() => return,
-            tunnel = a_tunnel(&knowledge, &peer) => tunnel,
+            tunnel = a_tunnel(&knowledge, &peer, &mut others) => tunnel,
         };
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         let ended = tokio::select! {
             () = stop.cancelled() => return,
             ended = follow(&knowledge, &peer, &tunnel) => ended,
@@ -51,7 +94,7 @@ async fn import_from(knowledge: Arc<Knowledge>, peer: Arc<PeerCluster>) {
 }
 
 /// Waits for a tunnel to the peer; meanwhile time goes on for its records.
-async fn a_tunnel(knowledge: &Knowledge, peer: &PeerCluster) -> Tunnel {
+async fn a_tunnel<S: Store>(knowledge: &Knowledge, peer: &PeerCluster, others: &mut Others<S>) -> Tunnel {
     loop {
         let mut changed = std::pin::pin!(peer.changed.notified());
         changed.as_mut().enable();
@@ -60,20 +103,27 @@ async fn a_tunnel(knowledge: &Knowledge, peer: &PeerCluster) -> Tunnel {
         }
         tokio::select! {
             () = changed => {}
-            () = tokio::time::sleep(TICK) => tick(knowledge, peer),
+            () = async {
+                tokio::time::sleep(TICK).await;
+                tick(knowledge, peer);
+                // A store that is gone says nothing against what is known.
+                if let Err(error) = others.follow(knowledge, &peer.name).await {
+                    debug!(peer = %peer.name, %error, "Nothing is heard of it from the other gateways of our cluster.");
+                }
+            } => {}
         }
     }
 }
 
 /// Follows one stream to its end; says why it ended.
 async fn follow(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> String {
-    match watch(knowledge, peer, tunnel).await {
+    match import(knowledge, peer, tunnel).await {
         Ok(why) => why,
         Err(error) => error.to_string(),
     }
 }
 
-async fn watch(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Result<String, TunnelError> {
+async fn import(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Result<String, TunnelError> {
     let cluster = &peer.name;
     // Before the mirror is asked by which rules: a change after that is seen.
     let mut rules = peer.link_changes();
@@ -85,7 +135,7 @@ async fn watch(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Re
     debug!(peer = %cluster, epoch = watch.epoch, revision = watch.revision, "Importing.");
     let mut replaced = std::pin::pin!(replaced(peer, tunnel));
     let mut ticks = tokio::time::interval(TICK);
-    let mut heard = tokio::time::Instant::now();
+    let mut heard = Instant::now();
     loop {
         let event = tokio::select! {
             event = reader.next::<Event>() => event?,
@@ -101,7 +151,7 @@ async fn watch(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Re
             }
         };
         let Some(event) = event else { return Ok("the peer ended the stream".into()) };
-        heard = tokio::time::Instant::now();
+        heard = Instant::now();
         let mut state = knowledge.lock();
         let Some(mirror) = state.mirrors.get_mut(cluster) else {
             return Ok("there is no mirror for it".into());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use identity::Credentials;
 use proto::code::{CloseCode, Code};
-use proto::control::{Control, Digest, GoAway, control};
+use proto::control::{Control, Digest, Gateways, GoAway, control};
 use proto::limits;
 use proto::probe::{Probe, ProbeKind};
 use proto::stream::StreamKind;
@@ -116,6 +116,8 @@ pub enum Event {
     Retiring,
     /// The peer says how its services are.
     Digest(Digest),
+    /// The peer says where the gateways of its cluster may be dialled.
+    Gateways(Gateways),
 }
 
 /// The control stream of a tunnel, from HELLO on.
@@ -384,10 +386,18 @@ impl Tunnel {
 
     /// Says how our services are. False: what was said before is not written yet, and this is lost.
     pub fn tell(&self, digest: Digest) -> bool {
+        self.say(control::Kind::Digest(digest))
+    }
+
+    /// Says where the gateways of our cluster may be dialled. False, as [`Tunnel::tell`].
+    pub fn tell_gateways(&self, gateways: Gateways) -> bool {
+        self.say(control::Kind::Gateways(gateways))
+    }
+
+    fn say(&self, kind: control::Kind) -> bool {
         // Half of the queue is left for messages that are said only once.
         let control = &self.shared.control;
-        control.capacity() > CONTROL_QUEUE / 2
-            && control.try_send(Control { kind: Some(control::Kind::Digest(digest)) }).is_ok()
+        control.capacity() > CONTROL_QUEUE / 2 && control.try_send(Control { kind: Some(kind) }).is_ok()
     }
 
     /// Ends the tunnel at once: every exchange on it fails.
@@ -435,6 +445,12 @@ impl Driver {
                         }
                     }
                     Ok(Some(Control { kind: Some(control::Kind::Digest(digest)) })) => on_event(Event::Digest(digest)),
+                    Ok(Some(Control { kind: Some(control::Kind::Gateways(gateways)) })) => {
+                        if !fits(&gateways) {
+                            return self.end(&TunnelError::Protocol("too many addresses of gateways, or too long".into()));
+                        }
+                        on_event(Event::Gateways(gateways));
+                    }
                     // Unknown is skipped: a newer peer says more.
                     Ok(Some(Control { kind: None })) => {}
                     Ok(None) => return self.end(&TunnelError::Truncated),
@@ -466,6 +482,13 @@ impl Driver {
         self.shared.carrier.close(CloseCode::ProtocolError, &text);
         CloseReason { code: Some(CloseCode::ProtocolError), text, cut: false }
     }
+}
+
+/// Whether a list of gateways is within the limits.
+fn fits(gateways: &Gateways) -> bool {
+    let short = |text: &String| text.len() <= limits::NAME_BYTES_MAX;
+    gateways.addresses.len() <= limits::HELLO_ADDRESSES_MAX
+        && gateways.addresses.iter().all(|address| short(&address.gateway) && short(&address.address))
 }
 
 impl Accepted {

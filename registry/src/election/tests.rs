@@ -22,7 +22,7 @@ fn candidate(id: &str, home: u64) -> Candidate {
 }
 
 fn stand_on<S: Store>(store: &S, us: Candidate) -> Stands {
-    let (sender, standing) = watch::channel(Standing::Unknown);
+    let (sender, standing) = watch::channel(Standing::unknown());
     let (resign, told) = oneshot::channel();
     let store = store.clone();
     let task = tokio::spawn(async move {

@@ -41,6 +41,14 @@ pub struct Import {
     pub revision: u64,
 }
 
+impl Import {
+    /// Whether both say the same, wherever they stand in a history.
+    pub fn same_content(&self, other: &Self) -> bool {
+        let Self { name, ports, region, contract, revision: _ } = self;
+        (name, ports, region, contract) == (&other.name, &other.ports, &other.region, &other.contract)
+    }
+}
+
 /// All that is mirrored of one peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerImports {

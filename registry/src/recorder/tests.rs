@@ -33,7 +33,7 @@ fn picture<const N: usize>(peers: [(&str, Option<Arc<PeerImports>>); N]) -> Pict
 
 /// A guard as the election gives it.
 async fn elected(store: &MemoryStore, id: &str) -> Guard {
-    let (sender, mut standing) = watch::channel(Standing::Unknown);
+    let (sender, mut standing) = watch::channel(Standing::unknown());
     let us = Candidate {
         id: id.into(),
         member: Member { home: u64::from(id.as_bytes()[3]), ..Member::default() },
