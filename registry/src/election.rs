@@ -227,9 +227,10 @@ async fn campaign<S: Store>(
         }
     };
     let mut alive = alive.clone();
+    let mut highest = ours;
     loop {
         let until = *alive.borrow_and_update();
-        match look(store, us, lease, ours, until, standing).await {
+        match look(store, us, lease, ours, &mut highest, until, standing).await {
             Ok(leader) => {
                 let free = async {
                     match leader {
@@ -297,12 +298,18 @@ async fn look<S: Store>(
     us: &Candidate,
     lease: LeaseId,
     ours: u64,
+    highest: &mut u64,
     until: Instant,
     standing: &watch::Sender<Standing>,
 ) -> Result<Option<Entry>, Ended> {
-    if store.get(&keys::gateway(&us.id)).await?.is_none_or(|entry| entry.modified != ours) {
+    let key = keys::gateway(&us.id);
+    let range = store.range(&key).await?;
+    let there = range.entries.iter().any(|entry| entry.key == key && entry.modified == ours);
+    // A store that was put back may have our keys as they are, and not what was written since.
+    if !there || range.revision < *highest {
         return Err(Ended::KeyLost);
     }
+    *highest = range.revision;
     let leader = store.get(keys::LEADER).await?;
     let (revision, other) = match leader {
         Some(entry) if entry.lease == Some(lease) => (Some(entry.modified), None),

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::{FetchError, Request, Response, fetch};
+use crate::etcd::Etcd;
 use crate::manifest::object;
 use crate::port::free_port;
 use crate::process::{Process, Said, cli, ringway};
@@ -56,6 +57,8 @@ pub struct Site {
     pub admin: SocketAddr,
     /// Whether its log names every request.
     pub access_log: bool,
+    /// The etcd that keeps its registry, and then it tells its address to peers; empty: its state directory.
+    pub etcd: Vec<String>,
 }
 
 /// A running gateway.
@@ -92,12 +95,25 @@ impl Mesh {
     /// # Panics
     /// When `ringway pki issue` fails.
     pub fn site(&self, cluster: &str, peers: &[&str]) -> Site {
-        let dir = self.dir().join(cluster);
+        self.site_in(self.dir().join(cluster), cluster, "gw-1", peers)
+    }
+
+    /// A place for another gateway of `cluster`, whose gateways share `etcd`.
+    ///
+    /// # Panics
+    /// When `ringway pki issue` fails.
+    pub fn site_of(&self, cluster: &str, gateway: &str, peers: &[&str], etcd: &Etcd) -> Site {
+        let dir = self.dir().join(format!("{cluster}-{gateway}"));
+        Site { etcd: etcd.endpoints(), ..self.site_in(dir, cluster, gateway, peers) }
+    }
+
+    fn site_in(&self, dir: PathBuf, cluster: &str, gateway: &str, peers: &[&str]) -> Site {
         std::fs::create_dir_all(&dir).expect("a folder in our own");
-        self.issue("ca", cluster, peers, &dir.join("pki"));
+        self.issue_to("ca", cluster, gateway, peers, &dir.join("pki"));
         let port = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let (tunnel, http, admin) = (port(), port(), port());
-        Site { cluster: cluster.into(), gateway: "gw-1".into(), dir, tunnel, http, admin, access_log: false }
+        let (cluster, gateway) = (cluster.into(), gateway.into());
+        Site { cluster, gateway, dir, tunnel, http, admin, access_log: false, etcd: Vec::new() }
     }
 
     /// Issues the identity of `gw-1` of `cluster` by the authority in the folder `ca`.
@@ -105,9 +121,13 @@ impl Mesh {
     /// # Panics
     /// When `ringway pki issue` fails.
     pub fn issue(&self, ca: &str, cluster: &str, peers: &[&str], out: &Path) {
+        self.issue_to(ca, cluster, "gw-1", peers, out);
+    }
+
+    fn issue_to(&self, ca: &str, cluster: &str, gateway: &str, peers: &[&str], out: &Path) {
         let out = out.to_string_lossy();
         let mut args =
-            vec!["pki", "issue", "--ca", ca, "--cluster", cluster, "--gateway", "gw-1", "--out", &out];
+            vec!["pki", "issue", "--ca", ca, "--cluster", cluster, "--gateway", gateway, "--out", &out];
         args.extend(peers.iter().flat_map(|p| ["--peer", p]));
         worked(&self.cli(&args));
     }
@@ -122,14 +142,21 @@ impl Default for Mesh {
 impl Site {
     /// Its `kind: Gateway`.
     pub fn manifest(&self) -> String {
-        let Self { cluster, gateway, tunnel, http, admin, .. } = self;
+        let Self { cluster, gateway, tunnel, http, admin, etcd, .. } = self;
+        let shared = match etcd.is_empty() {
+            true => String::new(),
+            false => format!(
+                "\n  registry: {{ etcd: {{ endpoints: [{}] }} }}\n  advertise: [\"{tunnel}\"]",
+                etcd.join(", ")
+            ),
+        };
         object(
             "Gateway",
             gateway,
             &format!(
                 "cluster: {cluster}\n  region: us-{cluster}\n  trustDomain: {TRUST_DOMAIN}\n  \
                  identity: {{ directory: pki }}\n  state: {{ directory: state }}\n  \
-                 listen: {{ tunnel: \"{tunnel}\", http: \"{http}\", admin: \"{admin}\" }}"
+                 listen: {{ tunnel: \"{tunnel}\", http: \"{http}\", admin: \"{admin}\" }}{shared}"
             ),
         )
     }

@@ -104,3 +104,18 @@ fn a_damaged_catalog_is_named_with_its_remedy() {
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.err.contains("catalog") && said.err.contains("move it away"), "{said:?}");
 }
+
+#[test]
+fn a_peer_that_is_silent_for_longer_than_the_link_allows_is_forgotten_until_it_is_back() {
+    let mut pair = Pair::new();
+    let east = link("east", &[pair.east.site.tunnel]).replace("  import:", "  expireAfter: 2s\n  import:");
+    pair.west.site.write(&[east]);
+    pair.west.process.hang_up();
+    pair.west.process.wait_log(&["Link east changed"]);
+    pair.east.process.kill();
+    // 404: nobody knows the name any more.
+    wait_until("it is forgotten", SOON * 3, || (pair.get("/").status == 404).then_some(()));
+    pair.east.restart();
+    pair.west.wait_service("shop/cart", &["east"]);
+    assert_eq!(pair.get("/").status, 200);
+}
