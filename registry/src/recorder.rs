@@ -36,8 +36,8 @@ pub struct Stored {
 pub struct Recorder {
     /// What the store holds for certain.
     held: BTreeMap<ClusterName, Arc<PeerImports>>,
-    /// The revision of the last write.
-    revision: u64,
+    /// The key that was put last, and its revision: with it everything before is there.
+    last: (String, u64),
 }
 
 /// Why a picture is not in the store.
@@ -49,14 +49,9 @@ pub enum RecordError {
     /// Another gateway is elected.
     #[error("another gateway is elected")]
     Deposed,
-    /// The store's revisions went back: begin anew.
-    #[error("the store was put back to an older state, from revision {before} to {now}")]
-    PutBack {
-        /// The highest that was seen.
-        before: u64,
-        /// The one of the last write.
-        now: u64,
-    },
+    /// What was written last is not there: begin anew.
+    #[error("`{0}` is not as it was written last; the store was put back to an older state")]
+    PutBack(String),
 }
 
 impl Stored {
@@ -111,7 +106,8 @@ impl Recorder {
             let left = || Arc::new(stored.of(peer).unwrap_or_default());
             (peer.clone(), imports.clone().unwrap_or_else(left))
         });
-        let mut recorder = Self { held: held.collect(), revision: guard.revision() };
+        let last = (keys::LEADER.to_owned(), guard.revision());
+        let mut recorder = Self { held: held.collect(), last };
         let ops = against(picture, stored);
         recorder.commit(store, guard, &ops).await?;
         Ok((recorder, ops.len()))
@@ -153,15 +149,32 @@ impl Recorder {
         Ok(ops.len())
     }
 
+    /// Looks whether the store still has what was written.
+    ///
+    /// # Errors
+    /// [`RecordError`]; [`RecordError::PutBack`] if it has not.
+    pub async fn verify<S: Store>(&self, store: &S) -> Result<(), RecordError> {
+        let (key, revision) = &self.last;
+        match store.get(key).await? {
+            Some(entry) if entry.modified == *revision => Ok(()),
+            _ => Err(RecordError::PutBack(key.clone())),
+        }
+    }
+
     async fn commit<S: Store>(&mut self, store: &S, guard: &Guard, ops: &[Op]) -> Result<(), RecordError> {
         for ops in batches(ops) {
             let transaction = Transaction { expect: vec![guard.expect()], ops: ops.to_vec() };
             match store.commit(transaction).await? {
                 Outcome::Conflict => return Err(RecordError::Deposed),
-                Outcome::Committed(now) if now < self.revision => {
-                    return Err(RecordError::PutBack { before: self.revision, now });
+                Outcome::Committed(revision) => {
+                    let put = ops.iter().rev().find(|op| matches!(op, Op::Put { .. }));
+                    let deleted = ops.iter().any(|op| op.key() == self.last.0);
+                    if let Some(put) = put {
+                        self.last = (put.key().to_owned(), revision);
+                    } else if deleted {
+                        self.last = (keys::LEADER.to_owned(), guard.revision());
+                    }
                 }
-                Outcome::Committed(now) => self.revision = now,
             }
         }
         Ok(())

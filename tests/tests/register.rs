@@ -260,7 +260,7 @@ mod with_etcd {
         let port = || std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, free_port()));
         let (tunnel, http, admin) = (port(), port(), port());
         let (cluster, gateway) = ("west".into(), id.into());
-        let site = Site { cluster, gateway, dir, tunnel, http, admin, access_log: false };
+        let site = Site { cluster, gateway, dir, tunnel, http, admin, access_log: false, etcd: Vec::new() };
         let registry =
             format!("  registry: {{ etcd: {{ endpoints: [{}] }} }}\n", etcd.endpoints().join(", "));
         let manifests = format!("{}{registry}---\n{}", site.manifest(), exported("web", &[], &[]));

@@ -18,8 +18,8 @@ use super::Knowledge;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Wait after a write that failed.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often it is looked whether the last words of peers are due.
-const LOOK: Duration = Duration::from_secs(15);
+/// How often it is looked whether the last words of peers are due, and whether the store still has what was written.
+const LOOK: Duration = Duration::from_secs(5);
 /// One write of everything may take so long.
 const WRITE_WAIT: Duration = Duration::from_secs(60);
 
@@ -103,6 +103,7 @@ async fn bring<S: Store>(
 ) -> Result<Recorder, Failed> {
     let (recorder, written) = match recorder {
         Some(mut recorder) => {
+            recorder.verify(store).await?;
             let written = recorder.bring(store, guard, &knowledge.picture()).await?;
             (recorder, written)
         }

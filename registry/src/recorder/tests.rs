@@ -152,6 +152,22 @@ async fn whoever_is_deposed_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_was_put_back_is_noticed() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let (mut recorder, _) = take_over(&store, &guard, &picture([])).await;
+    recorder.verify(&store).await.unwrap();
+    recorder.bring(&store, &guard, &picture([("east", imports(1, &[import("a", 1, 80)]))])).await.unwrap();
+    recorder.verify(&store).await.unwrap();
+    let back = vec![Op::Delete(keys::mirrored(&peer("east")))];
+    store.commit(Transaction { expect: Vec::new(), ops: back }).await.unwrap();
+    assert!(matches!(recorder.verify(&store).await, Err(RecordError::PutBack(_))));
+    // What we delete ourselves is no sign of it.
+    recorder.bring(&store, &guard, &picture([])).await.unwrap();
+    recorder.verify(&store).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_held_can_be_read() {
     let store = MemoryStore::default();
     let guard = elected(&store, "gw-1").await;
