@@ -1,6 +1,6 @@
 //! Registers endpoints with a gateway of this cluster for as long as their process runs.
 //!
-//! The other half of [`crate::registrations`]. It says every third of the time to live that it is there, and looks for a
+//! The other half of [`crate::registrations`]. It says at least every third of the time to live that it is there, and looks for a
 //! gateway again whenever the one that it has does not answer: what it has registered stays its own. In the end its
 //! endpoints drain first, and are taken off once nothing is under way at them.
 
@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::line::Line;
 
+/// The longest time between two signs of life: a gateway that has fallen silent is noticed after two of them.
+const BEAT_MAX: Duration = Duration::from_secs(10);
 /// Wait before the first look for another gateway; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The longest such wait: the time to live must not be over before a gateway that has restarted is found.
@@ -22,7 +24,7 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// How long endpoints drain at least: other gateways and sidecars have to hear of it, too.
 const SETTLE: Duration = Duration::from_secs(1);
 /// How long taking off may take; then the lease does it.
-const LEAVE_WAIT: Duration = Duration::from_secs(2);
+const LEAVE_WAIT: Duration = Duration::from_secs(5);
 /// How often a registrar that drains looks whether it is done.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a gateway may take to take a message.
@@ -179,7 +181,8 @@ impl Registrar {
     /// Talks to one gateway until one of the two has enough.
     async fn talk(&mut self, mut line: Line<Told, Say>, on_news: &mut impl FnMut(News<'_>)) -> Cut {
         let Ending { drain, now, grace } = self.ending.clone();
-        let (beat, silence_max) = (self.begin.ttl / 3, self.begin.ttl * 2 / 3);
+        let beat = (self.begin.ttl / 3).min(BEAT_MAX);
+        let silence_max = beat * 2;
         let mut beats = interval(beat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first is due at once, and `Begin` is as good.

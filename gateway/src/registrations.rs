@@ -15,7 +15,7 @@ use registry::registration::{self, BadRegistration, Begin, Misfit};
 use registry::store::{Store, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::audit;
@@ -31,6 +31,10 @@ const REGISTRARS_MAX: usize = 8192;
 const BEGIN_WAIT: Duration = Duration::from_secs(5);
 /// How long a message may take to be taken: a registrar that takes nothing is not there.
 const SEND_WAIT: Duration = Duration::from_secs(5);
+/// How long the next of the last words of a registrar that is gone may take: they are here already, or lost.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
+/// How often a record that is another's, or could not be written, is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How often another view is looked for, and requests at endpoints that drain are counted.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -65,6 +69,9 @@ enum End {
     /// It does not take what it is told.
     #[error("it takes nothing")]
     Deaf,
+    /// It has not said for a whole time to live that it is there.
+    #[error("it has fallen silent")]
+    Silent,
     /// It says what makes no sense.
     #[error("it began twice")]
     BeganTwice,
@@ -151,15 +158,20 @@ impl<S: Store> Session<S> {
     async fn run(&mut self, mut revisions: watch::Receiver<u64>) -> Result<(), End> {
         self.trouble = self.registrar.keep().await.err();
         self.say_how_it_went("endpoint registered");
-        let mut looks = interval(LOOK);
+        let (mut looks, mut retries) = (interval(LOOK), interval(RETRY));
+        retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
         // Every word is answered, whether there is news or not: so the registrar knows that it was heard.
         let mut due = true;
         loop {
-            self.tell(due).await?;
-            let draining = self.registrar.is_draining();
+            if let Err(end) = self.tell(due).await {
+                return self.last_words(end).await;
+            }
+            let (draining, unsettled) = (self.registrar.is_draining(), self.registrar.is_unsettled());
             due = tokio::select! {
                 () = self.shared.stop.clone().cancelled_owned() => return Err(End::Cut(Cut::HungUp)),
-                said = self.stream.line.next() => match said?.kind {
+                () = sleep_until(heard + self.registrar.ttl()) => return Err(End::Silent),
+                said = self.stream.line.next() => match heard_at(&mut heard, said?) {
                     Some(say::Kind::Beat(_)) => {
                         let troubled = self.trouble.is_some();
                         self.trouble = self.registrar.keep().await.err();
@@ -174,8 +186,7 @@ impl<S: Store> Session<S> {
                         true
                     }
                     Some(say::Kind::Leave(_)) => {
-                        self.trouble = self.registrar.leave().await.err();
-                        self.say_how_it_went("endpoint taken off");
+                        self.leave().await;
                         return self.say_gone().await;
                     }
                     Some(say::Kind::Begin(_)) => return Err(End::BeganTwice),
@@ -185,8 +196,31 @@ impl<S: Store> Session<S> {
                 // `serve` has the sender as long as this runs.
                 _ = revisions.changed() => false,
                 _ = looks.tick(), if draining => false,
+                _ = retries.tick(), if unsettled => {
+                    self.trouble = self.registrar.settle().await.err();
+                    if !self.registrar.is_unsettled() {
+                        self.say_how_it_went("endpoint registered");
+                    }
+                    false
+                }
             };
         }
+    }
+
+    /// Hears what a registrar has said that is not there to be answered any more: it may have left before it went.
+    async fn last_words(&mut self, end: End) -> Result<(), End> {
+        while let Ok(Ok(said)) = timeout(LAST_WORDS_WAIT, self.stream.line.next()).await {
+            if matches!(said.kind, Some(say::Kind::Leave(_))) {
+                self.leave().await;
+                return Ok(());
+            }
+        }
+        Err(end)
+    }
+
+    async fn leave(&mut self) {
+        self.trouble = self.registrar.leave().await.err();
+        self.say_how_it_went("endpoint taken off");
     }
 
     /// One line for each endpoint, or one for what keeps the store from it.
@@ -194,7 +228,7 @@ impl<S: Store> Session<S> {
         let who = &self.stream.who;
         if let Some(error) = &self.trouble {
             let error: &dyn std::error::Error = error;
-            return warn!(%who, error, "The registry does not take a registration; tried again with the next beat.");
+            return warn!(%who, error, "The registry does not take a registration; tried again.");
         }
         for (service, endpoint, claim) in self.registrar.claims() {
             match claim {
@@ -254,6 +288,12 @@ impl<S: Store> Session<S> {
         let trouble = |error: &StoreError| format!("the registry does not answer ({error})");
         self.trouble.as_ref().map_or_else(String::new, trouble)
     }
+}
+
+/// What was said, now.
+fn heard_at(heard: &mut Instant, said: Say) -> Option<say::Kind> {
+    *heard = Instant::now();
+    said.kind
 }
 
 /// The weight at which the view has an endpoint; or why it has not, empty: not yet.

@@ -20,6 +20,7 @@ use crate::election::{self, Guard};
 use crate::mirror::STAMP_MS;
 use crate::model::{ClusterName, Import, PeerImports};
 use crate::record;
+use crate::registration::Registered;
 use crate::store::{Op, Outcome, Store, StoreError, TRANSACTION_OPS_MAX, Transaction, VALUE_BYTES_MAX, keys};
 
 /// What is mirrored of each linked peer. None: its first snapshot is under way, and what the store has of it stays.
@@ -259,6 +260,9 @@ pub fn describe(key: &str, value: &[u8]) -> Option<String> {
     }
     if key.starts_with(&keys::gateways()) {
         return Some(election::describe(&Member::decode(value).ok()?));
+    }
+    if key.starts_with(&keys::all_endpoints()) {
+        return Some(Registered::decode(key, value).ok()?.1.to_string());
     }
     let below = key.strip_prefix(&keys::all_imports())?;
     if !below.contains('/') {

@@ -4,6 +4,8 @@
 //! nothing if the registrar is back, here or at another gateway, before its lease lapses. To anybody else an id belongs to
 //! the first that has it until that one is gone.
 
+use std::time::Duration;
+
 use crate::model::{Endpoint, ServiceName};
 use crate::registration::{Begin, Registered};
 use crate::store::{Expect, LeaseId, Op, Outcome, Store, StoreError, Transaction, keys};
@@ -46,42 +48,66 @@ impl<S: Store> Registrar<S> {
         endpoints.zip(&self.claims).map(|((service, endpoint), claim)| (service, endpoint, claim))
     }
 
+    /// How long its records live after its last word.
+    pub fn ttl(&self) -> Duration {
+        self.begin.ttl
+    }
+
     /// Whether it drains.
     pub fn is_draining(&self) -> bool {
         self.begin.draining
     }
 
-    /// The registrar has just said that it lives: keeps its lease alive, and brings every record to what it should be.
-    /// Records that others have are asked for again.
+    /// The registrar has just said that it lives: keeps its lease alive, and [settles](Self::settle) the rest. Records
+    /// that others have are asked for again.
     ///
     /// # Errors
     /// The store's. What was done stays; the next call does the rest.
     pub async fn keep(&mut self) -> Result<(), StoreError> {
-        let kept = match self.lease {
-            Some(lease) => match self.store.keep_alive(lease).await {
-                Err(StoreError::LeaseGone(_)) => None,
-                Err(error) => return Err(error),
-                Ok(()) => Some(lease),
-            },
-            None => None,
-        };
-        let lease = match kept {
-            Some(lease) => lease,
-            None => {
-                // Its records went with it.
-                self.lease = None;
-                self.claims.fill(Claim::Open);
-                let lease = self.store.grant(self.begin.ttl).await?;
-                self.lease = Some(lease);
-                lease
+        if let Some(lease) = self.lease {
+            match self.store.keep_alive(lease).await {
+                Err(StoreError::LeaseGone(_)) => self.lose_lease(),
+                kept => kept?,
             }
+        }
+        self.settle().await
+    }
+
+    /// Whether some record is not as it should be.
+    pub fn is_unsettled(&self) -> bool {
+        self.claims.iter().any(|claim| !matches!(claim, Claim::Held(_)))
+    }
+
+    /// Brings every record to what it should be; keeps nothing alive.
+    ///
+    /// # Errors
+    /// As [`Self::keep`].
+    pub async fn settle(&mut self) -> Result<(), StoreError> {
+        let lease = match self.lease {
+            Some(lease) => lease,
+            None => *self.lease.insert(self.store.grant(self.begin.ttl).await?),
         };
         for place in 0..self.claims.len() {
-            if !matches!(self.claims[place], Claim::Held(_)) {
-                self.claims[place] = self.claim(place, lease).await?;
+            if matches!(self.claims[place], Claim::Held(_)) {
+                continue;
+            }
+            match self.claim(place, lease).await {
+                Ok(claim) => self.claims[place] = claim,
+                Err(error) => {
+                    if matches!(error, StoreError::LeaseGone(_)) {
+                        self.lose_lease();
+                    }
+                    return Err(error);
+                }
             }
         }
         Ok(())
+    }
+
+    /// The lease has lapsed, and its records went with it.
+    fn lose_lease(&mut self) {
+        self.lease = None;
+        self.claims.fill(Claim::Open);
     }
 
     /// Its endpoints take nothing new from now on.
@@ -154,8 +180,6 @@ impl<S: Store> Registrar<S> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::time::Duration;
-
     use super::*;
     use crate::registration::RegistrarId;
     use crate::store::memory::MemoryStore;
@@ -213,6 +237,13 @@ mod tests {
         // Whose lease has lapsed gets another.
         bob.keep().await.unwrap();
         assert_eq!(held(&store).await.len(), 3);
+        // To settle is no sign of life.
+        for _ in 0..4 {
+            tokio::time::sleep(TTL / 3).await;
+            ann.keep().await.unwrap();
+            let _lapsed = bob.settle().await;
+        }
+        assert_eq!(held(&store).await.len(), 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,8 +274,10 @@ mod tests {
         bob.leave().await.unwrap();
         assert_eq!(held(&store).await, [record("a", "ann")]);
         bob.keep().await.unwrap();
+        assert!(bob.is_unsettled());
         ann.leave().await.unwrap();
-        bob.keep().await.unwrap();
+        bob.settle().await.unwrap();
+        assert!(!bob.is_unsettled());
         assert_eq!(held(&store).await, [record("a", "bob"), record("b", "bob")]);
     }
 

@@ -5,6 +5,7 @@
 //! where both meet.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -237,6 +238,21 @@ pub fn decode(said: &register::Registration) -> Result<(ServiceName, Endpoint), 
     Ok((name, decode_endpoint(&said.endpoint.clone().unwrap_or_default())?))
 }
 
+/// In a line for people.
+impl fmt::Display for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Endpoint { host, ports, weight, .. } = &self.endpoint;
+        let ports: Vec<String> = ports.iter().map(|(name, number)| format!("{name} {number}")).collect();
+        let draining = if self.draining { ", draining" } else { "" };
+        let (ports, ttl) = (ports.join(", "), self.ttl.as_secs());
+        write!(
+            f,
+            "host {host}, ports {ports}, weight {weight}, time to live {ttl} s, by {}{draining}",
+            self.by
+        )
+    }
+}
+
 fn encode_endpoint(endpoint: &Endpoint) -> register::Endpoint {
     register::Endpoint {
         id: endpoint.id.clone(),
@@ -350,6 +366,10 @@ mod tests {
         let key = keys::endpoint(&name, &registered.endpoint.id);
         assert_eq!(Registered::decode(&key, &registered.encode()), Ok((name, registered.clone())));
         assert_eq!((registered.effective().weight, registered.endpoint.weight), (0, 100));
+        assert_eq!(
+            registered.to_string(),
+            "host 127.0.0.1, ports web 9001, weight 100, time to live 10 s, by uid 1000, draining"
+        );
         // The key says whose it is.
         for other in ["/ringway/v1/endpoints/shop/cart/b", "/ringway/v1/endpoints/shop", "/other"] {
             assert!(Registered::decode(other, &registered.encode()).is_err(), "{other}");
