@@ -3,6 +3,7 @@
 
 pub(crate) mod check;
 pub(crate) mod explain;
+pub mod objects;
 pub(crate) mod registry;
 mod ring;
 pub mod socket;

@@ -36,6 +36,7 @@ use self::load::{Loaded, believe, load};
 use self::members::Settled;
 use self::reload::Reloader;
 use self::workers::Workers;
+use crate::admin::objects::Objects;
 use crate::admin::{self, Admin};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::checks;
@@ -256,12 +257,19 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let registers = knowledge.clone();
     let register = move |changes| registers.register_endpoints(|all| registrations::change(all, changes));
     tasks.spawn(registrations::follow(shared.clone(), registry.clone(), book, register));
+    let applying = knowledge.clone();
     let admin_socket = match admin_socket {
         Ok((file, listener)) => {
             let listener = tokio::net::UnixListener::from_std(listener).map_err(StartError::Thread)?;
             let registrars = control.registrars.clone();
-            let serving =
-                admin::socket::serve(listener, file.path().to_owned(), registrars, shared.stop.clone());
+            let objects = Objects {
+                gateway: gateway.clone(),
+                shared: shared.clone(),
+                knowledge: applying,
+                store: registry.clone(),
+            };
+            let (path, stop) = (file.path().to_owned(), shared.stop.clone());
+            let serving = admin::socket::serve(listener, path, registrars, objects, stop);
             tasks.spawn(async move {
                 if let Err(failed) = serving.await {
                     error!(error = %failed, "The admin socket failed.");

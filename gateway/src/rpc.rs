@@ -1,4 +1,4 @@
-//! The service of the admin socket, both ends of it (`proto/schema/admin.proto`).
+//! The services of the admin socket, both ends of it (`proto/schema/admin.proto`).
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
 mod schema {
@@ -7,3 +7,12 @@ mod schema {
 
 pub use schema::admin_client::AdminClient;
 pub use schema::admin_server::{Admin, AdminServer};
+pub use schema::objects_client::ObjectsClient;
+pub use schema::objects_server::{Objects, ObjectsServer};
+pub use schema::{
+    ApplyRequest, Change, Changed, Condition, DeleteRequest, Found, GetRequest, Name, Object, Problem, Source,
+};
+
+/// Bytes of one message about objects, either way: all manifests of a large cluster, and a bound for the memory of a
+/// call.
+pub const OBJECTS_BYTES_MAX: usize = 64 << 20;

@@ -1,8 +1,8 @@
 //! What is declared and what exists: manifests, the model, stores, export and mirror.
 //!
-//! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`applied`], [`cluster`], [`election`],
-//! [`members`], [`recorder`], [`registrar`] and [`state`] is pure: time and randomness come in as parameters, and what is to be
-//! written comes out.
+//! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`applied`], [`apply`], [`cluster`],
+//! [`election`], [`members`], [`recorder`], [`registrar`] and [`state`] is pure: time and randomness come in as
+//! parameters, and what is to be written comes out.
 //!
 //! # The life of an update
 //!
@@ -57,6 +57,7 @@
 //! ```
 
 pub mod applied;
+pub mod apply;
 pub mod cluster;
 pub mod election;
 pub mod export;

@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use proto::store::{Cluster, Leader, Member, Mirrored};
+use proto::store::{Applied, Cluster, Leader, Member, Mirrored};
 use proto::sync;
 
+use crate::applied;
 use crate::election::{self, Guard};
 use crate::mirror::STAMP_MS;
 use crate::model::{ClusterName, Import, PeerImports};
@@ -263,6 +264,10 @@ pub fn describe(key: &str, value: &[u8]) -> Option<String> {
     }
     if key.starts_with(&keys::all_endpoints()) {
         return Some(Registered::decode(key, value).ok()?.1.to_string());
+    }
+    if applied::name(key).is_some() {
+        let Applied { generation, by, .. } = Applied::decode(value).ok()?;
+        return (generation > 0).then(|| format!("generation {generation}, by {by}"));
     }
     let below = key.strip_prefix(&keys::all_imports())?;
     if !below.contains('/') {

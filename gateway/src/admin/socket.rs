@@ -7,6 +7,7 @@ use std::pin::Pin;
 
 use proto::limits::REGISTER_MESSAGE_BYTES_MAX;
 use proto::register::{Say, Told};
+use registry::store::Store;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +18,9 @@ use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
+use super::objects::Objects;
 use crate::line::Line;
-use crate::rpc::{Admin, AdminServer};
+use crate::rpc::{Admin, AdminServer, OBJECTS_BYTES_MAX, ObjectsServer};
 use crate::worker::{RegisterStream, Who};
 
 /// Its name in the state directory.
@@ -41,6 +43,7 @@ pub async fn serve(
     listener: UnixListener,
     path: PathBuf,
     registrars: mpsc::Sender<RegisterStream>,
+    objects: Objects<impl Store>,
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let ours = std::fs::metadata(path)?.uid();
@@ -50,7 +53,10 @@ pub async fn serve(
     });
     let service =
         AdminServer::new(Socket { registrars }).max_decoding_message_size(REGISTER_MESSAGE_BYTES_MAX);
-    let serving = Server::builder().add_service(service).serve_with_incoming(callers);
+    let objects = ObjectsServer::new(objects)
+        .max_decoding_message_size(OBJECTS_BYTES_MAX)
+        .max_encoding_message_size(OBJECTS_BYTES_MAX);
+    let serving = Server::builder().add_service(service).add_service(objects).serve_with_incoming(callers);
     tokio::select! {
         served = serving => Ok(served?),
         () = stop.cancelled() => Ok(()),

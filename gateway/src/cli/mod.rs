@@ -9,6 +9,7 @@ mod completion;
 mod demo;
 mod explain;
 mod gateway;
+mod objects;
 mod output;
 mod pki;
 mod register;
@@ -24,10 +25,11 @@ use std::io;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
-use output::{Format, chain, print_json};
+use output::{Format, Output, chain, print_json};
 
 /// Exit codes and the form of errors, shown below every long help.
 const AFTER_HELP: &str = "\
@@ -44,6 +46,9 @@ Examples:
   ringway check                                      what is broken, why, and what to do
   ringway explain http://cart.shop.mesh/ -H 'x-user: ann'
                                                      what a gateway would do with this request, and why
+  ringway apply -f cart.yaml                         change what a running gateway serves
+  ringway diff -f cart.yaml                          what that would change, and which keys it would move
+  ringway get -o wide                                what is declared, in files and applied
   ringway ring locate shop/cart user-17              which cluster owns this key, and who is next
   ringway ring diff shop/cart --add south=100        which part of all keys a change would move
 
@@ -55,8 +60,8 @@ With -o json a command prints one JSON object on standard output; a failure is {
 #[command(name = "ringway", version, after_help = AFTER_HELP, propagate_version = true)]
 struct Cli {
     /// The form of the output.
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
     #[command(subcommand)]
     command: Command,
 }
@@ -80,6 +85,10 @@ enum Command {
     /// Show what a running gateway holds.
     #[command(subcommand)]
     Registry(registry::Command),
+    Apply(objects::apply::Args),
+    Get(objects::get::Args),
+    Delete(objects::delete::Args),
+    Diff(objects::diff::Args),
     Completion(completion::Args),
     #[command(hide = true)]
     DemoBackend(demo::backend::Args),
@@ -111,6 +120,15 @@ enum Failure {
     /// The gateway that was asked did not answer as it should.
     #[error("the gateway was not heard")]
     Admin(#[from] client::ClientError),
+    /// The admin socket was not heard, or said no.
+    #[error(transparent)]
+    Objects(#[from] objects::ObjectsError),
+    /// The gateway finds errors in manifests.
+    #[error("the manifests have errors; nothing was changed")]
+    Refused(Vec<objects::ProblemJson>),
+    /// Standard input could not be read.
+    #[error("standard input could not be read")]
+    Stdin(#[source] io::Error),
     /// There is no ring that could be asked.
     #[error(transparent)]
     Ring(#[from] ring::RingError),
@@ -132,7 +150,15 @@ struct FailureJson<'a> {
     hint: Option<String>,
     /// What is wrong with manifests, each with its place.
     #[serde(skip_serializing_if = "Option::is_none")]
-    problems: Option<&'a ::registry::manifest::Problems>,
+    problems: Option<ProblemsJson<'a>>,
+}
+
+/// Found here, or by a gateway.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ProblemsJson<'a> {
+    Here(&'a ::registry::manifest::Problems),
+    There(&'a [objects::ProblemJson]),
 }
 
 impl Failure {
@@ -140,6 +166,7 @@ impl Failure {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Admin(error) => Some(admin_hint(error).into()),
+            Self::Objects(error) => error.hint(),
             Self::Ring(error) => error.hint(),
             Self::Demo(error) => error.hint(),
             Self::Gateway(_)
@@ -147,6 +174,8 @@ impl Failure {
             | Self::Pki(_)
             | Self::Manifests(_)
             | Self::Register(_)
+            | Self::Refused(_)
+            | Self::Stdin(_)
             | Self::Runtime(_) => None,
         }
     }
@@ -156,7 +185,8 @@ impl Failure {
         if format == Format::Json {
             let error = chain(self);
             let problems = match self {
-                Self::Manifests(problems) => Some(problems),
+                Self::Manifests(problems) => Some(ProblemsJson::Here(problems)),
+                Self::Refused(problems) => Some(ProblemsJson::There(problems)),
                 _ => None,
             };
             print_json(&FailureJson { error, hint, problems });
@@ -164,6 +194,9 @@ impl Failure {
         }
         if let Self::Manifests(problems) = self {
             eprintln!("{problems}");
+        }
+        if let Self::Refused(problems) = self {
+            problems.iter().for_each(|problem| eprintln!("{}", problem.text));
         }
         eprintln!("error: {}", chain(self));
         if let Some(hint) = hint {
@@ -188,16 +221,21 @@ fn admin_hint(error: &client::ClientError) -> &'static str {
 /// Parses the process's arguments, runs the command, and says how it went.
 pub fn main() -> ExitCode {
     let Cli { output, command } = Cli::parse();
+    if matches!(output, Output::Wide | Output::Yaml) && !matches!(command, Command::Get(_)) {
+        let message = "`-o wide` and `-o yaml` are for `ringway get`";
+        Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+    }
     match run(command, output) {
         Ok(code) => code,
         Err(failure) => {
-            failure.report(output);
+            failure.report(output.format());
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(command: Command, format: Format) -> Result<ExitCode, Failure> {
+fn run(command: Command, output: Output) -> Result<ExitCode, Failure> {
+    let format = output.format();
     match command {
         Command::Demo(args) => return demo::run(&args, format),
         Command::Gateway(args) => gateway::run(args, format)?,
@@ -210,6 +248,10 @@ fn run(command: Command, format: Format) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain::run(&args, format)?,
         Command::Ring(command) => ring::run(command, format)?,
         Command::Registry(command) => registry::run(command, format)?,
+        Command::Apply(args) => objects::apply::run(&args, format)?,
+        Command::Get(args) => objects::get::run(&args, output)?,
+        Command::Delete(args) => objects::delete::run(&args, format)?,
+        Command::Diff(args) => objects::diff::run(&args, format)?,
         Command::Completion(args) => completion::run(&args, format),
         Command::DemoBackend(args) => demo::backend::run(&args)?,
     }
@@ -232,7 +274,6 @@ fn unix_ms(at: SystemTime) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -242,7 +283,7 @@ mod tests {
     #[test]
     fn the_output_form_may_stand_before_and_after_the_command() {
         for args in [["ringway", "-o", "json", "status"], ["ringway", "status", "-o", "json"]] {
-            assert_eq!(Cli::try_parse_from(args).unwrap().output, Format::Json);
+            assert_eq!(Cli::try_parse_from(args).unwrap().output, Output::Json);
         }
     }
 
@@ -252,6 +293,11 @@ mod tests {
             [&["ringway"][..], &["ringway", "gateway"], &["ringway", "pki", "issue"], &["ringway", "nosuch"]]
         {
             assert_eq!(Cli::try_parse_from(args).unwrap_err().exit_code(), 2, "{args:?}");
+        }
+        for args in
+            ["ringway apply", "ringway delete", "ringway delete Link", "ringway delete Link east -f a.yaml"]
+        {
+            assert_eq!(Cli::try_parse_from(args.split(' ')).unwrap_err().exit_code(), 2, "{args}");
         }
         let both = "ringway pki issue --ca c --cluster west --gateway g --workload n/s --out o";
         assert_eq!(Cli::try_parse_from(both.split(' ')).unwrap_err().exit_code(), 2);

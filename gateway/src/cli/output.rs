@@ -8,12 +8,35 @@ use comfy_table::presets::NOTHING;
 use serde::Serialize;
 
 /// The form of a command's output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// For people; may change between versions.
     Text,
     /// One JSON object on standard output, errors included.
     Json,
+}
+
+/// What may be asked for with `-o`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// For people; may change between versions.
+    Text,
+    /// One JSON object on standard output, errors included.
+    Json,
+    /// With more columns (`ringway get`).
+    Wide,
+    /// The documents themselves (`ringway get`).
+    Yaml,
+}
+
+impl Output {
+    /// The form of everything that has two of them, failures above all.
+    pub(crate) fn format(self) -> Format {
+        match self {
+            Self::Json => Format::Json,
+            Self::Text | Self::Wide | Self::Yaml => Format::Text,
+        }
+    }
 }
 
 /// Writes `text` to standard output. A reader that went away (`ringway status | head`) is no error.

@@ -23,6 +23,7 @@ use super::socket::{self, AdminSocket};
 use super::{Failure, block_on};
 use crate::line::Line;
 use crate::registrar::{self, Ended, Ending, News, Seen, word};
+use crate::rpc::AdminClient;
 
 /// Messages of the conversation that wait on either side.
 const QUEUE: usize = 8;
@@ -187,7 +188,8 @@ async fn exited(child: &mut Option<Child>) -> Result<ExitCode, Failure> {
 /// A conversation with the gateway behind the socket at `path`.
 async fn converse(path: PathBuf) -> Result<Line<Told, Say>, String> {
     let at = path.display().to_string();
-    let mut client = socket::connect(path).await.map_err(|error| format!("{at}: {}", chain(&error)))?;
+    let channel = socket::connect(path).await.map_err(|error| format!("{at}: {}", chain(&error)))?;
+    let mut client = AdminClient::new(channel);
     let (say, said) = mpsc::channel(QUEUE);
     let (tell, told) = mpsc::channel(QUEUE);
     let answer = client.register(ReceiverStream::new(said)).await;

@@ -9,7 +9,6 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::client::{Client, ClientError};
 use crate::admin::socket::FILE;
-use crate::rpc::AdminClient;
 
 /// Which gateway of this host is to do something.
 #[derive(Clone, Debug, clap::Args)]
@@ -47,16 +46,15 @@ impl AdminSocket {
     }
 }
 
-/// Connects to the service behind the socket at `path`.
+/// Connects to the services behind the socket at `path`.
 ///
 /// # Errors
 /// When nobody listens there, or it may not be opened.
-pub(crate) async fn connect(path: PathBuf) -> Result<AdminClient<Channel>, tonic::transport::Error> {
+pub(crate) async fn connect(path: PathBuf) -> Result<Channel, tonic::transport::Error> {
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     // The name goes into a header that nobody reads.
-    let channel = Endpoint::from_static("http://gateway").connect_with_connector(connector).await?;
-    Ok(AdminClient::new(channel))
+    Endpoint::from_static("http://gateway").connect_with_connector(connector).await
 }

@@ -17,6 +17,14 @@ const FILES_MAX: usize = 4096;
 /// # Errors
 /// Everything that is wrong with the manifests, or every file that cannot be read.
 pub fn load(paths: &[PathBuf]) -> Result<Manifests, Problems> {
+    parse(&sources(paths)?)
+}
+
+/// The text of the files that [`load`] reads.
+///
+/// # Errors
+/// Every file that cannot be read.
+pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Problems> {
     let mut problems = Vec::new();
     let mut sources = Vec::new();
     let mut seen = BTreeSet::new();
@@ -43,7 +51,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Manifests, Problems> {
     }
     let files: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
     Problems::check(problems, &files)?;
-    parse(&sources)
+    Ok(sources)
 }
 
 /// The file itself, or the manifests in the directory.

@@ -40,10 +40,12 @@ mod shape;
 mod sidecar;
 mod suggest;
 mod units;
+mod version;
 
-pub use files::load;
+pub use files::{load, sources};
 pub use problem::{Excerpt, Problem, Problems, Severity};
 pub(crate) use units::is_host;
+pub use version::with_revision;
 
 use crate::model::{Condition, Declared, Gateway, Kind, ObjectName, Sidecar};
 
@@ -85,8 +87,10 @@ pub struct Document {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its original bytes, comments included.
+    /// Its original bytes, comments included, but for `metadata.resourceVersion`.
     pub bytes: String,
+    /// `metadata.resourceVersion`: the revision that whoever changed it had seen.
+    pub revision: Option<u64>,
     /// The file it stands in.
     pub file: PathBuf,
     /// Its first line there, from 1.

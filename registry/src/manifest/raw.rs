@@ -34,6 +34,7 @@ pub(super) struct Head {
 pub(super) struct Metadata<const LOOSE: bool> {
     pub(super) name: Field<String>,
     pub(super) namespace: Field<String>,
+    pub(super) resource_version: Field<String>,
 }
 
 /// A whole document of one kind.
@@ -219,20 +220,25 @@ pub(super) struct Timeout {
 impl<'de, const LOOSE: bool> Deserialize<'de> for Metadata<LOOSE> {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
         struct Loose {
             name: Field<String>,
             namespace: Field<String>,
+            resource_version: Field<String>,
         }
         #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
         struct Strict {
             name: Field<String>,
             namespace: Field<String>,
+            resource_version: Field<String>,
         }
         if LOOSE {
-            Loose::deserialize(deserializer).map(|Loose { name, namespace }| Self { name, namespace })
+            let Loose { name, namespace, resource_version } = Loose::deserialize(deserializer)?;
+            Ok(Self { name, namespace, resource_version })
         } else {
-            Strict::deserialize(deserializer).map(|Strict { name, namespace }| Self { name, namespace })
+            let Strict { name, namespace, resource_version } = Strict::deserialize(deserializer)?;
+            Ok(Self { name, namespace, resource_version })
         }
     }
 }

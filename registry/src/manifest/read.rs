@@ -13,7 +13,7 @@ use super::scope::{Findings, Origin, PROBLEMS_MAX, Reference, Scope, Target};
 use super::sidecar::SidecarSpec;
 use super::units::{self, Wrong};
 use super::{API_VERSION, Document, FILE_BYTES_MAX, Manifests, Source, TOTAL_BYTES_MAX};
-use super::{gateway, link, policy, service, shape, sidecar, suggest};
+use super::{gateway, link, policy, service, shape, sidecar, suggest, version};
 use crate::model::{ClusterName, Condition, Declared, Gateway, ServiceName, Sidecar};
 
 /// The kinds there are.
@@ -35,6 +35,8 @@ struct Piece<'a> {
     name: String,
     /// Where its name stands.
     at: Location,
+    /// `metadata.resourceVersion`, and where it stands.
+    revision: Option<(u64, Location)>,
     /// What it says; none if its shape is wrong.
     spec: Option<Spec>,
 }
@@ -70,8 +72,9 @@ pub(super) fn read(sources: &[Source], of: Option<&Gateway>) -> Result<Manifests
         }
     }
     refuse_duplicates(&pieces, &mut findings);
-    if of.is_some() {
-        refuse_processes(&pieces, &mut findings);
+    match of {
+        Some(_) => refuse_processes(&pieces, &mut findings),
+        None => refuse_revisions(&pieces, &mut findings),
     }
     let (gateway, sidecar) = processes(&pieces, &mut findings);
     let declared = objects(&pieces, of.or(gateway.as_ref()), &mut findings);
@@ -122,21 +125,25 @@ fn piece<'a>(
     origin.object = Some(kind.to_owned());
     let mut scope = Scope { origin: &origin, findings };
     let example = format!("apiVersion: {API_VERSION}");
-    let version = scope.required(&head.api_version, "apiVersion", start, &example, version);
+    let known = scope.required(&head.api_version, "apiVersion", start, &example, api_version);
     let (namespace, name, at) = metadata(kind, &head.metadata, start, &mut scope);
+    let revision = head.metadata.as_ref().and_then(|metadata| metadata.value.resource_version.as_ref());
+    let revision = revision.and_then(|field| {
+        Some((scope.read(field, "metadata.resourceVersion", version::revision)?, field.referenced))
+    });
     if !name.is_empty() {
         let slash = if namespace.is_empty() { "" } else { "/" };
         origin.object = Some(format!("{kind} {namespace}{slash}{name}"));
     }
     // A document of another version may have another shape: nothing more can be said about it.
-    let spec = version.and_then(|()| match kind {
+    let spec = known.and_then(|()| match kind {
         "Gateway" => shape::document(&origin, findings).map(|d| Spec::Gateway(d.spec.into())),
         "Sidecar" => shape::document(&origin, findings).map(|d| Spec::Sidecar(d.spec.into())),
         "Link" => shape::document(&origin, findings).map(|d| Spec::Link(d.spec.into())),
         "MeshService" => shape::document(&origin, findings).map(|d| Spec::Service(d.spec.into())),
         _ => shape::document(&origin, findings).map(|d| Spec::Policy(d.spec.into())),
     });
-    Some(Piece { origin, source, kind, namespace, name, at, spec })
+    Some(Piece { origin, source, kind, namespace, name, at, revision, spec })
 }
 
 /// Namespace, name and the name's place; both are empty where they are wrong, so that reading goes on.
@@ -176,7 +183,7 @@ fn kind(text: &str) -> Result<&'static str, Wrong> {
     Err(Wrong::new(format!("`{text}` is not known"), suggest::hint(text, &KINDS, "the kinds are")))
 }
 
-fn version(text: &str) -> Result<(), Wrong> {
+fn api_version(text: &str) -> Result<(), Wrong> {
     if text == API_VERSION {
         return Ok(());
     }
@@ -189,11 +196,16 @@ impl Piece<'_> {
     }
 
     fn into_document(self) -> Document {
+        let bytes = match self.revision {
+            Some((_, at)) => version::without(self.origin.text, at),
+            None => self.origin.text.to_owned(),
+        };
         Document {
             kind: self.kind,
             namespace: self.namespace,
             name: self.name,
-            bytes: self.origin.text.to_owned(),
+            bytes,
+            revision: self.revision.map(|(revision, _)| revision),
             file: self.source.name.clone(),
             line: self.origin.first_line,
         }
@@ -230,6 +242,17 @@ fn refuse_processes<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) {
         let mut scope = Scope { origin: &piece.origin, findings };
         let message = format!("a {} is a process and stands in its own file only", piece.kind);
         scope.error(piece.at, message, "leave this document out");
+    }
+}
+
+/// Files have no revisions.
+fn refuse_revisions<'a>(pieces: &[Piece<'a>], findings: &mut Findings<'a>) {
+    for piece in pieces {
+        if let Some((_, at)) = piece.revision {
+            let mut scope = Scope { origin: &piece.origin, findings };
+            let message = "metadata.resourceVersion: only what is applied has one";
+            scope.error(at, message, "leave it out, or use `ringway apply`");
+        }
     }
 }
 

@@ -187,5 +187,8 @@ async fn what_is_held_can_be_read() {
     let uid = Cluster { uid: vec![1; 2] }.encode_to_vec();
     assert_eq!(describe(keys::CLUSTER, &uid).unwrap(), "uid 0101");
     assert_eq!(describe("/ringway/v1/imports/east/shop/a", b"nonsense"), None);
-    assert_eq!(describe("/ringway/v1/config/Link/default/east", b""), None);
+    let config = "/ringway/v1/config/Link/default/east";
+    assert_eq!(describe(config, b""), None);
+    let applied = Applied { generation: 3, by: "uid 0".into(), ..Applied::default() };
+    assert_eq!(describe(config, &applied.encode_to_vec()).unwrap(), "generation 3, by uid 0");
 }

@@ -128,7 +128,7 @@ impl Declared {
         Ok(Self::of_contract(service, contract)?)
     }
 
-    fn of_contract(service: &ServiceName, contract: &Contract) -> Result<Self, RingError> {
+    pub(super) fn of_contract(service: &ServiceName, contract: &Contract) -> Result<Self, RingError> {
         let members = contract.members.as_deref().ok_or_else(|| RingError::OpenMembers(service.clone()))?;
         let member = |member: &Declaration| Member {
             cluster: member.cluster.to_string(),

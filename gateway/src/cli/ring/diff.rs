@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use hashring::NodeIndex;
-use registry::model::{ClusterName, ServiceName};
+use registry::model::{ClusterName, Contract, ServiceName};
 use serde::Serialize;
 
 use super::declared::{Declared, Member, RingError, part};
@@ -66,7 +66,7 @@ fn weighted(text: &str) -> Result<Weighted, String> {
 
 /// The answer, as programs read it.
 #[derive(Debug, Serialize)]
-struct Difference {
+pub(in crate::cli) struct Difference {
     service: String,
     before: Side,
     after: Side,
@@ -197,7 +197,19 @@ fn difference(before: &Declared, after: &Declared) -> Result<Difference, RingErr
     })
 }
 
-fn describe(difference: &Difference) -> String {
+/// What moves when the contract `after` takes the place of `before`.
+///
+/// # Errors
+/// When one of them makes no ring that is known here.
+pub(in crate::cli) fn moved(
+    service: &ServiceName,
+    before: &Contract,
+    after: &Contract,
+) -> Result<Difference, RingError> {
+    difference(&Declared::of_contract(service, before)?, &Declared::of_contract(service, after)?)
+}
+
+pub(in crate::cli) fn describe(difference: &Difference) -> String {
     let Difference { service, before, after, moved, .. } = difference;
     let mut text = format!("{service}: {:.3} % of all keys move\n", moved * 100.0);
     let side = |side: &Side| format!("ring {}, contract generation {}", side.ring, side.generation);

@@ -11,6 +11,7 @@ use super::Failure;
 use super::output::Format;
 
 pub(super) use declared::RingError;
+pub(super) use diff::{Difference, describe, moved};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {

@@ -1,0 +1,263 @@
+//! Applied objects: put, taken away and shown.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use registry::applied;
+use registry::apply::{self, Author, Outcome, Plan, Refused, There};
+use registry::manifest::{Severity, Source, with_revision};
+use registry::model::{self, Gateway, Kind, ObjectName};
+use registry::sources::{Applied, AppliedObjects};
+use registry::store::Store;
+use tokio::task::spawn_blocking;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Response, Status};
+
+use crate::audit;
+use crate::rpc::{
+    self, ApplyRequest, Change, Changed, Condition, DeleteRequest, Found, GetRequest, Name, Object, Problem,
+};
+use crate::sync::Knowledge;
+use crate::worker::Shared;
+
+/// How long one call may take: hundreds of transactions of a slow registry, and then the operator looks again.
+const CALL_WAIT: Duration = Duration::from_secs(30);
+
+/// The service, and what a change needs to know.
+#[derive(Clone, Debug)]
+pub struct Objects<S> {
+    /// The process as its manifest declares it.
+    pub gateway: Arc<Gateway>,
+    /// The data plane.
+    pub shared: Arc<Shared>,
+    /// What is declared.
+    pub knowledge: Arc<Knowledge>,
+    /// Where what is applied is kept.
+    pub store: S,
+}
+
+#[tonic::async_trait]
+impl<S: Store> rpc::Objects for Objects<S> {
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Changed>, Status> {
+        let author = author(&request);
+        let ApplyRequest { sources, dry_run } = request.into_inner();
+        let sources: Vec<Source> = sources
+            .into_iter()
+            .map(|source| Source { name: source.name.into(), text: source.text })
+            .collect();
+        let applied = self.applied().await?;
+        let (gateway, by) = (self.gateway.clone(), author.by.clone());
+        let files = self.knowledge.sources().0;
+        // Thousands of documents take a while, and the control plane has other things to do.
+        let planned = spawn_blocking(move || {
+            let there = There { gateway: &gateway, files: &files, applied: &applied };
+            apply::plan(there, &sources, &author)
+        });
+        let planned = planned.await.map_err(|panic| Status::internal(panic.to_string()))?;
+        self.finish(planned, dry_run, &by).await
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<Changed>, Status> {
+        let by = author(&request).by;
+        let DeleteRequest { names, dry_run } = request.into_inner();
+        let names = names.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+        let applied = self.applied().await?;
+        let files = self.knowledge.sources().0;
+        let there = There { gateway: &self.gateway, files: &files, applied: &applied };
+        self.finish(apply::plan_delete(there, &names), dry_run, &by).await
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<Found>, Status> {
+        let GetRequest { kind, namespace, name } = request.into_inner();
+        let kind = match &*kind {
+            "" => None,
+            kind => Some(Kind::of(kind).ok_or_else(|| unknown_kind(kind))?),
+        };
+        let fits = |object: &ObjectName| {
+            kind.is_none_or(|kind| object.kind() == kind)
+                && (namespace.is_empty() || object.namespace() == namespace)
+                && (name.is_empty() || object.name() == name)
+        };
+        let (files, applied) = self.knowledge.sources();
+        let view = self.shared.view.load_full();
+        let of_files = files.documents.iter().filter(|(name, _)| fits(name)).map(|(name, document)| {
+            let file = format!("{}:{}", document.file.display(), document.line);
+            Object {
+                name: Some(named(name)),
+                file,
+                document: document.bytes.clone(),
+                conditions: conditions(name, None, &view.conditions),
+                ..Object::default()
+            }
+        });
+        let of_store = applied.iter().filter(|(name, _)| fits(name)).map(|(name, applied)| {
+            let stored = &applied.stored;
+            Object {
+                name: Some(named(name)),
+                file: String::new(),
+                document: with_revision(&stored.text, stored.revision),
+                generation: stored.generation,
+                by: stored.by.clone(),
+                applied_unix_ms: stored.unix_ms,
+                revision: stored.revision,
+                conditions: conditions(name, Some(applied), &view.conditions),
+            }
+        });
+        let mut objects: Vec<_> = of_files.chain(of_store).collect();
+        let key = |object: &Object| {
+            let name = object.name.clone().unwrap_or_default();
+            (name.kind, name.namespace, name.name, object.file.is_empty())
+        };
+        objects.sort_by_cached_key(key);
+        Ok(Response::new(Found { objects }))
+    }
+}
+
+impl<S: Store> Objects<S> {
+    /// What is applied at this moment, as the registry has it: no change is planned on what may be old.
+    async fn applied(&self) -> Result<AppliedObjects, Status> {
+        let range = tokio::time::timeout(CALL_WAIT, applied::range(&self.store)).await;
+        let range = range.map_err(|_| Status::unavailable("the registry does not answer in time"))?;
+        let (_, stored) = range.map_err(|error| refused(&error.into()))?;
+        let known = self.knowledge.sources().1;
+        let gateway = self.gateway.clone();
+        let read = spawn_blocking(move || applied::read_all(&gateway, &stored, &known));
+        read.await.map_err(|panic| Status::internal(panic.to_string()))
+    }
+
+    /// Makes the change that was planned, and says what it was.
+    async fn finish(
+        &self,
+        planned: Result<Plan, Refused>,
+        dry_run: bool,
+        by: &str,
+    ) -> Result<Response<Changed>, Status> {
+        let mut plan = match planned {
+            Ok(plan) => plan,
+            Err(Refused::Invalid(problems)) => {
+                let problems = problems.iter().map(problem).collect();
+                return Ok(Response::new(Changed { changes: Vec::new(), problems, refused: true }));
+            }
+            Err(error) => return Err(refused(&error)),
+        };
+        if !dry_run {
+            let committed = tokio::time::timeout(CALL_WAIT, plan.commit(&self.store)).await;
+            let committed = committed.map_err(|_| {
+                Status::deadline_exceeded("the registry did not answer in time; look with `ringway get`")
+            })?;
+            committed.map_err(|error| refused(&error))?;
+            for step in plan.steps.iter().filter(|step| step.outcome != Outcome::Unchanged) {
+                let what = word(step.outcome);
+                audit::change(
+                    format_args!("{what} by an operator"),
+                    format_args!("{}", step.name),
+                    by,
+                    "what comes from now on",
+                );
+            }
+        }
+        let changes = plan.steps.iter().map(|step| {
+            let text = |stored: Option<&str>| stored.unwrap_or_default().to_owned();
+            Change {
+                name: Some(named(&step.name)),
+                outcome: word(step.outcome).into(),
+                generation: step.after.as_ref().map_or(0, |after| after.generation),
+                revision: step.after.as_ref().map_or(0, |after| after.revision),
+                before: text(step.before.as_ref().map(|before| &*before.text)),
+                after: text(step.after.as_ref().map(|after| &*after.text)),
+            }
+        });
+        let problems = plan.warnings.iter().map(problem).collect();
+        Ok(Response::new(Changed { changes: changes.collect(), problems, refused: false }))
+    }
+}
+
+/// Who asks, by the credentials of the connection.
+fn author<T>(request: &Request<T>) -> Author {
+    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    let by = peer.map_or_else(|| "nobody known".into(), |peer| format!("uid {}", peer.uid()));
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Author { by, unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }
+}
+
+fn refused(error: &Refused) -> Status {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    match error {
+        Refused::Invalid(_) | Refused::TooMany(_) => Status::invalid_argument(text),
+        Refused::NotApplied(_) => Status::not_found(text),
+        Refused::DeclaredInFile(..) => Status::failed_precondition(text),
+        Refused::Conflict { .. } | Refused::Partly { .. } => Status::aborted(text),
+        Refused::Store(_) => Status::unavailable(text),
+    }
+}
+
+fn unknown_kind(kind: &str) -> Status {
+    let kinds: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+    Status::invalid_argument(format!("`{kind}` cannot be applied; the kinds are {}", kinds.join(", ")))
+}
+
+fn name(name: &Name) -> Result<ObjectName, Status> {
+    let kind = Kind::of(&name.kind).ok_or_else(|| unknown_kind(&name.kind))?;
+    Ok(ObjectName::new(kind, &name.namespace, &name.name))
+}
+
+fn named(name: &ObjectName) -> Name {
+    Name { kind: name.kind().as_str().into(), namespace: name.namespace().into(), name: name.name().into() }
+}
+
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Created => "created",
+        Outcome::Changed => "changed",
+        Outcome::Unchanged => "unchanged",
+        Outcome::Deleted => "deleted",
+    }
+}
+
+fn problem(problem: &registry::manifest::Problem) -> Problem {
+    Problem {
+        file: problem.file.clone(),
+        line: problem.line,
+        column: problem.column,
+        object: problem.object.clone().unwrap_or_default(),
+        message: problem.message.clone(),
+        hint: problem.hint.clone().unwrap_or_default(),
+        warning: problem.severity == Severity::Warning,
+        text: problem.to_string(),
+    }
+}
+
+/// How an object is: accepted unless something says otherwise, and all that is said of it.
+fn conditions(
+    name: &ObjectName,
+    applied: Option<&Arc<Applied>>,
+    known: &[model::Condition],
+) -> Vec<Condition> {
+    let object = name.to_string();
+    let observed_generation = applied.map_or(0, |applied| applied.stored.generation);
+    // Of two of one name that of the file is accepted.
+    let of_the_other = |c: &model::Condition| applied.is_none() && c.kind == "Accepted";
+    let said = known.iter().filter(|c| c.object == object && !of_the_other(c));
+    let said: Vec<_> = said
+        .map(|c| Condition {
+            kind: c.kind.into(),
+            status: c.status,
+            reason: c.reason.into(),
+            message: c.message.clone(),
+            observed_generation,
+        })
+        .collect();
+    let accepted = (!said.iter().any(|c| c.kind == "Accepted")).then(|| Condition {
+        kind: "Accepted".into(),
+        status: true,
+        reason: "Accepted".into(),
+        message: String::new(),
+        observed_generation,
+    });
+    accepted.into_iter().chain(said).collect()
+}

@@ -1,0 +1,89 @@
+//! `ringway apply`: changes what a running gateway declares.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{ObjectsError, ProblemJson, connect, show, sources, taken};
+use crate::cli::output::{Format, print, print_json};
+use crate::cli::socket::AdminSocket;
+use crate::cli::{Failure, block_on};
+use crate::rpc::{ApplyRequest, Change};
+
+/// Apply manifests to a running gateway, and so to every gateway of its cluster.
+///
+/// All of them are taken, or none: wrong ones are named with file, line and column, as `ringway validate` does, and
+/// checked against what is there. What `ringway get -o yaml` shows has a `resourceVersion`: applied again with it, a
+/// change that somebody else made meanwhile is not overwritten. What a file of the gateway declares cannot be applied.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ringway apply -f cart.yaml
+  ringway apply -f manifests/ --dry-run              say what would be done
+  ringway get MeshService cart -n shop -o yaml | sed s/9001/9002/ | ringway apply -f -")]
+pub(in crate::cli) struct Args {
+    /// A manifest file, a folder of them, or `-` for standard input; may be repeated.
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Check everything and say what would be done, but do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    socket: AdminSocket,
+}
+
+/// What was done, as programs read it.
+#[derive(Serialize)]
+struct ChangedJson<'a> {
+    dry_run: bool,
+    changes: Vec<ChangeJson<'a>>,
+    warnings: &'a [ProblemJson],
+}
+
+#[derive(Serialize)]
+struct ChangeJson<'a> {
+    kind: &'a str,
+    namespace: &'a str,
+    name: &'a str,
+    outcome: &'a str,
+    generation: u64,
+    resource_version: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the manifests are wrong, somebody else changed an object, or no gateway answers.
+pub(in crate::cli) fn run(args: &Args, format: Format) -> Result<(), Failure> {
+    let sources = sources(&args.files)?;
+    let request = ApplyRequest { sources, dry_run: args.dry_run };
+    let changed = block_on(async {
+        let answer = connect(&args.socket).await?.apply(request).await.map_err(ObjectsError::from)?;
+        Ok::<_, Failure>(answer.into_inner())
+    })??;
+    let (changes, warnings) = taken(changed)?;
+    say(&changes, &warnings, args.dry_run, format);
+    Ok(())
+}
+
+/// Says what was done, or would be.
+pub(super) fn say(changes: &[Change], warnings: &[ProblemJson], dry_run: bool, format: Format) {
+    let named = |change: &Change| change.name.clone().unwrap_or_default();
+    if format == Format::Text {
+        let mut text: String = warnings.iter().map(|warning| format!("{}\n", warning.text)).collect();
+        let so = if dry_run { " (dry run)" } else { "" };
+        text.extend(changes.iter().map(|c| format!("{} {}{so}\n", show(&named(c)), c.outcome)));
+        print(&text);
+        return;
+    }
+    let names: Vec<_> = changes.iter().map(named).collect();
+    let changes = changes.iter().zip(&names).map(|(change, name)| ChangeJson {
+        kind: &name.kind,
+        namespace: &name.namespace,
+        name: &name.name,
+        outcome: &change.outcome,
+        generation: change.generation,
+        resource_version: (change.revision > 0).then(|| change.revision.to_string()),
+    });
+    print_json(&ChangedJson { dry_run, changes: changes.collect(), warnings });
+}
