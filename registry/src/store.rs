@@ -227,7 +227,8 @@ pub enum StoreError {
 pub struct Cause(Arc<dyn std::error::Error + Send + Sync>);
 
 impl Cause {
-    fn new(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+    /// For a back end's own error.
+    pub fn new(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self(Arc::new(error))
     }
 }
