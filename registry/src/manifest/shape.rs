@@ -15,8 +15,9 @@ const ALIASES_MAX: usize = 1_000;
 /// Most parser events that the aliases of one document may expand to: stops "billion laughs".
 const REPLAYED_EVENTS_MAX: usize = 100_000;
 
-/// Fields of DESIGN 6 that are known, but not available yet: not to be offered as what is available.
-const LATER: [&str; 4] = ["limits", "cookie", "path", "metadata"];
+/// Fields that are known, but not to be offered: of DESIGN 6 those that are not available yet, and what only
+/// `ringway get` writes.
+const UNOFFERED: [&str; 5] = ["limits", "cookie", "path", "metadata", "resourceVersion"];
 
 /// Reads one document as a `T`, or reports its first error of shape.
 pub(super) fn read<'a, T: DeserializeOwned>(origin: &Origin<'a>, findings: &mut Findings<'a>) -> Option<T> {
@@ -59,7 +60,8 @@ fn explain(error: &Error) -> Wrong {
                     "the fields of the object itself stand under `spec`".into()
                 }
                 None => {
-                    let now: Vec<&str> = expected.iter().copied().filter(|f| !LATER.contains(f)).collect();
+                    let now: Vec<&str> =
+                        expected.iter().copied().filter(|f| !UNOFFERED.contains(f)).collect();
                     format!("the fields here are {}", suggest::list(&now))
                 }
             };
