@@ -115,8 +115,13 @@ async fn converse<S: Store>(
         Err(refusal) => {
             info!(%who, %refusal, "Refused a registrar.");
             let refused = Told { endpoints: Vec::new(), refused: refusal.to_string() };
-            // It may be gone already.
-            let _ = timeout(SEND_WAIT, stream.line.send(refused)).await;
+            // It may be gone already. It hangs up when it has heard: to end the stream before would take the word back.
+            let _ = timeout(SEND_WAIT, async {
+                stream.line.send(refused).await?;
+                while stream.line.next().await.is_ok() {}
+                Ok::<_, Cut>(())
+            })
+            .await;
             return;
         }
     };
