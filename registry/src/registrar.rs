@@ -122,11 +122,22 @@ impl<S: Store> Registrar<S> {
         self.keep().await
     }
 
-    /// Takes its records off, those that it still has.
+    /// Takes its records off, those that it still has. They drain before they go, if only for a moment: that is how all
+    /// who follow the store tell them from records that it has lost (see [`crate::probation`]).
     ///
     /// # Errors
     /// The store's: what is left goes when the lease lapses.
     pub async fn leave(&mut self) -> Result<(), StoreError> {
+        if !self.begin.draining && self.lease.is_some() {
+            self.begin.draining = true;
+            let held = self.claims.iter_mut().filter(|claim| matches!(claim, Claim::Held(_)));
+            held.for_each(|claim| *claim = Claim::Open);
+            match self.settle().await {
+                // They went with it.
+                Err(StoreError::LeaseGone(_)) => return Ok(()),
+                settled => settled?,
+            }
+        }
         for ((service, endpoint), claim) in self.begin.endpoints.iter().zip(&mut self.claims) {
             if let Claim::Held(revision) = *claim {
                 let key = keys::endpoint(service, &endpoint.id);
@@ -183,6 +194,7 @@ mod tests {
     use super::*;
     use crate::registration::RegistrarId;
     use crate::store::memory::MemoryStore;
+    use crate::store::{Event, Watch};
 
     const TTL: Duration = Duration::from_secs(10);
     const ANN: RegistrarId = [1; 16];
@@ -310,5 +322,21 @@ mod tests {
         let mut ann = registrar(&store, ANN, &["a"]);
         ann.keep().await.unwrap();
         assert!(matches!(ann.claims().next().unwrap().2, Claim::Taken(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_without_a_drain_is_seen_to_have_left() {
+        let store = MemoryStore::default();
+        let mut ann = registrar(&store, ANN, &["a"]);
+        ann.keep().await.unwrap();
+        let prefix = keys::all_endpoints();
+        let from = store.range(&prefix).await.unwrap().revision + 1;
+        let mut watch = store.watch(&prefix, from).await.unwrap();
+        ann.leave().await.unwrap();
+        let mut seen = watch.next().await.unwrap().events;
+        seen.extend(watch.next().await.unwrap().events);
+        let [Event::Put(drains), Event::Deleted(gone)] = &seen[..] else { panic!("{seen:?}") };
+        assert!(Registered::decode(&drains.key, &drains.value).unwrap().1.draining);
+        assert_eq!(gone, &drains.key);
     }
 }

@@ -219,9 +219,19 @@ impl Process {
         self.signal("HUP");
     }
 
-    /// SIGSTOP: it lives and does nothing.
+    /// SIGSTOP: it lives and does nothing. Returns when each of its threads has stopped.
     pub fn freeze(&self) {
         self.signal("STOP");
+        let threads = format!("/proc/{}/task", self.pid());
+        // Field 3, after the name in brackets, which may hold anything: T is stopped.
+        let has_stopped = |thread: &Path| {
+            let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('T'))
+        };
+        wait_until(&format!("{} to stop", self.name), SOON, || {
+            let mut threads = std::fs::read_dir(&threads).ok()?.filter_map(Result::ok);
+            threads.all(|thread| has_stopped(&thread.path())).then_some(())
+        });
     }
 
     /// SIGCONT.
