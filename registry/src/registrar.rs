@@ -128,24 +128,11 @@ impl<S: Store> Registrar<S> {
     /// # Errors
     /// The store's: what is left goes when the lease lapses.
     pub async fn leave(&mut self) -> Result<(), StoreError> {
-        if !self.begin.draining && self.lease.is_some() {
-            self.begin.draining = true;
-            let held = self.claims.iter_mut().filter(|claim| matches!(claim, Claim::Held(_)));
-            held.for_each(|claim| *claim = Claim::Open);
-            match self.settle().await {
-                // They went with it.
-                Err(StoreError::LeaseGone(_)) => return Ok(()),
-                settled => settled?,
+        for place in 0..self.claims.len() {
+            if let Claim::Held(revision) = self.claims[place] {
+                self.take_off(place, revision).await?;
             }
-        }
-        for ((service, endpoint), claim) in self.begin.endpoints.iter().zip(&mut self.claims) {
-            if let Claim::Held(revision) = *claim {
-                let key = keys::endpoint(service, &endpoint.id);
-                let expect = vec![Expect::Modified(key.clone(), revision)];
-                // A conflict: it is in other hands, or gone.
-                self.store.commit(Transaction { expect, ops: vec![Op::Delete(key)] }).await?;
-            }
-            *claim = Claim::Open;
+            self.claims[place] = Claim::Open;
         }
         match self.lease.take() {
             Some(lease) => self.store.revoke(lease).await,
@@ -153,18 +140,40 @@ impl<S: Store> Registrar<S> {
         }
     }
 
+    /// Takes one record off that was last changed at `revision`; if it was changed since, it is in other hands, or gone.
+    async fn take_off(&self, place: usize, mut revision: u64) -> Result<(), StoreError> {
+        let (service, endpoint) = &self.begin.endpoints[place];
+        let key = keys::endpoint(service, &endpoint.id);
+        if !self.begin.draining {
+            let value = self.record(endpoint, true).encode();
+            let put = Op::Put { key: key.clone(), value, lease: self.lease };
+            let expect = vec![Expect::Modified(key.clone(), revision)];
+            match self.store.commit(Transaction { expect, ops: vec![put] }).await {
+                Ok(Outcome::Committed(drains)) => revision = drains,
+                // It went with the lease.
+                Ok(Outcome::Conflict) | Err(StoreError::LeaseGone(_)) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        let expect = vec![Expect::Modified(key.clone(), revision)];
+        self.store.commit(Transaction { expect, ops: vec![Op::Delete(key)] }).await.map(drop)
+    }
+
+    fn record(&self, endpoint: &Endpoint, draining: bool) -> Registered {
+        Registered {
+            endpoint: endpoint.clone(),
+            draining,
+            ttl: self.begin.ttl,
+            registrar: self.begin.registrar,
+            by: self.by.clone(),
+        }
+    }
+
     /// Writes one record, if it is nobody else's.
     async fn claim(&self, place: usize, lease: LeaseId) -> Result<Claim, StoreError> {
         let (service, endpoint) = &self.begin.endpoints[place];
         let key = keys::endpoint(service, &endpoint.id);
-        let record = Registered {
-            endpoint: endpoint.clone(),
-            draining: self.begin.draining,
-            ttl: self.begin.ttl,
-            registrar: self.begin.registrar,
-            by: self.by.clone(),
-        };
-        let value = record.encode();
+        let value = self.record(endpoint, self.begin.draining).encode();
         for _ in 0..TRIES {
             let expect = match self.store.get(&key).await? {
                 None => Expect::Absent(key.clone()),
