@@ -1,9 +1,11 @@
 //! Which gateway writes for its cluster, and which gateways live: one lease per process, on any store.
 //!
 //! Each gateway puts its own key (`/ringway/v1/gateways/<id>`) with its lease, then campaigns for
-//! `/ringway/v1/leader`: whoever puts that where it is absent is elected. The revision of that put is the [`Guard`]:
-//! every write of the elected one expects the key unchanged, so that one that was paused, or whose store was put back
-//! to an older state, changes nothing. The embedded store has one process, which the same code elects at once.
+//! `/ringway/v1/leader`: whoever puts that where it is absent is elected, and puts a key of this office with it, which no
+//! other office has. Both are the [`Guard`]: every write of the elected one expects the leader's key unchanged and
+//! rewrites the office's, so that one that was paused, or whose store was put back to an older state, changes nothing.
+//! After a restore revisions repeat, so a revision alone would not tell. The embedded store has one process, which the
+//! same code elects at once.
 //!
 //! By its own clock a gateway is elected for as long as the last answered keep-alive, counted from before it was asked,
 //! is younger than [`TTL`]; the store lets the lease live at least that long.
@@ -14,6 +16,7 @@ mod tests;
 use std::pin::pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message;
 use proto::store::{Leader, Member};
 use tokio::sync::watch;
@@ -47,6 +50,8 @@ pub struct Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guard {
     revision: u64,
+    boot: u64,
+    lease: LeaseId,
     until: Instant,
 }
 
@@ -70,9 +75,20 @@ pub enum Standing {
 }
 
 impl Guard {
-    /// What every write expects.
+    /// What every write expects of the leader's key.
     pub fn expect(&self) -> Expect {
         Expect::Modified(keys::LEADER.into(), self.revision)
+    }
+
+    /// The key of this office, gone with its lease. No other office ever has it: not of this gateway, not after a restart
+    /// of it, and not after a restore of the store.
+    pub fn office(&self) -> String {
+        keys::office(self.boot, self.lease)
+    }
+
+    /// Rewrites the key of this office: part of every write.
+    pub fn sign(&self) -> Op {
+        Op::Put { key: self.office(), value: Bytes::new(), lease: Some(self.lease) }
     }
 
     /// Whether it still holds at `now` as far as our own clock knows; if so, the store has the last word.
@@ -80,9 +96,9 @@ impl Guard {
         now < self.until
     }
 
-    /// The store's revision at which it was given.
-    pub fn revision(&self) -> u64 {
-        self.revision
+    /// Whether both are of one office; how long it holds is no part of it.
+    pub fn is_of(&self, other: &Self) -> bool {
+        (self.revision, self.boot, self.lease) == (other.revision, other.boot, other.lease)
     }
 }
 
@@ -286,7 +302,7 @@ async fn claim<S: Store>(
             },
         };
         let put = Op::Put { key: key.clone(), value: us.member.encode_to_vec().into(), lease: Some(lease) };
-        if let Outcome::Committed(revision) = commit(store, expect, put).await? {
+        if let Outcome::Committed(revision) = commit(store, expect, vec![put]).await? {
             return Ok(revision);
         }
     }
@@ -310,6 +326,7 @@ async fn look<S: Store>(
         return Err(Ended::KeyLost);
     }
     *highest = range.revision;
+    let guard = |revision| Guard { revision, boot: us.member.boot, lease, until };
     let leader = store.get(keys::LEADER).await?;
     let (revision, other) = match leader {
         Some(entry) if entry.lease == Some(lease) => (Some(entry.modified), None),
@@ -327,7 +344,7 @@ async fn look<S: Store>(
             let value = Leader { gateway: us.id.clone(), home: us.member.home }.encode_to_vec().into();
             let put = Op::Put { key: keys::LEADER.into(), value, lease: Some(lease) };
             match expect {
-                Some(expect) => match commit(store, expect, put).await? {
+                Some(expect) => match commit(store, expect, vec![put, guard(0).sign()]).await? {
                     Outcome::Committed(revision) => (Some(revision), None),
                     Outcome::Conflict => (None, store.get(keys::LEADER).await?),
                 },
@@ -335,10 +352,10 @@ async fn look<S: Store>(
             }
         }
     };
-    let now = revision.map_or(Standing::Member, |revision| Standing::Elected(Guard { revision, until }));
+    let now = revision.map_or(Standing::Member, |revision| Standing::Elected(guard(revision)));
     standing.send_if_modified(|known| {
         let news = match (&*known, &now) {
-            (Standing::Elected(before), Standing::Elected(after)) => before.revision != after.revision,
+            (Standing::Elected(before), Standing::Elected(after)) => !before.is_of(after),
             (before, after) => before != after,
         };
         if news && revision.is_some() {
@@ -352,18 +369,23 @@ async fn look<S: Store>(
     Ok(other)
 }
 
-/// Waits until the office that `seen` stands for is free, or may be.
+/// Waits until the office that `seen` stands for is free, or may be. Watches from the store's revision of now: history
+/// since `seen` may be compacted.
 async fn freed<S: Store>(store: &S, seen: Entry) {
-    let Ok(mut watch) = store.watch(keys::LEADER, seen.modified + 1).await else {
-        return std::future::pending().await;
+    let freed = async {
+        let range = store.range(keys::LEADER).await?;
+        if range.entries.iter().any(|entry| entry.key == seen.key && entry.modified == seen.modified) {
+            store.watch(keys::LEADER, range.revision + 1).await?.next().await?;
+        }
+        Ok::<_, StoreError>(())
     };
-    if watch.next().await.is_err() {
+    if freed.await.is_err() {
         std::future::pending().await
     }
 }
 
-async fn commit<S: Store>(store: &S, expect: Expect, op: Op) -> Result<Outcome, StoreError> {
-    store.commit(Transaction { expect: vec![expect], ops: vec![op] }).await
+async fn commit<S: Store>(store: &S, expect: Expect, ops: Vec<Op>) -> Result<Outcome, StoreError> {
+    store.commit(Transaction { expect: vec![expect], ops }).await
 }
 
 /// What a gateway says of itself, in a line for people.

@@ -1,9 +1,10 @@
 //! Keeps in a store what the mirrors of the elected gateway hold, so that a gateway without a tunnel to a peer sees the
 //! same, and so does whoever starts with every peer down.
 //!
-//! Each transaction expects the [`Guard`]: one that is elected no more changes nothing. A record says nothing of epoch
-//! and revision, for they are of the history of that gateway of the peer which ours happens to follow: equal content is
-//! equal bytes whoever writes it, and a takeover writes only what differs.
+//! Each transaction expects the [`Guard`], and signs it: that the key of its office is as the one before left it. So one
+//! that is elected no more changes nothing, and in a store that was put back to an older state none follows on one that
+//! is lost. A record says nothing of epoch and revision, for they are of the history of that gateway of the peer which
+//! ours happens to follow: equal content is equal bytes whoever writes it, and a takeover writes only what differs.
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,9 @@ use crate::mirror::STAMP_MS;
 use crate::model::{ClusterName, Import, PeerImports};
 use crate::record;
 use crate::registration::Registered;
-use crate::store::{Op, Outcome, Store, StoreError, TRANSACTION_OPS_MAX, Transaction, VALUE_BYTES_MAX, keys};
+use crate::store::{
+    Expect, Op, Outcome, Store, StoreError, TRANSACTION_OPS_MAX, Transaction, VALUE_BYTES_MAX, keys,
+};
 
 /// What is mirrored of each linked peer. None: its first snapshot is under way, and what the store has of it stays.
 pub type Picture = BTreeMap<ClusterName, Option<Arc<PeerImports>>>;
@@ -38,22 +41,20 @@ pub struct Stored {
 pub struct Recorder {
     /// What the store holds for certain.
     held: BTreeMap<ClusterName, Arc<PeerImports>>,
-    /// The key that was put last, and its revision: with it everything before is there.
-    last: (String, u64),
+    /// The revision of the last transaction: as long as the office's key has it, everything before is there.
+    signed: u64,
 }
 
 /// Why a picture is not in the store.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The store's. Part of it may be written: begin anew with [`Recorder::take_over`].
+    /// The store's. Part of it may be written: begin anew with [`Recorder::begin`].
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Another gateway is elected.
-    #[error("another gateway is elected")]
+    /// Another gateway is elected, or the store was put back to an older state: nothing was written. Begin anew with
+    /// [`Recorder::begin`] if the guard still holds.
+    #[error("another gateway is elected, or the store was put back to an older state")]
     Deposed,
-    /// What was written last is not there: begin anew.
-    #[error("`{0}` is not as it was written last; the store was put back to an older state")]
-    PutBack(String),
 }
 
 impl Stored {
@@ -93,26 +94,38 @@ impl Stored {
 }
 
 impl Recorder {
+    /// Begins to write under `guard`: whatever was sent under it before, and is not made yet, is refused from now on.
+    /// What the store holds is read after this, for [`Recorder::take_over`].
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub async fn begin<S: Store>(store: &S, guard: &Guard) -> Result<Self, RecordError> {
+        let office = store.get(&guard.office()).await?.ok_or(RecordError::Deposed)?;
+        let mut recorder = Self { held: BTreeMap::new(), signed: office.modified };
+        recorder.sign(store, guard, &[]).await?;
+        Ok(recorder)
+    }
+
     /// Takes over from whoever wrote before: writes what differs between `picture` and `stored`, and removes what is of
     /// no linked peer. Gives how many keys that were.
     ///
     /// # Errors
     /// [`RecordError`].
     pub async fn take_over<S: Store>(
+        &mut self,
         store: &S,
         guard: &Guard,
         stored: &Stored,
         picture: &Picture,
-    ) -> Result<(Self, usize), RecordError> {
+    ) -> Result<usize, RecordError> {
         let held = picture.iter().map(|(peer, imports)| {
             let left = || Arc::new(stored.of(peer).unwrap_or_default());
             (peer.clone(), imports.clone().unwrap_or_else(left))
         });
-        let last = (keys::LEADER.to_owned(), guard.revision());
-        let mut recorder = Self { held: held.collect(), last };
+        self.held = held.collect();
         let ops = against(picture, stored);
-        recorder.commit(store, guard, &ops).await?;
-        Ok((recorder, ops.len()))
+        self.commit(store, guard, &ops).await?;
+        Ok(ops.len())
     }
 
     /// Writes what differs between `picture` and what was written last; gives how many keys that were.
@@ -154,40 +167,37 @@ impl Recorder {
     /// Looks whether the store still has what was written.
     ///
     /// # Errors
-    /// [`RecordError`]; [`RecordError::PutBack`] if it has not.
-    pub async fn verify<S: Store>(&self, store: &S) -> Result<(), RecordError> {
-        let (key, revision) = &self.last;
-        match store.get(key).await? {
-            Some(entry) if entry.modified == *revision => Ok(()),
-            _ => Err(RecordError::PutBack(key.clone())),
-        }
+    /// [`RecordError`]; [`RecordError::Deposed`] if it has not.
+    pub async fn verify<S: Store>(&self, store: &S, guard: &Guard) -> Result<(), RecordError> {
+        let office = store.get(&guard.office()).await?;
+        office.filter(|office| office.modified == self.signed).map(drop).ok_or(RecordError::Deposed)
     }
 
     async fn commit<S: Store>(&mut self, store: &S, guard: &Guard, ops: &[Op]) -> Result<(), RecordError> {
         for ops in batches(ops) {
-            let transaction = Transaction { expect: vec![guard.expect()], ops: ops.to_vec() };
-            match store.commit(transaction).await? {
-                Outcome::Conflict => return Err(RecordError::Deposed),
-                Outcome::Committed(revision) => {
-                    let put = ops.iter().rev().find(|op| matches!(op, Op::Put { .. }));
-                    let deleted = ops.iter().any(|op| op.key() == self.last.0);
-                    if let Some(put) = put {
-                        self.last = (put.key().to_owned(), revision);
-                    } else if deleted {
-                        self.last = (keys::LEADER.to_owned(), guard.revision());
-                    }
-                }
-            }
+            self.sign(store, guard, ops).await?;
+        }
+        Ok(())
+    }
+
+    async fn sign<S: Store>(&mut self, store: &S, guard: &Guard, ops: &[Op]) -> Result<(), RecordError> {
+        let expect = vec![guard.expect(), Expect::Modified(guard.office(), self.signed)];
+        let ops = ops.iter().cloned().chain([guard.sign()]).collect();
+        match store.commit(Transaction { expect, ops }).await {
+            Ok(Outcome::Committed(revision)) => self.signed = revision,
+            // The office ended with the lease.
+            Ok(Outcome::Conflict) | Err(StoreError::LeaseGone(_)) => return Err(RecordError::Deposed),
+            Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 }
 
-/// In their order, as many as go together.
+/// In their order, as many as go together with the signature.
 fn batches(mut ops: &[Op]) -> impl Iterator<Item = &[Op]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
-        let fits = ops.iter().take(TRANSACTION_OPS_MAX).take_while(|op| {
+        let fits = ops.iter().take(TRANSACTION_OPS_MAX - 1).take_while(|op| {
             bytes += self::bytes(op);
             bytes <= VALUE_BYTES_MAX
         });
@@ -258,6 +268,9 @@ pub fn describe(key: &str, value: &[u8]) -> Option<String> {
     }
     if key == keys::LEADER {
         return Some(format!("gateway {}", Leader::decode(value).ok()?.gateway));
+    }
+    if key.starts_with(&keys::offices()) {
+        return Some("the office of the elected gateway".into());
     }
     if key.starts_with(&keys::gateways()) {
         return Some(election::describe(&Member::decode(value).ok()?));

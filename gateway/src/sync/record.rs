@@ -42,8 +42,8 @@ pub async fn record<S: Store>(
     mut standing: watch::Receiver<Standing>,
     stop: CancellationToken,
 ) {
-    // By the revision of the guard that it writes under; none: what the store holds must be read.
-    let mut recorder: Option<(u64, Recorder)> = None;
+    // With the guard that it writes under; none: what the store holds must be read.
+    let mut recorder: Option<(Guard, Recorder)> = None;
     loop {
         // Before the look, so that what changes during the writes is seen.
         let stopping = stop.is_cancelled();
@@ -59,16 +59,18 @@ pub async fn record<S: Store>(
             continue;
         };
         let wait = if stopping { TTL } else { WRITE_WAIT };
-        let held = recorder.take().filter(|(revision, _)| *revision == guard.revision());
+        let held = recorder.take().filter(|(office, _)| office.is_of(&guard));
         let written = timeout(wait, bring(&knowledge, &store, &guard, held.map(|(_, recorder)| recorder)));
         let pause = match written.await.unwrap_or(Err(Failed::Silent(wait))) {
             Ok(brought) => {
-                recorder = Some((guard.revision(), brought));
+                recorder = Some((guard, brought));
                 PAUSE
             }
             Err(Failed::Record(RecordError::Store(StoreError::Closed))) => return,
             Err(Failed::Record(RecordError::Deposed)) => {
-                info!("Another gateway writes for the cluster now; nothing was changed.");
+                info!(
+                    "The registry is not as we left it, or another gateway writes now; nothing was changed."
+                );
                 RETRY
             }
             Err(error) => {
@@ -103,7 +105,7 @@ async fn bring<S: Store>(
 ) -> Result<Recorder, Failed> {
     let (recorder, written) = match recorder {
         Some(mut recorder) => {
-            recorder.verify(store).await?;
+            recorder.verify(store, guard).await?;
             let written = recorder.bring(store, guard, &knowledge.picture()).await?;
             (recorder, written)
         }
@@ -114,10 +116,12 @@ async fn bring<S: Store>(
                     "The registry's store is of a cluster with another UID; restart this gateway to take it over."
                 );
             }
+            let mut recorder = Recorder::begin(store, guard).await?;
             let stored = Stored::read(store).await.map_err(RecordError::from)?;
             // Who wrote before may know of peers that we do not reach.
             knowledge.follow(&stored);
-            Recorder::take_over(store, guard, &stored, &knowledge.picture()).await?
+            let written = recorder.take_over(store, guard, &stored, &knowledge.picture()).await?;
+            (recorder, written)
         }
     };
     if written > 0 {

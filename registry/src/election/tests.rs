@@ -52,10 +52,13 @@ impl Stands {
     }
 }
 
-/// A write as the elected one makes it.
+/// A write as the elected one makes it. A store may look at the lease before it looks at what is expected.
 async fn write(store: &impl Store, guard: &Guard) -> Outcome {
     let put = Op::Put { key: "/ringway/v1/imports/east/shop/a".into(), value: Bytes::new(), lease: None };
-    commit(store, guard.expect(), put).await.unwrap()
+    match commit(store, guard.expect(), vec![put, guard.sign()]).await {
+        Err(StoreError::LeaseGone(_)) => Outcome::Conflict,
+        answer => answer.unwrap(),
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,7 +70,7 @@ async fn one_is_elected_and_the_next_takes_over_within_the_lease() {
     second.until(|s| *s == Standing::Member).await;
     // It stays so for as long as the first lives.
     sleep(TTL * 3).await;
-    assert_eq!(first.standing.borrow().guard(Instant::now()).map(|g| g.revision()), Some(guard.revision()));
+    assert!(first.standing.borrow().guard(Instant::now()).is_some_and(|now| now.is_of(&guard)));
     assert_eq!(*second.standing.borrow(), Standing::Member);
     assert!(matches!(write(&store, &guard).await, Outcome::Committed(_)));
 
@@ -140,7 +143,10 @@ async fn a_store_put_back_to_an_older_state_is_noticed() {
     // As if neither key had been written yet.
     let ops = vec![Op::Delete(keys::LEADER.into()), Op::Delete(keys::gateway("gw-1"))];
     store.commit(Transaction { expect: Vec::new(), ops }).await.unwrap();
-    only.until(|s| s.guard(Instant::now()).is_some_and(|guard| guard.revision() > before.revision())).await;
+    let next = only.until(|s| s.guard(Instant::now()).is_some_and(|guard| !guard.is_of(&before))).await;
+    let next = next.guard(Instant::now()).unwrap();
+    assert_ne!(next.office(), before.office(), "whatever revisions repeat");
+    assert!(store.get(&next.office()).await.unwrap().is_some());
     assert!(store.get(&keys::gateway("gw-1")).await.unwrap().is_some());
 }
 
@@ -215,7 +221,26 @@ async fn whoever_is_not_answered_steps_down_before_another_is_elected() {
     // Answered again it is a member, and the other stays.
     frozen.store(false, Ordering::Relaxed);
     first.until(|s| *s == Standing::Member).await;
-    assert_eq!(second.standing.borrow().guard(Instant::now()).map(|g| g.revision()), Some(next.revision()));
+    assert!(second.standing.borrow().guard(Instant::now()).is_some_and(|now| now.is_of(&next)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_sees_the_office_free_although_its_history_is_compacted() {
+    let store = MemoryStore::with_history(4);
+    let mut first = stand_on(&store, candidate("gw-1", 1));
+    first.elected().await;
+    for n in 0..16 {
+        let put = Op::Put { key: format!("/n/{n}"), value: Bytes::new(), lease: None };
+        store.commit(Transaction { expect: Vec::new(), ops: vec![put] }).await.unwrap();
+    }
+    let mut second = stand_on(&store, candidate("gw-2", 2));
+    second.until(|s| *s == Standing::Member).await;
+    // Between two looks.
+    sleep(KEEP_ALIVE / 2).await;
+    let resigned = Instant::now();
+    first.resign.send(()).unwrap();
+    second.elected().await;
+    assert!(resigned.elapsed() < KEEP_ALIVE / 4, "{:?}", resigned.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! Where everything stands in a store. All of Ringway's keys begin with [`ROOT`].
 
+use super::LeaseId;
 use crate::model::{ClusterName, ServiceName};
 
 /// The first part of every key; the number changes when neighbouring versions could misread each other's values.
@@ -10,6 +11,16 @@ pub const CLUSTER: &str = "/ringway/v1/cluster";
 
 /// The gateway that writes for the cluster, leased by it.
 pub const LEADER: &str = "/ringway/v1/leader";
+
+/// An office of the elected gateway, leased by it: of the process that started as `boot`, under `lease`.
+pub fn office(boot: u64, lease: LeaseId) -> String {
+    format!("{}{boot:016x}-{:016x}", offices(), lease.0)
+}
+
+/// All offices.
+pub fn offices() -> String {
+    format!("{ROOT}office/")
+}
 
 /// The original bytes of a manifest.
 pub fn config(kind: &str, namespace: &str, name: &str) -> String {

@@ -62,8 +62,6 @@ struct State {
     backup: Option<Range>,
     /// Of the newest office under which imports were written since the last restore: its revision and holder.
     office: Option<(u64, String)>,
-    /// Every office that was ever taken, and by whom, before the last restore as well.
-    taken: BTreeSet<(u64, String)>,
     /// Keys of imports that a peer did not export at some time: these may go.
     may_go: BTreeSet<String>,
     wrong: Vec<String>,
@@ -97,7 +95,6 @@ impl Etcd {
             weather: Weather::default(),
             backup: None,
             office: None,
-            taken: BTreeSet::new(),
             may_go: BTreeSet::new(),
             wrong: Vec::new(),
             count: Count::default(),
@@ -172,8 +169,9 @@ impl Etcd {
 }
 
 impl State {
-    /// Looks at a write of imports before it is made: who may make it, and what it may take away.
-    fn watch_writer(&mut self, gateway: &str, transaction: &Transaction, leader: Option<&Entry>) {
+    /// Looks at a write of imports before it is made: who may make it, and what it may take away. `goes`: all that it
+    /// expects holds.
+    fn watch_writer(&mut self, gateway: &str, transaction: &Transaction, leader: Option<&Entry>, goes: bool) {
         let imports = keys::all_imports();
         if !transaction.ops.iter().any(|op| op.key().starts_with(&imports)) {
             return;
@@ -185,15 +183,12 @@ impl State {
         let Some(guard) = guard else {
             return self.wrong.push(format!("{gateway} writes imports and expects no office"));
         };
-        let Some(leader) = leader.filter(|leader| leader.modified == guard) else {
+        let Some(leader) = leader.filter(|_| goes) else {
             self.count.refused += 1;
             return;
         };
         let holder = Leader::decode(leader.value.clone()).unwrap().gateway;
-        // Left out, for the election does not survive it: the store was put back, and another one was elected at the very
-        // revision at which the writer had been, in the history that is gone.
-        let mistaken = self.count.restores > 0 && self.taken.contains(&(guard, gateway.to_owned()));
-        if holder != gateway && !mistaken {
+        if holder != gateway {
             self.wrong.push(format!("{gateway} writes under office {guard}, which is {holder}'s"));
         }
         match self.office.replace((guard, holder)) {
@@ -215,11 +210,6 @@ impl State {
 }
 
 impl Client {
-    /// How often the store was put back.
-    pub(crate) fn restores(&self) -> usize {
-        self.etcd.count().restores
-    }
-
     async fn travel(&self) -> Result<MemoryStore, StoreError> {
         let delay = {
             let mut state = self.etcd.state();
@@ -290,14 +280,15 @@ impl Store for Client {
         }
         // Nothing here waits, so nothing comes between the look and the write.
         let leader = store.get(keys::LEADER).await?;
-        self.etcd.state().watch_writer(&self.gateway, &transaction, leader.as_ref());
-        let stands = transaction.ops.iter().any(|op| op.key() == keys::LEADER);
-        let answer = store.commit(transaction).await;
-        if let Ok(Outcome::Committed(revision)) = answer
-            && stands
-        {
-            self.etcd.state().taken.insert((revision, self.gateway.clone()));
+        let mut goes = true;
+        for expect in &transaction.expect {
+            goes &= match expect {
+                Expect::Absent(key) => store.get(key).await?.is_none(),
+                Expect::Modified(key, at) => store.get(key).await?.is_some_and(|e| e.modified == *at),
+            };
         }
+        self.etcd.state().watch_writer(&self.gateway, &transaction, leader.as_ref(), goes);
+        let answer = store.commit(transaction).await;
         self.answer(answer).await?
     }
 

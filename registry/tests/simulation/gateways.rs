@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use proto::store::Member;
-use registry::election::{Candidate, Standing, TTL, stand};
+use registry::election::{Candidate, Guard, Standing, TTL, stand};
 use registry::model::{ClusterName, Import, PeerImports, Port, Protocol, ServiceName};
 use registry::recorder::{Picture, RecordError, Recorder, Stored};
 use registry::store::keys;
@@ -294,32 +294,35 @@ async fn live(
 
 /// Brings the store to what is mirrored, whenever this gateway is elected.
 async fn write(store: Client, mut standing: watch::Receiver<Standing>, picture: Arc<Mutex<Picture>>) {
-    // Left out, for the recorder does not survive it: the store was put back, and then elected and wrote, at the very
-    // revisions of before, something else. So it begins anew after every restore.
-    let mut recorder: Option<((u64, usize), Recorder)> = None;
+    let mut recorder: Option<(Guard, Recorder)> = None;
     loop {
         let guard = standing.borrow_and_update().guard(Instant::now());
         if let Some(guard) = guard {
             let picture = picture.lock().unwrap().clone();
-            let office = (guard.revision(), store.restores());
-            let held = recorder.take().filter(|(of, _)| *of == office);
-            let brought = match held {
-                Some((_, mut held)) => match held.verify(&store).await {
-                    Ok(()) => held.bring(&store, &guard, &picture).await.map(|_| held),
-                    Err(error) => Err(error),
-                },
-                None => match Stored::read(&store).await {
-                    Ok(stored) => {
-                        Recorder::take_over(&store, &guard, &stored, &picture).await.map(|(held, _)| held)
-                    }
-                    Err(error) => Err(RecordError::from(error)),
-                },
-            };
-            recorder = brought.ok().map(|held| (office, held));
+            let held = recorder.take().filter(|(office, _)| office.is_of(&guard));
+            let brought = bring(&store, &guard, &picture, held.map(|(_, held)| held)).await;
+            recorder = brought.ok().map(|held| (guard, held));
         }
         tokio::select! {
             _ = standing.changed() => {}
             () = sleep(Duration::from_millis(300)) => {}
         }
     }
+}
+
+async fn bring(
+    store: &Client,
+    guard: &Guard,
+    picture: &Picture,
+    held: Option<Recorder>,
+) -> Result<Recorder, RecordError> {
+    if let Some(mut held) = held {
+        held.verify(store, guard).await?;
+        held.bring(store, guard, picture).await?;
+        return Ok(held);
+    }
+    let mut recorder = Recorder::begin(store, guard).await?;
+    let stored = Stored::read(store).await?;
+    recorder.take_over(store, guard, &stored, picture).await?;
+    Ok(recorder)
 }
