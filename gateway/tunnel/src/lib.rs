@@ -17,7 +17,7 @@
 //! | `mux` | streams on one byte stream |
 //! | `handshake` | from a secured connection to a tunnel |
 //! | `hello` | the first message each way, and what it must agree with |
-//! | [`tunnel`](Tunnel) | the life of one connection: streams, GOAWAY, probes, its end |
+//! | [`tunnel`](Tunnel) | the life of one connection: streams, GOAWAY, probes, its end; its driver; what the peer opens |
 //! | [`stream`] | one exchange: frames written and read, cut bodies told from whole ones |
 
 mod carrier;

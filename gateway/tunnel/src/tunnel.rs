@@ -1,5 +1,8 @@
 //! The life of one connection after HELLO: streams, GOAWAY, probes, and its end.
 
+mod accepted;
+mod driver;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -19,6 +22,10 @@ use crate::endpoint::Local;
 use crate::error::{CloseReason, TunnelError};
 use crate::hello::Peer;
 use crate::stream::{Exchange, MessageReader, MessageWriter, Receiver, Sender};
+
+pub use accepted::{Accepted, Begun};
+pub(crate) use driver::ControlStream;
+pub use driver::{Driver, Event};
 
 /// No GOAWAY yet.
 const NONE: u64 = u64::MAX;
@@ -100,61 +107,6 @@ impl Drop for Flight {
     }
 }
 
-/// What [`Driver::run`] tells while the tunnel lives.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The probe of this sequence number was answered; its clock came back.
-    Answered {
-        /// As given to [`Tunnel::probe`].
-        sequence: u64,
-        /// As given to [`Tunnel::probe`].
-        clock_us: u64,
-    },
-    /// The peer takes no new streams.
-    GoingAway,
-    /// The peer asks for another tunnel in the place of this one, which works until then.
-    Retiring,
-    /// The peer says how its services are.
-    Digest(Digest),
-    /// The peer says where the gateways of its cluster may be dialled.
-    Gateways(Gateways),
-}
-
-/// The control stream of a tunnel, from HELLO on.
-#[derive(Debug)]
-pub(crate) struct ControlStream {
-    pub(crate) reader: MessageReader,
-    pub(crate) writer: MessageWriter,
-}
-
-/// The part of a tunnel that must be run on the worker that owns it; made with the tunnel.
-#[derive(Debug)]
-pub struct Driver {
-    shared: Arc<Shared>,
-    control: ControlStream,
-    outgoing: mpsc::Receiver<Control>,
-}
-
-/// A stream that the peer opened.
-#[derive(Debug)]
-pub struct Accepted {
-    stream: Stream,
-    tunnel: Arc<Shared>,
-}
-
-/// What a stream of the peer is for.
-#[derive(Debug)]
-pub enum Begun {
-    /// A request: its head is the first frame.
-    Exchange(Exchange),
-    /// The peer mirrors our exports.
-    Sync(MessageReader, MessageWriter),
-    /// A sidecar asks what names mean.
-    Lookup(MessageReader, MessageWriter),
-    /// A sidecar registers endpoints.
-    Register(MessageReader, MessageWriter),
-}
-
 impl Tunnel {
     pub(crate) fn new(
         carrier: Carrier,
@@ -179,7 +131,7 @@ impl Tunnel {
             busy: OnceLock::new(),
             control: sender,
         });
-        (Self { shared: shared.clone() }, Driver { shared, control, outgoing })
+        (Self { shared: shared.clone() }, Driver::new(shared, control, outgoing))
     }
 
     /// The process at the other end.
@@ -360,7 +312,7 @@ impl Tunnel {
                 continue;
             }
             s.accepted_next.fetch_max(index + 1, Ordering::AcqRel);
-            return Ok(Accepted { stream: (index, send, recv), tunnel: s.clone() });
+            return Ok(Accepted::new((index, send, recv), s.clone()));
         }
     }
 
@@ -416,122 +368,4 @@ pub fn begin_exchange() -> Vec<u8> {
     let mut first = Vec::with_capacity(1024);
     first.push(StreamKind::Exchange.to_wire());
     first
-}
-
-impl Driver {
-    /// Runs the tunnel until its end: answers probes, writes and reads control messages.
-    pub async fn run(mut self, mut on_event: impl FnMut(Event)) -> CloseReason {
-        let carrier = self.shared.carrier.clone();
-        loop {
-            tokio::select! {
-                datagram = carrier.read_datagram() => match datagram {
-                    Ok(bytes) => self.datagram(&bytes, &mut on_event),
-                    Err(reason) => return reason,
-                },
-                Some(message) = self.outgoing.recv() => {
-                    if let Err(e) = self.control.writer.send(&message).await {
-                        return self.end(&e);
-                    }
-                }
-                message = self.control.reader.next::<Control>() => match message {
-                    Ok(Some(Control { kind: Some(control::Kind::GoAway(go_away)) })) => {
-                        let takes = go_away.last_stream.map_or(0, |last| last.saturating_add(1));
-                        if takes == NONE {
-                            self.shared.retiring.store(true, Ordering::Release);
-                            on_event(Event::Retiring);
-                        } else {
-                            self.shared.peer_takes.fetch_min(takes, Ordering::AcqRel);
-                            on_event(Event::GoingAway);
-                        }
-                    }
-                    Ok(Some(Control { kind: Some(control::Kind::Digest(digest)) })) => on_event(Event::Digest(digest)),
-                    Ok(Some(Control { kind: Some(control::Kind::Gateways(gateways)) })) => {
-                        if !fits(&gateways) {
-                            return self.end(&TunnelError::Protocol("too many addresses of gateways, or too long".into()));
-                        }
-                        on_event(Event::Gateways(gateways));
-                    }
-                    // Unknown is skipped: a newer peer says more.
-                    Ok(Some(Control { kind: None })) => {}
-                    Ok(None) => return self.end(&TunnelError::Truncated),
-                    Err(e) => return self.end(&e),
-                }
-            }
-        }
-    }
-
-    fn datagram(&self, bytes: &[u8], on_event: &mut impl FnMut(Event)) {
-        match Probe::decode(bytes) {
-            Some(ping @ Probe { kind: ProbeKind::Ping, .. }) => {
-                // Lost like any datagram if it cannot be sent: the next probe asks again.
-                let _ = self.shared.carrier.send_datagram(Bytes::copy_from_slice(&ping.pong().encode()));
-            }
-            Some(Probe { kind: ProbeKind::Pong, sequence, clock_us }) => {
-                on_event(Event::Answered { sequence, clock_us });
-            }
-            None => {}
-        }
-    }
-
-    /// The control stream is broken: so is the tunnel.
-    fn end(&self, error: &TunnelError) -> CloseReason {
-        if let Some(reason) = self.shared.carrier.close_reason() {
-            return reason;
-        }
-        let text = format!("control stream: {error}");
-        self.shared.carrier.close(CloseCode::ProtocolError, &text);
-        CloseReason { code: Some(CloseCode::ProtocolError), text, cut: false }
-    }
-}
-
-/// Whether a list of gateways is within the limits.
-fn fits(gateways: &Gateways) -> bool {
-    let short = |text: &String| text.len() <= limits::NAME_BYTES_MAX;
-    gateways.addresses.len() <= limits::HELLO_ADDRESSES_MAX
-        && gateways.addresses.iter().all(|address| short(&address.gateway) && short(&address.address))
-}
-
-impl Accepted {
-    /// Its place in the order of the peer's streams.
-    pub fn index(&self) -> u64 {
-        self.stream.0
-    }
-
-    /// Reads what it is for. A kind from the future is refused: that stream and nothing else.
-    ///
-    /// # Errors
-    /// When the stream or the tunnel ends before its first byte, or the kind is unknown.
-    pub async fn begin(self) -> Result<Begun, TunnelError> {
-        let (index, send, recv) = self.stream;
-        let mut sender = Sender::new(send, Flight::uncounted());
-        let mut receiver = Receiver::new(recv, Flight::uncounted());
-        let kind = tokio::time::timeout(limits::STREAM_KIND_WAIT, receiver.kind_byte())
-            .await
-            .unwrap_or(Err(TunnelError::Truncated))?;
-        match StreamKind::from_wire(kind) {
-            Some(StreamKind::Exchange) => {
-                let flight = Flight::new(&self.tunnel, index, false);
-                sender.count(flight.clone());
-                receiver.count(flight);
-                Ok(Begun::Exchange(Exchange { sender, receiver }))
-            }
-            Some(StreamKind::Sync) => {
-                let reader = receiver.into_messages(limits::SYNC_MESSAGE_BYTES_MAX);
-                Ok(Begun::Sync(reader, MessageWriter::new(sender)))
-            }
-            Some(StreamKind::Lookup) => {
-                let reader = receiver.into_messages(limits::LOOKUP_ASK_BYTES_MAX);
-                Ok(Begun::Lookup(reader, MessageWriter::new(sender)))
-            }
-            Some(StreamKind::Register) => {
-                let reader = receiver.into_messages(limits::REGISTER_MESSAGE_BYTES_MAX);
-                Ok(Begun::Register(reader, MessageWriter::new(sender)))
-            }
-            Some(StreamKind::Control) | None => {
-                sender.reset(Code::Refused);
-                receiver.stop(Code::Refused);
-                Err(TunnelError::Protocol(format!("stream of unknown kind {kind:#04x}")))
-            }
-        }
-    }
 }
