@@ -14,7 +14,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tunnel::{Kind, TunnelError};
 
-use crate::pair::{End, Listener, Pki, soon};
+use crate::pair::{End, Listener, local, soon};
+use crate::pki::Pki;
 
 /// A dialler that speaks the frames by hand.
 struct ByHand {
@@ -24,7 +25,7 @@ struct ByHand {
 
 impl ByHand {
     async fn connect(pki: &Pki, listener: &Listener, alpn: &[u8]) -> std::io::Result<Self> {
-        let local = pki.local("west");
+        let local = local(pki, "west");
         let config = identity::client_config(&local.credentials, local.trust, "east", &[alpn]).unwrap();
         let stream = TcpStream::connect(listener.address()).await?;
         let name = ServerName::try_from("east").unwrap();
@@ -34,7 +35,7 @@ impl ByHand {
 
     /// One that has said HELLO; the other end of the tunnel with it.
     async fn up(pki: &Pki) -> (Self, End, Listener) {
-        let listener = Listener::start(Kind::Tcp, pki.local("east"), pki.path()).await;
+        let listener = Listener::start(Kind::Tcp, local(pki, "east"), pki.path()).await;
         let hello = Hello {
             version_min: Versions::OURS.min,
             version_max: Versions::OURS.max,
@@ -203,7 +204,7 @@ async fn a_peer_that_falls_silent_is_gone_after_three_seconds() {
 #[tokio::test]
 async fn what_is_no_tunnel_is_refused() {
     let pki = Pki::new();
-    let listener = Listener::start(Kind::Tcp, pki.local("east"), pki.path()).await;
+    let listener = Listener::start(Kind::Tcp, local(&pki, "east"), pki.path()).await;
     // Not TLS.
     let garbage = async {
         let mut stream = TcpStream::connect(listener.address()).await.unwrap();
@@ -234,7 +235,7 @@ async fn what_is_no_tunnel_is_refused() {
 #[tokio::test]
 async fn who_connects_and_says_nothing_is_given_up() {
     let pki = Pki::new();
-    let listener = Listener::start(Kind::Tcp, pki.local("east"), pki.path()).await;
+    let listener = Listener::start(Kind::Tcp, local(&pki, "east"), pki.path()).await;
     let silent = TcpStream::connect(listener.address()).await.unwrap();
     let refused = soon(listener.accept()).await.unwrap_err().to_string();
     assert!(refused.contains("no answer within 5s"), "{refused}");

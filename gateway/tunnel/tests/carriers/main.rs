@@ -3,6 +3,8 @@
 
 mod hostile;
 mod pair;
+#[path = "../common/pki.rs"]
+mod pki;
 mod trust;
 
 use std::sync::Arc;
@@ -13,7 +15,8 @@ use bytes::Bytes;
 use proto::code::{CloseCode, Code};
 use tunnel::{DirectEndpoint, Event, Exchange, Kind, PeerAddress, Sender, TunnelError};
 
-use pair::{End, KINDS, Listener, Pair, Pki, body, head, put_head, soon};
+use pair::{End, KINDS, Listener, Pair, body, head, local, put_head, soon};
+use pki::Pki;
 
 /// More than the windows of a stream hold, on either carrier.
 const LARGE: usize = 24 * 1024 * 1024;
@@ -274,8 +277,8 @@ async fn a_close_says_why_and_fails_everything() {
 async fn what_was_written_arrives_before_the_end_of_its_endpoint() {
     let pki = Pki::new();
     for kind in [Kind::Tcp, Kind::Unix] {
-        let listener = Listener::start(kind, pki.local("east"), pki.path()).await;
-        let dialled = listener.dial(pki.local("west"), pki.path(), "east");
+        let listener = Listener::start(kind, local(&pki, "east"), pki.path()).await;
+        let dialled = listener.dial(local(&pki, "west"), pki.path(), "east");
         let (west, east) = soon(async { tokio::join!(dialled, listener.accept()) }).await;
         let (west, east) = (End::of(west.unwrap()), End::of(east.unwrap()));
         let mut asked = west.open(b"last").await;
@@ -305,10 +308,10 @@ async fn what_was_written_arrives_before_the_end_of_its_endpoint() {
 async fn a_process_that_dies_cuts_its_tunnels_at_once() {
     for kind in [Kind::Tcp, Kind::Unix] {
         let pki = Pki::new();
-        let listener = Listener::start(kind, pki.local("east"), pki.path()).await;
+        let listener = Listener::start(kind, local(&pki, "east"), pki.path()).await;
         let (told, up) = std::sync::mpsc::sync_channel(1);
         let dying = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (local, dir) = (pki.local("west"), pki.path().to_owned());
+        let (local, dir) = (local(&pki, "west"), pki.path().to_owned());
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let Listener::Direct(_, socket) = &listener else { unreachable!() };
         let address = match socket {

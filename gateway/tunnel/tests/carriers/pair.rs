@@ -3,25 +3,23 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use identity::pki::{self, Issue, Validity};
-use identity::{Credentials, Role, Trust};
+
 use proto::frame::{Frame, FrameKind, put_frame_header};
-use tempfile::TempDir;
+
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tunnel::{
-    Begun, CloseReason, DirectEndpoint, Driver, Endpoint, Event, Exchange, HelloInfo, Incoming, Kind, Local,
-    Port, Receiver, Secrets, Tunnel, TunnelError, begin_exchange,
+    Begun, CloseReason, DirectEndpoint, Driver, Endpoint, Event, Exchange, Incoming, Kind, Local, Port,
+    Receiver, Secrets, Tunnel, TunnelError, begin_exchange,
 };
 
+use crate::pki::{self, Pki};
+
 pub(crate) const KINDS: [Kind; 3] = [Kind::Quic, Kind::Tcp, Kind::Unix];
-const DOMAIN: &str = "mesh.test";
-const CLUSTERS: [&str; 2] = ["east", "west"];
 /// Longer than anything here takes on a busy machine.
 const WAIT: Duration = Duration::from_secs(60);
 
@@ -30,52 +28,9 @@ pub(crate) async fn soon<F: IntoFuture>(what: F) -> F::Output {
     tokio::time::timeout(WAIT, what.into_future()).await.expect("it comes in time")
 }
 
-/// Certificates for east and west by one authority.
-pub(crate) struct Pki(TempDir);
-
-impl Pki {
-    pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let now = SystemTime::now();
-        let ca_dir = dir.path().join("ca");
-        pki::init(DOMAIN, &ca_dir, now).unwrap();
-        for cluster in CLUSTERS {
-            let ask = Issue {
-                ca_dir: ca_dir.clone(),
-                cluster: cluster.into(),
-                role: Role::Gateway { id: "gw-1".into() },
-                peers: CLUSTERS.map(|c| (c.to_owned(), None)).into(),
-                out_dir: dir.path().join(cluster),
-                trust_domain: None,
-                validity: Validity::from_now(now, Duration::from_secs(3600)),
-            };
-            pki::issue(&ask).unwrap();
-        }
-        Self(dir)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    pub(crate) fn local(&self, cluster: &str) -> Local {
-        let dir = self.path().join(cluster);
-        let (trust, problems) = Trust::load(&dir, CLUSTERS.map(|c| (c, DOMAIN)));
-        assert!(problems.is_empty(), "{problems:?}");
-        Local {
-            hello: HelloInfo {
-                cluster: cluster.into(),
-                region: "test".into(),
-                cluster_uid: [7; 16],
-                gateway: "gw-1".into(),
-                worker: 0,
-                boot: 1,
-                addresses: Vec::new(),
-            },
-            credentials: Arc::new(Credentials::load(&dir).unwrap()),
-            trust: Arc::new(trust),
-        }
-    }
+/// What the gateway of `cluster` says and shows of itself.
+pub(crate) fn local(pki: &Pki, cluster: &str) -> Local {
+    pki::local(&pki.path().join(cluster), cluster, 0, 1)
 }
 
 /// One end of a tunnel, driven; `events` ends with it.
@@ -233,8 +188,8 @@ pub(crate) struct Pair {
 impl Pair {
     pub(crate) async fn new(kind: Kind) -> Self {
         let pki = Pki::new();
-        let listener = Listener::start(kind, pki.local("east"), pki.path()).await;
-        let dialled = listener.dial(pki.local("west"), pki.path(), "east");
+        let listener = Listener::start(kind, local(&pki, "east"), pki.path()).await;
+        let dialled = listener.dial(local(&pki, "west"), pki.path(), "east");
         let (west, east) = soon(async { tokio::join!(dialled, listener.accept()) }).await;
         let (west, east) = (End::of(west.unwrap()), End::of(east.unwrap()));
         assert_eq!((west.tunnel.carrier(), east.tunnel.carrier()), (kind, kind));

@@ -5,51 +5,18 @@ use std::num::NonZeroU8;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use identity::pki::{self, Issue, Validity};
-use identity::{Credentials, Role, Trust};
 use proto::control::GoAway;
-use tempfile::TempDir;
+
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
-use tunnel::{Accepted, Begun, Driver, Endpoint, HelloInfo, Local, Port, Secrets, Strays, Tunnel};
+use tunnel::{Accepted, Begun, Driver, Endpoint, Port, Secrets, Strays, Tunnel};
 
-const DOMAIN: &str = "mesh.test";
-const CLUSTERS: [&str; 2] = ["east", "west"];
+use crate::pki::{Pki, local};
+
 /// The longest a call may take on a machine that has much else to do. A tunnel that dies in between fails it.
 const CALL_WAIT: Duration = Duration::from_secs(60);
-
-/// Certificates of the two clusters, and room for their keys.
-pub(crate) struct Pki {
-    dir: TempDir,
-}
-
-impl Pki {
-    pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let now = SystemTime::now();
-        let ca_dir = dir.path().join("ca");
-        pki::init(DOMAIN, &ca_dir, now).unwrap();
-        for cluster in CLUSTERS {
-            let ask = Issue {
-                ca_dir: ca_dir.clone(),
-                cluster: cluster.into(),
-                role: Role::Gateway { id: "gw-1".into() },
-                peers: CLUSTERS.map(|c| (c.to_owned(), None)).into(),
-                out_dir: dir.path().join(cluster),
-                trust_domain: None,
-                validity: Validity::from_now(now, Duration::from_secs(3600)),
-            };
-            pki::issue(&ask).unwrap();
-        }
-        Self { dir }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
-    }
-}
 
 struct Worker {
     handle: Handle,
@@ -74,21 +41,7 @@ impl Gateway {
     /// Like a start of the same process: its keys are kept in `dir`.
     pub(crate) fn start_at(dir: &Path, cluster: &str, address: SocketAddr, workers: u8, boot: u64) -> Self {
         let state = dir.join(cluster);
-        let (trust, problems) = Trust::load(&state, CLUSTERS.map(|c| (c, DOMAIN)));
-        assert!(problems.is_empty(), "{problems:?}");
-        let local = Local {
-            hello: HelloInfo {
-                cluster: cluster.into(),
-                region: "test".into(),
-                cluster_uid: [7; 16],
-                gateway: "gw-1".into(),
-                worker: u32::MAX,
-                boot,
-                addresses: Vec::new(),
-            },
-            credentials: Arc::new(Credentials::load(&state).unwrap()),
-            trust: Arc::new(trust),
-        };
+        let local = local(&state, cluster, u32::MAX, boot);
         let secrets = Secrets::load_or_create(&state.join(Secrets::FILE)).unwrap();
         let ports = Port::bind(address, NonZeroU8::new(workers).unwrap(), &secrets, boot).unwrap();
         let accepted = Arc::<Mutex<Vec<Tunnel>>>::default();

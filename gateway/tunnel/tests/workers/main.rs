@@ -5,6 +5,8 @@
 
 mod gateway;
 mod nat;
+#[path = "../common/pki.rs"]
+mod pki;
 mod restart;
 mod scatter;
 
@@ -14,8 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tunnel::{Strays, Tunnel};
 
-use gateway::{Gateway, Pki, call};
+use gateway::{Gateway, call};
 use nat::Nat;
+use pki::Pki;
 
 const EAST_BOOT: u64 = 11;
 const WEST_BOOT: u64 = 22;

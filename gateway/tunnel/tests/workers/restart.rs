@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tunnel::Tunnel;
 
-use crate::gateway::{Gateway, Pki};
+use crate::gateway::Gateway;
+use crate::pki::Pki;
 use crate::{EAST_BOOT, WEST_BOOT, scatter};
 
 const TUNNELS: usize = 100;
