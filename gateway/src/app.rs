@@ -246,7 +246,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let following =
         sync::follow_applied(registry.clone(), gateway.clone(), tell_applied, shared.stop.clone());
     tasks.spawn(following);
-    let record = sync::record(knowledge.clone(), registry.clone(), standing, shared.stop.clone());
+    let record = sync::record(knowledge.clone(), shared.clone(), registry.clone(), standing);
     let recorded = resign.drop_guard();
     tasks.spawn(async move {
         let _recorded = recorded;

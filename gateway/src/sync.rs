@@ -2,6 +2,7 @@
 //! plane; what is right is decided by [`registry::export`], [`registry::mirror`] and [`registry::union`].
 
 mod applied;
+mod conditions;
 mod declare;
 mod digests;
 mod exporter;
@@ -30,6 +31,7 @@ use crate::view::{View, ViewBuilder};
 use crate::worker::Shared;
 
 pub use applied::{first_applied, follow_applied};
+pub use conditions::{SaidOf, conditions, in_use, other_rings, told_ring};
 pub use declare::Change;
 pub use digests::tell_peers;
 pub use exporter::export_to_peers;
@@ -206,6 +208,8 @@ pub async fn publish(
                 let previous = shared.view.load_full();
                 let view = build(&mut builder, &knowledge, &shared, &previous);
                 shared.view.store(Arc::new(view));
+                // What is said of applied objects follows from it.
+                knowledge.unrecorded.notify_one();
                 unsaved = true;
                 tokio::time::sleep(REBUILD_PAUSE).await;
             }

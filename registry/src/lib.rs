@@ -1,8 +1,8 @@
 //! What is declared and what exists: manifests, the model, stores, export and mirror.
 //!
 //! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`applied`], [`apply`], [`cluster`],
-//! [`election`], [`members`], [`recorder`], [`registrar`] and [`state`] is pure: time and randomness come in as
-//! parameters, and what is to be written comes out.
+//! [`election`], [`members`], [`recorder`], [`registrar`], [`state`] and [`status`] is pure: time and randomness come in
+//! as parameters, and what is to be written comes out.
 //!
 //! # The life of an update
 //!
@@ -74,5 +74,6 @@ pub mod registration;
 pub mod shared_map;
 pub mod sources;
 pub mod state;
+pub mod status;
 pub mod store;
 pub mod union;

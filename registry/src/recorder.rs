@@ -1,5 +1,5 @@
 //! Keeps in a store what the mirrors of the elected gateway hold, so that a gateway without a tunnel to a peer sees the
-//! same, and so does whoever starts with every peer down.
+//! same, and so does whoever starts with every peer down; and how applied objects are.
 //!
 //! Each transaction expects the [`Guard`], and signs it: that the key of its office is as the one before left it. So one
 //! that is elected no more changes nothing, and in a store that was put back to an older state none follows on one that
@@ -14,15 +14,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use proto::store::{Applied, Cluster, Leader, Member, Mirrored};
+use proto::store::{Applied, Cluster, Leader, Member, Mirrored, Status};
 use proto::sync;
 
 use crate::applied;
 use crate::election::{self, Guard};
 use crate::mirror::STAMP_MS;
-use crate::model::{ClusterName, Import, PeerImports};
+use crate::model::{ClusterName, Import, ObjectName, PeerImports};
 use crate::record;
 use crate::registration::Registered;
+use crate::status::{self, Statuses};
 use crate::store::{
     Expect, Op, Outcome, Store, StoreError, TRANSACTION_OPS_MAX, Transaction, VALUE_BYTES_MAX, keys,
 };
@@ -30,10 +31,11 @@ use crate::store::{
 /// What is mirrored of each linked peer. None: its first snapshot is under way, and what the store has of it stays.
 pub type Picture = BTreeMap<ClusterName, Option<Arc<PeerImports>>>;
 
-/// What a store holds of all peers, as it was read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a store holds of all peers, and of applied objects, as it was read.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stored {
     values: BTreeMap<String, Bytes>,
+    statuses: Statuses,
 }
 
 /// Brings a store to one picture after another, under one guard.
@@ -41,6 +43,8 @@ pub struct Stored {
 pub struct Recorder {
     /// What the store holds for certain.
     held: BTreeMap<ClusterName, Arc<PeerImports>>,
+    /// So it does of the statuses of applied objects.
+    statuses: Statuses,
     /// The revision of the last transaction: as long as the office's key has it, everything before is there.
     signed: u64,
 }
@@ -64,7 +68,8 @@ impl Stored {
     /// The store's.
     pub async fn read<S: Store>(store: &S) -> Result<Self, StoreError> {
         let entries = store.range(&keys::all_imports()).await?.entries;
-        Ok(Self { values: entries.into_iter().map(|entry| (entry.key, entry.value)).collect() })
+        let values = entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
+        Ok(Self { values, statuses: status::range(store).await? })
     }
 
     /// Reads what it holds of one peer.
@@ -75,7 +80,8 @@ impl Stored {
         // The stamp first: records that are newer than it do no harm, older ones would be taken for its own.
         let mut entries: Vec<_> = store.get(&keys::mirrored(peer)).await?.into_iter().collect();
         entries.extend(store.range(&keys::imports(peer)).await?.entries);
-        Ok(Self { values: entries.into_iter().map(|entry| (entry.key, entry.value)).collect() })
+        let values = entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
+        Ok(Self { values, statuses: Statuses::new() })
     }
 
     /// What it holds of `peer`, at an unknown place in the peer's history; none: nothing was ever written.
@@ -101,7 +107,7 @@ impl Recorder {
     /// [`RecordError`].
     pub async fn begin<S: Store>(store: &S, guard: &Guard) -> Result<Self, RecordError> {
         let office = store.get(&guard.office()).await?.ok_or(RecordError::Deposed)?;
-        let mut recorder = Self { held: BTreeMap::new(), signed: office.modified };
+        let mut recorder = Self { held: BTreeMap::new(), statuses: Statuses::new(), signed: office.modified };
         recorder.sign(store, guard, &[]).await?;
         Ok(recorder)
     }
@@ -123,6 +129,7 @@ impl Recorder {
             (peer.clone(), imports.clone().unwrap_or_else(left))
         });
         self.held = held.collect();
+        self.statuses = stored.statuses.clone();
         let ops = against(picture, stored);
         self.commit(store, guard, &ops).await?;
         Ok(ops.len())
@@ -159,6 +166,43 @@ impl Recorder {
             let before = self.held.remove(&peer).unwrap_or_default();
             ops.extend(before.services.keys().map(|name| Op::Delete(keys::import(&peer, name))));
             ops.push(Op::Delete(keys::mirrored(&peer)));
+        }
+        self.commit(store, guard, &ops).await?;
+        Ok(ops.len())
+    }
+
+    /// Writes what is new of how applied objects are, and removes what is said of those that are gone from the store;
+    /// gives how many keys that were. `now_unix_ms`: when what changed did so, in Unix milliseconds.
+    ///
+    /// # Errors
+    /// [`RecordError`]; then this recorder is of no further use.
+    pub async fn bring_statuses<S: Store>(
+        &mut self,
+        store: &S,
+        guard: &Guard,
+        wanted: &Statuses,
+        now_unix_ms: u64,
+    ) -> Result<usize, RecordError> {
+        let mut ops = Vec::new();
+        for (name, wanted) in wanted {
+            let before = self.statuses.get(name);
+            if before.is_some_and(|before| status::same(before, wanted)) {
+                continue;
+            }
+            let now = status::follow(before, wanted.clone(), now_unix_ms);
+            ops.push(Op::Put { key: status::key(name), value: now.encode_to_vec().into(), lease: None });
+            self.statuses.insert(name.clone(), now);
+        }
+        let unknown = |name: &&ObjectName| !wanted.contains_key(name);
+        let mut gone: Vec<_> = self.statuses.keys().filter(unknown).cloned().collect();
+        if !gone.is_empty() {
+            // What was applied just now may not have come to us yet.
+            let (_, there) = applied::range(store).await?;
+            gone.retain(|name| !there.contains_key(name));
+        }
+        for name in gone {
+            ops.push(Op::Delete(status::key(&name)));
+            self.statuses.remove(&name);
         }
         self.commit(store, guard, &ops).await?;
         Ok(ops.len())
@@ -281,6 +325,9 @@ pub fn describe(key: &str, value: &[u8]) -> Option<String> {
     if applied::name(key).is_some() {
         let Applied { generation, by, .. } = Applied::decode(value).ok()?;
         return (generation > 0).then(|| format!("generation {generation}, by {by}"));
+    }
+    if status::name(key).is_some() {
+        return Some(status::describe(&Status::decode(value).ok()?));
     }
     let below = key.strip_prefix(&keys::all_imports())?;
     if !below.contains('/') {

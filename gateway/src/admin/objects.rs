@@ -1,13 +1,16 @@
 //! Applied objects: put, taken away and shown.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use proto::store;
 use registry::applied;
 use registry::apply::{self, Author, Outcome, Plan, Refused, There};
 use registry::manifest::{Severity, Source, with_revision};
-use registry::model::{self, Gateway, Kind, ObjectName};
-use registry::sources::{Applied, AppliedObjects};
+use registry::model::{Gateway, Kind, ObjectName};
+use registry::sources::AppliedObjects;
+use registry::status;
 use registry::store::Store;
 use tokio::task::spawn_blocking;
 use tonic::transport::server::UdsConnectInfo;
@@ -17,11 +20,14 @@ use crate::audit;
 use crate::rpc::{
     self, ApplyRequest, Change, Changed, Condition, DeleteRequest, Found, GetRequest, Name, Object, Problem,
 };
-use crate::sync::Knowledge;
+use crate::sync::{self, Knowledge, SaidOf, in_use};
 use crate::worker::Shared;
 
 /// How long one call may take: hundreds of transactions of a slow registry, and then the operator looks again.
 const CALL_WAIT: Duration = Duration::from_secs(30);
+
+/// How long what is shown waits for the word of the elected gateway.
+const STATUS_WAIT: Duration = Duration::from_secs(1);
 
 /// The service, and what a change needs to know.
 #[derive(Clone, Debug)]
@@ -78,20 +84,35 @@ impl<S: Store> rpc::Objects for Objects<S> {
                 && (namespace.is_empty() || object.namespace() == namespace)
                 && (name.is_empty() || object.name() == name)
         };
+        // Of what is applied the elected gateway has the word: every gateway of the cluster shows the same.
+        let kept = tokio::time::timeout(STATUS_WAIT, status::range(&self.store)).await;
+        let kept = kept.ok().and_then(Result::ok).unwrap_or_default();
         let (files, applied) = self.knowledge.sources();
         let view = self.shared.view.load_full();
+        let known = sync::conditions(&self.shared, &view, self.shared.clock.micros());
+        let said = SaidOf::new(&known);
+        let in_files: BTreeMap<_, _> = files.declared.objects().map(|o| (o.name(), o)).collect();
         let of_files = files.documents.iter().filter(|(name, _)| fits(name)).map(|(name, document)| {
             let file = format!("{}:{}", document.file.display(), document.line);
+            // Of two of one name that of the file is accepted.
+            let said: Vec<_> = said.of(name).iter().filter(|c| c.kind != "Accepted").copied().collect();
+            let in_use = in_files.get(name).is_some_and(|object| in_use(object, &view));
             Object {
                 name: Some(named(name)),
                 file,
                 document: document.bytes.clone(),
-                conditions: conditions(name, None, &view.conditions),
+                conditions: conditions(&status::conditions(&said, in_use), 0),
                 ..Object::default()
             }
         });
         let of_store = applied.iter().filter(|(name, _)| fits(name)).map(|(name, applied)| {
             let stored = &applied.stored;
+            let kept = kept.get(name).filter(|kept| kept.observed_generation == stored.generation);
+            // Until it has looked, what this one sees.
+            let status = kept.cloned().unwrap_or_else(|| {
+                let in_use = applied.object.as_ref().is_ok_and(|object| in_use(object, &view));
+                status::of(stored, said.of(name), in_use)
+            });
             Object {
                 name: Some(named(name)),
                 file: String::new(),
@@ -100,7 +121,7 @@ impl<S: Store> rpc::Objects for Objects<S> {
                 by: stored.by.clone(),
                 applied_unix_ms: stored.unix_ms,
                 revision: stored.revision,
-                conditions: conditions(name, Some(applied), &view.conditions),
+                conditions: conditions(&status.conditions, status.observed_generation),
             }
         });
         let mut objects: Vec<_> = of_files.chain(of_store).collect();
@@ -232,32 +253,11 @@ fn problem(problem: &registry::manifest::Problem) -> Problem {
     }
 }
 
-/// How an object is: accepted unless something says otherwise, and all that is said of it.
-fn conditions(
-    name: &ObjectName,
-    applied: Option<&Arc<Applied>>,
-    known: &[model::Condition],
-) -> Vec<Condition> {
-    let object = name.to_string();
-    let observed_generation = applied.map_or(0, |applied| applied.stored.generation);
-    // Of two of one name that of the file is accepted.
-    let of_the_other = |c: &model::Condition| applied.is_none() && c.kind == "Accepted";
-    let said = known.iter().filter(|c| c.object == object && !of_the_other(c));
-    let said: Vec<_> = said
-        .map(|c| Condition {
-            kind: c.kind.into(),
-            status: c.status,
-            reason: c.reason.into(),
-            message: c.message.clone(),
-            observed_generation,
-        })
-        .collect();
-    let accepted = (!said.iter().any(|c| c.kind == "Accepted")).then(|| Condition {
-        kind: "Accepted".into(),
-        status: true,
-        reason: "Accepted".into(),
-        message: String::new(),
-        observed_generation,
-    });
-    accepted.into_iter().chain(said).collect()
+/// How an object is: 0 is the generation of what stands in a file.
+fn conditions(of: &[store::Condition], observed_generation: u64) -> Vec<Condition> {
+    let condition = |condition: &store::Condition| {
+        let store::Condition { kind, status, reason, message, since_unix_ms } = condition.clone();
+        Condition { kind, status, reason, message, observed_generation, since_unix_ms }
+    };
+    of.iter().map(condition).collect()
 }

@@ -163,7 +163,7 @@ pub(super) async fn dump(State(admin): State<Admin>) -> Response {
         .collect();
     let view = admin.shared.view.load_full();
     let shared = &admin.shared;
-    let conditions = super::status::conditions(shared, &view, shared.clock.micros());
+    let conditions = crate::sync::conditions(shared, &view, shared.clock.micros());
     let conditions = conditions.into_iter().map(|condition| Condition {
         object: condition.object,
         kind: condition.kind.into(),

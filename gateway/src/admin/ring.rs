@@ -8,8 +8,9 @@ use axum::response::{IntoResponse, Json, Response};
 use registry::model::ServiceName;
 use serde::{Deserialize, Serialize};
 
-use super::status::{mode, told_ring};
+use super::status::mode;
 use super::{Admin, problem};
+use crate::sync::told_ring;
 use crate::view::{Service, View};
 
 #[derive(Debug, Deserialize)]

@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use hashring::NodeIndex;
-use registry::model::{Condition, Gateway, Member as Declared, Mode, PeerImports};
-use registry::union::Disagreement;
+use registry::model::{Condition, Gateway, Mode, PeerImports};
 use serde::Serialize;
 use tunnel::Kind;
 
@@ -13,8 +11,8 @@ use crate::balance::Standing;
 use crate::clock::Clock;
 use crate::health::State;
 use crate::peers::{PeerCluster, PeerGateway};
+use crate::sync::{conditions, other_rings, told_ring};
 use crate::view::{LocalService, Server, Service, View};
-use crate::worker::Shared;
 
 /// The document.
 #[derive(Debug, Serialize)]
@@ -195,80 +193,6 @@ pub(super) fn refresh_gauges(admin: &Admin) {
             .and_then(|age| i64::try_from(age).ok());
         admin.shared.metrics.set_peer(name.as_str(), tunnels, rtt, age);
     }
-}
-
-/// The fingerprint of the ring that a peer says it places a service by.
-pub(super) fn told_ring(service: &Service, node: NodeIndex, now: u64) -> Option<u64> {
-    match service.server(node) {
-        Server::Peer(_, facts) => facts.ring(now),
-        Server::Local(_) | Server::Via(..) | Server::Unreachable => None,
-    }
-}
-
-/// The peers that place a service by another ring than we do. What nobody declared (generation 0) is learned, and
-/// learned by and by.
-pub(super) fn other_rings<'v>(view: &'v View, now: u64) -> impl Iterator<Item = (&'v Service, &'v str, u64)> {
-    let declared = view.services().into_iter().filter(|service| service.placement.generation() > 0);
-    declared.flat_map(move |service| {
-        let ours = service.placement.ring().fingerprint();
-        let told = move |(node, member): (NodeIndex, &'v Declared)| {
-            Some((&**service, member.cluster.as_str(), told_ring(service, node, now)?))
-        };
-        service.placement.nodes().filter_map(told).filter(move |&(_, _, ring)| ring != ours)
-    })
-}
-
-/// What does not hold: by what is declared and mirrored, and by what peers tell.
-pub(super) fn conditions(shared: &Shared, view: &View, now: u64) -> Vec<Condition> {
-    let mut conditions = view.conditions.clone();
-    conditions.extend(rings_differ(view, now));
-    conditions.extend(objections(shared, view, now));
-    conditions
-}
-
-/// What peers that we export to cannot join, where we do not see it ourselves.
-fn objections(shared: &Shared, view: &View, now: u64) -> Vec<Condition> {
-    let mut conditions = Vec::new();
-    for peer in shared.peers.iter() {
-        for (service, disagreement) in peer.facts.objections(now) {
-            let object = format!("MeshService {service}");
-            let reason = disagreement.reason();
-            let local = view.local(&service.namespace, &service.name);
-            let ours = local.is_some_and(|local| local.grant.allows(&peer.name));
-            if !ours || view.conditions.iter().any(|c| c.object == object && c.reason == reason) {
-                continue;
-            }
-            let message = match disagreement {
-                Disagreement::Ports => format!(
-                    "cluster `{0}` has other ports under this name and keeps ours out of its union; make them the \
-                     same, or let its callers use the pinned name (see `ringway status` of {0})",
-                    peer.name
-                ),
-                Disagreement::Contracts => format!(
-                    "cluster `{0}` knows another placement of the same generation for it; make them the same, or \
-                     raise the generation of the one that shall count (see `ringway status` of {0})",
-                    peer.name
-                ),
-            };
-            conditions.push(Condition { object, kind: "Conflict", status: true, reason, message });
-        }
-    }
-    conditions
-}
-
-fn rings_differ(view: &View, now: u64) -> Vec<Condition> {
-    let condition = |(service, peer, ring): (&Service, &str, u64)| Condition {
-        object: format!("MeshService {}", service.name),
-        kind: "Conflict",
-        status: true,
-        reason: "RingsDiffer",
-        message: format!(
-            "cluster `{peer}` places it by the ring {ring:016x}, this one by {:016x}; compare `ringway status` of both, \
-             and raise `generation` with every change of a placement",
-            service.placement.ring().fingerprint()
-        ),
-    };
-    other_rings(view, now).map(condition).collect()
 }
 
 fn age_seconds(imports: &PeerImports, clock: &Clock) -> Option<u64> {

@@ -8,11 +8,12 @@ use registry::election::{Guard, Standing, TTL};
 use registry::recorder::{RecordError, Recorder, Stored};
 use registry::store::{Store, StoreError};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::Knowledge;
+use crate::clock::unix_ms;
+use crate::worker::Shared;
 
 /// Writes follow each other at most so often: what changes meanwhile goes with the next.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -20,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked whether the last words of peers are due, and whether the store still has what was written.
 const LOOK: Duration = Duration::from_secs(5);
+/// The statuses of applied objects are written at most so often.
+const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// One write of everything may take so long.
 const WRITE_WAIT: Duration = Duration::from_secs(60);
 
@@ -34,22 +37,31 @@ enum Failed {
     Silent(Duration),
 }
 
-/// Brings `store` after every change to what is known, whenever this gateway is elected, until `stop`; a store that fails
-/// is tried again.
+/// What one office has written.
+struct Office {
+    guard: Guard,
+    recorder: Recorder,
+    /// When statuses were brought last, and by the view of which catalog's revision.
+    stated: Option<(Instant, u64)>,
+}
+
+/// Brings `store` after every change to what is known, whenever this gateway is elected, until the process drains; a store
+/// that fails is tried again.
 pub async fn record<S: Store>(
     knowledge: Arc<Knowledge>,
+    shared: Arc<Shared>,
     store: S,
     mut standing: watch::Receiver<Standing>,
-    stop: CancellationToken,
 ) {
-    // With the guard that it writes under; none: what the store holds must be read.
-    let mut recorder: Option<(Guard, Recorder)> = None;
+    let stop = shared.stop.clone();
+    // None: what the store holds must be read.
+    let mut office: Option<Office> = None;
     loop {
         // Before the look, so that what changes during the writes is seen.
         let stopping = stop.is_cancelled();
         let guard = standing.borrow_and_update().guard(Instant::now());
         let Some(guard) = guard else {
-            recorder = None;
+            office = None;
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = standing.changed() => if changed.is_err() { return },
@@ -59,11 +71,11 @@ pub async fn record<S: Store>(
             continue;
         };
         let wait = if stopping { TTL } else { WRITE_WAIT };
-        let held = recorder.take().filter(|(office, _)| office.is_of(&guard));
-        let written = timeout(wait, bring(&knowledge, &store, &guard, held.map(|(_, recorder)| recorder)));
+        let held = office.take().filter(|office| office.guard.is_of(&guard));
+        let written = timeout(wait, bring(&knowledge, &shared, &store, guard, held));
         let pause = match written.await.unwrap_or(Err(Failed::Silent(wait))) {
             Ok(brought) => {
-                recorder = Some((guard, brought));
+                office = Some(brought);
                 PAUSE
             }
             Err(Failed::Record(RecordError::Store(StoreError::Closed))) => return,
@@ -82,12 +94,12 @@ pub async fn record<S: Store>(
         if stopping {
             return;
         }
-        if recorder.is_some() {
+        if let Some(office) = &office {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = knowledge.unrecorded.notified() => {}
                 changed = standing.changed() => if changed.is_err() { return },
-                () = sleep(LOOK) => {}
+                () = sleep_until(office.look_at(&shared)) => {}
             }
         }
         tokio::select! {
@@ -97,17 +109,42 @@ pub async fn record<S: Store>(
     }
 }
 
+/// The revision of the catalog that the view shows.
+fn viewed(shared: &Shared) -> u64 {
+    shared.view.load().catalog.as_ref().map_or(0, |catalog| catalog.revision)
+}
+
+impl Office {
+    /// When it is due again, if nothing happens.
+    fn look_at(&self, shared: &Shared) -> Instant {
+        let look = Instant::now() + LOOK;
+        match self.stated {
+            Some((at, revision)) if revision != viewed(shared) => look.min(at + STATUS_PAUSE),
+            _ => look,
+        }
+    }
+
+    /// Whether statuses may have changed: with the view, or by what peers tell.
+    fn states(&self, shared: &Shared) -> bool {
+        self.stated.is_none_or(|(at, revision)| {
+            let wait = if revision == viewed(shared) { LOOK } else { STATUS_PAUSE };
+            at.elapsed() >= wait
+        })
+    }
+}
+
 async fn bring<S: Store>(
     knowledge: &Knowledge,
+    shared: &Shared,
     store: &S,
-    guard: &Guard,
-    recorder: Option<Recorder>,
-) -> Result<Recorder, Failed> {
-    let (recorder, written) = match recorder {
-        Some(mut recorder) => {
-            recorder.verify(store, guard).await?;
-            let written = recorder.bring(store, guard, &knowledge.picture()).await?;
-            (recorder, written)
+    guard: Guard,
+    office: Option<Office>,
+) -> Result<Office, Failed> {
+    let (mut office, mut written) = match office {
+        Some(mut office) => {
+            office.recorder.verify(store, &guard).await?;
+            let written = office.recorder.bring(store, &guard, &knowledge.picture()).await?;
+            (Office { guard, ..office }, written)
         }
         None => {
             // A store that was wiped has none.
@@ -116,16 +153,22 @@ async fn bring<S: Store>(
                     "The registry's store is of a cluster with another UID; restart this gateway to take it over."
                 );
             }
-            let mut recorder = Recorder::begin(store, guard).await?;
+            let mut recorder = Recorder::begin(store, &guard).await?;
             let stored = Stored::read(store).await.map_err(RecordError::from)?;
             // Who wrote before may know of peers that we do not reach.
             knowledge.follow(&stored);
-            let written = recorder.take_over(store, guard, &stored, &knowledge.picture()).await?;
-            (recorder, written)
+            let written = recorder.take_over(store, &guard, &stored, &knowledge.picture()).await?;
+            (Office { guard, recorder, stated: None }, written)
         }
     };
+    if office.states(shared) {
+        let view = shared.view.load_full();
+        let statuses = knowledge.statuses(shared, &view);
+        office.stated = Some((Instant::now(), view.catalog.as_ref().map_or(0, |catalog| catalog.revision)));
+        written += office.recorder.bring_statuses(store, &guard, &statuses, unix_ms()).await?;
+    }
     if written > 0 {
         debug!(written, "The registry holds what is known.");
     }
-    Ok(recorder)
+    Ok(office)
 }

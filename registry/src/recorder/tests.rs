@@ -208,3 +208,58 @@ async fn what_is_held_can_be_read() {
     let applied = Applied { generation: 3, by: "uid 0".into(), ..Applied::default() };
     assert_eq!(describe(config, &applied.encode_to_vec()).unwrap(), "generation 3, by uid 0");
 }
+
+fn cart() -> ObjectName {
+    ObjectName::new(crate::model::Kind::MeshService, "shop", "cart")
+}
+
+/// How `shop/cart` is at a generation.
+fn statuses(generation: u64, in_use: bool) -> Statuses {
+    let applied = applied::Stored { generation, ..applied::Stored::default() };
+    Statuses::from([(cart(), status::of(&applied, &[], in_use))])
+}
+
+async fn put(store: &MemoryStore, ops: Vec<Op>) {
+    store.commit(Transaction { expect: Vec::new(), ops }).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_written_when_it_changes_and_outlives_a_takeover() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let (mut recorder, _) = take_over(&store, &guard, &picture([])).await;
+    let ready = |status: &Status| status.conditions.last().map(|c| (c.status, c.since_unix_ms)).unwrap();
+    assert_eq!(recorder.bring_statuses(&store, &guard, &statuses(1, false), 10).await.unwrap(), 1);
+    assert_eq!(recorder.bring_statuses(&store, &guard, &statuses(1, true), 20).await.unwrap(), 1);
+    for later in [30, 40] {
+        let revision = store.range("/").await.unwrap().revision;
+        assert_eq!(recorder.bring_statuses(&store, &guard, &statuses(1, true), later).await.unwrap(), 0);
+        assert_eq!(store.range("/").await.unwrap().revision, revision, "nothing is written at rest");
+        assert_eq!(ready(&status::range(&store).await.unwrap()[&cart()]), (true, 20));
+        // As another gateway finds it.
+        recorder = take_over(&store, &guard, &picture([])).await.0;
+    }
+    assert_eq!(recorder.bring_statuses(&store, &guard, &statuses(2, true), 50).await.unwrap(), 1);
+    let now = &status::range(&store).await.unwrap()[&cart()];
+    assert_eq!((now.observed_generation, ready(now)), (2, (true, 20)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_goes_with_its_object_and_not_before() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let object = applied::Stored { generation: 1, ..applied::Stored::default() };
+    put(&store, vec![Op::Put { key: applied::key(&cart()), value: object.encode(), lease: None }]).await;
+    let later = keys::status("Later", "shop", "cart");
+    put(&store, vec![Op::Put { key: later.clone(), value: Bytes::new(), lease: None }]).await;
+    let (mut recorder, _) = take_over(&store, &guard, &picture([])).await;
+    recorder.bring_statuses(&store, &guard, &statuses(1, true), 10).await.unwrap();
+    // Not heard of yet by whoever takes over.
+    let (mut recorder, _) = take_over(&store, &guard, &picture([])).await;
+    assert_eq!(recorder.bring_statuses(&store, &guard, &Statuses::new(), 20).await.unwrap(), 0);
+    put(&store, vec![Op::Delete(applied::key(&cart()))]).await;
+    assert_eq!(recorder.bring_statuses(&store, &guard, &Statuses::new(), 20).await.unwrap(), 1);
+    assert!(status::range(&store).await.unwrap().is_empty());
+    assert!(store.get(&later).await.unwrap().is_some(), "of a kind of a later version");
+    assert!(describe(&status::key(&cart()), &statuses(1, true)[&cart()].encode_to_vec()).is_some());
+}

@@ -29,9 +29,7 @@ pub fn config(kind: &str, namespace: &str, name: &str) -> String {
 
 /// Kind, namespace and name of the manifest under `key`.
 pub fn config_of(key: &str) -> Option<(&str, &str, &str)> {
-    let mut parts = key.strip_prefix(ROOT)?.strip_prefix("config/")?.split('/');
-    let found = (parts.next()?, parts.next()?, parts.next()?);
-    parts.next().is_none().then_some(found)
+    object_of(key, "config/")
 }
 
 /// All manifests.
@@ -42,6 +40,22 @@ pub fn configs() -> String {
 /// The status of what a manifest declares: under a key of its own, so that a status never rewrites a manifest.
 pub fn status(kind: &str, namespace: &str, name: &str) -> String {
     format!("{ROOT}status/{kind}/{namespace}/{name}")
+}
+
+/// Kind, namespace and name of the object whose status stands under `key`.
+pub fn status_of(key: &str) -> Option<(&str, &str, &str)> {
+    object_of(key, "status/")
+}
+
+/// Every status.
+pub fn statuses() -> String {
+    format!("{ROOT}status/")
+}
+
+fn object_of<'k>(key: &'k str, word: &str) -> Option<(&'k str, &'k str, &'k str)> {
+    let mut parts = key.strip_prefix(ROOT)?.strip_prefix(word)?.split('/');
+    let found = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then_some(found)
 }
 
 /// One endpoint, leased by whoever registered it.
@@ -109,6 +123,8 @@ mod tests {
         assert_eq!(config_of(&config("MeshService", "shop", "cart")), Some(("MeshService", "shop", "cart")));
         assert_eq!(config_of(&import(&east, &cart)), None);
         assert_eq!(status("Link", "default", "east"), "/ringway/v1/status/Link/default/east");
+        assert_eq!(status_of(&status("Link", "default", "east")), Some(("Link", "default", "east")));
+        assert_eq!(status_of(&config("Link", "default", "east")), None);
         assert_eq!(endpoint(&cart, "a"), "/ringway/v1/endpoints/shop/cart/a");
         // An id may hold slashes.
         for id in ["a", "10.0.0.1:80", "a/b"] {

@@ -4,9 +4,9 @@ use registry::model::{Catalog, ClusterName, Condition, Gateway, Grant, ServiceNa
 
 use super::Check;
 use crate::admin::explain::clusters::why_unreachable;
-use crate::admin::status::{other_rings, told_ring};
 use crate::balance::Standing;
 use crate::metrics::Outcome as Answered;
+use crate::sync::{other_rings, told_ring};
 use crate::view::{LocalService, Server, Service, View};
 
 /// All checks of services, at `now` of the process's clock.

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use registry::model::Kind;
+use registry::status;
 use serde::Serialize;
 
 use super::{ObjectsError, connect, kind};
@@ -63,6 +64,8 @@ struct ConditionJson<'a> {
     reason: &'a str,
     message: &'a str,
     observed_generation: Option<u64>,
+    /// When `status` changed last.
+    since_unix_ms: Option<u64>,
 }
 
 /// Runs the command.
@@ -88,7 +91,7 @@ pub(in crate::cli) fn run(args: &Args, output: Output) -> Result<(), Failure> {
         Output::Json => {
             print_json(&FoundJson { objects: found.objects.iter().map(|object| json(object)).collect() });
         }
-        Output::Yaml => print(&documents(&found.objects)),
+        Output::Yaml => print(&(stated(&found.objects) + &documents(&found.objects))),
         Output::Text | Output::Wide => {
             print(&describe(&found.objects, output == Output::Wide, unix_ms(SystemTime::now())));
         }
@@ -120,11 +123,35 @@ fn condition(condition: &Condition) -> ConditionJson<'_> {
         reason: &condition.reason,
         message: &condition.message,
         observed_generation: (condition.observed_generation > 0).then_some(condition.observed_generation),
+        since_unix_ms: (condition.since_unix_ms > 0).then_some(condition.since_unix_ms),
     }
 }
 
 fn parts(object: &Object) -> (&str, &str, &str) {
     object.name.as_ref().map_or(("", "", ""), |name| (&name.kind, &name.namespace, &name.name))
+}
+
+/// How the objects are, as comments in a document of their own: none of them is part of what is applied again.
+fn stated(objects: &[Object]) -> String {
+    let line = |object: &Object| {
+        let (kind, namespace, name) = parts(object);
+        let words: Vec<_> = object.conditions.iter().map(word).collect();
+        let observed = match object.generation {
+            0 => format!("of {}", object.file),
+            _ => format!("observedGeneration {}", observed(object)),
+        };
+        format!("# {kind} {namespace}/{name}: {}; {observed}\n", words.join(", "))
+    };
+    format!("---\n{}", objects.iter().map(line).collect::<String>())
+}
+
+/// The generation that the conditions are of; 0: of a file.
+fn observed(object: &Object) -> u64 {
+    object.conditions.first().map_or(0, |condition| condition.observed_generation)
+}
+
+fn word(condition: &Condition) -> String {
+    status::word(&condition.kind, condition.status, &condition.reason)
 }
 
 /// The documents, each with its marker.
@@ -145,7 +172,7 @@ fn is_bad(condition: &Condition) -> bool {
 fn describe(objects: &[Object], wide: bool, now_unix_ms: u64) -> String {
     let mut titles = vec!["KIND", "NAMESPACE", "NAME", "SOURCE", "GENERATION", "READY", "AGE"];
     if wide {
-        titles.extend(["REVISION", "BY", "CONDITIONS"]);
+        titles.extend(["REVISION", "BY", "OBSERVED", "CONDITIONS"]);
     }
     let mut rows = table(&titles);
     for object in objects {
@@ -163,10 +190,17 @@ fn describe(objects: &[Object], wide: bool, now_unix_ms: u64) -> String {
             or_none(age(now_unix_ms.saturating_sub(object.applied_unix_ms) / 1000)),
         ];
         if wide {
-            let said: Vec<_> =
-                bad.iter().map(|c| format!("{} {}: {}", c.kind, c.reason, c.message)).collect();
-            let said = if said.is_empty() { "-".into() } else { said.join("; ") };
-            row.extend([or_none(object.revision.to_string()), or_none(object.by.clone()), said]);
+            let mut said: Vec<String> = object.conditions.iter().map(word).collect();
+            // What only follows from another one says nothing more.
+            let first =
+                |c: &&&Condition| !bad.iter().take_while(|b| b.kind != c.kind).any(|b| b.reason == c.reason);
+            said.extend(bad.iter().filter(first).map(|c| format!("{}: {}", c.reason, c.message)));
+            row.extend([
+                or_none(object.revision.to_string()),
+                or_none(object.by.clone()),
+                or_none(observed(object).to_string()),
+                said.join(", "),
+            ]);
         }
         rows.add_row(row);
     }
@@ -200,14 +234,16 @@ mod tests {
             kind: "Accepted".into(),
             reason: "DeclaredInFile".into(),
             message: "declared in west.yaml:3".into(),
+            observed_generation: 3,
             ..Condition::default()
         };
+        let follows = Condition { kind: "Ready".into(), reason: "DeclaredInFile".into(), ..inert.clone() };
         let applied = Object {
             generation: 3,
             by: "uid 0".into(),
             revision: 17,
             applied_unix_ms: 1_000,
-            conditions: vec![inert],
+            conditions: vec![inert, follows],
             ..object("cart", "")
         };
         let objects = [object("cart", "west.yaml:3"), applied];
@@ -218,10 +254,15 @@ MeshService   shop        cart   applied       3            DeclaredInFile   5m
 ";
         assert_eq!(describe(&objects, false, 301_000), expected);
         let wide = describe(&objects, true, 301_000);
-        assert!(
-            wide.contains("17         uid 0   Accepted DeclaredInFile: declared in west.yaml:3"),
-            "{wide}"
-        );
+        let said = "17         uid 0   3          Accepted=False (DeclaredInFile), Ready=False (DeclaredInFile), \
+                    DeclaredInFile: declared in west.yaml:3\n";
+        assert!(wide.ends_with(said), "{wide}");
+        let expected = "\
+---
+# MeshService shop/cart: ; of west.yaml:3
+# MeshService shop/cart: Accepted=False (DeclaredInFile), Ready=False (DeclaredInFile); observedGeneration 3
+";
+        assert_eq!(stated(&objects), expected);
         assert_eq!(documents(&objects), "---\nkind: MeshService\n---\nkind: MeshService\n");
     }
 }
