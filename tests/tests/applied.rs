@@ -7,26 +7,19 @@ use std::path::Path;
 use e2e::backend::Backend;
 use e2e::manifest::{link, object, service, sharded};
 use e2e::mesh::{Gateway, Mesh, find};
-use e2e::process::Said;
 use e2e::wait::SOON;
 use serde_json::Value;
 
-/// `ringway ARGS` against a gateway.
-fn ask(mesh: &Mesh, gateway: &Gateway, args: &[&str]) -> Said {
-    let admin = gateway.site.admin.to_string();
-    mesh.cli(&[args, &["--admin", &admin]].concat())
-}
-
-/// The same, and it must work.
+/// `ringway ARGS` against a gateway, and it must work.
 fn worked(mesh: &Mesh, gateway: &Gateway, args: &[&str]) -> String {
-    let said = ask(mesh, gateway, args);
+    let said = mesh.cli_at(gateway, args);
     assert_eq!(said.code, Some(0), "{args:?}: {said:?}");
     said.out
 }
 
 /// The same, and it must fail.
 fn refused(mesh: &Mesh, gateway: &Gateway, args: &[&str]) -> String {
-    let said = ask(mesh, gateway, args);
+    let said = mesh.cli_at(gateway, args);
     assert_eq!(said.code, Some(1), "{args:?}: {said:?}");
     said.err
 }

@@ -4,63 +4,17 @@
 use std::time::Duration;
 
 use e2e::backend::Backend;
+use e2e::duo::{Duo, wait_answered, wait_standing};
 use e2e::etcd::{Etcd, of_the_system};
 use e2e::manifest::{link, service};
-use e2e::mesh::{Gateway, Mesh, Site, find, lanes};
+use e2e::mesh::{Gateway, Mesh, find, lanes};
 use e2e::pair::CART;
 use e2e::process::cli;
+use e2e::stored::Stored;
 use e2e::wait::wait_until;
-use registry::store::etcd::{EtcdOptions, EtcdStore};
-use registry::store::{Entry, Store, keys};
-use serde_json::Value;
 
 /// Machines are slow when everything runs at once, and leases are to lapse before others take over.
 const LONG: Duration = Duration::from_secs(60);
-
-/// What stands in an etcd, as a gateway sees it.
-struct Keys {
-    runtime: tokio::runtime::Runtime,
-    store: EtcdStore,
-}
-
-impl Keys {
-    fn of(etcd: &Etcd) -> Self {
-        let options = EtcdOptions { endpoints: etcd.endpoints(), ..EtcdOptions::default() };
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        Self { runtime, store: EtcdStore::open(options).unwrap() }
-    }
-
-    /// Every record that was written of peers; none while etcd does not answer.
-    fn imports(&self) -> Option<Vec<Entry>> {
-        let range = self.runtime.block_on(self.store.range(&keys::all_imports())).ok()?;
-        // Without the peers' own keys, which tell when something was heard last.
-        Some(range.entries.into_iter().filter(|entry| entry.key.matches('/').count() > 4).collect())
-    }
-
-    fn wait_import(&self, service: &str) {
-        wait_until(&format!("{service} is in etcd"), LONG, || {
-            let end = format!("/{service}");
-            self.imports()?.iter().any(|entry| entry.key.ends_with(&end)).then_some(())
-        });
-    }
-}
-
-fn standing(status: &Value) -> &str {
-    status["registry"]["standing"].as_str().unwrap_or_default()
-}
-
-fn wait_standing(gateway: &Gateway, wanted: &str) {
-    gateway.wait_status(&format!("{} is {wanted}", gateway.site.gateway), LONG, |status| {
-        (standing(status) == wanted).then_some(())
-    });
-}
-
-/// Waits until the store has answered it anew: it is a member, or elected.
-fn wait_answered(gateway: &Gateway) {
-    gateway.wait_status(&format!("{} has a lease", gateway.site.gateway), LONG, |status| {
-        (status["registry"]["up"] == true).then_some(())
-    });
-}
 
 fn wait_tunnels(gateway: &Gateway, of: &[&str]) {
     gateway.wait_status(&format!("tunnels to {of:?}"), LONG, |status| {
@@ -73,58 +27,6 @@ fn wait_tunnels(gateway: &Gateway, of: &[&str]) {
         };
         of.iter().all(|id| complete(id).is_some()).then_some(())
     });
-}
-
-/// Two gateways of west share an etcd, and each links to the one of east, which serves `shop/cart`.
-struct World {
-    etcd: Etcd,
-    keys: Keys,
-    first: Gateway,
-    second: Gateway,
-    east: Gateway,
-    backend: Backend,
-    mesh: Mesh,
-}
-
-impl World {
-    /// The first is elected.
-    fn new() -> Self {
-        let etcd = Etcd::start(&of_the_system(), 1);
-        let keys = Keys::of(&etcd);
-        let mesh = Mesh::new();
-        let backend = Backend::start("east/a");
-        let east = mesh.site("east", &["west"]);
-        let sites = ["gw-1", "gw-2"].map(|id| mesh.site_of("west", id, &["east"], &etcd));
-        let east = east.start(&[link("west", &[]), service("cart", &[("a", backend.address())])]);
-        let start = |site: &Site| {
-            let gateway = site.start(&[link("east", &[east.site.tunnel])]);
-            gateway.wait_service("shop/cart", &["east"]);
-            gateway
-        };
-        let mut first = start(&sites[0]);
-        let mut second = start(&sites[1]);
-        // On a busy machine a lease may lapse, and the other be elected.
-        let elected = wait_until("one is elected, the other a member", LONG, || {
-            let statuses = [first.status()?, second.status()?];
-            match [standing(&statuses[0]), standing(&statuses[1])] {
-                ["elected", "member"] => Some(0),
-                ["member", "elected"] => Some(1),
-                _ => None,
-            }
-        });
-        if elected == 1 {
-            std::mem::swap(&mut first, &mut second);
-        }
-        keys.wait_import("shop/cart");
-        Self { etcd, keys, first, second, east, backend, mesh }
-    }
-
-    /// East serves `shop/NAME`, too.
-    fn serve(&self, name: &str) {
-        let endpoint = [("a", self.backend.address())];
-        self.east.site.write(&[link("west", &[]), service("cart", &endpoint), service(name, &endpoint)]);
-        self.east.process.hang_up();
-    }
 }
 
 mod with_etcd {
@@ -167,87 +69,84 @@ mod with_etcd {
 
     #[test]
     fn a_killed_leader_is_followed_and_changes_flow() {
-        let mut world = World::new();
-        let before = world.keys.imports().unwrap();
-        world.first.process.kill();
-        wait_standing(&world.second, "elected");
-        world.serve("basket");
-        world.keys.wait_import("shop/basket");
-        let after = world.keys.imports().unwrap();
+        let mut duo = Duo::new();
+        let before = duo.stored.imports().unwrap();
+        duo.first.process.kill();
+        wait_standing(&duo.second, "elected");
+        duo.serve("basket");
+        duo.stored.wait_import("shop/basket");
+        let after = duo.stored.imports().unwrap();
         assert_eq!(after.len(), 2);
         assert!(before.iter().all(|entry| after.contains(entry)), "a takeover rewrote what had not changed");
-        world.first.restart();
-        wait_answered(&world.first);
-        world.first.wait_service("shop/basket", &["east"]);
+        duo.first.restart();
+        wait_answered(&duo.first);
+        duo.first.wait_service("shop/basket", &["east"]);
     }
 
     #[test]
     fn a_paused_leader_that_wakes_late_changes_nothing() {
-        let world = World::new();
-        world.first.process.freeze();
-        wait_standing(&world.second, "elected");
+        let duo = Duo::new();
+        duo.first.process.freeze();
+        wait_standing(&duo.second, "elected");
         // What the sleeper does not know of.
-        world.serve("basket");
-        world.keys.wait_import("shop/basket");
-        let before = world.keys.imports().unwrap();
-        world.first.process.thaw();
-        world.first.process.wait_log(&["This gateway has no lease"]);
-        wait_answered(&world.first);
-        world.first.wait_service("shop/basket", &["east"]);
-        assert_eq!(world.keys.imports().unwrap(), before);
+        duo.serve("basket");
+        duo.stored.wait_import("shop/basket");
+        let before = duo.stored.imports().unwrap();
+        duo.first.process.thaw();
+        duo.first.process.wait_log(&["This gateway has no lease"]);
+        wait_answered(&duo.first);
+        duo.first.wait_service("shop/basket", &["east"]);
+        assert_eq!(duo.stored.imports().unwrap(), before);
     }
 
     #[test]
     fn without_etcd_traffic_goes_on_and_a_restart_serves() {
-        let mut world = World::new();
+        let mut duo = Duo::new();
         let answered = |gateway: &Gateway| assert_eq!(gateway.get(CART, "/").status, 200);
-        world.etcd.kill(0);
-        wait_standing(&world.first, "unknown");
-        let status = world.first.status().unwrap();
+        duo.etcd.kill(0);
+        wait_standing(&duo.first, "unknown");
+        let status = duo.first.status().unwrap();
         assert_eq!((&status["registry"]["up"], &status["ready"]), (&false.into(), &true.into()));
-        let metrics = world.first.admin("/metrics").unwrap();
+        let metrics = duo.first.admin("/metrics").unwrap();
         assert!(String::from_utf8_lossy(&metrics.body).contains("\nringway_registry_up 0\n"));
         for _ in 0..20 {
-            answered(&world.first);
-            answered(&world.second);
+            answered(&duo.first);
+            answered(&duo.second);
         }
-        world.first.restart();
-        world.first.wait_service("shop/cart", &["east"]);
-        answered(&world.first);
+        duo.first.restart();
+        duo.first.wait_service("shop/cart", &["east"]);
+        answered(&duo.first);
 
         // One that never knew the cluster's UID waits, and says why.
-        let third = world.mesh.site_of("west", "gw-3", &["east"], &world.etcd);
-        third.write(&[link("east", &[world.east.site.tunnel])]);
+        let third = duo.mesh.site_of("west", "gw-3", &["east"], &duo.etcd);
+        third.write(&[link("east", &[duo.east.site.tunnel])]);
         let third = third.spawn();
         let ready = wait_until("it says why it is not ready", LONG, || third.admin("/ready"));
         assert_eq!(ready.status, 503);
         assert!(String::from_utf8_lossy(&ready.body).contains("registry's store"), "{ready:?}");
 
-        world.etcd.restart(0);
-        wait_until("one of them is elected", LONG, || {
-            let all = [&world.first, &world.second].map(|gateway| gateway.status());
-            all.iter().flatten().any(|status| standing(status) == "elected").then_some(())
-        });
+        duo.etcd.restart(0);
+        duo.wait_elected();
         third.wait_service("shop/cart", &["east"]);
-        world.serve("basket");
-        world.keys.wait_import("shop/basket");
-        for gateway in [&world.first, &world.second, &third] {
+        duo.serve("basket");
+        duo.stored.wait_import("shop/basket");
+        for gateway in [&duo.first, &duo.second, &third] {
             gateway.wait_service("shop/basket", &["east"]);
         }
     }
 
     #[test]
     fn an_etcd_put_back_to_an_older_state_is_brought_up_again() {
-        let mut world = World::new();
+        let mut duo = Duo::new();
         let uid = |gateway: &Gateway| gateway.status().unwrap()["uid"].clone();
-        let before = uid(&world.first);
-        let backup = world.etcd.back_up();
-        world.serve("basket");
-        world.keys.wait_import("shop/basket");
-        world.etcd.restore(&backup);
+        let before = uid(&duo.first);
+        let backup = duo.etcd.back_up();
+        duo.serve("basket");
+        duo.stored.wait_import("shop/basket");
+        duo.etcd.restore(&backup);
         // What was imported since is written anew; nothing of it was forgotten meanwhile.
-        world.keys.wait_import("shop/basket");
-        for gateway in [&world.first, &world.second] {
+        duo.stored.wait_import("shop/basket");
+        for gateway in [&duo.first, &duo.second] {
             gateway.wait_service("shop/basket", &["east"]);
             assert_eq!(uid(gateway), before);
         }
@@ -263,7 +162,7 @@ mod with_etcd {
         let first =
             mesh.site_of("west", "gw-1", &["east"], &etcd).start(&[link("east", &[east.site.tunnel])]);
         wait_standing(&first, "elected");
-        Keys::of(&etcd).wait_import("shop/cart");
+        Stored::of(&etcd).wait_import("shop/cart");
         // It dials nobody, and nobody dials it.
         let second = mesh.site_of("west", "gw-2", &["east"], &etcd).start(&[link("east", &[])]);
         second.wait_status("it knows of the service", LONG, |status| {

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use e2e::etcd::{ETCD_SOON, Etcd};
+use e2e::etcd::{ETCD_SOON, Etcd, patient};
 use e2e::port::free_port;
-use etcd_client::Client;
 use registry::store::etcd::EtcdStore;
 use registry::store::{Event, Store, StoreError, TTL_MAX, Watch, conformance};
 
@@ -14,11 +13,6 @@ use super::{commit, ended, open, options, put, set, store, until_answered};
 
 /// Longer than a store takes to notice that a member is frozen: one wait for an answer for each kind of request.
 const NOTICED: Duration = Duration::from_secs(30);
-
-/// For several members on a busy machine: slow enough to keep a leader that has to wait for the processor.
-fn patient() -> Vec<String> {
-    ["--heartbeat-interval=300", "--election-timeout=3000"].map(String::from).into()
-}
 
 pub(crate) async fn killed(binary: &Path) {
     let mut etcd = Etcd::start(binary, 1);
@@ -98,7 +92,7 @@ pub(crate) async fn one_of_three(binary: &Path) {
     let reader = tokio::spawn(follow(open(options(&etcd)), "/n/59"));
     for n in 0..60 {
         if n == 20 {
-            etcd.kill(leader(&etcd).await);
+            etcd.kill(etcd.leader().unwrap());
         }
         let key = format!("/n/{n:02}");
         // A write that was not answered may have been made: the same one does no harm.
@@ -154,7 +148,7 @@ pub(crate) async fn absent(binary: &Path) {
 
 pub(crate) async fn one_frozen(binary: &Path) {
     let mut etcd = Etcd::start_with(binary, 3, |_| patient());
-    let frozen = (leader(&etcd).await + 1) % 3;
+    let frozen = (etcd.leader().unwrap() + 1) % 3;
     let mut options = options(&etcd);
     options.endpoints.swap(0, frozen);
     let store = open(options);
@@ -175,7 +169,7 @@ pub(crate) async fn one_frozen(binary: &Path) {
 
 pub(crate) async fn alone(binary: &Path) {
     let mut etcd = Etcd::start_with(binary, 3, |_| patient());
-    let survivor = (leader(&etcd).await + 1) % 3;
+    let survivor = (etcd.leader().unwrap() + 1) % 3;
     let mut only = options(&etcd);
     only.endpoints = vec![etcd.endpoints().swap_remove(survivor)];
     let store = open(only);
@@ -196,16 +190,4 @@ pub(crate) async fn alone(binary: &Path) {
     etcd.restart_all();
     let entry = until_answered("a read", async || store.get("/a").await).await;
     assert_eq!(entry.map(|entry| entry.modified), Some(answered));
-}
-
-/// Which member leads.
-async fn leader(etcd: &Etcd) -> usize {
-    for (member, endpoint) in etcd.endpoints().into_iter().enumerate() {
-        let mut client = Client::connect([endpoint], None).await.unwrap();
-        let status = client.status().await.unwrap();
-        if status.header().is_some_and(|header| header.member_id() == status.leader()) {
-            return member;
-        }
-    }
-    panic!("no member leads");
 }
