@@ -1,10 +1,12 @@
 //! What is known of peers: unknown is not empty, explicit removals apply, state survives a restart.
 #![allow(clippy::unwrap_used)]
 
+use e2e::backend::Backend;
 use e2e::manifest::{link, service};
 use e2e::mesh::find;
-use e2e::pair::{CART, Pair};
+use e2e::pair::{CART, Pair, Setup};
 use e2e::process::cli;
+use e2e::traffic::{Ask, Traffic};
 use e2e::wait::{SOON, wait_until};
 
 /// Waits until west's catalog is on its disk: it is saved at most once a second, and SIGKILL leaves no time for it.
@@ -96,6 +98,7 @@ fn two_processes_never_share_a_state_directory() {
 #[test]
 fn a_damaged_catalog_is_named_with_its_remedy() {
     let mut pair = Pair::new();
+    let uid = pair.west.status().unwrap()["uid"].clone();
     let file = wait_saved(&pair);
     pair.west.process.kill();
     let bytes = std::fs::read(&file).unwrap();
@@ -103,6 +106,12 @@ fn a_damaged_catalog_is_named_with_its_remedy() {
     let said = cli(&pair.west.site.dir, &["gateway", "-f", pair.west.site.file().to_str().unwrap()]);
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.err.contains("catalog") && said.err.contains("move it away"), "{said:?}");
+    // The remedy: the rest of the state and the peer know everything that was in it.
+    std::fs::rename(&file, file.with_extension("damaged")).unwrap();
+    pair.west.restart();
+    assert_eq!(pair.west.status().unwrap()["uid"], uid);
+    pair.west.wait_service("shop/cart", &["east"]);
+    assert_eq!(pair.get("/").status, 200);
 }
 
 #[test]
@@ -118,4 +127,25 @@ fn a_peer_that_is_silent_for_longer_than_the_link_allows_is_forgotten_until_it_i
     pair.east.restart();
     pair.west.wait_service("shop/cart", &["east"]);
     assert_eq!(pair.get("/").status, 200);
+}
+
+#[test]
+fn a_link_that_is_cut_for_longer_than_it_allows_loses_what_came_by_it_and_nothing_else() {
+    let pair = Pair::with(Setup { relayed: true, ..Setup::default() });
+    let own = Backend::start("west/a");
+    let east = link("east", &[pair.relay().address()]).replace("  import:", "  expireAfter: 2s\n  import:");
+    pair.west.site.write(&[east, service("web", &[("a", own.address())])]);
+    pair.west.process.hang_up();
+    pair.east.wait_service("shop/web", &["west"]);
+    let load = Traffic::start(pair.west.site.http, 2, Ask::get("web.shop.mesh"));
+    pair.relay().cut();
+    wait_until("it is forgotten", SOON * 3, || (pair.get("/").status == 404).then_some(()));
+    // East's own link allows a day.
+    assert_eq!(pair.east.get("web.shop.mesh", "/").status, 503);
+    pair.relay().heal();
+    pair.west.wait_service("shop/cart", &["east"]);
+    assert_eq!(pair.get("/").status, 200);
+    pair.east.wait_service("shop/web", &["west"]);
+    assert_eq!(pair.east.get("web.shop.mesh", "/").status, 200);
+    load.stop().assert_none_failed();
 }
