@@ -23,7 +23,7 @@ use registry::recorder::{Picture, Stored};
 use registry::sources::{Applied, Merged, Sources};
 use registry::state::{Saved, StateDir};
 use tokio::sync::{Notify, watch};
-use tracing::error;
+use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -44,6 +44,10 @@ pub use record::record;
 const REBUILD_PAUSE: Duration = Duration::from_millis(50);
 /// The last catalog is saved at most so often.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
+/// And one that could not be saved so often: what is too large for a disk is not written over and over.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
+/// The same failure again is only said every so often: the log may be on that disk, too.
+const SAY_AGAIN: u32 = 60;
 
 /// What this cluster knows: declared in files, applied, registered, mirrored from its peers.
 #[derive(Debug)]
@@ -199,8 +203,8 @@ pub async fn publish(
     directory: StateDir,
 ) {
     let directory = Arc::new(Mutex::new(directory));
-    let mut saved_at = tokio::time::Instant::now();
-    let mut unsaved = false;
+    let mut save_at = tokio::time::Instant::now();
+    let (mut unsaved, mut failures) = (false, 0);
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => break,
@@ -213,13 +217,13 @@ pub async fn publish(
                 unsaved = true;
                 tokio::time::sleep(REBUILD_PAUSE).await;
             }
-            () = tokio::time::sleep_until(saved_at + SAVE_PAUSE), if unsaved => {
-                save(&knowledge, &directory).await;
-                (saved_at, unsaved) = (tokio::time::Instant::now(), false);
+            () = tokio::time::sleep_until(save_at), if unsaved => {
+                unsaved = !save(&knowledge, &directory, &mut failures).await;
+                save_at = tokio::time::Instant::now() + if unsaved { SAVE_AGAIN } else { SAVE_PAUSE };
             }
         }
     }
-    save(&knowledge, &directory).await;
+    save(&knowledge, &directory, &mut failures).await;
 }
 
 /// The view of what is known now.
@@ -231,16 +235,28 @@ pub fn build(builder: &mut ViewBuilder, knowledge: &Knowledge, shared: &Shared, 
     view
 }
 
-async fn save(knowledge: &Arc<Knowledge>, directory: &Arc<Mutex<StateDir>>) {
+/// Saves the last catalog after so many `failures`; gives whether that worked.
+async fn save(knowledge: &Arc<Knowledge>, directory: &Arc<Mutex<StateDir>>, failures: &mut u32) -> bool {
     let (saved, directory) = (knowledge.saved(), directory.clone());
     let written = tokio::task::spawn_blocking(move || {
         directory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).save(&saved)
     });
-    match written.await {
-        Ok(Ok(())) => {}
-        Ok(Err(failed)) => {
-            error!(error = %failed, "The last catalog could not be saved; what was saved before stays.")
+    let failed: Box<dyn std::error::Error> = match written.await {
+        Ok(Ok(())) => {
+            if std::mem::take(failures) > 0 {
+                info!("The last catalog is saved again.");
+            }
+            return true;
         }
-        Err(panic) => error!(error = %panic, "Saving the last catalog panicked."),
+        Ok(Err(failed)) => Box::new(failed),
+        Err(panic) => Box::new(panic),
+    };
+    if failures.is_multiple_of(SAY_AGAIN) {
+        error!(
+            error = &*failed,
+            "The last catalog could not be saved; what was saved before stays. Tried again."
+        );
     }
+    *failures += 1;
+    false
 }

@@ -188,13 +188,22 @@ impl StateDir {
         if bytes.len() as u64 > LAST_CATALOG_BYTES_MAX {
             return Err(StateError::TooLarge { path, bytes: bytes.len() as u64 });
         }
-        let mut file = private().create(true).truncate(true).open(&new).map_err(failed("create", &new))?;
-        file.write_all(&bytes).map_err(failed("write", &new))?;
-        // The content must be on the disk before the name points to it, and the name before we say so.
-        file.sync_all().map_err(failed("sync", &new))?;
-        std::fs::rename(&new, &path).map_err(failed("replace", &path))?;
+        let written = write_new(&new, &bytes)
+            .and_then(|()| std::fs::rename(&new, &path).map_err(failed("replace", &path)));
+        if written.is_err() {
+            // Half of a file would hold the room that is missing.
+            let _ = std::fs::remove_file(&new);
+        }
+        written?;
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("sync directory", &self.dir))
     }
+}
+
+/// Makes the file `new` hold `bytes`: the content must be on the disk before a name points to it.
+fn write_new(new: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    let mut file = private().create(true).truncate(true).open(new).map_err(failed("create", new))?;
+    file.write_all(bytes).map_err(failed("write", new))?;
+    file.sync_all().map_err(failed("sync", new))
 }
 
 fn private() -> OpenOptions {

@@ -51,6 +51,19 @@ fn sample() -> Saved {
 }
 
 #[test]
+fn what_could_not_be_saved_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = StateDir::open(dir.path()).unwrap();
+    // In its place stands what no file replaces.
+    std::fs::create_dir(dir.path().join(CATALOG)).unwrap();
+    let error = state.save(&sample()).unwrap_err();
+    assert!(error.to_string().starts_with("cannot replace"), "{error}");
+    assert!(!dir.path().join(CATALOG_NEW).exists());
+    std::fs::remove_dir(dir.path().join(CATALOG)).unwrap();
+    state.save(&sample()).unwrap();
+}
+
+#[test]
 fn what_was_saved_is_loaded_by_the_next_process() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state/west");

@@ -74,13 +74,25 @@ impl Disk {
     /// Makes the file `path` hold `kept`. It stands there whole, or what stood there before still does: it is written
     /// as `new`, in the same directory, first.
     pub(super) fn create(path: &Path, new: &Path, kept: &Kept) -> Result<Self, redb::Error> {
+        let created = Self::create_new(new, kept).and_then(|disk| {
+            // The content is on the disk, now the name that points to it.
+            fs::rename(new, path)?;
+            Ok(disk)
+        });
+        if created.is_err() {
+            // Half of a file would hold the room that is missing.
+            let _ = fs::remove_file(new);
+        }
+        let disk = created?;
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+        Ok(disk)
+    }
+
+    fn create_new(new: &Path, kept: &Kept) -> Result<Self, redb::Error> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let disk = Self { database: builder().create_file(options.open(new)?)? };
         disk.transaction(|transaction| insert_all(transaction, kept))?;
-        // The content is on the disk, now the name that points to it.
-        fs::rename(new, path)?;
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
         Ok(disk)
     }
 

@@ -17,6 +17,9 @@ use crate::store::{Cause, StoreError, unix_ms};
 /// How long after a failure the disk is left alone.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// The same failure again is only said every so often: the log may be on that disk, too.
+const SAY_AGAIN: u32 = 30;
+
 /// Later than this after the moment it had asked for, the thread takes the whole process to have been frozen, and so
 /// deaf to keep-alives. Time in which the disk was waited for does not count: keep-alives do not wait for it.
 const FROZEN_AFTER: Duration = Duration::from_millis(500);
@@ -35,6 +38,8 @@ pub(super) struct Writer {
 pub(super) struct Broken {
     retry_at: Instant,
     error: StoreError,
+    /// Attempts that failed since it last took writes.
+    failures: u32,
 }
 
 impl Writer {
@@ -86,12 +91,14 @@ impl Writer {
     }
 
     fn keep(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        if self.disk.as_ref().is_err_and(|broken| broken.retry_at <= Instant::now()) {
-            self.disk = self.mend();
+        if let Err(broken) = &self.disk
+            && broken.retry_at <= Instant::now()
+        {
+            self.disk = self.mend(broken.failures);
         }
         let disk = self.disk.as_ref().map_err(|broken| broken.error.clone())?;
         disk.write(batch).map_err(|error| {
-            let broken = self.broken(error);
+            let broken = self.broken(error, 0);
             let error = broken.error.clone();
             self.disk = Err(broken);
             error
@@ -99,19 +106,25 @@ impl Writer {
     }
 
     /// Writes all anew from memory. After a failed write or fsync nobody can tell what the old file holds: the system
-    /// may show pages that never reached the disk.
-    fn mend(&self) -> Result<Disk, Broken> {
+    /// may show pages that never reached the disk. `failures`: those before.
+    fn mend(&self, failures: u32) -> Result<Disk, Broken> {
         let kept = self.shared.state().kept();
         let (path, new) = (self.directory.join(FILE), self.directory.join(FILE_NEW));
-        let disk = Disk::create(&path, &new, &kept).map_err(|error| self.broken(error))?;
+        let disk = Disk::create(&path, &new, &kept).map_err(|error| self.broken(error, failures))?;
         tracing::info!(path = %path.display(), revision = kept.revision, "the registry's file takes writes again");
         Ok(disk)
     }
 
-    fn broken(&self, error: redb::Error) -> Broken {
-        let path = self.directory.join(FILE);
-        tracing::error!(path = %path.display(), %error, "the registry's file takes no writes; free or mend its disk");
-        Broken { retry_at: Instant::now() + RETRY_AFTER, error: StoreError::Unkept(Cause::new(error)) }
+    fn broken(&self, error: redb::Error, failures: u32) -> Broken {
+        if failures.is_multiple_of(SAY_AGAIN) {
+            let path = self.directory.join(FILE);
+            tracing::error!(path = %path.display(), %error, "the registry's file takes no writes; free or mend its disk");
+        }
+        Broken {
+            retry_at: Instant::now() + RETRY_AFTER,
+            error: StoreError::Unkept(Cause::new(error)),
+            failures: failures + 1,
+        }
     }
 }
 

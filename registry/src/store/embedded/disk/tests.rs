@@ -274,3 +274,15 @@ fn another_database_and_another_format_are_told_apart() {
     drop(disk);
     assert!(matches!(platter.open(), Err(Unread::Format(found)) if found == FORMAT + 1));
 }
+
+#[test]
+fn a_file_that_could_not_be_made_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, new) = (dir.path().join("registry.redb"), dir.path().join("registry.redb.new"));
+    // In its place stands what no file replaces.
+    fs::create_dir(&path).unwrap();
+    Disk::create(&path, &new, &Kept::default()).unwrap_err();
+    assert!(!new.exists());
+    fs::remove_dir(&path).unwrap();
+    Disk::create(&path, &new, &Kept::default()).unwrap();
+}
