@@ -133,7 +133,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
 
 async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Thread)?;
-    let Loaded { gateway, files, credentials, .. } = files;
+    let Loaded { gateway, files, credentials, look, .. } = files;
     let mut directory = StateDir::open(&gateway.state_dir)?;
     let loaded = directory.load(&mut fastrand::Rng::new())?;
     if loaded.skipped > 0 {
@@ -285,7 +285,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let judged = control.clone();
     let judge = move |local: &Local, now| judged.sidecars.judge(&local.trust, &local.credentials, now);
     tasks.spawn(reload::judge_tunnels(shared.clone(), judge));
-    let files = Files::new(options.files.clone(), gateway.identity_dir.clone());
+    let files = Files::new(options.files.clone(), gateway.identity_dir.clone(), look);
     let (read_again, reads) = mpsc::channel(1);
     tasks.spawn(reload::watch_files(files, signals.hangup, read_again, shared.stop.clone()));
     let (manifests, gateway_now) = (options.files, gateway.clone());

@@ -24,9 +24,9 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// The `manifests`, and the certificates and bundles in `identity`: never looked at.
-    pub(super) fn new(manifests: Vec<PathBuf>, identity: PathBuf) -> Self {
-        Self { manifests, identity, seen: Look::default() }
+    /// The `manifests`, and the certificates and bundles in `identity`, which looked like `seen` before they were read.
+    pub(super) fn new(manifests: Vec<PathBuf>, identity: PathBuf, seen: Look) -> Self {
+        Self { manifests, identity, seen }
     }
 
     /// The manifests.
@@ -64,5 +64,29 @@ impl Files {
             }
         }
         last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::signal::unix::{SignalKind, signal};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn files_are_read_again_only_if_they_changed_after_the_look_before_they_were_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (manifests, identity) = (vec![dir.path().join("west.yaml")], dir.path().join("pki"));
+        std::fs::write(&manifests[0], "as it is read").unwrap();
+        let seen = Look::at(&manifests, &identity);
+        let mut hangup = signal(SignalKind::hangup()).unwrap();
+        let mut files = Files::new(manifests.clone(), identity, seen);
+        assert!(timeout(LOOK * 5, files.changed(&mut hangup)).await.is_err());
+        std::fs::write(&manifests[0], "changed meanwhile").unwrap();
+        assert!(!files.changed(&mut hangup).await);
+        assert!(timeout(LOOK * 5, files.changed(&mut hangup)).await.is_err());
     }
 }

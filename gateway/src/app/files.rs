@@ -24,14 +24,24 @@ impl Look {
     /// Looks at `manifests`, files and folders of them, and at the certificates, keys and bundles in `identity`. Blocks
     /// on the disk.
     pub(super) fn at(manifests: &[PathBuf], identity: &Path) -> Self {
+        Self::at_manifests(manifests).and_identity(identity)
+    }
+
+    /// The first half of [`Look::at`], for whoever has to read the manifests to learn where the identity is.
+    pub(super) fn at_manifests(manifests: &[PathBuf]) -> Self {
         let mut look = Self::default();
         for path in manifests {
             look.file(path.clone());
             look.folder(path, &["yaml", "yml"]);
         }
-        look.folder(identity, &["crt", "key"]);
-        look.folder(&identity.join("bundles"), &["pem"]);
         look
+    }
+
+    /// The second half.
+    pub(super) fn and_identity(mut self, identity: &Path) -> Self {
+        self.folder(identity, &["crt", "key"]);
+        self.folder(&identity.join("bundles"), &["pem"]);
+        self
     }
 
     fn folder(&mut self, folder: &Path, extensions: &[&str]) {

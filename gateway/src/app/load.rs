@@ -9,6 +9,8 @@ use registry::model::{Condition, Gateway};
 use registry::sources::{AppliedObjects, Files, Sources};
 use tracing::{error, warn};
 
+use super::files::Look;
+
 /// The reason of the condition of a link whose bundle cannot be used.
 const BUNDLE: &str = "BundleNotUsable";
 
@@ -18,6 +20,8 @@ pub(super) struct Loaded {
     pub(super) gateway: Gateway,
     pub(super) files: Arc<Files>,
     pub(super) credentials: Arc<Credentials>,
+    /// How the files looked before they were read.
+    pub(super) look: Look,
     warnings: Vec<Problem>,
 }
 
@@ -73,13 +77,16 @@ pub enum LoadError {
 
 /// Reads manifests from `files`, and the certificate from where they say. Blocks on the disk.
 pub(super) fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
+    let look = Look::at_manifests(files);
     let manifests = manifest::load(files).map_err(LoadError::Manifests)?;
     let gateway = manifests.require_gateway().map_err(LoadError::Manifests)?.clone();
+    let look = look.and_identity(&gateway.identity_dir);
     let credentials = credentials(&gateway)?;
     Ok(Loaded {
         gateway,
         files: Arc::new(Files::new(manifests.declared, manifests.documents)),
         credentials: Arc::new(credentials),
+        look,
         warnings: manifests.warnings,
     })
 }

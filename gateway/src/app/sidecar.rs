@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use tunnel::{DirectEndpoint, HelloInfo, Local};
 
 use super::changes::Files;
+use super::files::Look;
 use super::{LoadError, Signals, StartError, bind};
 use crate::audit;
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
@@ -46,6 +47,8 @@ struct Loaded {
     sidecar: Sidecar,
     credentials: Arc<Credentials>,
     trust: Arc<Trust>,
+    /// How the files looked before they were read.
+    look: Look,
 }
 
 /// Runs a sidecar on the calling thread until SIGTERM or SIGINT has drained it.
@@ -64,7 +67,7 @@ pub fn run(files: Vec<PathBuf>) -> Result<(), StartError> {
 
 async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
     let Signals { mut end, hangup } = Signals::listen().map_err(StartError::Thread)?;
-    let Loaded { sidecar, credentials, trust } = loaded;
+    let Loaded { sidecar, credentials, trust, look } = loaded;
     let local = Local { hello: hello(&sidecar), credentials, trust };
     let tokio_listener = |l| tokio::net::TcpListener::from_std(l).map_err(StartError::Thread);
     let proxy_listener = tokio_listener(bind::tcp("proxy", sidecar.proxy)?)?;
@@ -98,7 +101,7 @@ async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
         }
     });
     spawn_local(reload(
-        Files::new(files, sidecar.identity_dir.clone()),
+        Files::new(files, sidecar.identity_dir.clone(), look),
         sidecar.clone(),
         shared.clone(),
         hangup,
@@ -189,8 +192,10 @@ fn hello(sidecar: &Sidecar) -> HelloInfo {
 
 /// Reads the manifest from `files`, and certificate and bundle from where it says. Blocks on the disk.
 fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
+    let look = Look::at_manifests(files);
     let manifests = manifest::load(files).map_err(LoadError::Manifests)?;
     let sidecar = manifests.require_sidecar().map_err(LoadError::Manifests)?.clone();
+    let look = look.and_identity(&sidecar.identity_dir);
     for warning in &manifests.warnings {
         warn!("{warning}");
     }
@@ -207,7 +212,7 @@ fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
         });
     }
     let trust = trust(&sidecar.identity_dir, &sidecar)?;
-    Ok(Loaded { sidecar, credentials: Arc::new(credentials), trust: Arc::new(trust) })
+    Ok(Loaded { sidecar, credentials: Arc::new(credentials), trust: Arc::new(trust), look })
 }
 
 /// Whom it believes: the gateways of its own cluster.

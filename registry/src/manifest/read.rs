@@ -8,13 +8,13 @@ use serde_saphyr::Location;
 
 use super::document::{self, Chunk};
 use super::problem::{Problem, Problems, Severity};
-use super::raw::{self, Field, GatewaySpec, LinkSpec, PolicySpec, ServiceSpec};
+use super::raw::{self, Field, GatewaySpec, LinkSpec};
 use super::scope::{Findings, Origin, PROBLEMS_MAX, Reference, Scope, Target};
 use super::sidecar::SidecarSpec;
 use super::units::{self, Wrong};
 use super::{API_VERSION, Document, FILE_BYTES_MAX, Manifests, Source, TOTAL_BYTES_MAX};
 use super::{gateway, link, policy, service, shape, sidecar, suggest, version};
-use crate::model::{ClusterName, Condition, Declared, Gateway, ServiceName, Sidecar};
+use crate::model::{ClusterName, Condition, Declared, Gateway, Policy, Service, ServiceName, Sidecar};
 
 /// The kinds there are.
 const KINDS: [&str; 5] = ["Gateway", "Link", "MeshService", "Sidecar", "TrafficPolicy"];
@@ -37,17 +37,19 @@ struct Piece<'a> {
     at: Location,
     /// `metadata.resourceVersion`, and where it stands.
     revision: Option<(u64, Location)>,
-    /// What it says; none if its shape is wrong.
+    /// What it says; none if that is wrong.
     spec: Option<Spec>,
 }
 
-/// The specification of one kind.
+/// The specification of one kind. What needs nothing from other documents is its meaning already: what was typed takes
+/// several times the room, and a service may have ten thousand endpoints.
 enum Spec {
     Gateway(Box<Field<GatewaySpec>>),
     Sidecar(Box<Field<SidecarSpec>>),
     Link(Box<Field<LinkSpec>>),
-    Service(Box<Field<ServiceSpec>>),
-    Policy(Box<Field<PolicySpec>>),
+    Service(Arc<Service>),
+    /// And where it names its service.
+    Policy(Arc<Policy>, Location),
 }
 
 /// Reads manifests from text: those of a process, or objects for the running gateway `of`, which holds more of them.
@@ -140,8 +142,16 @@ fn piece<'a>(
         "Gateway" => shape::document(&origin, findings).map(|d| Spec::Gateway(d.spec.into())),
         "Sidecar" => shape::document(&origin, findings).map(|d| Spec::Sidecar(d.spec.into())),
         "Link" => shape::document(&origin, findings).map(|d| Spec::Link(d.spec.into())),
-        "MeshService" => shape::document(&origin, findings).map(|d| Spec::Service(d.spec.into())),
-        _ => shape::document(&origin, findings).map(|d| Spec::Policy(d.spec.into())),
+        "MeshService" => shape::document(&origin, findings).and_then(|d| {
+            let mut scope = Scope { origin: &origin, findings };
+            let name = ServiceName::new(&namespace, &name).ok();
+            service::read(name, &d.spec, at, &mut scope).map(|service| Spec::Service(service.into()))
+        }),
+        _ => shape::document(&origin, findings).and_then(|d| {
+            let mut scope = Scope { origin: &origin, findings };
+            let read = policy::read(&namespace, &name, &d.spec, at, &mut scope);
+            read.map(|(policy, at)| Spec::Policy(policy.into(), at))
+        }),
     });
     Some(Piece { origin, source, kind, namespace, name, at, revision, spec })
 }
@@ -287,24 +297,20 @@ fn objects<'a>(pieces: &[Piece<'a>], gateway: Option<&Gateway>, findings: &mut F
                 let link = link::read(cluster, spec, piece.at, gateway, &mut scope);
                 declared.links.extend(link.map(|l| (l.cluster.clone(), l)));
             }
-            Some(Spec::Service(spec)) => {
-                let name = ServiceName::new(&piece.namespace, &piece.name).ok();
-                let service = service::read(name, spec, piece.at, &mut scope);
-                declared.services.extend(service.map(|s| (s.name.clone(), Arc::new(s))));
+            Some(Spec::Service(service)) => {
+                declared.services.insert(service.name.clone(), service.clone());
             }
-            Some(Spec::Policy(spec)) => {
-                let read = policy::read(&piece.namespace, &piece.name, spec, piece.at, &mut scope);
-                let Some((policy, at)) = read else { continue };
+            Some(Spec::Policy(policy, at)) => {
                 if let Some(first) = policies.get(&policy.service) {
                     let message = format!(
                         "spec.service: a second policy for {}; the first stands at {first}",
                         policy.service
                     );
-                    scope.error(at, message, "join the two: a service has one TrafficPolicy");
+                    scope.error(*at, message, "join the two: a service has one TrafficPolicy");
                     continue;
                 }
                 policies.insert(policy.service.clone(), piece.place());
-                declared.policies.insert(policy.service.clone(), Arc::new(policy));
+                declared.policies.insert(policy.service.clone(), policy.clone());
             }
             Some(Spec::Gateway(_) | Spec::Sidecar(_)) | None => {}
         }
