@@ -188,6 +188,8 @@ impl Registrar {
         // The first is due at once, and `Begin` is as good.
         beats.tick().await;
         let mut looks = interval(LOOK);
+        // Nobody looks before it drains: a whole life of ticks must not be made up for then.
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         let mut told: Option<Told> = None;
         // Since when it has said that it leaves.
@@ -384,6 +386,45 @@ mod tests {
             news.push(line);
         }
         assert_eq!(news, ["Registered", "Registered", "Draining", "Draining", "Gone"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_life_costs_nothing_in_the_end() {
+        let (say, mut said) = mpsc::channel(8);
+        let (tell, told) = mpsc::channel(8);
+        let ending = Ending { grace: Duration::from_secs(30), ..Ending::default() };
+        let mut registrar =
+            Registrar { begin: begin(), ending: ending.clone(), drains_since: None, was_told: false };
+        let answer = |phase: Phase| {
+            let standing = Standing { phase: phase.into(), why: String::new(), in_flight: 0 };
+            tell.try_send(Told { endpoints: vec![standing], refused: String::new() }).unwrap();
+        };
+        let polls = std::cell::Cell::new(0);
+        let mut on_news = |_: News<'_>| {};
+        let mut talk = std::pin::pin!(registrar.talk(Line::Queues(told, say), &mut on_news));
+        let talk = std::future::poll_fn(|context| {
+            polls.set(polls.get() + 1);
+            talk.as_mut().poll(context)
+        });
+        let hour = async {
+            sleep(Duration::from_secs(3600)).await;
+            ending.drain.cancel();
+        };
+        let gateway = async {
+            let mut drains = None;
+            loop {
+                match said.recv().await.unwrap().kind.unwrap() {
+                    say::Kind::Leave(_) => break polls.get() - drains.unwrap(),
+                    say::Kind::Drain(_) => drains = Some(polls.get()),
+                    _ => {}
+                }
+                answer(if drains.is_some() { Phase::Draining } else { Phase::Registered });
+            }
+        };
+        tokio::select! {
+            _ = talk => panic!("it ends before it was told to"),
+            (looked, ()) = async { tokio::join!(gateway, hour) } => assert!(looked < 200, "{looked}"),
+        }
     }
 
     #[tokio::test(start_paused = true)]
