@@ -24,7 +24,7 @@ use crate::line::Line;
 use crate::metrics::{self, InProgress};
 use crate::peers::{self, Dialler, Pace, PeerCluster};
 use crate::placement::Availability;
-use crate::sidecars::{REQUESTS_EACH_MAX, Sidecars};
+use crate::sidecars::{REGISTRARS_EACH_MAX, REQUESTS_EACH_MAX, Sidecars};
 use crate::stall::Stalls;
 use crate::worker::{LookupStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker};
 use crate::{exchange, inbound, listener, outbound};
@@ -342,10 +342,11 @@ fn own_sidecar(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
 async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
     let peer = Rc::new(tunnel.peer().clone());
     let caller: Rc<str> = peer.identity.to_string().into();
-    let asking = Arc::<InProgress>::default();
+    let (asking, registering) = (Arc::<InProgress>::default(), Arc::<InProgress>::default());
     while let Ok(accepted) = tunnel.accept().await {
         let (plane, peer, caller) = (plane.clone(), peer.clone(), caller.clone());
         let (of_all, of_it) = (plane.control.sidecars.asking.clone(), asking.clone());
+        let registering = registering.clone();
         // Ends with its stream; streams are limited per tunnel by the transport.
         spawn_local(async move {
             match accepted.begin().await {
@@ -368,7 +369,11 @@ async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
                 }
                 Ok(Begun::Register(reader, writer)) => {
                     let Some(who) = Who::workload(&peer.identity) else { return };
-                    let stream = RegisterStream { who, line: Line::tunnel(reader, writer) };
+                    let room = registering.enter(REGISTRARS_EACH_MAX);
+                    if room.is_none() {
+                        return debug!(%caller, "Too many register streams of one tunnel; refused.");
+                    }
+                    let stream = RegisterStream { who, line: Line::tunnel(reader, writer), room };
                     if plane.control.registrars.try_send(stream).is_err() {
                         debug!("Too many register streams wait; the sidecar tries again.");
                     }

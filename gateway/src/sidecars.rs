@@ -20,6 +20,9 @@ const TUNNELS_MAX: usize = 8192;
 /// Requests that one tunnel may have us work on: a busy workload, and a small part of the process.
 pub const REQUESTS_EACH_MAX: u64 = 1024;
 
+/// Registrars that one tunnel may have: a sidecar has one, and those that it has just given up.
+pub const REGISTRARS_EACH_MAX: u64 = 4;
+
 /// Their tunnels.
 #[derive(Debug)]
 pub struct Sidecars {

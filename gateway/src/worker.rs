@@ -17,7 +17,7 @@ use crate::budget::ByteBudget;
 use crate::clock::Clock;
 use crate::endpoint::Pool;
 use crate::line::Line;
-use crate::metrics::{AttemptCounters, InProgress, Metrics, RequestCounters};
+use crate::metrics::{AttemptCounters, InProgress, InProgressGuard, Metrics, RequestCounters};
 use crate::peers::Peers;
 use crate::stall::Stalls;
 use crate::view::View;
@@ -91,10 +91,12 @@ pub struct RegisterStream {
     pub who: Who,
     /// What it says, and is told.
     pub line: Line<Say, Told>,
+    /// Its part of what one tunnel may have, if it came over one.
+    pub room: Option<InProgressGuard>,
 }
 
 /// Who registers endpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
     /// A process of this host, by the number of its user: it may register for every service.
     Host(u32),

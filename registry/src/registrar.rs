@@ -33,6 +33,8 @@ pub enum Claim {
     Held(u64),
     /// Another registrar has it; for people, who.
     Taken(String),
+    /// Its registrar has taken it off.
+    Gone,
 }
 
 impl<S: Store> Registrar<S> {
@@ -58,8 +60,8 @@ impl<S: Store> Registrar<S> {
         self.begin.draining
     }
 
-    /// The registrar has just said that it lives: keeps its lease alive, and [settles](Self::settle) the rest. Records
-    /// that others have are asked for again.
+    /// The registrar has just said that it lives: keeps its lease alive, looks whether the store still has what it
+    /// holds, and [settles](Self::settle) the rest. Records that others have are asked for again.
     ///
     /// # Errors
     /// The store's. What was done stays; the next call does the rest.
@@ -67,10 +69,31 @@ impl<S: Store> Registrar<S> {
         if let Some(lease) = self.lease {
             match self.store.keep_alive(lease).await {
                 Err(StoreError::LeaseGone(_)) => self.lose_lease(),
-                kept => kept?,
+                kept => {
+                    kept?;
+                    self.verify().await?;
+                }
             }
         }
         self.settle().await
+    }
+
+    /// Looks whether what is held is still in the store as it was written. A lease that lives says nothing about it: a
+    /// restore from a backup keeps the lease and loses the records, and people delete some.
+    async fn verify(&mut self) -> Result<(), StoreError> {
+        let held = self.claims().filter_map(|(service, endpoint, claim)| match claim {
+            Claim::Held(revision) => Some(Expect::Modified(keys::endpoint(service, &endpoint.id), *revision)),
+            Claim::Open | Claim::Taken(_) | Claim::Gone => None,
+        });
+        let expect: Vec<_> = held.collect();
+        if expect.is_empty() {
+            return Ok(());
+        }
+        // It changes nothing: one question for all of them.
+        if self.store.commit(Transaction { expect, ops: Vec::new() }).await? == Outcome::Conflict {
+            self.claims.fill(Claim::Open);
+        }
+        Ok(())
     }
 
     /// Whether some record is not as it should be.
@@ -130,9 +153,9 @@ impl<S: Store> Registrar<S> {
     pub async fn leave(&mut self) -> Result<(), StoreError> {
         for place in 0..self.claims.len() {
             if let Claim::Held(revision) = self.claims[place] {
-                self.take_off(place, revision).await?;
+                let gone = self.take_off(place, revision).await?;
+                self.claims[place] = if gone { Claim::Gone } else { Claim::Open };
             }
-            self.claims[place] = Claim::Open;
         }
         match self.lease.take() {
             Some(lease) => self.store.revoke(lease).await,
@@ -140,8 +163,9 @@ impl<S: Store> Registrar<S> {
         }
     }
 
-    /// Takes one record off that was last changed at `revision`; if it was changed since, it is in other hands, or gone.
-    async fn take_off(&self, place: usize, mut revision: u64) -> Result<(), StoreError> {
+    /// Takes one record off that was last changed at `revision`; false: it was changed since, so it is in other hands, or
+    /// gone.
+    async fn take_off(&self, place: usize, mut revision: u64) -> Result<bool, StoreError> {
         let (service, endpoint) = &self.begin.endpoints[place];
         let key = keys::endpoint(service, &endpoint.id);
         if !self.begin.draining {
@@ -151,12 +175,13 @@ impl<S: Store> Registrar<S> {
             match self.store.commit(Transaction { expect, ops: vec![put] }).await {
                 Ok(Outcome::Committed(drains)) => revision = drains,
                 // It went with the lease.
-                Ok(Outcome::Conflict) | Err(StoreError::LeaseGone(_)) => return Ok(()),
+                Ok(Outcome::Conflict) | Err(StoreError::LeaseGone(_)) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
         let expect = vec![Expect::Modified(key.clone(), revision)];
-        self.store.commit(Transaction { expect, ops: vec![Op::Delete(key)] }).await.map(drop)
+        let outcome = self.store.commit(Transaction { expect, ops: vec![Op::Delete(key)] }).await?;
+        Ok(outcome != Outcome::Conflict)
     }
 
     fn record(&self, endpoint: &Endpoint, draining: bool) -> Registered {
@@ -169,7 +194,7 @@ impl<S: Store> Registrar<S> {
         }
     }
 
-    /// Writes one record, if it is nobody else's.
+    /// Writes one record, unless it is somebody else's or as it should be already.
     async fn claim(&self, place: usize, lease: LeaseId) -> Result<Claim, StoreError> {
         let (service, endpoint) = &self.begin.endpoints[place];
         let key = keys::endpoint(service, &endpoint.id);
@@ -179,6 +204,9 @@ impl<S: Store> Registrar<S> {
                 None => Expect::Absent(key.clone()),
                 Some(entry) => match Registered::decode(&key, &entry.value) {
                     Ok((_, found)) if found.registrar == self.begin.registrar => {
+                        if entry.value == value && entry.lease == Some(lease) {
+                            return Ok(Claim::Held(entry.modified));
+                        }
                         Expect::Modified(key.clone(), entry.modified)
                     }
                     Ok((_, found)) => return Ok(Claim::Taken(found.by)),
@@ -320,6 +348,69 @@ mod tests {
         // Its lease is gone with it, not only its record.
         assert_eq!(again.lease, None);
         assert_eq!(store.keep_alive(LeaseId(u64::MAX)).await, Err(StoreError::LeaseGone(LeaseId(u64::MAX))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_store_lost_or_changed_is_claimed_again() {
+        let store = MemoryStore::default();
+        let key = |id| keys::endpoint(&ServiceName::new("shop", "cart").unwrap(), id);
+        let write = async |op| {
+            let transaction = Transaction { expect: Vec::new(), ops: vec![op] };
+            assert!(matches!(store.commit(transaction).await, Ok(Outcome::Committed(_))));
+        };
+        let revision = async || store.range(&keys::all_endpoints()).await.unwrap().revision;
+        let mut ann = registrar(&store, ANN, &["a", "b"]);
+        ann.keep().await.unwrap();
+        let before = revision().await;
+        ann.keep().await.unwrap();
+        assert_eq!(revision().await, before, "what is as it should be is not written");
+
+        // The lease lives on through all of this, as it does through a restore of etcd.
+        write(Op::Delete(key("a"))).await;
+        ann.keep().await.unwrap();
+        assert_eq!(held(&store).await, [record("a", "ann"), record("b", "ann")]);
+        assert_eq!(revision().await, before + 2, "only what was lost is written");
+
+        let full = store.get(&key("a")).await.unwrap().unwrap();
+        ann.drain().await.unwrap();
+        write(Op::Put { key: key("a"), value: full.value, lease: ann.lease }).await;
+        ann.keep().await.unwrap();
+        assert!(held(&store).await.iter().all(|(_, _, draining)| *draining));
+
+        let mut bob = registrar(&store, BOB, &["a"]);
+        write(Op::Delete(key("a"))).await;
+        bob.keep().await.unwrap();
+        ann.keep().await.unwrap();
+        assert_eq!(ann.claims().next().unwrap().2, &Claim::Taken("bob".into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_an_older_conversation_wrote_last_does_not_go_with_its_lease() {
+        let store = MemoryStore::default();
+        let (mut old, mut new) = (registrar(&store, ANN, &["a"]), registrar(&store, ANN, &["a"]));
+        // Its claim was made while the new one began.
+        new.keep().await.unwrap();
+        old.keep().await.unwrap();
+        for _ in 0..6 {
+            tokio::time::sleep(TTL / 3).await;
+            new.keep().await.unwrap();
+        }
+        assert_eq!(held(&store).await, [record("a", "ann")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_was_its_own_is_gone_when_it_leaves() {
+        let store = MemoryStore::default();
+        let (mut ann, mut bob) =
+            (registrar(&store, ANN, &["a", "b", "c"]), registrar(&store, BOB, &["c", "d"]));
+        bob.keep().await.unwrap();
+        ann.keep().await.unwrap();
+        // Another conversation of hers has one by now.
+        registrar(&store, ANN, &["b"]).keep().await.unwrap();
+        ann.leave().await.unwrap();
+        let claims: Vec<_> = ann.claims().map(|(_, _, claim)| claim.clone()).collect();
+        assert_eq!(claims, [Claim::Gone, Claim::Open, Claim::Taken("bob".into())]);
+        assert_eq!(held(&store).await, [record("b", "ann"), record("c", "bob"), record("d", "bob")]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -87,7 +87,7 @@ impl Admin for Socket {
         let mut said = request.into_inner();
         let (say, heard) = mpsc::channel(QUEUE);
         let (tell, told) = mpsc::channel(QUEUE);
-        let stream = RegisterStream { who, line: Line::Queues(heard, tell) };
+        let stream = RegisterStream { who, line: Line::Queues(heard, tell), room: None };
         let busy = |_| Status::resource_exhausted("too many registrars wait for this gateway; try again");
         self.registrars.try_send(stream).map_err(busy)?;
         // Ends with the caller, or with the gateway's half of the conversation.
