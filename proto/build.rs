@@ -4,6 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "schema/control.proto",
         "schema/lookup.proto",
+        "schema/objects.proto",
         "schema/register.proto",
         "schema/store.proto",
         "schema/sync.proto",

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod explain;
 pub mod objects;
 pub(crate) mod registry;
+pub mod remote;
 mod ring;
 pub mod socket;
 mod status;

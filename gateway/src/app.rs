@@ -60,6 +60,9 @@ const LOOKUPS_QUEUE: usize = 1024;
 /// Registrars that wait for it: as many.
 const REGISTRARS_QUEUE: usize = 1024;
 
+/// Questions of linked clusters about objects that wait for it.
+const OBJECTS_QUEUE: usize = 64;
+
 /// How a gateway is started.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -190,7 +193,8 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let (lookups, incoming_lookups) = mpsc::channel(LOOKUPS_QUEUE);
     let (registrars, incoming_registrars) = mpsc::channel(REGISTRARS_QUEUE);
     let sidecars = Sidecars::new(gateway.cluster.clone(), stop.clone());
-    let control = Arc::new(Control { syncs, lookups, registrars, sidecars });
+    let (asks, incoming_asks) = mpsc::channel(OBJECTS_QUEUE);
+    let control = Arc::new(Control { syncs, lookups, registrars, objects: asks, sidecars });
     let metrics = Metrics::new(options.workers);
     let shared = Arc::new(Shared {
         domain: gateway.domain.clone(),
@@ -257,17 +261,17 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let registers = knowledge.clone();
     let register = move |changes| registers.register_endpoints(|all| registrations::change(all, changes));
     tasks.spawn(registrations::follow(shared.clone(), registry.clone(), book, register));
-    let applying = knowledge.clone();
+    let objects = Objects {
+        gateway: gateway.clone(),
+        shared: shared.clone(),
+        knowledge: knowledge.clone(),
+        store: registry.clone(),
+    };
+    tasks.spawn(admin::remote::serve(objects.clone(), incoming_asks));
     let admin_socket = match admin_socket {
         Ok((file, listener)) => {
             let listener = tokio::net::UnixListener::from_std(listener).map_err(StartError::Thread)?;
             let registrars = control.registrars.clone();
-            let objects = Objects {
-                gateway: gateway.clone(),
-                shared: shared.clone(),
-                knowledge: applying,
-                store: registry.clone(),
-            };
             let (path, stop) = (file.path().to_owned(), shared.stop.clone());
             let serving = admin::socket::serve(listener, path, registrars, objects, stop);
             tasks.spawn(async move {

@@ -26,7 +26,9 @@ use crate::peers::{self, Dialler, Pace, PeerCluster};
 use crate::placement::Availability;
 use crate::sidecars::{REGISTRARS_EACH_MAX, REQUESTS_EACH_MAX, Sidecars};
 use crate::stall::Stalls;
-use crate::worker::{LookupStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker};
+use crate::worker::{
+    LookupStream, ObjectsStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker,
+};
 use crate::{exchange, inbound, listener, outbound};
 
 /// Workers that dial a peer, and so the tunnels of a pair of gateways: more would not carry more, and each costs its
@@ -61,6 +63,8 @@ pub struct Control {
     pub lookups: mpsc::Sender<LookupStream>,
     /// Streams of sidecars that register endpoints.
     pub registrars: mpsc::Sender<RegisterStream>,
+    /// Streams on which gateways of peers ask about objects.
+    pub objects: mpsc::Sender<ObjectsStream>,
     /// The sidecars.
     pub sidecars: Sidecars,
 }
@@ -378,7 +382,9 @@ async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
                         debug!("Too many register streams wait; the sidecar tries again.");
                     }
                 }
-                Ok(Begun::Sync(..)) => debug!(%caller, "Only gateways mirror exports."),
+                Ok(Begun::Sync(..) | Begun::Objects(..)) => {
+                    debug!(%caller, "Only gateways mirror exports and change objects.");
+                }
                 Err(error) => debug!(%caller, %error, "Stream without purpose."),
             }
         });
@@ -400,6 +406,13 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                     let Ok(peer) = ClusterName::new(&peer.hello.cluster) else { return };
                     if plane.control.syncs.try_send(SyncStream { peer, reader, writer }).is_err() {
                         debug!("Too many sync streams wait; the peer tries again.");
+                    }
+                }
+                Ok(Begun::Objects(reader, writer)) => {
+                    let stream =
+                        ObjectsStream { peer: cluster.name.clone(), line: Line::tunnel(reader, writer) };
+                    if plane.control.objects.try_send(stream).is_err() {
+                        debug!(peer = %cluster.name, "Too many questions about objects wait.");
                     }
                 }
                 Ok(Begun::Lookup(..) | Begun::Register(..)) => {

@@ -5,13 +5,16 @@ mod schema {
     tonic::include_proto!("ringway.admin.v1");
 }
 
+pub use proto::objects::{
+    Answer, ApplyRequest, Ask, Change, Changed, Condition, DeleteRequest, Found, GetRequest, Name, Object,
+    Problem, Refusal, Source, answer, ask,
+};
+
+pub use schema::AskRequest;
 pub use schema::admin_client::AdminClient;
 pub use schema::admin_server::{Admin, AdminServer};
 pub use schema::objects_client::ObjectsClient;
 pub use schema::objects_server::{Objects, ObjectsServer};
-pub use schema::{
-    ApplyRequest, Change, Changed, Condition, DeleteRequest, Found, GetRequest, Name, Object, Problem, Source,
-};
 
 /// Bytes of one message about objects, either way: all manifests of a large cluster, and a bound for the memory of a
 /// call.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::{Identity, Role};
+use proto::objects::{Answer, Ask};
 use proto::register::{Say, Told};
 use registry::model::{ClusterName, ServiceName};
 use tokio::sync::watch;
@@ -93,6 +94,15 @@ pub struct RegisterStream {
     pub line: Line<Say, Told>,
     /// Its part of what one tunnel may have, if it came over one.
     pub room: Option<InProgressGuard>,
+}
+
+/// A linked cluster that asks for a change of what is declared here, or to see it.
+#[derive(Debug)]
+pub struct ObjectsStream {
+    /// Which, by the certificate of its gateway.
+    pub peer: ClusterName,
+    /// Its question, and our answer.
+    pub line: Line<Ask, Answer>,
 }
 
 /// Who registers endpoints.

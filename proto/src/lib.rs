@@ -12,7 +12,8 @@
 //! |  |  `- fields           (varint length, name, varint length, value)*
 //! |  +- Sync                importer: Watch; exporter: Event*         (message)
 //! |  +- Lookup              sidecar: Ask*; gateway: Answer*          (message)
-//! |  `- Register            sidecar: Say*; gateway: Told*            (message)
+//! |  +- Register            sidecar: Say*; gateway: Told*            (message)
+//! |  `- Objects             opener: Ask; the other gateway: Answer   (message)
 //! `- datagram               Probe
 //! ```
 //!
@@ -57,6 +58,11 @@ pub mod sync {
 /// Messages on lookup streams (`schema/lookup.proto`).
 pub mod lookup {
     pub use crate::schema::ringway::lookup::v1::*;
+}
+
+/// Messages about what a cluster declares (`schema/objects.proto`): on objects streams, and on the admin socket.
+pub mod objects {
+    pub use crate::schema::ringway::objects::v1::*;
 }
 
 /// Messages of whoever registers endpoints (`schema/register.proto`): on register streams, and on the admin socket.

@@ -65,6 +65,16 @@ pub const REGISTER_MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// what is longer is cut.
 pub const REGISTERED_BY_BYTES_MAX: usize = 512;
 
+/// Bytes of what a gateway of a linked cluster asks for at once: one manifest file as large as they may be. A few such
+/// are in memory at once, of each peer.
+pub const OBJECTS_ASK_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of the answer: all documents of the largest change, before and after, and what is to be said of them.
+pub const OBJECTS_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of the text that says for whom a linked cluster asks: it ends in a log line and beside each object.
+pub const OPERATOR_BYTES_MAX: usize = 64;
+
 /// Ports of one record: more than Kubernetes' users put in a Service by hand.
 pub const RECORD_PORTS_MAX: usize = 256;
 

@@ -14,6 +14,8 @@ pub enum StreamKind {
     Lookup = 0x03,
     /// The opener is a sidecar: it registers endpoints, and hears how they are.
     Register = 0x04,
+    /// The opener is a gateway: it asks once for a change of what the cluster declares, or to see it.
+    Objects = 0x05,
 }
 
 impl StreamKind {
@@ -31,6 +33,7 @@ impl StreamKind {
             0x02 => Some(Self::Sync),
             0x03 => Some(Self::Lookup),
             0x04 => Some(Self::Register),
+            0x05 => Some(Self::Objects),
             _ => None,
         }
     }
@@ -49,6 +52,7 @@ mod tests {
             StreamKind::Sync,
             StreamKind::Lookup,
             StreamKind::Register,
+            StreamKind::Objects,
         ];
         assert_eq!(known, all);
         for kind in known {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::applied::{self, Stored, StoredObjects};
 use crate::manifest::{Document, Problem, Problems, Severity, Source, parse_for};
-use crate::model::{Condition, Gateway, Object, ObjectName};
+use crate::model::{ApplyRule, Condition, Gateway, Object, ObjectName};
 use crate::sources::{Applied, AppliedObjects, Files, Sources};
 use crate::store::{
     Expect, Op, Outcome as Written, Store, StoreError, TRANSACTION_OPS_MAX, Transaction, VALUE_BYTES_MAX,
@@ -35,6 +35,22 @@ pub struct Author {
     pub by: String,
     /// When, in Unix milliseconds.
     pub unix_ms: u64,
+    /// What a linked cluster is granted; none: whoever may change everything here.
+    pub granted: Option<Vec<ApplyRule>>,
+}
+
+impl Author {
+    /// Whether it may see and change an object.
+    pub fn may(&self, object: &ObjectName) -> bool {
+        self.granted.as_ref().is_none_or(|rules| rules.iter().any(|rule| rule.allows(object)))
+    }
+
+    /// # Errors
+    /// [`Refused::Denied`], with the first of `objects` that it may not change.
+    fn check<'a>(&self, mut objects: impl Iterator<Item = &'a ObjectName>) -> Result<(), Refused> {
+        let denied = objects.find(|object| !self.may(object));
+        denied.map_or(Ok(()), |object| Err(Refused::Denied(object.clone())))
+    }
 }
 
 /// A change that may be made.
@@ -81,6 +97,9 @@ pub enum Refused {
     /// There are too many.
     #[error("{0} objects at once, {OBJECTS_MAX} are allowed; split them")]
     TooMany(usize),
+    /// It is not granted to whoever asks; nothing else was looked at.
+    #[error("{0} is not granted (`spec.allow.apply` of the Link to whoever asks)")]
+    Denied(ObjectName),
     /// An object is not applied.
     #[error("{0} is not applied")]
     NotApplied(ObjectName),
@@ -127,6 +146,8 @@ pub fn plan(there: There<'_>, sources: &[Source], author: &Author) -> Result<Pla
     for document in manifests.documents {
         documents.extend(document.object().map(|name| (name, document)));
     }
+    // Before anything is said of what is there.
+    author.check(objects.keys().chain(documents.keys()))?;
     let mut steps = Vec::new();
     let mut after = there.applied.clone();
     for (name, object) in objects {
@@ -148,8 +169,9 @@ pub fn plan(there: There<'_>, sources: &[Source], author: &Author) -> Result<Pla
 /// What must be done so that the objects of these names are applied no more.
 ///
 /// # Errors
-/// [`Refused`]: one of them is not applied.
-pub fn plan_delete(there: There<'_>, names: &[ObjectName]) -> Result<Plan, Refused> {
+/// [`Refused`]: one of them is not applied, or not granted to whoever asks.
+pub fn plan_delete(there: There<'_>, names: &[ObjectName], author: &Author) -> Result<Plan, Refused> {
+    author.check(names.iter())?;
     let sources = Sources { files: there.files.clone(), ..Sources::default() };
     let step = |name: &ObjectName| match (there.applied.get(name), sources.place(name)) {
         (Some(applied), _) => Ok(Step {

@@ -166,6 +166,25 @@ pub struct Link {
     pub import: Vec<ImportRule>,
     /// After so long without a word from the peer what is mirrored of it goes.
     pub expire_after: Duration,
+    /// What the peer's gateways may see and change of what this cluster declares; empty: nothing.
+    pub allow_apply: Vec<ApplyRule>,
+}
+
+/// One line of `Link.spec.allow.apply`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApplyRule {
+    /// Objects of this namespace; none: of every namespace.
+    pub namespace: Option<String>,
+    /// Of these kinds.
+    pub kinds: BTreeSet<Kind>,
+}
+
+impl ApplyRule {
+    /// Whether it grants changes of `object`.
+    pub fn allows(&self, object: &ObjectName) -> bool {
+        self.kinds.contains(&object.kind())
+            && self.namespace.as_deref().is_none_or(|namespace| namespace == object.namespace())
+    }
 }
 
 /// One line of `Link.spec.import`.

@@ -8,6 +8,11 @@ pub fn link(peer: &str, addresses: &[SocketAddr]) -> String {
     object("Link", peer, &format!("addresses: [{}]\n  import: [{{ union: true }}]", addresses.join(", ")))
 }
 
+/// The same, where the gateways of `peer` may apply what the rules `apply` grant.
+pub fn link_that_allows(peer: &str, addresses: &[SocketAddr], apply: &str) -> String {
+    format!("{}  allow: {{ apply: [{apply}] }}\n", link(peer, addresses))
+}
+
 /// A MeshService `shop/NAME` with one port `web` (80), endpoints by id and address, exported to everybody.
 pub fn service(name: &str, endpoints: &[(&str, SocketAddr)]) -> String {
     exported(name, endpoints, &["\"*\""])

@@ -201,6 +201,14 @@ impl Peer {
         }))
     }
 
+    /// Sends a stream of these bytes and keeps it, whatever comes back.
+    ///
+    /// # Panics
+    /// When the gateway allows no stream.
+    pub fn tell(&self, bytes: Bytes) {
+        assert_eq!(self.open_and_hold(1, &bytes), 1, "the gateway allows a stream");
+    }
+
     /// Opens up to `n` exchanges that send one byte and then nothing, and keeps them; how many the gateway allowed.
     pub fn open_silent(&self, n: usize) -> usize {
         self.open_and_hold(n, &[StreamKind::Exchange.to_wire()])

@@ -1,4 +1,4 @@
-//! Control, sync and store messages: no bytes make a panic, and what was read comes back when it is written again.
+//! Control, sync, lookup, objects and store messages: no bytes make a panic, and what was read comes back when it is written again.
 #![no_main]
 
 use bytes::BytesMut;
@@ -6,6 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use proto::control::{Control, Hello};
 use proto::lookup::{Answer, Ask};
 use proto::message::{encode_message, take_message};
+use proto::objects;
 use proto::store::LastCatalog;
 use proto::sync::{Event, Watch};
 
@@ -23,5 +24,5 @@ fuzz_target!(|data: &[u8]| {
             }
         )*};
     }
-    check!(Hello, Control, Watch, Event, LastCatalog, Ask, Answer);
+    check!(Hello, Control, Watch, Event, LastCatalog, Ask, Answer, objects::Ask, objects::Answer);
 });

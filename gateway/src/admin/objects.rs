@@ -16,9 +16,11 @@ use tokio::task::spawn_blocking;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
+use super::remote;
 use crate::audit;
 use crate::rpc::{
-    self, ApplyRequest, Change, Changed, Condition, DeleteRequest, Found, GetRequest, Name, Object, Problem,
+    self, Answer, ApplyRequest, Ask, AskRequest, Change, Changed, Condition, DeleteRequest, Found,
+    GetRequest, Name, Object, Problem, Refusal, answer, ask,
 };
 use crate::sync::{self, Knowledge, SaidOf, in_use};
 use crate::worker::Shared;
@@ -46,35 +48,78 @@ pub struct Objects<S> {
 impl<S: Store> rpc::Objects for Objects<S> {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Changed>, Status> {
         let author = author(&request);
-        let ApplyRequest { sources, dry_run } = request.into_inner();
+        self.put(request.into_inner(), &author).await.map(Response::new)
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<Changed>, Status> {
+        let author = author(&request);
+        self.take_away(request.into_inner(), &author).await.map(Response::new)
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<Found>, Status> {
+        let author = author(&request);
+        self.show(request.into_inner(), &author).await.map(Response::new)
+    }
+
+    async fn ask(&self, request: Request<AskRequest>) -> Result<Response<Answer>, Status> {
+        let author = author(&request);
+        let AskRequest { cluster, ask } = request.into_inner();
+        let ask = Ask { operator: author.by.clone(), ..ask.unwrap_or_default() };
+        if cluster == self.gateway.cluster.as_str() {
+            return Ok(Response::new(self.answer(ask, &author).await));
+        }
+        let answer = remote::ask(&self.shared.peers, &cluster, &ask).await;
+        Ok(Response::new(answer.unwrap_or_else(|status| refusal(&status))))
+    }
+}
+
+impl<S: Store> Objects<S> {
+    /// Does what `author` asks of this cluster, and says how it went.
+    pub(super) async fn answer(&self, ask: Ask, author: &Author) -> Answer {
+        let done = match ask.kind {
+            Some(ask::Kind::Apply(request)) => self.put(request, author).await.map(answer::Kind::Changed),
+            Some(ask::Kind::Delete(request)) => {
+                self.take_away(request, author).await.map(answer::Kind::Changed)
+            }
+            Some(ask::Kind::Get(request)) => self.show(request, author).await.map(answer::Kind::Found),
+            None => Err(Status::unimplemented("this version does not know yet what is asked for")),
+        };
+        done.map_or_else(|status| refusal(&status), |kind| Answer { kind: Some(kind) })
+    }
+
+    async fn put(&self, request: ApplyRequest, author: &Author) -> Result<Changed, Status> {
+        let ApplyRequest { sources, dry_run } = request;
         let sources: Vec<Source> = sources
             .into_iter()
             .map(|source| Source { name: source.name.into(), text: source.text })
             .collect();
         let applied = self.applied().await?;
-        let (gateway, by) = (self.gateway.clone(), author.by.clone());
+        let (gateway, by) = (self.gateway.clone(), author.clone());
         let files = self.knowledge.sources().0;
         // Thousands of documents take a while, and the control plane has other things to do.
         let planned = spawn_blocking(move || {
             let there = There { gateway: &gateway, files: &files, applied: &applied };
-            apply::plan(there, &sources, &author)
+            apply::plan(there, &sources, &by)
         });
         let planned = planned.await.map_err(|panic| Status::internal(panic.to_string()))?;
-        self.finish(planned, dry_run, &by).await
+        self.finish(planned, dry_run, author).await
     }
 
-    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<Changed>, Status> {
-        let by = author(&request).by;
-        let DeleteRequest { names, dry_run } = request.into_inner();
+    async fn take_away(&self, request: DeleteRequest, author: &Author) -> Result<Changed, Status> {
+        let DeleteRequest { names, dry_run } = request;
         let names = names.iter().map(name).collect::<Result<Vec<_>, _>>()?;
         let applied = self.applied().await?;
         let files = self.knowledge.sources().0;
         let there = There { gateway: &self.gateway, files: &files, applied: &applied };
-        self.finish(apply::plan_delete(there, &names), dry_run, &by).await
+        self.finish(apply::plan_delete(there, &names, author), dry_run, author).await
     }
 
-    async fn get(&self, request: Request<GetRequest>) -> Result<Response<Found>, Status> {
-        let GetRequest { kind, namespace, name } = request.into_inner();
+    /// What there is of that which `author` may see.
+    async fn show(&self, request: GetRequest, author: &Author) -> Result<Found, Status> {
+        if author.granted.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Status::permission_denied("nothing is granted (`spec.allow.apply` of the Link)"));
+        }
+        let GetRequest { kind, namespace, name } = request;
         let kind = match &*kind {
             "" => None,
             kind => Some(Kind::of(kind).ok_or_else(|| unknown_kind(kind))?),
@@ -83,6 +128,7 @@ impl<S: Store> rpc::Objects for Objects<S> {
             kind.is_none_or(|kind| object.kind() == kind)
                 && (namespace.is_empty() || object.namespace() == namespace)
                 && (name.is_empty() || object.name() == name)
+                && author.may(object)
         };
         // Of what is applied the elected gateway has the word: every gateway of the cluster shows the same.
         let kept = tokio::time::timeout(STATUS_WAIT, status::range(&self.store)).await;
@@ -130,11 +176,9 @@ impl<S: Store> rpc::Objects for Objects<S> {
             (name.kind, name.namespace, name.name, object.file.is_empty())
         };
         objects.sort_by_cached_key(key);
-        Ok(Response::new(Found { objects }))
+        Ok(Found { objects })
     }
-}
 
-impl<S: Store> Objects<S> {
     /// What is applied at this moment, as the registry has it: no change is planned on what may be old.
     async fn applied(&self) -> Result<AppliedObjects, Status> {
         let range = tokio::time::timeout(CALL_WAIT, applied::range(&self.store)).await;
@@ -151,13 +195,13 @@ impl<S: Store> Objects<S> {
         &self,
         planned: Result<Plan, Refused>,
         dry_run: bool,
-        by: &str,
-    ) -> Result<Response<Changed>, Status> {
+        author: &Author,
+    ) -> Result<Changed, Status> {
         let mut plan = match planned {
             Ok(plan) => plan,
             Err(Refused::Invalid(problems)) => {
                 let problems = problems.iter().map(problem).collect();
-                return Ok(Response::new(Changed { changes: Vec::new(), problems, refused: true }));
+                return Ok(Changed { changes: Vec::new(), problems, refused: true });
             }
             Err(error) => return Err(refused(&error)),
         };
@@ -172,7 +216,7 @@ impl<S: Store> Objects<S> {
                 audit::change(
                     format_args!("{what} by an operator"),
                     format_args!("{}", step.name),
-                    by,
+                    &author.by,
                     "what comes from now on",
                 );
             }
@@ -189,7 +233,7 @@ impl<S: Store> Objects<S> {
             }
         });
         let problems = plan.warnings.iter().map(problem).collect();
-        Ok(Response::new(Changed { changes: changes.collect(), problems, refused: false }))
+        Ok(Changed { changes: changes.collect(), problems, refused: false })
     }
 }
 
@@ -197,8 +241,18 @@ impl<S: Store> Objects<S> {
 fn author<T>(request: &Request<T>) -> Author {
     let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     let by = peer.map_or_else(|| "nobody known".into(), |peer| format!("uid {}", peer.uid()));
+    Author { by, unix_ms: now_unix_ms(), granted: None }
+}
+
+pub(super) fn now_unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Author { by, unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A status, as it is told to a linked cluster and of one.
+pub(super) fn refusal(status: &Status) -> Answer {
+    let refused = Refusal { code: status.code() as u32, message: status.message().into() };
+    Answer { kind: Some(answer::Kind::Refusal(refused)) }
 }
 
 fn refused(error: &Refused) -> Status {
@@ -210,6 +264,7 @@ fn refused(error: &Refused) -> Status {
     }
     match error {
         Refused::Invalid(_) | Refused::TooMany(_) => Status::invalid_argument(text),
+        Refused::Denied(_) => Status::permission_denied(text),
         Refused::NotApplied(_) => Status::not_found(text),
         Refused::DeclaredInFile(..) => Status::failed_precondition(text),
         Refused::Conflict { .. } | Refused::Partly { .. } => Status::aborted(text),

@@ -151,6 +151,7 @@ fn own_cluster(sidecar: &Sidecar) -> BTreeMap<ClusterName, Link> {
         trust_domain: sidecar.trust_domain.clone(),
         import: Vec::new(),
         expire_after: registry::mirror::EXPIRE_AFTER,
+        allow_apply: Vec::new(),
     };
     [(sidecar.cluster.clone(), link)].into()
 }

@@ -47,6 +47,7 @@ Examples:
   ringway explain http://cart.shop.mesh/ -H 'x-user: ann'
                                                      what a gateway would do with this request, and why
   ringway apply -f cart.yaml                         change what a running gateway serves
+  ringway apply -f cart.yaml --clusters west,east    the same in linked clusters that grant it
   ringway diff -f cart.yaml                          what that would change, and which keys it would move
   ringway get -o wide                                what is declared, in files and applied
   ringway ring locate shop/cart user-17              which cluster owns this key, and who is next
@@ -248,10 +249,10 @@ fn run(command: Command, output: Output) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain::run(&args, format)?,
         Command::Ring(command) => ring::run(command, format)?,
         Command::Registry(command) => registry::run(command, format)?,
-        Command::Apply(args) => objects::apply::run(&args, format)?,
-        Command::Get(args) => objects::get::run(&args, output)?,
-        Command::Delete(args) => objects::delete::run(&args, format)?,
-        Command::Diff(args) => objects::diff::run(&args, format)?,
+        Command::Apply(args) => return objects::apply::run(&args, format),
+        Command::Get(args) => return objects::get::run(&args, output),
+        Command::Delete(args) => return objects::delete::run(&args, format),
+        Command::Diff(args) => return objects::diff::run(&args, format),
         Command::Completion(args) => completion::run(&args, format),
         Command::DemoBackend(args) => demo::backend::run(&args)?,
     }

@@ -14,6 +14,7 @@ fn link(cluster: &str, ports: &[u16]) -> Link {
         trust_domain: "acme.example".into(),
         import: Vec::new(),
         expire_after: registry::mirror::EXPIRE_AFTER,
+        allow_apply: Vec::new(),
     }
 }
 

@@ -274,6 +274,14 @@ impl Tunnel {
         self.open_messages(StreamKind::Register, limits::REGISTER_MESSAGE_BYTES_MAX).await
     }
 
+    /// Opens a stream of messages on which one question about what the peer declares is asked and answered.
+    ///
+    /// # Errors
+    /// As [`Tunnel::open`].
+    pub async fn open_objects(&self) -> Result<(MessageReader, MessageWriter), TunnelError> {
+        self.open_messages(StreamKind::Objects, limits::OBJECTS_ANSWER_BYTES_MAX).await
+    }
+
     async fn open_messages(
         &self,
         kind: StreamKind,

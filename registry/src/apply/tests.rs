@@ -32,6 +32,11 @@ fn policy(name: &str, service: &str) -> String {
     )
 }
 
+/// Whoever may change everything.
+fn operator(by: &str) -> Author {
+    Author { by: by.into(), unix_ms: 7, granted: None }
+}
+
 /// A gateway with these files beside a store.
 struct Site {
     gateway: Gateway,
@@ -55,7 +60,7 @@ impl Site {
 
     fn plan(&self, applied: &AppliedObjects, text: &str, by: &str) -> Result<Plan, Refused> {
         let there = There { gateway: &self.gateway, files: &self.files, applied };
-        let author = Author { by: by.into(), unix_ms: 7 };
+        let author = operator(by);
         plan(there, &[Source { name: "new.yaml".into(), text: text.into() }], &author)
     }
 
@@ -112,7 +117,7 @@ async fn of_two_operators_the_second_hears_of_the_first() {
     let there = site.there().await;
     let shown = with_revision(&there[&name()].stored.text, there[&name()].stored.revision);
     let of = There { gateway: &site.gateway, files: &site.files, applied: &there };
-    plan_delete(of, &[name()]).unwrap().commit(&site.store).await.unwrap();
+    plan_delete(of, &[name()], &operator("a")).unwrap().commit(&site.store).await.unwrap();
     let refused = site.apply(&shown, "bob").await.unwrap_err();
     assert!(refused.to_string().contains("was deleted meanwhile"), "{refused}");
     assert!(site.there().await.is_empty());
@@ -169,8 +174,39 @@ async fn only_what_is_applied_can_be_deleted() {
     let site = Site::new(&cart(9001));
     let there = site.there().await;
     let of = There { gateway: &site.gateway, files: &site.files, applied: &there };
-    let refused = plan_delete(of, &[name()]).unwrap_err();
+    let refused = plan_delete(of, &[name()], &operator("a")).unwrap_err();
     assert!(refused.to_string().contains("declared in west.yaml:"), "{refused}");
-    let refused = plan_delete(of, &[ObjectName::new(Kind::Link, "", "east")]).unwrap_err();
+    let refused = plan_delete(of, &[ObjectName::new(Kind::Link, "", "east")], &operator("a")).unwrap_err();
     assert_eq!(refused.to_string(), "Link east is not applied");
+}
+
+#[tokio::test]
+async fn what_is_not_granted_is_denied_before_anything_is_said_of_what_is_there() {
+    // The file would refuse it: whoever is denied does not hear of that.
+    let site = Site::new(&cart(9001));
+    let applied = site.there().await;
+    let there = There { gateway: &site.gateway, files: &site.files, applied: &applied };
+    let sources = |text: String| [Source { name: "new.yaml".into(), text }];
+    let granted = |rules: &[(Option<&str>, &[Kind])]| {
+        let rule = |(namespace, kinds): &(Option<&str>, &[Kind])| ApplyRule {
+            namespace: namespace.map(str::to_owned),
+            kinds: kinds.iter().copied().collect(),
+        };
+        Author { granted: Some(rules.iter().map(rule).collect()), ..operator("cluster east") }
+    };
+    let services: &[Kind] = &[Kind::MeshService];
+    for denied in [granted(&[]), granted(&[(Some("bank"), services)]), granted(&[(None, &[Kind::Link])])] {
+        let refused = plan(there, &sources(cart(9002)), &denied).unwrap_err();
+        assert!(matches!(&refused, Refused::Denied(object) if *object == name()), "{refused}");
+        let refused = plan_delete(there, &[name()], &denied).unwrap_err();
+        assert!(matches!(refused, Refused::Denied(_)), "{refused}");
+    }
+    for granted in [granted(&[(Some("shop"), services)]), granted(&[(None, services)])] {
+        let refused = plan(there, &sources(cart(9002)), &granted).unwrap_err();
+        assert!(matches!(refused, Refused::Invalid(_)), "a file declares it: {refused}");
+        // One of two is enough to deny both.
+        let both = format!("{}---\n{}", cart(9002), policy("cart", "cart"));
+        let refused = plan(there, &sources(both), &granted).unwrap_err();
+        assert!(matches!(&refused, Refused::Denied(object) if object.kind() == Kind::TrafficPolicy));
+    }
 }

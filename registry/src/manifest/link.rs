@@ -1,14 +1,16 @@
 //! `kind: Link`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_saphyr::Location;
 
-use super::raw::{Field, LinkSpec};
+use super::raw::{Allow, ApplyRule as RawApplyRule, Field, LinkSpec};
 use super::scope::Scope;
+use super::suggest;
 use super::units::{self, Wrong};
 use crate::mirror::EXPIRE_AFTER;
-use crate::model::{ClusterName, Gateway, ImportRule, Link};
+use crate::model::{ApplyRule, ClusterName, Gateway, ImportRule, Kind, Link};
 
 /// Most addresses of one peer.
 const ADDRESSES_MAX: usize = 64;
@@ -18,6 +20,13 @@ const EXPIRE_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// Most import rules of one link: every record of the peer is held against them.
 const IMPORT_RULES_MAX: usize = 256;
+
+/// Most rules of what a peer may apply: every object that it applies is held against them.
+const APPLY_RULES_MAX: usize = 256;
+
+/// What a rule without kinds grants. Never a Link: that says whom this cluster believes and what they may change here, so
+/// whoever may change Links may grant itself the rest.
+const USUAL_KINDS: [Kind; 2] = [Kind::MeshService, Kind::TrafficPolicy];
 
 /// Reads the Link to `cluster`, none where its name is wrong; `gateway` is ours, if there is one.
 pub(super) fn read(
@@ -39,12 +48,14 @@ pub(super) fn read(
     let trust_domain = scope.optional(&spec.trust_domain, "spec.trustDomain", units::trust_domain);
     let import = import(spec, scope);
     let expire_after = scope.optional(&spec.expire_after, "spec.expireAfter", expiry);
+    let allow_apply = allow_apply(&spec.allow, scope);
     Some(Link {
         cluster: cluster?,
         addresses: addresses?,
         trust_domain: trust_domain?.or_else(|| gateway.map(|g| g.trust_domain.clone())).unwrap_or_default(),
         import: import?,
         expire_after: expire_after?.unwrap_or(EXPIRE_AFTER),
+        allow_apply: allow_apply?,
     })
 }
 
@@ -77,4 +88,53 @@ fn import(spec: &LinkSpec, scope: &mut Scope<'_, '_>) -> Option<Vec<ImportRule>>
         rules.push(rule);
     }
     whole.then_some(rules)
+}
+
+/// What the peer may apply: nothing unless given.
+fn allow_apply(field: &Field<Allow>, scope: &mut Scope<'_, '_>) -> Option<Vec<ApplyRule>> {
+    const NAME: &str = "spec.allow.apply";
+    let Some(allow) = field else { return Some(Vec::new()) };
+    let example = "apply: [{ namespace: shop }]";
+    scope.present(&allow.value.apply, NAME, allow.referenced, example)?;
+    let list = scope.list(&allow.value.apply, NAME, APPLY_RULES_MAX)?;
+    let rules: Vec<_> =
+        list.iter().filter_map(|entry| apply_rule(&entry.value, entry.referenced, scope)).collect();
+    (rules.len() == list.len()).then_some(rules)
+}
+
+fn apply_rule(rule: &RawApplyRule, at: Location, scope: &mut Scope<'_, '_>) -> Option<ApplyRule> {
+    const NAME: &str = "spec.allow.apply.kinds";
+    let every = |text: &str| if text == "*" { Ok(None) } else { units::label(text).map(Some) };
+    let namespace =
+        scope.required(&rule.namespace, "spec.allow.apply.namespace", at, "namespace: shop", every);
+    let kinds = match &rule.kinds {
+        None => Some(BTreeSet::from(USUAL_KINDS)),
+        Some(given) if given.value.is_empty() => {
+            scope.error(given.referenced, format!("{NAME} is empty"), "leave the rule out to grant nothing");
+            None
+        }
+        Some(_) => {
+            let list = scope.list(&rule.kinds, NAME, Kind::ALL.len())?;
+            let read: Vec<_> = list.iter().filter_map(|entry| scope.read(entry, NAME, kind)).collect();
+            (read.len() == list.len()).then(|| read.into_iter().collect())
+        }
+    };
+    Some(ApplyRule { namespace: namespace?, kinds: kinds? })
+}
+
+/// A kind that may be granted; there is no word for all of them.
+fn kind(text: &str) -> Result<Kind, Wrong> {
+    Kind::of(text).ok_or_else(|| match text {
+        "*" => Wrong::new(
+            "kinds are named one by one",
+            "leave `kinds` out for MeshService and TrafficPolicy; a Link must be named, for it grants",
+        ),
+        "Gateway" | "Sidecar" => {
+            Wrong::new(format!("a {text} is a process, and only ever a file"), "leave it out")
+        }
+        _ => Wrong::new(
+            format!("there is no kind `{text}` that can be applied"),
+            suggest::hint(text, &Kind::ALL.map(Kind::as_str), "the kinds are"),
+        ),
+    })
 }

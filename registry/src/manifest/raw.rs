@@ -90,6 +90,20 @@ pub(super) struct LinkSpec {
     pub(super) trust_domain: Field<String>,
     pub(super) import: List<Import>,
     pub(super) expire_after: Field<String>,
+    pub(super) allow: Field<Allow>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Allow {
+    pub(super) apply: List<ApplyRule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ApplyRule {
+    pub(super) namespace: Field<String>,
+    pub(super) kinds: List<String>,
 }
 
 #[derive(Deserialize)]

@@ -76,6 +76,7 @@ fn link(catalog: &mut Catalog, peer: &str, import: &[(Option<&str>, bool)]) {
         trust_domain: "acme.example".into(),
         import: import.iter().map(rule).collect(),
         expire_after: crate::mirror::EXPIRE_AFTER,
+        allow_apply: Vec::new(),
     };
     catalog.declared.links.insert(cluster(peer), link);
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use registry::manifest::{self, Manifests};
 use registry::model::{
     Algorithm, Backend, ClusterName, Contract, Endpoint, Gateway, GatewayAddress, Grant, HashKey,
-    HealthCheck, HostPort, ImportRule, Link, Listen, Member, Mode, OnOwnerUnavailable, Policy, Port, Probe,
-    Protocol, Retry, RetryOn, Service, ServiceName, Sidecar, Tier, Timeout,
+    HealthCheck, HostPort, ImportRule, Kind, Link, Listen, Member, Mode, ObjectName, OnOwnerUnavailable,
+    Policy, Port, Probe, Protocol, Retry, RetryOn, Service, ServiceName, Sidecar, Tier, Timeout,
 };
 use registry::store::etcd::{EtcdOptions, EtcdUser};
 
@@ -111,6 +111,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
         trust_domain: "acme.example".into(),
         import: vec![ImportRule { namespace: Some("shop".into()), union: true }],
         expire_after: registry::mirror::EXPIRE_AFTER,
+        allow_apply: Vec::new(),
     };
     assert_eq!(manifests.declared.links, BTreeMap::from([(cluster("east"), link)]));
     let service = Service {
@@ -215,7 +216,9 @@ spec: { trustDomain: east.example, import: [{ namespace: shop }, { union: true }
 apiVersion: ringway.dev/v1alpha1
 kind: Link
 metadata: { name: north }
-spec: { import: [] }
+spec:
+  import: []
+  allow: { apply: [{ namespace: shop }, { namespace: '*', kinds: [Link, TrafficPolicy] }] }
 ---
 apiVersion: ringway.dev/v1alpha1
 kind: MeshService
@@ -257,7 +260,16 @@ spec:
     assert_eq!(east.trust_domain, "east.example");
     assert!(!east.import_rule(&cart()).unwrap().union);
     assert!(east.import_rule(&ServiceName::new("other", "cart").unwrap()).unwrap().union);
-    assert_eq!(manifests.declared.links[&cluster("north")].import_rule(&cart()), None);
+    let north = &manifests.declared.links[&cluster("north")];
+    assert_eq!(north.import_rule(&cart()), None);
+    assert_eq!(east.allow_apply, []);
+    let allows = |kind, namespace| {
+        let object = ObjectName::new(kind, namespace, "cart");
+        north.allow_apply.iter().any(|rule| rule.allows(&object))
+    };
+    assert!(allows(Kind::MeshService, "shop") && !allows(Kind::MeshService, "bank"));
+    assert!(allows(Kind::TrafficPolicy, "bank") && allows(Kind::Link, ""));
+    assert!(!north.allow_apply[0].kinds.contains(&Kind::Link), "never without being named");
     let grant = &manifests.declared.services[&cart()].export;
     assert_eq!(*grant, Grant::Clusters(BTreeSet::from([cluster("east")])));
     let policy = &manifests.declared.policies[&cart()];

@@ -324,5 +324,6 @@ fn declared(exporter: &ClusterName, namespaces: &[Option<&str>]) -> Link {
         trust_domain: "acme.example".into(),
         import: namespaces.iter().map(rule).collect(),
         expire_after: EXPIRE_AFTER,
+        allow_apply: Vec::new(),
     }
 }

@@ -259,6 +259,7 @@ mod tests {
             trust_domain: "acme.example".into(),
             import: vec![],
             expire_after: EXPIRE_AFTER,
+            allow_apply: Vec::new(),
         };
         let links = BTreeMap::from([(cluster.clone(), link)]);
         let west = ClusterName::new("west").unwrap();

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use registry::manifest;
@@ -9,13 +10,14 @@ use registry::model::{Contract, Policy};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::clusters::{self, Clusters, Reply, reason};
 use super::fields::{Field, differing};
 use super::{ObjectsError, ProblemJson, connect, show, sources, taken};
 use crate::cli::output::{Format, print, print_json};
 use crate::cli::ring::{Difference, describe as describe_ring, moved};
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on};
-use crate::rpc::{ApplyRequest, Change};
+use crate::rpc::{ApplyRequest, Ask, Change, Changed};
 
 /// Show what `ringway apply` would change, field by field, and which part of all keys a placement would move.
 ///
@@ -25,11 +27,14 @@ use crate::rpc::{ApplyRequest, Change};
 #[command(after_help = "\
 Examples:
   ringway diff -f cart.yaml
+  ringway diff --clusters west,east -f cart.yaml
   ringway diff -f manifests/ -o json | jq .changed")]
 pub(in crate::cli) struct Args {
     /// A manifest file, a folder of them, or `-` for standard input; may be repeated.
     #[arg(short, long = "file", value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    clusters: Clusters,
     #[command(flatten)]
     socket: AdminSocket,
 }
@@ -40,6 +45,22 @@ struct DiffJson {
     changed: bool,
     objects: Vec<ObjectJson>,
     warnings: Vec<ProblemJson>,
+}
+
+/// The same of several clusters.
+#[derive(Serialize)]
+struct DiffsJson {
+    clusters: Vec<OfCluster>,
+}
+
+#[derive(Serialize)]
+struct OfCluster {
+    cluster: String,
+    /// Why it did not say.
+    error: Option<String>,
+    /// What is wrong with the manifests.
+    problems: Vec<ProblemJson>,
+    diff: Option<DiffJson>,
 }
 
 #[derive(Serialize)]
@@ -56,21 +77,66 @@ struct ObjectJson {
 ///
 /// # Errors
 /// When the manifests are wrong, or no gateway answers.
-pub(in crate::cli) fn run(args: &Args, format: Format) -> Result<(), Failure> {
-    let request = ApplyRequest { sources: sources(&args.files)?, dry_run: true };
+pub(in crate::cli) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
+    let sources = sources(&args.files)?;
+    if !args.clusters.is_empty() {
+        let ask = Ask { operator: String::new(), kind: Some(clusters::apply(sources, true)) };
+        let replies = block_on(async {
+            let client = connect(&args.socket).await?;
+            Ok::<_, Failure>(args.clusters.ask(&client, &ask, clusters::changed).await)
+        })??;
+        return Ok(say_all(replies, format));
+    }
+    let request = ApplyRequest { sources, dry_run: true };
     let changed = block_on(async {
         let answer = connect(&args.socket).await?.apply(request).await.map_err(ObjectsError::from)?;
         Ok::<_, Failure>(answer.into_inner())
     })??;
-    let (changes, warnings) = taken(changed)?;
-    let objects: Vec<_> = changes.iter().map(object).collect();
-    let changed = objects.iter().any(|object| object.outcome != "unchanged");
-    let diff = DiffJson { changed, objects, warnings };
+    let diff = diff(changed)?;
     match format {
         Format::Json => print_json(&diff),
         Format::Text => print(&describe(&diff)),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What would change; or what is wrong with the manifests.
+fn diff(changed: Changed) -> Result<DiffJson, Failure> {
+    let (changes, warnings) = taken(changed)?;
+    let objects: Vec<_> = changes.iter().map(object).collect();
+    let changed = objects.iter().any(|object| object.outcome != "unchanged");
+    Ok(DiffJson { changed, objects, warnings })
+}
+
+/// Says what would change in several clusters; it fails where one of them would not take it.
+fn say_all(replies: Vec<Reply<Changed>>, format: Format) -> ExitCode {
+    let of_cluster = |Reply { cluster, said }: Reply<Changed>| {
+        let (error, problems, diff) = match said.map(diff) {
+            Ok(Ok(diff)) => (None, Vec::new(), Some(diff)),
+            Ok(Err(Failure::Refused(problems))) => {
+                (Some("the manifests have errors".to_owned()), problems, None)
+            }
+            Ok(Err(failure)) => (Some(failure.to_string()), Vec::new(), None),
+            Err(refusal) => (Some(format!("{}: {}", reason(&refusal), refusal.message)), Vec::new(), None),
+        };
+        OfCluster { cluster, error, problems, diff }
+    };
+    let all: Vec<_> = replies.into_iter().map(of_cluster).collect();
+    let failed = all.iter().any(|one| one.error.is_some());
+    if format == Format::Json {
+        print_json(&DiffsJson { clusters: all });
+    } else {
+        for OfCluster { cluster, error, problems, diff } in &all {
+            if let Some(diff) = diff {
+                print(&format!("cluster {cluster}\n{}", describe(diff)));
+            }
+            problems.iter().for_each(|problem| eprintln!("{}", problem.text));
+            if let Some(error) = error {
+                eprintln!("error: cluster {cluster}: {error}");
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn object(change: &Change) -> ObjectJson {

@@ -1,21 +1,23 @@
 //! `ringway get`: what is declared, in files and applied.
 
+use std::process::ExitCode;
 use std::time::SystemTime;
 
 use registry::model::Kind;
 use registry::status;
 use serde::Serialize;
 
+use super::clusters::{Clusters, Reply, reason};
 use super::{ObjectsError, connect, kind};
 use crate::cli::output::{Output, lines, print, print_json, table};
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on, unix_ms};
-use crate::rpc::{Condition, GetRequest, Object};
+use crate::rpc::{Ask, Condition, Found, GetRequest, Object, answer, ask};
 
 /// Show what a running gateway declares: objects of its files, and those that were applied.
 ///
 /// Of two of one name that of the file counts, and the other one says so. `-o yaml` shows the documents as they were
-/// written, ready to be changed and applied again.
+/// written, ready to be changed and applied again. With --clusters a linked cluster shows what it grants to this one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,11 +35,27 @@ pub(in crate::cli) struct Args {
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
     #[command(flatten)]
+    clusters: Clusters,
+    #[command(flatten)]
     socket: AdminSocket,
 }
 
 #[derive(Serialize)]
 struct FoundJson<'a> {
+    objects: Vec<ObjectJson<'a>>,
+}
+
+/// What several clusters declare, as programs read it.
+#[derive(Serialize)]
+struct RepliesJson<'a> {
+    clusters: Vec<ReplyJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReplyJson<'a> {
+    cluster: &'a str,
+    /// Why it did not say.
+    error: Option<&'a str>,
     objects: Vec<ObjectJson<'a>>,
 }
 
@@ -72,12 +90,20 @@ struct ConditionJson<'a> {
 ///
 /// # Errors
 /// When there is no such object, or no gateway answers.
-pub(in crate::cli) fn run(args: &Args, output: Output) -> Result<(), Failure> {
+pub(in crate::cli) fn run(args: &Args, output: Output) -> Result<ExitCode, Failure> {
     let request = GetRequest {
         kind: args.kind.map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
         namespace: args.namespace.clone().unwrap_or_default(),
         name: args.name.clone().unwrap_or_default(),
     };
+    if !args.clusters.is_empty() {
+        let ask = Ask { operator: String::new(), kind: Some(ask::Kind::Get(request)) };
+        let replies = block_on(async {
+            let client = connect(&args.socket).await?;
+            Ok::<_, Failure>(args.clusters.ask(&client, &ask, found).await)
+        })??;
+        return Ok(say_all(&replies, output));
+    }
     let named = args.name.is_some();
     let found = block_on(async {
         let answer = connect(&args.socket).await?.get(request).await.map_err(ObjectsError::from)?;
@@ -96,7 +122,49 @@ pub(in crate::cli) fn run(args: &Args, output: Output) -> Result<(), Failure> {
             print(&describe(&found.objects, output == Output::Wide, unix_ms(SystemTime::now())));
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+fn found(kind: answer::Kind) -> Option<Found> {
+    match kind {
+        answer::Kind::Found(found) => Some(found),
+        _ => None,
+    }
+}
+
+/// Says what several clusters declare; it fails where one of them did not say.
+fn say_all(replies: &[Reply<Found>], output: Output) -> ExitCode {
+    let now = unix_ms(SystemTime::now());
+    if output == Output::Json {
+        print_json(&RepliesJson { clusters: replies.iter().map(reply_json).collect() });
+    }
+    for Reply { cluster, said } in replies.iter().filter(|_| output != Output::Json) {
+        match said {
+            Ok(found) if output == Output::Yaml => {
+                print(&format!(
+                    "# cluster {cluster}\n{}{}",
+                    stated(&found.objects),
+                    documents(&found.objects)
+                ));
+            }
+            Ok(found) => {
+                print(&format!(
+                    "cluster {cluster}\n{}",
+                    describe(&found.objects, output == Output::Wide, now)
+                ));
+            }
+            Err(refusal) => eprintln!("error: cluster {cluster}: {}: {}", reason(refusal), refusal.message),
+        }
+    }
+    if replies.iter().all(|reply| reply.said.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn reply_json(reply: &Reply<Found>) -> ReplyJson<'_> {
+    let (objects, error) = match &reply.said {
+        Ok(found) => (found.objects.iter().map(json).collect(), None),
+        Err(refusal) => (Vec::new(), Some(&*refusal.message)),
+    };
+    ReplyJson { cluster: &reply.cluster, error, objects }
 }
 
 fn json(object: &Object) -> ObjectJson<'_> {

@@ -1,6 +1,7 @@
 //! `ringway apply`, `get`, `delete` and `diff`: what is declared, as a running gateway has it.
 
 pub(super) mod apply;
+mod clusters;
 pub(super) mod delete;
 pub(super) mod diff;
 mod fields;
@@ -95,6 +96,34 @@ impl From<Problem> for ProblemJson {
             severity: if problem.warning { "warning" } else { "error" },
             text: problem.text,
         }
+    }
+}
+
+/// A change of one object, as programs read it.
+#[derive(Serialize)]
+struct ChangeJson<'a> {
+    kind: &'a str,
+    namespace: &'a str,
+    name: &'a str,
+    outcome: &'a str,
+    generation: u64,
+    resource_version: Option<String>,
+}
+
+fn changes_json(changes: &[Change]) -> Vec<ChangeJson<'_>> {
+    changes.iter().map(change_json).collect()
+}
+
+fn change_json(change: &Change) -> ChangeJson<'_> {
+    let (kind, namespace, name) =
+        change.name.as_ref().map_or(("", "", ""), |name| (&name.kind, &name.namespace, &name.name));
+    ChangeJson {
+        kind,
+        namespace,
+        name,
+        outcome: &change.outcome,
+        generation: change.generation,
+        resource_version: (change.revision > 0).then(|| change.revision.to_string()),
     }
 }
 

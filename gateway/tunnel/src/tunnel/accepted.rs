@@ -29,6 +29,8 @@ pub enum Begun {
     Lookup(MessageReader, MessageWriter),
     /// A sidecar registers endpoints.
     Register(MessageReader, MessageWriter),
+    /// The peer asks for a change of what we declare, or to see it.
+    Objects(MessageReader, MessageWriter),
 }
 
 impl Accepted {
@@ -70,6 +72,10 @@ impl Accepted {
             Some(StreamKind::Register) => {
                 let reader = receiver.into_messages(limits::REGISTER_MESSAGE_BYTES_MAX);
                 Ok(Begun::Register(reader, MessageWriter::new(sender)))
+            }
+            Some(StreamKind::Objects) => {
+                let reader = receiver.into_messages(limits::OBJECTS_ASK_BYTES_MAX);
+                Ok(Begun::Objects(reader, MessageWriter::new(sender)))
             }
             Some(StreamKind::Control) | None => {
                 sender.reset(Code::Refused);

@@ -69,7 +69,9 @@ impl End {
         let index = accepted.index();
         match soon(accepted.begin()).await.unwrap() {
             Begun::Exchange(exchange) => (index, exchange),
-            Begun::Sync(..) | Begun::Lookup(..) | Begun::Register(..) => panic!("an exchange was opened"),
+            Begun::Sync(..) | Begun::Lookup(..) | Begun::Register(..) | Begun::Objects(..) => {
+                panic!("an exchange was opened")
+            }
         }
     }
 }

@@ -203,6 +203,24 @@ pub(super) const LINK: &[Case] = &[
 ", said: &[
         "4:35 warning: Link default/east: spec.import: this rule is never reached => the first rule that fits wins: put the general rule last",
     ] },
+    Case { head: LINK_HEAD, rest: "spec:
+  allow: { apply: [{}, { namespace: Shop }, { namespace: shop, kinds: [] }, { namespace: shop, kinds: ['*'] }] }
+", said: &[
+        "5:20 Link default/east: spec.allow.apply.namespace is missing => add `namespace: shop`",
+        "5:37 Link default/east: spec.allow.apply.namespace: `Shop` is no name => such as `shop`: write 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends (RFC 1123)",
+        "5:71 Link default/east: spec.allow.apply.kinds is empty => leave the rule out to grant nothing",
+        "5:104 Link default/east: spec.allow.apply.kinds: kinds are named one by one => leave `kinds` out for MeshService and TrafficPolicy; a Link must be named, for it grants",
+    ] },
+    Case { head: LINK_HEAD, rest: "spec:
+  allow: { apply: [{ namespace: '*', kinds: [Gateway, Service] }] }
+", said: &[
+        "5:46 Link default/east: spec.allow.apply.kinds: a Gateway is a process, and only ever a file => leave it out",
+        "5:55 Link default/east: spec.allow.apply.kinds: there is no kind `Service` that can be applied => did you mean `MeshService`?",
+    ] },
+    Case { head: LINK_HEAD, rest: "spec: { allow: {} }
+", said: &[
+        "4:16 Link default/east: spec.allow.apply is missing => add `apply: [{ namespace: shop }]`",
+    ] },
     Case { head: WHOLE, rest: "apiVersion: ringway.dev/v1alpha1
 kind: Link
 metadata: { name: local }

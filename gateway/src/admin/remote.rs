@@ -1,0 +1,246 @@
+//! Objects over clusters: what a linked cluster asks of ours, as far as its Link grants it, and what our operators ask of
+//! linked ones.
+//!
+//! One question and its answer on a stream of the tunnel. Who asks is the cluster at the other end, by its certificate;
+//! the name of its operator is only told. The cluster that is asked looks at its own grant, reads, checks and writes by
+//! itself, and passes nothing on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::code::Code as Reset;
+use proto::limits::{OBJECTS_ANSWER_BYTES_MAX, OBJECTS_ASK_BYTES_MAX, OPERATOR_BYTES_MAX};
+use proto::message::encode_message;
+use registry::apply::Author;
+use registry::model::ClusterName;
+use registry::store::Store;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tonic::{Code, Status};
+use tracing::{debug, info};
+use tunnel::{Tunnel, TunnelError};
+
+use super::objects::{Objects, now_unix_ms, refusal};
+use crate::audit;
+use crate::peers::{PeerCluster, Peers};
+use crate::rpc::{Answer, ApplyRequest, Ask, DeleteRequest, answer, ask};
+use crate::worker::ObjectsStream;
+
+/// Questions of one peer at once: each may hold as much memory as its messages are allowed.
+const ASKS_PER_PEER_MAX: usize = 4;
+/// How long a question may take to come.
+const ASK_WAIT: Duration = Duration::from_secs(5);
+/// How long an answer may take to be found: less than whoever asks waits, so that it hears why.
+const WORK_WAIT: Duration = Duration::from_secs(15);
+/// How long an answer may take to be taken.
+const SEND_WAIT: Duration = Duration::from_secs(5);
+/// How long a linked cluster is waited for, whatever it does.
+const PEER_WAIT: Duration = Duration::from_secs(30);
+
+/// Answers every stream of `incoming` until the process drains.
+pub async fn serve<S: Store>(objects: Objects<S>, mut incoming: mpsc::Receiver<ObjectsStream>) {
+    let mut asks: JoinSet<ClusterName> = JoinSet::new();
+    let mut open: BTreeMap<ClusterName, usize> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            () = objects.shared.stop.cancelled() => return,
+            Some(stream) = incoming.recv() => {
+                let count = open.entry(stream.peer.clone()).or_default();
+                *count += 1;
+                let busy = *count > ASKS_PER_PEER_MAX;
+                if *count > 2 * ASKS_PER_PEER_MAX {
+                    info!(peer = %stream.peer, "Refused a question about objects: too many are open.");
+                    *count -= 1;
+                    continue;
+                }
+                let objects = objects.clone();
+                asks.spawn(async move {
+                    let peer = stream.peer.clone();
+                    converse(&objects, stream, busy).await;
+                    peer
+                });
+            }
+            Some(ended) = asks.join_next() => {
+                if let Ok(peer) = ended
+                    && let Some(count) = open.get_mut(&peer)
+                {
+                    *count -= 1;
+                }
+            }
+        }
+    }
+}
+
+async fn converse<S: Store>(objects: &Objects<S>, stream: ObjectsStream, busy: bool) {
+    let ObjectsStream { peer, mut line } = stream;
+    let answer = if busy {
+        refusal(&Status::resource_exhausted(format!("{ASKS_PER_PEER_MAX} changes at once; try again")))
+    } else {
+        let Ok(Ok(ask)) = timeout(ASK_WAIT, line.next()).await else {
+            return debug!(%peer, "A stream about objects without a question.");
+        };
+        tokio::select! {
+            answer = find(objects, &peer, ask) => answer,
+            // It says nothing more: whatever comes is its end, and nobody waits for the answer.
+            _ = line.next() => return debug!(%peer, "Gone before its answer."),
+        }
+    };
+    let sent = timeout(SEND_WAIT, async {
+        line.send(answer).await?;
+        // It hangs up when it has heard: to end the stream before would take the word back.
+        while line.next().await.is_ok() {}
+        Ok::<_, crate::line::Cut>(())
+    });
+    if !matches!(sent.await, Ok(Ok(()))) {
+        debug!(%peer, "An answer about objects was not taken.");
+    }
+}
+
+/// The answer to what `peer` asks.
+async fn find<S: Store>(objects: &Objects<S>, peer: &ClusterName, ask: Ask) -> Answer {
+    let Some(link) = objects.shared.peers.get(peer).map(|peer| peer.link()) else {
+        return refusal(&Status::permission_denied("the link was removed"));
+    };
+    let author = Author {
+        by: told(peer, &ask.operator),
+        unix_ms: now_unix_ms(),
+        granted: Some(link.allow_apply.clone()),
+    };
+    let late = || {
+        let text = "its registry did not answer in time; look with `ringway get --clusters`";
+        refusal(&Status::deadline_exceeded(text))
+    };
+    let answer = timeout(WORK_WAIT, objects.answer(ask, &author)).await.unwrap_or_else(|_| late());
+    if let Some(answer::Kind::Refusal(refused)) = &answer.kind
+        && refused.code == Code::PermissionDenied as u32
+    {
+        audit::change("what a linked cluster asked for is denied", &refused.message, &author.by, "nothing");
+    }
+    if encode_message(&answer).len() > OBJECTS_ANSWER_BYTES_MAX {
+        let text = format!("the answer is larger than {} MiB; ask for less", OBJECTS_ANSWER_BYTES_MAX >> 20);
+        return refusal(&Status::resource_exhausted(text));
+    }
+    answer
+}
+
+/// Who asks, for people: the cluster is certain, its operator is hearsay.
+fn told(peer: &ClusterName, operator: &str) -> String {
+    let clean: String = operator.chars().filter(|c| !c.is_control()).collect();
+    let mut end = clean.len().min(OPERATOR_BYTES_MAX);
+    while !clean.is_char_boundary(end) {
+        end -= 1;
+    }
+    match &clean[..end] {
+        "" => format!("cluster {peer}"),
+        operator => format!("cluster {peer}, told operator {operator}"),
+    }
+}
+
+/// Asks a gateway of the linked `cluster`, the next one where the first certainly did nothing.
+///
+/// # Errors
+/// What there is to say where no answer came; each names the cluster, and whether it may have done it.
+pub async fn ask(peers: &Peers, cluster: &str, ask: &Ask) -> Result<Answer, Status> {
+    let peer = ClusterName::new(cluster).ok().and_then(|cluster| peers.get(&cluster));
+    let peer = peer.ok_or_else(|| {
+        let linked: Vec<_> = peers.iter().map(|peer| peer.name.to_string()).collect();
+        let linked = if linked.is_empty() { "none is".into() } else { linked.join(", ") };
+        Status::not_found(format!("there is no link to a cluster `{cluster}` here; linked: {linked}"))
+    })?;
+    let size = encode_message(ask).len();
+    if size > OBJECTS_ASK_BYTES_MAX {
+        let most = OBJECTS_ASK_BYTES_MAX >> 20;
+        let text = format!("{size} bytes; a linked cluster takes {most} MiB at once: split the manifests");
+        return Err(Status::invalid_argument(text));
+    }
+    let late = || Status::deadline_exceeded(format!("no answer within {PEER_WAIT:?}{}", so_what(ask)));
+    timeout(PEER_WAIT, ask_one_of(&peer, ask)).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn ask_one_of(peer: &PeerCluster, ask: &Ask) -> Result<Answer, Status> {
+    let mut tried = Vec::new();
+    let mut refused = None;
+    while let Some((gateway, tunnel)) = peer.pick_but(None, &tried) {
+        match ask_over(&tunnel, ask).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) if error.certifies_unprocessed() => {
+                refused = Some(unprocessed(&gateway.id, tunnel.is_open(), &error));
+                tried.push(tunnel);
+            }
+            Err(error) => return Err(Status::unavailable(format!("no answer: {error}{}", so_what(ask)))),
+        }
+    }
+    Err(refused.unwrap_or_else(|| {
+        let why = peer.last_error().map_or_else(String::new, |error| format!(" (last dial: {error})"));
+        Status::unavailable(format!("no tunnel to it is up{why}; nothing was sent"))
+    }))
+}
+
+async fn ask_over(tunnel: &Tunnel, ask: &Ask) -> Result<Answer, TunnelError> {
+    let (mut reader, mut writer) = tunnel.open_objects().await?;
+    // Who refuses need not have read everything: its answer counts.
+    let (_, answer) = tokio::join!(writer.send(ask), reader.next::<Answer>());
+    answer?.ok_or(TunnelError::Truncated)
+}
+
+/// Why a gateway certainly did nothing.
+fn unprocessed(gateway: &str, open: bool, error: &TunnelError) -> Status {
+    match error {
+        // A version that knows this stream takes it as long as it takes any.
+        TunnelError::Reset(Reset::Refused) if open => Status::unimplemented(format!(
+            "its gateway {gateway} is of a version that does not know how to change objects for linked clusters \
+             yet; upgrade it, or apply there; nothing was changed"
+        )),
+        error => {
+            Status::unavailable(format!("its gateway {gateway} takes nothing ({error}); nothing was changed"))
+        }
+    }
+}
+
+/// What a question without an answer leaves open.
+fn so_what(ask: &Ask) -> &'static str {
+    match &ask.kind {
+        Some(
+            ask::Kind::Apply(ApplyRequest { dry_run: false, .. })
+            | ask::Kind::Delete(DeleteRequest { dry_run: false, .. }),
+        ) => "; whether it was done is not known: look with `ringway get --clusters`",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_operator_is_hearsay_of_one_short_line() {
+        let west = ClusterName::new("west").unwrap();
+        assert_eq!(told(&west, "uid 1000"), "cluster west, told operator uid 1000");
+        assert_eq!(told(&west, ""), "cluster west");
+        assert_eq!(told(&west, "a\nAudit: b\u{1b}"), "cluster west, told operator aAudit: b");
+        let long = told(&west, &"ä".repeat(1000));
+        assert_eq!(long.len(), "cluster west, told operator ".len() + OPERATOR_BYTES_MAX);
+    }
+
+    #[test]
+    fn an_older_gateway_is_told_from_one_that_drains() {
+        let refused = TunnelError::Reset(Reset::Refused);
+        let old = unprocessed("gw-1", true, &refused);
+        assert_eq!(old.code(), Code::Unimplemented);
+        assert!(old.message().contains("gw-1") && old.message().contains("does not know"), "{old}");
+        let drains = unprocessed("gw-1", false, &refused);
+        assert_eq!(drains.code(), Code::Unavailable);
+    }
+
+    #[test]
+    fn only_a_change_without_an_answer_is_in_doubt() {
+        let apply = |dry_run| Ask {
+            kind: Some(ask::Kind::Apply(ApplyRequest { dry_run, ..ApplyRequest::default() })),
+            ..Ask::default()
+        };
+        assert!(so_what(&apply(false)).contains("not known"));
+        assert_eq!(so_what(&apply(true)), "");
+    }
+}
