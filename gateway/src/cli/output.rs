@@ -47,9 +47,12 @@ pub(crate) fn print(text: &str) {
 
 /// Writes `value` to standard output as one object on one line.
 pub(crate) fn print_json(value: &impl Serialize) {
-    let mut text = serde_json::to_string(value).expect("output types have string keys and no failing fields");
-    text.push('\n');
-    print(&text);
+    print(&(json(value) + "\n"));
+}
+
+/// `value` as one object on one line, without its end.
+pub(crate) fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("output types have string keys and no failing fields")
 }
 
 /// A borderless table with these column titles, as `kubectl` has it.

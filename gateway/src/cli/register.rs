@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 
 use self::child::{Child, Signals, Told as Signal};
-use super::output::{Format, chain};
+use super::output::{Format, chain, json};
 use super::socket::{self, AdminSocket};
 use super::{Failure, block_on};
 use crate::line::Line;
@@ -243,10 +243,7 @@ impl Show {
     fn change(&self, event: &str, why: &str) {
         let Self { format, service, id, beside } = self;
         let line = match format {
-            Format::Json => {
-                let change = Change { event, service, endpoint: id, why };
-                serde_json::to_string(&change).expect("texts with fixed names are JSON")
-            }
+            Format::Json => json(&Change { event, service, endpoint: id, why }),
             Format::Text if why.is_empty() => format!("{event} {service} {id}"),
             Format::Text => format!("{event} {service} {id}: {why}"),
         };
