@@ -6,8 +6,8 @@ mod schema {
 }
 
 pub use proto::objects::{
-    Answer, ApplyRequest, Ask, Change, Changed, Condition, DeleteRequest, Found, GetRequest, Name, Object,
-    Problem, Refusal, Source, answer, ask,
+    Answer, ApplyRequest, Ask, Change, Changed, Condition, DeleteRequest, Found, GetRequest, Member, Name,
+    Object, Placed, Placement, Problem, Refusal, Source, answer, ask,
 };
 
 pub use schema::AskRequest;

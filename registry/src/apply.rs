@@ -60,6 +60,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What will have no effect, or not the one meant.
     pub warnings: Vec<Problem>,
+    /// All that is applied once it is made.
+    pub applied: AppliedObjects,
 }
 
 /// What becomes of one object.
@@ -161,9 +163,9 @@ pub fn plan(there: There<'_>, sources: &[Source], author: &Author) -> Result<Pla
     }
     let files: Vec<String> = sources.iter().map(|source| source.name.display().to_string()).collect();
     let mut found = manifests.warnings;
-    found.extend(beside(there, after, &documents));
+    found.extend(beside(there, after.clone(), &documents));
     let warnings = Problems::check(found, &files).map_err(Refused::Invalid)?;
-    Ok(Plan { steps, warnings })
+    Ok(Plan { steps, warnings, applied: after })
 }
 
 /// What must be done so that the objects of these names are applied no more.
@@ -186,7 +188,10 @@ pub fn plan_delete(there: There<'_>, names: &[ObjectName], author: &Author) -> R
     let mut names = names.to_vec();
     names.sort();
     names.dedup();
-    Ok(Plan { steps: names.iter().map(step).collect::<Result<_, _>>()?, warnings: Vec::new() })
+    let steps = names.iter().map(step).collect::<Result<_, _>>()?;
+    let mut applied = there.applied.clone();
+    applied.retain(|name, _| !names.contains(name));
+    Ok(Plan { steps, warnings: Vec::new(), applied })
 }
 
 /// What becomes of one object that is to be applied.

@@ -203,3 +203,74 @@ fn the_admin_socket_is_for_its_own_user_and_goes_with_the_process() {
         "{gone:?}"
     );
 }
+
+#[test]
+fn what_a_first_policy_moves_is_counted_from_the_servers_that_are_known() {
+    let mesh = Mesh::new();
+    let backend = Backend::start("cart/a");
+    let cart = service("cart", &[("a", backend.address())]);
+    let east = mesh.site("east", &["west"]).start(&[link("west", &[]), cart.clone()]);
+    let west = mesh.site("west", &["east"]).start(&[link("east", &[east.site.tunnel]), cart]);
+    west.wait_service("shop/cart", &["east", "west"]);
+    let policy = |rest: &str| {
+        let placement = format!("placement: {{ mode: sharded, hash: [{{ header: x-user }}], {rest} }}");
+        object("TrafficPolicy", "cart, namespace: shop", &format!("service: cart\n  {placement}"))
+    };
+    let diff = |rest: &str| -> Value {
+        write(&mesh, "policy.yaml", &[policy(rest)]);
+        let said = worked(&mesh, &west, &["diff", "-f", "policy.yaml", "-o", "json"]);
+        let diff: Value = serde_json::from_str(&said).unwrap();
+        diff["objects"][0]["moves"].clone()
+    };
+    let share = |moves: &Value, cluster: &str, when: &str| {
+        let clusters = moves["clusters"].as_array().unwrap();
+        clusters.iter().find(|c| c["cluster"] == cluster).unwrap()[when].as_f64().unwrap()
+    };
+
+    // Members left out: those that serve, before and after. Nothing moves but what the mode and the key move.
+    let moves = diff("generation: 1");
+    assert_eq!(
+        (moves["before"]["generation"].as_u64(), moves["before"]["mode"].as_str()),
+        (Some(0), Some("local-first"))
+    );
+    assert_eq!(
+        (moves["after"]["contract_from"].as_str(), moves["moved"].as_f64()),
+        (Some("west"), Some(0.0))
+    );
+    let text = worked(&mesh, &west, &["diff", "-f", "policy.yaml"]);
+    for words in [
+        "the ring stays, no key moves",
+        "the mode changes from local-first to sharded",
+        "the key changes from none",
+    ] {
+        assert!(text.contains(words), "`{words}` is missing in\n{text}");
+    }
+    // A third member that nobody has seen yet, and another weight, beside the ring that is in force.
+    let members = |west: u32, more: &str| {
+        format!(
+            "generation: 2, members: [{{ cluster: east, region: us-east }}, \
+             {{ cluster: west, region: us-west, weight: {west} }}{more}]"
+        )
+    };
+    let moves = diff(&members(100, ", { cluster: north, region: us-north }"));
+    assert_eq!(share(&moves, "north", "before"), 0.0);
+    assert!((moves["moved"].as_f64().unwrap() - share(&moves, "north", "after")).abs() < 1e-9, "{moves}");
+    worked(&mesh, &west, &["apply", "-f", "policy.yaml"]);
+    e2e::wait_until("the policy is in force", SOON, || {
+        let shares = worked(&mesh, &west, &["ring", "shares", "shop/cart"]);
+        shares.contains("generation 2 of cluster west").then_some(())
+    });
+    let moves = diff(&members(50, ", { cluster: north, region: us-north }"));
+    assert!(share(&moves, "west", "after") < share(&moves, "west", "before"), "{moves}");
+    assert_eq!(moves["exact"], true);
+    let moves = diff("generation: 3, seed: 7, members: [{ cluster: east, region: us-east }]");
+    assert_eq!((moves["exact"].as_bool(), share(&moves, "east", "after")), (Some(false), 1.0));
+    // Which ring is counted is the one that is shown as in force.
+    let ring: Value =
+        serde_json::from_str(&worked(&mesh, &west, &["ring", "shares", "shop/cart", "-o", "json"])).unwrap();
+    assert_eq!(moves["before"]["ring"], ring["ring"]);
+    // What a link takes away is no policy's doing.
+    write(&mesh, "more.yaml", &[service("more", &[("a", backend.address())])]);
+    let said = worked(&mesh, &west, &["diff", "-f", "more.yaml"]);
+    assert!(said.contains("no key moves: shop/more has no ring before"), "{said}");
+}

@@ -1,5 +1,7 @@
 //! Applied objects: put, taken away and shown.
 
+mod placements;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,8 +10,8 @@ use proto::store;
 use registry::applied;
 use registry::apply::{self, Author, Outcome, Plan, Refused, There};
 use registry::manifest::{Severity, Source, with_revision};
-use registry::model::{Gateway, Kind, ObjectName};
-use registry::sources::AppliedObjects;
+use registry::model::{Catalog, Gateway, Kind, ObjectName};
+use registry::sources::{AppliedObjects, Sources};
 use registry::status;
 use registry::store::Store;
 use tokio::task::spawn_blocking;
@@ -20,7 +22,7 @@ use super::remote;
 use crate::audit;
 use crate::rpc::{
     self, Answer, ApplyRequest, Ask, AskRequest, Change, Changed, Condition, DeleteRequest, Found,
-    GetRequest, Name, Object, Problem, Refusal, answer, ask,
+    GetRequest, Name, Object, Placement, Problem, Refusal, answer, ask,
 };
 use crate::sync::{self, Knowledge, SaidOf, in_use};
 use crate::worker::Shared;
@@ -95,11 +97,13 @@ impl<S: Store> Objects<S> {
             .collect();
         let applied = self.applied().await?;
         let (gateway, by) = (self.gateway.clone(), author.clone());
-        let files = self.knowledge.sources().0;
+        let (files, catalog) = (self.knowledge.sources().0, self.knowledge.catalog());
         // Thousands of documents take a while, and the control plane has other things to do.
         let planned = spawn_blocking(move || {
             let there = There { gateway: &gateway, files: &files, applied: &applied };
-            apply::plan(there, &sources, &by)
+            let plan = apply::plan(there, &sources, &by)?;
+            let placements = if dry_run { preview(&catalog, there, &plan, &by) } else { Preview::default() };
+            Ok((plan, placements))
         });
         let planned = planned.await.map_err(|panic| Status::internal(panic.to_string()))?;
         self.finish(planned, dry_run, author).await
@@ -111,7 +115,8 @@ impl<S: Store> Objects<S> {
         let applied = self.applied().await?;
         let files = self.knowledge.sources().0;
         let there = There { gateway: &self.gateway, files: &files, applied: &applied };
-        self.finish(apply::plan_delete(there, &names, author), dry_run, author).await
+        let planned = apply::plan_delete(there, &names, author);
+        self.finish(planned.map(|plan| (plan, Preview::default())), dry_run, author).await
     }
 
     /// What there is of that which `author` may see.
@@ -193,15 +198,15 @@ impl<S: Store> Objects<S> {
     /// Makes the change that was planned, and says what it was.
     async fn finish(
         &self,
-        planned: Result<Plan, Refused>,
+        planned: Result<(Plan, Preview), Refused>,
         dry_run: bool,
         author: &Author,
     ) -> Result<Changed, Status> {
-        let mut plan = match planned {
-            Ok(plan) => plan,
+        let (mut plan, (placements, placements_left_out)) = match planned {
+            Ok(planned) => planned,
             Err(Refused::Invalid(problems)) => {
                 let problems = problems.iter().map(problem).collect();
-                return Ok(Changed { changes: Vec::new(), problems, refused: true });
+                return Ok(Changed { problems, refused: true, ..Changed::default() });
             }
             Err(error) => return Err(refused(&error)),
         };
@@ -233,8 +238,21 @@ impl<S: Store> Objects<S> {
             }
         });
         let problems = plan.warnings.iter().map(problem).collect();
-        Ok(Changed { changes: changes.collect(), problems, refused: false })
+        let changes = changes.collect();
+        Ok(Changed { changes, problems, refused: false, placements, placements_left_out })
     }
+}
+
+/// The services that would be placed otherwise, and how many more there are.
+type Preview = (Vec<Placement>, u32);
+
+/// What `plan` would change of how services are placed, beside what is known of peers.
+fn preview(known: &Catalog, there: There<'_>, plan: &Plan, author: &Author) -> Preview {
+    let with = |applied: &AppliedObjects| {
+        let sources = Sources { files: there.files.clone(), applied: applied.clone(), ..Sources::default() };
+        Catalog { declared: sources.merge(&known.cluster).declared, ..known.clone() }
+    };
+    placements::placements(&with(there.applied), &with(&plan.applied), |object| author.may(object))
 }
 
 /// Who asks, by the credentials of the connection.

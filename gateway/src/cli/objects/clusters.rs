@@ -177,7 +177,7 @@ pub(super) fn reason(refusal: &Refusal) -> &'static str {
 
 fn parts(replies: Vec<Reply<Changed>>) -> Vec<Part> {
     let part = |Reply { cluster, said }| match said {
-        Ok(Changed { changes, problems, refused: wrong }) => Part {
+        Ok(Changed { changes, problems, refused: wrong, .. }) => Part {
             cluster,
             changes,
             problems: problems.into_iter().map(ProblemJson::from).collect(),

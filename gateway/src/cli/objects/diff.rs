@@ -1,28 +1,29 @@
 //! `ringway diff`: what an apply would change.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use registry::manifest;
-use registry::model::{Contract, Policy};
+use registry::model::Kind;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::clusters::{self, Clusters, Reply, reason};
 use super::fields::{Field, differing};
+use super::moves::Moves;
 use super::{ObjectsError, ProblemJson, connect, show, sources, taken};
 use crate::cli::output::{Format, print, print_json};
-use crate::cli::ring::{Difference, describe as describe_ring, moved};
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on};
 use crate::rpc::{ApplyRequest, Ask, Change, Changed};
 
 /// Show what `ringway apply` would change, field by field, and which part of all keys a placement would move.
 ///
-/// Everything is checked as by `apply`, and nothing is done. The parts are counted from the rings of both contracts:
-/// exact. Exits with 0 whether or not something differs: `-o json` says so in `changed`.
+/// Everything is checked as by `apply`, and nothing is done. The parts are counted from the rings by which the gateway
+/// places now and would place then, with the contracts of peers and, where none lists members, the clusters that serve:
+/// exact. A change of the seed scatters all keys; of that the part is what is to be expected. Exits with 0 whether or not something differs: `-o json` says so in `changed`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -44,6 +45,10 @@ pub(in crate::cli) struct Args {
 struct DiffJson {
     changed: bool,
     objects: Vec<ObjectJson>,
+    /// What moves of services that no object here is about, as a Link makes it.
+    moves: Vec<Moves>,
+    /// How many more services would be placed otherwise.
+    moves_left_out: u32,
     warnings: Vec<ProblemJson>,
 }
 
@@ -69,8 +74,8 @@ struct ObjectJson {
     object: String,
     outcome: String,
     fields: Vec<Field>,
-    /// What the change of a placement moves; none: it is none, or its rings are known at run time only.
-    moves: Option<Difference>,
+    /// What it moves of its service; none: it is placed as before.
+    moves: Option<Moves>,
 }
 
 /// Runs the command.
@@ -101,11 +106,22 @@ pub(in crate::cli) fn run(args: &Args, format: Format) -> Result<ExitCode, Failu
 }
 
 /// What would change; or what is wrong with the manifests.
-fn diff(changed: Changed) -> Result<DiffJson, Failure> {
+fn diff(mut changed: Changed) -> Result<DiffJson, Failure> {
+    let placements = std::mem::take(&mut changed.placements);
+    let moves_left_out = changed.placements_left_out;
+    let mut moves: BTreeMap<String, Moves> =
+        placements.into_iter().map(Moves::of).map(|moves| (moves.service.clone(), moves)).collect();
     let (changes, warnings) = taken(changed)?;
-    let objects: Vec<_> = changes.iter().map(object).collect();
+    let mut objects: Vec<_> = changes.iter().map(object).collect();
+    // A policy is what moves the keys of its service, if there is one.
+    for of in [Kind::TrafficPolicy, Kind::MeshService] {
+        for (change, object) in changes.iter().zip(&mut objects) {
+            let service = service(change, of);
+            object.moves = object.moves.take().or_else(|| moves.remove(&service?));
+        }
+    }
     let changed = objects.iter().any(|object| object.outcome != "unchanged");
-    Ok(DiffJson { changed, objects, warnings })
+    Ok(DiffJson { changed, objects, moves: moves.into_values().collect(), moves_left_out, warnings })
 }
 
 /// Says what would change in several clusters; it fails where one of them would not take it.
@@ -144,26 +160,20 @@ fn object(change: &Change) -> ObjectJson {
         object: show(&change.name.clone().unwrap_or_default()),
         outcome: change.outcome.clone(),
         fields: differing(&change.before, &change.after),
-        moves: moves(&change.before, &change.after),
+        moves: None,
     }
 }
 
-/// What the change of a policy moves, where both rings are declared.
-fn moves(before: &str, after: &str) -> Option<Difference> {
-    let (before, after) = (policy(before)?, policy(after)?);
-    let contract = |policy: &Policy| -> Option<Contract> { policy.placement.clone() };
-    let (old, new) = (contract(&before)?, contract(&after)?);
-    if before.service != after.service || old.members == new.members && old.seed == new.seed {
-        return None;
+/// The service that an object of the kind `of` is about.
+fn service(change: &Change, of: Kind) -> Option<String> {
+    let name = change.name.as_ref().filter(|name| name.kind == of.as_str())?;
+    if of == Kind::MeshService {
+        return Some(format!("{}/{}", name.namespace, name.name));
     }
-    moved(&after.service, &old, &new).ok()
-}
-
-/// The policy that a document declares.
-fn policy(text: &str) -> Option<Arc<Policy>> {
-    let source = manifest::Source { name: "applied".into(), text: text.into() };
+    let text = if change.after.is_empty() { &change.before } else { &change.after };
+    let source = manifest::Source { name: "applied".into(), text: text.clone() };
     let manifests = manifest::parse(&[source]).ok()?;
-    manifests.declared.policies.values().next().cloned()
+    manifests.declared.policies.keys().next().map(ToString::to_string)
 }
 
 fn describe(diff: &DiffJson) -> String {
@@ -175,11 +185,11 @@ fn describe(diff: &DiffJson) -> String {
             let (before, after) = (value(&field.before), value(&field.after));
             let _infallible = writeln!(text, "  {}: {before} -> {after}", field.path);
         }
-        if let Some(moves) = &object.moves {
-            text.extend(
-                describe_ring(moves).lines().map(|line| format!("  {line}").trim_end().to_owned() + "\n"),
-            );
-        }
+        text.extend(object.moves.iter().map(indented));
+    }
+    text.extend(diff.moves.iter().map(indented));
+    if diff.moves_left_out > 0 {
+        let _infallible = writeln!(text, "  and {} more services are placed otherwise", diff.moves_left_out);
     }
     if !diff.changed {
         text += "nothing would change\n";
@@ -187,46 +197,82 @@ fn describe(diff: &DiffJson) -> String {
     text
 }
 
+fn indented(moves: &Moves) -> String {
+    moves.describe().lines().map(|line| format!("  {line}").trim_end().to_owned() + "\n").collect()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::rpc::Name;
+    use crate::rpc::{Member, Name, Placed, Placement};
 
     fn policy(generation: u64, members: &str) -> String {
         format!(
-            "apiVersion: ringway.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{ name: cart, namespace: shop }}\n\
+            "apiVersion: ringway.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{ name: rule, namespace: shop }}\n\
              spec:\n  service: cart\n  placement: {{ mode: sharded, generation: {generation}, members: [{members}] }}\n"
         )
+    }
+
+    fn change(kind: &str, name: &str) -> Change {
+        let name = Name { kind: kind.into(), namespace: "shop".into(), name: name.into() };
+        Change { name: Some(name), outcome: "changed".into(), ..Change::default() }
+    }
+
+    fn placement(name: &str) -> Placement {
+        let member = |cluster: &str| Member { cluster: cluster.into(), region: "r".into(), weight: 100 };
+        let placed = |members: &[&str]| Placed {
+            generation: 1,
+            mode: "sharded".into(),
+            members: members.iter().map(|cluster| member(cluster)).collect(),
+            in_force: true,
+            ..Placed::default()
+        };
+        Placement {
+            namespace: "shop".into(),
+            name: name.into(),
+            before: Some(placed(&["east"])),
+            after: Some(placed(&["east", "west"])),
+            notes: Vec::new(),
+        }
     }
 
     #[test]
     fn a_placement_shows_its_fields_and_the_keys_that_move() {
         let east = "{ cluster: east, region: e }";
-        let change = Change {
-            name: Some(Name { kind: "TrafficPolicy".into(), namespace: "shop".into(), name: "cart".into() }),
-            outcome: "changed".into(),
+        let changed = Change {
             before: policy(1, east),
             after: policy(2, &format!("{east}, {{ cluster: west, region: w }}")),
-            ..Change::default()
+            ..change("TrafficPolicy", "rule")
         };
-        let object = object(&change);
-        let paths: Vec<_> = object.fields.iter().map(|field| &*field.path).collect();
+        // The service is there as well; what no object is about stands at the end.
+        let diff = diff(Changed {
+            changes: vec![change("MeshService", "cart"), change("MeshService", "web"), changed],
+            placements: vec![placement("cart"), placement("linked"), placement("web")],
+            placements_left_out: 3,
+            ..Changed::default()
+        });
+        let diff = diff.unwrap();
+        let moved: Vec<_> =
+            diff.objects.iter().map(|object| object.moves.as_ref().map(|moves| &*moves.service)).collect();
+        assert_eq!(moved, [None, Some("shop/web"), Some("shop/cart")]);
+        assert_eq!(diff.moves.len(), 1);
+        let paths: Vec<_> = diff.objects[2].fields.iter().map(|field| &*field.path).collect();
         assert_eq!(paths, ["spec.placement.generation", "spec.placement.members[west]"]);
-        let diff = DiffJson { changed: true, objects: vec![object], warnings: Vec::new() };
         let text = describe(&diff);
         assert!(
-            text.starts_with("TrafficPolicy shop/cart changed\n  spec.placement.generation: 1 -> 2\n"),
+            text.contains("TrafficPolicy shop/rule changed\n  spec.placement.generation: 1 -> 2\n"),
             "{text}"
         );
-        assert!(text.contains("% of all keys move"), "{text}");
-        // Without another ring nothing moves.
-        assert!(moves(&policy(1, east), &policy(2, east)).is_none());
+        assert!(text.contains("  shop/cart: ") && text.contains("% of all keys move"), "{text}");
+        assert!(
+            text.contains("  shop/linked: ") && text.ends_with("and 3 more services are placed otherwise\n")
+        );
     }
 
     #[test]
     fn nothing_new_is_said_so() {
-        let diff = DiffJson { changed: false, objects: Vec::new(), warnings: Vec::new() };
+        let diff = diff(Changed::default()).unwrap();
         assert_eq!(describe(&diff), "nothing would change\n");
     }
 }

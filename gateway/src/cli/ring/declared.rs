@@ -14,37 +14,37 @@ use crate::placement::Rings;
 
 /// What `GET /v1/ring` answers, or manifests say. Fields of later versions are skipped.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(super) struct Declared {
+pub(in crate::cli) struct Declared {
     /// `namespace/name`.
-    pub(super) service: String,
+    pub(in crate::cli) service: String,
     /// Generation of the contract.
-    pub(super) generation: u64,
+    pub(in crate::cli) generation: u64,
     /// Placement mode of the contract.
-    pub(super) mode: String,
+    pub(in crate::cli) mode: String,
     /// The cluster whose contract counts; none: nobody declared one.
     #[serde(default)]
-    pub(super) contract_from: Option<String>,
+    pub(in crate::cli) contract_from: Option<String>,
     /// The ring's seed.
-    pub(super) seed: u64,
+    pub(in crate::cli) seed: u64,
     /// The fingerprint that the gateway has of it, hexadecimal; none from manifests.
     #[serde(default)]
-    pub(super) ring: Option<String>,
+    pub(in crate::cli) ring: Option<String>,
     /// Its members.
-    pub(super) members: Vec<Member>,
+    pub(in crate::cli) members: Vec<Member>,
 }
 
 /// A member of a ring.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(super) struct Member {
+pub(in crate::cli) struct Member {
     /// The cluster.
-    pub(super) cluster: String,
+    pub(in crate::cli) cluster: String,
     /// Its region.
-    pub(super) region: String,
+    pub(in crate::cli) region: String,
     /// In hundredths.
-    pub(super) weight: u32,
+    pub(in crate::cli) weight: u32,
     /// Fingerprint of the ring that the cluster says it places by; none if it told none.
     #[serde(default)]
-    pub(super) ring: Option<String>,
+    pub(in crate::cli) ring: Option<String>,
 }
 
 /// Why there is no ring to speak of.

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use comfy_table::Table;
 use hashring::NodeIndex;
-use registry::model::{ClusterName, Contract, ServiceName};
+use registry::model::{ClusterName, ServiceName};
 use serde::Serialize;
 
 use super::declared::{Declared, Member, RingError, part};
@@ -68,40 +69,41 @@ fn weighted(text: &str) -> Result<Weighted, String> {
 #[derive(Debug, Serialize)]
 pub(in crate::cli) struct Difference {
     service: String,
-    before: Side,
-    after: Side,
+    pub(in crate::cli) before: Side,
+    pub(in crate::cli) after: Side,
     /// The part of all keys that gets another owner, 0 to 1.
-    moved: f64,
-    /// The same of the 2^64 hashes, exact, as text.
-    moved_hashes: String,
-    flows: Vec<Flow>,
-    clusters: Vec<Cluster>,
+    pub(in crate::cli) moved: f64,
+    /// The same of the 2^64 hashes, exact, as text; none: it is only to be expected.
+    pub(in crate::cli) moved_hashes: Option<String>,
+    pub(in crate::cli) flows: Vec<Flow>,
+    pub(in crate::cli) clusters: Vec<Cluster>,
 }
 
 /// One of the two rings.
 #[derive(Debug, Serialize)]
-struct Side {
-    ring: String,
+pub(in crate::cli) struct Side {
+    /// Its fingerprint.
+    pub(in crate::cli) ring: String,
     generation: u64,
 }
 
 /// Keys that one cluster hands to another.
 #[derive(Debug, Serialize)]
-struct Flow {
+pub(in crate::cli) struct Flow {
     /// None: nobody owned them.
-    from: Option<String>,
+    pub(in crate::cli) from: Option<String>,
     /// None: nobody owns them.
-    to: Option<String>,
+    pub(in crate::cli) to: Option<String>,
     hashes: String,
     share: f64,
 }
 
 /// What one cluster has before and after.
 #[derive(Debug, Serialize)]
-struct Cluster {
-    cluster: String,
-    before: f64,
-    after: f64,
+pub(in crate::cli) struct Cluster {
+    pub(in crate::cli) cluster: String,
+    pub(in crate::cli) before: f64,
+    pub(in crate::cli) after: f64,
 }
 
 /// Runs the command.
@@ -152,7 +154,11 @@ fn place(declared: &Declared, cluster: &str) -> Result<usize, RingError> {
     place.ok_or_else(|| RingError::NoMember(cluster.into()))
 }
 
-fn difference(before: &Declared, after: &Declared) -> Result<Difference, RingError> {
+/// What moves from one ring to the other, counted from their intervals.
+///
+/// # Errors
+/// When one of them makes no ring, or their seeds differ.
+pub(in crate::cli) fn difference(before: &Declared, after: &Declared) -> Result<Difference, RingError> {
     if before.seed != after.seed {
         return Err(RingError::Seeds { before: before.seed, after: after.seed });
     }
@@ -169,6 +175,43 @@ fn difference(before: &Declared, after: &Declared) -> Result<Difference, RingErr
         hashes: flow.hashes.to_string(),
         share: part(flow.hashes),
     };
+    Ok(Difference {
+        service: after.service.clone(),
+        before: side(before, &old),
+        after: side(after, &new),
+        moved: part(moved),
+        moved_hashes: Some(moved.to_string()),
+        flows: flows.iter().map(flow).collect(),
+        clusters: clusters(before, &old, after, &new),
+    })
+}
+
+/// The same of two rings under different seeds: every key is hashed anew, and what moves is what is to be expected of
+/// owners that have nothing to do with each other.
+///
+/// # Errors
+/// When one of them makes no ring.
+pub(in crate::cli) fn scattered(before: &Declared, after: &Declared) -> Result<Difference, RingError> {
+    let (old, new) = (before.ring()?, after.ring()?);
+    let clusters = clusters(before, &old, after, &new);
+    let stays: f64 = clusters.iter().map(|cluster| cluster.before * cluster.after).sum();
+    Ok(Difference {
+        service: after.service.clone(),
+        before: side(before, &old),
+        after: side(after, &new),
+        moved: 1.0 - stays,
+        moved_hashes: None,
+        flows: Vec::new(),
+        clusters,
+    })
+}
+
+fn side(declared: &Declared, ring: &hashring::Ring) -> Side {
+    Side { ring: format!("{:016x}", ring.fingerprint()), generation: declared.generation }
+}
+
+/// What each cluster has before and after.
+fn clusters(before: &Declared, old: &hashring::Ring, after: &Declared, new: &hashring::Ring) -> Vec<Cluster> {
     let (old_shares, new_shares) = (old.shares(), new.shares());
     let share = |ring: &hashring::Ring, shares: &[u128], cluster: &str| {
         ring.index_of(cluster.as_bytes()).map_or(0.0, |node| part(shares[node.get()]))
@@ -177,54 +220,36 @@ fn difference(before: &Declared, after: &Declared) -> Result<Difference, RingErr
         before.members.iter().chain(&after.members).map(|member| member.cluster.as_str()).collect();
     names.sort_unstable();
     names.dedup();
-    let clusters = names.into_iter().map(|cluster| Cluster {
-        before: share(&old, &old_shares, cluster),
-        after: share(&new, &new_shares, cluster),
+    let cluster = |cluster: &str| Cluster {
+        before: share(old, &old_shares, cluster),
+        after: share(new, &new_shares, cluster),
         cluster: cluster.into(),
-    });
-    let side = |declared: &Declared, ring: &hashring::Ring| Side {
-        ring: format!("{:016x}", ring.fingerprint()),
-        generation: declared.generation,
     };
-    Ok(Difference {
-        service: after.service.clone(),
-        before: side(before, &old),
-        after: side(after, &new),
-        moved: part(moved),
-        moved_hashes: moved.to_string(),
-        flows: flows.iter().map(flow).collect(),
-        clusters: clusters.collect(),
-    })
+    names.into_iter().map(cluster).collect()
 }
 
-/// What moves when the contract `after` takes the place of `before`.
-///
-/// # Errors
-/// When one of them makes no ring that is known here.
-pub(in crate::cli) fn moved(
-    service: &ServiceName,
-    before: &Contract,
-    after: &Contract,
-) -> Result<Difference, RingError> {
-    difference(&Declared::of_contract(service, before)?, &Declared::of_contract(service, after)?)
-}
-
-pub(in crate::cli) fn describe(difference: &Difference) -> String {
-    let Difference { service, before, after, moved, .. } = difference;
-    let mut text = format!("{service}: {:.3} % of all keys move\n", moved * 100.0);
-    let side = |side: &Side| format!("ring {}, contract generation {}", side.ring, side.generation);
-    let _infallible = writeln!(text, "  before   {}\n  after    {}", side(before), side(after));
-
-    let mut flows = table(&["FROM", "TO", "OF ALL KEYS"]);
+/// A table of who hands keys to whom.
+pub(in crate::cli) fn flows(flows: &[Flow]) -> Table {
+    let mut rows = table(&["FROM", "TO", "OF ALL KEYS"]);
     let nobody = || "nobody".to_owned();
-    for flow in &difference.flows {
+    for flow in flows {
         let share = format!("{:.3} %", flow.share * 100.0);
-        flows.add_row([
+        rows.add_row([
             flow.from.clone().unwrap_or_else(nobody),
             flow.to.clone().unwrap_or_else(nobody),
             share,
         ]);
     }
+    rows
+}
+
+fn describe(difference: &Difference) -> String {
+    let Difference { service, before, after, moved, .. } = difference;
+    let mut text = format!("{service}: {:.3} % of all keys move\n", moved * 100.0);
+    let side = |side: &Side| format!("ring {}, contract generation {}", side.ring, side.generation);
+    let _infallible = writeln!(text, "  before   {}\n  after    {}", side(before), side(after));
+
+    let flows = flows(&difference.flows);
     if flows.row_count() > 0 {
         let _infallible = write!(text, "\n{}", lines(&flows, "  "));
     }
@@ -269,7 +294,7 @@ mod tests {
         let added = after("--add south=100").unwrap();
         assert!(added.flows.iter().all(|flow| flow.to.as_deref() == Some("south")), "{added:?}");
         let moved: u128 = added.flows.iter().map(|flow| flow.hashes.parse::<u128>().unwrap()).sum();
-        assert_eq!(moved.to_string(), added.moved_hashes);
+        assert_eq!(Some(moved.to_string()), added.moved_hashes);
 
         let lighter = after("--weight west=50").unwrap();
         assert!(lighter.flows.iter().all(|flow| flow.from.as_deref() == Some("west")), "{lighter:?}");
@@ -279,7 +304,7 @@ mod tests {
     #[test]
     fn nothing_moves_when_nothing_changes() {
         let same = after("--weight west=100").unwrap();
-        assert_eq!((same.moved_hashes.as_str(), same.flows.len()), ("0", 0));
+        assert_eq!((same.moved_hashes.as_deref(), same.flows.len()), (Some("0"), 0));
         assert!(describe(&same).starts_with("shop/cart: 0.000 % of all keys move\n"));
     }
 

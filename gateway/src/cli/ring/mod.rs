@@ -10,8 +10,8 @@ use registry::model::{BadLabel, ServiceName};
 use super::Failure;
 use super::output::Format;
 
-pub(super) use declared::RingError;
-pub(super) use diff::{Difference, describe, moved};
+pub(super) use declared::{Declared, Member, RingError};
+pub(super) use diff::{Cluster, Difference, Flow, difference, flows, scattered};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
