@@ -183,16 +183,19 @@ impl Mirror {
         }
     }
 
-    /// Whether a snapshot is under way: then what is not there may only not have come yet.
+    /// Whether a snapshot began and has not ended, on whichever stream: then what is not there may only not have come
+    /// yet.
     pub fn is_filling(&self) -> bool {
-        self.stream.as_ref().is_some_and(|stream| stream.snapshot.is_some())
+        self.imports.partial_since_ms.is_some()
     }
 
     /// Takes what stands in the store, which another gateway of ours wrote, if nothing has come on a stream of our own
-    /// and it is not older than what is known. Gives whether anything changed.
+    /// and it is not older than the last time all was known. Gives whether anything changed.
     pub fn follow(&mut self, stored: PeerImports) -> bool {
         let heard = self.stream.as_ref().is_some_and(|stream| stream.base.is_some());
-        if heard || stored.synced_unix_ms < self.imports.synced_unix_ms {
+        // Part of a snapshot says nothing against what it did not come to.
+        let whole_at = self.imports.partial_since_ms.unwrap_or(self.imports.synced_unix_ms);
+        if heard || stored.synced_unix_ms < whole_at {
             return false;
         }
         let same = |known: &Arc<Import>, import: &Arc<Import>| known.same_content(import);
@@ -200,7 +203,8 @@ impl Mirror {
             && self.imports.services.differing(&stored.services, same).next().is_none()
         {
             // Where it stands in the peer's history holds on.
-            Arc::make_mut(&mut self.imports).synced_unix_ms = stored.synced_unix_ms;
+            let imports = Arc::make_mut(&mut self.imports);
+            (imports.synced_unix_ms, imports.partial_since_ms) = (stored.synced_unix_ms, None);
             self.followed = true;
             return false;
         }
@@ -267,9 +271,10 @@ impl Mirror {
         let silent_ms = now_unix_ms.saturating_sub(self.imports.synced_unix_ms);
         let unknown = if self.followed { FOLLOWED_SLACK } else { Duration::ZERO };
         let expired = u128::from(silent_ms) >= (self.expire_after + unknown).as_millis();
-        if expired && !self.imports.services.is_empty() {
+        if expired && (self.is_filling() || !self.imports.services.is_empty()) {
             self.complete = false;
             self.stream = None;
+            Arc::make_mut(&mut self.imports).partial_since_ms = None;
             let names: Vec<_> = self.imports.services.keys().cloned().collect();
             return self.delete_all(names);
         }
@@ -290,6 +295,8 @@ impl Mirror {
             stream.base = Some(position);
             stream.snapshot = Some(Snapshot { position, seen: BTreeSet::new(), known, whole: true });
             self.complete = false;
+            let imports = Arc::make_mut(&mut self.imports);
+            imports.partial_since_ms.get_or_insert(imports.synced_unix_ms);
             // An earlier history's deletions say nothing of this one's records.
             self.gone.clear();
         }
@@ -376,6 +383,7 @@ impl Mirror {
         self.gone.retain(|_, gone| *gone > revision);
         let imports = Arc::make_mut(&mut self.imports);
         (imports.epoch, imports.revision) = (position.epoch, position.revision);
+        imports.partial_since_ms = None;
         let missing: Vec<_> = imports.services.keys().filter(|name| !seen.contains(*name)).cloned().collect();
         if missing.len() <= BELIEVED_AT_ONCE.max(known / 2) {
             return Ok(self.delete_all(missing));

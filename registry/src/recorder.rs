@@ -95,7 +95,7 @@ impl Stored {
             record::decode(&sync::Record::decode(value.clone()).ok()?).ok()
         });
         let services = imports.map(|import| (import.name.clone(), Arc::new(import))).collect();
-        Some(PeerImports { epoch: 0, revision: 0, synced_unix_ms, services })
+        Some(PeerImports { synced_unix_ms, services, ..PeerImports::default() })
     }
 }
 

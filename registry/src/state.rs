@@ -223,6 +223,7 @@ fn encode(saved: &Saved) -> Vec<u8> {
         epoch: imports.epoch,
         revision: imports.revision,
         synced_unix_ms: imports.synced_unix_ms,
+        partial_since_ms: imports.partial_since_ms,
         records: imports.services.values().map(|import| record::encode(import, imports.epoch)).collect(),
     };
     let object = |(name, stored): (&ObjectName, &Arc<Stored>)| LastApplied {
@@ -281,8 +282,9 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Loaded, StateError> {
         let imports: Vec<_> = peer.records.iter().filter_map(|record| record::decode(record).ok()).collect();
         skipped += peer.records.len() - imports.len();
         let services = imports.into_iter().map(|import| (import.name.clone(), Arc::new(import))).collect();
-        let PeerCatalog { epoch, revision, synced_unix_ms, .. } = *peer;
-        peers.insert(cluster, Arc::new(PeerImports { epoch, revision, synced_unix_ms, services }));
+        let PeerCatalog { epoch, revision, synced_unix_ms, partial_since_ms, .. } = *peer;
+        let imports = PeerImports { epoch, revision, synced_unix_ms, partial_since_ms, services };
+        peers.insert(cluster, Arc::new(imports));
     }
     let object = |last: LastApplied| {
         let stored = Stored::of(last.applied?, last.revision);

@@ -342,11 +342,6 @@ fn an_event_of_a_later_version_is_skipped() {
 
 #[test]
 fn what_stands_in_the_store_is_followed_until_our_own_stream_speaks() {
-    let stored = |synced_unix_ms, names: &[&str]| {
-        let imports = names.iter().map(|name| record::decode(&record(name, 0, 0)).unwrap());
-        let services = imports.map(|import| (import.name.clone(), Arc::new(import))).collect();
-        PeerImports { epoch: 0, revision: 0, synced_unix_ms, services }
-    };
     let mut mirror = synced(&["a", "b"]);
     assert!(!mirror.follow(stored(NOW + 9, &["c"])), "its own stream is open");
     mirror.lost();
@@ -362,6 +357,53 @@ fn what_stands_in_the_store_is_followed_until_our_own_stream_speaks() {
     snapshot(&mut mirror, 20, &["d"], NOW + 20);
     assert!(!mirror.follow(stored(NOW + 30, &["c"])));
     assert_eq!(names(&mirror), ["d"]);
+}
+
+/// What the store holds, as another gateway of ours wrote it.
+fn stored(synced_unix_ms: u64, names: &[&str]) -> PeerImports {
+    let imports = names.iter().map(|name| record::decode(&record(name, 0, 0)).unwrap());
+    let services = imports.map(|import| (import.name.clone(), Arc::new(import))).collect();
+    PeerImports { synced_unix_ms, services, ..PeerImports::default() }
+}
+
+#[test]
+fn part_of_a_first_snapshot_never_passes_for_all_of_it() {
+    let mut mirror = fresh();
+    mirror.watch();
+    apply(&mut mirror, &[begin(EPOCH, 10), upsert("a", 1)], NOW);
+    mirror.lost();
+    assert!(mirror.is_filling(), "the link is lost, and the rest has not come");
+    // As little after a restart.
+    let mut mirror = Mirror::new(&link(&[None]), Arc::clone(mirror.imports()));
+    assert!(mirror.is_filling());
+    assert!(mirror.follow(stored(1, &["a", "b"])), "however long ago all was known");
+    assert_eq!((names(&mirror), mirror.is_filling()), (vec!["a", "b"], false));
+}
+
+#[test]
+fn part_of_a_later_snapshot_says_nothing_against_what_others_heard_since() {
+    let mut cut = synced(&["a", "b"]);
+    cut.lost();
+    cut.watch();
+    apply(&mut cut, &[begin(EPOCH, 20), upsert("a", 20)], NOW + 9);
+    cut.lost();
+    cut.watch();
+    apply(&mut cut, &[begin(EPOCH, 21)], NOW + 10);
+    cut.lost();
+    assert!(cut.is_filling());
+    let mut mirror = cut.clone();
+    assert!(!mirror.follow(stored(NOW - 1, &["c"])), "older than when all was known");
+    assert!(mirror.follow(stored(NOW + 1, &["a", "b", "c"])));
+    assert_eq!((names(&mirror), mirror.is_filling()), (vec!["a", "b", "c"], false));
+    let mut mirror = cut.clone();
+    mirror.follow(stored(NOW, &["a", "b"]));
+    assert!(!mirror.is_filling(), "the same, and that is all of it");
+    let mut mirror = cut.clone();
+    mirror.watch();
+    snapshot(&mut mirror, 22, &["a"], NOW + 11);
+    assert!(!mirror.is_filling());
+    assert_eq!(cut.tick(NOW + 10 + EXPIRE_AFTER.as_millis() as u64).len(), 2);
+    assert!(!cut.is_filling(), "what expired is gone for certain");
 }
 
 #[test]

@@ -58,6 +58,9 @@ pub struct PeerImports {
     pub revision: u64,
     /// When the last word of the peer's sync came, Unix milliseconds; 0: never.
     pub synced_unix_ms: u64,
+    /// A snapshot began and has not ended, so that what is not here may only not have come: when all of it was known
+    /// last, Unix milliseconds (0: never). None: this is all.
+    pub partial_since_ms: Option<u64>,
     /// The records, shared with every catalog that holds them.
     pub services: SharedMap<ServiceName, Arc<Import>>,
 }

@@ -23,7 +23,7 @@ fn import(name: &str, revision: u64, port: u16) -> Arc<Import> {
 
 fn imports(synced_unix_ms: u64, imports: &[Arc<Import>]) -> Option<Arc<PeerImports>> {
     let services = imports.iter().map(|import| (import.name.clone(), import.clone())).collect();
-    Some(Arc::new(PeerImports { epoch: 3, revision: 1, synced_unix_ms, services }))
+    Some(Arc::new(PeerImports { epoch: 3, revision: 1, synced_unix_ms, services, ..PeerImports::default() }))
 }
 
 fn picture<const N: usize>(peers: [(&str, Option<Arc<PeerImports>>); N]) -> Picture {

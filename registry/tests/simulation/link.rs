@@ -116,8 +116,7 @@ impl SimLink {
             .map(|bytes| record::decode(&Record::decode(&**bytes).unwrap()).unwrap())
             .map(|import| (import.name.clone(), Arc::new(import)))
             .collect();
-        let PeerImports { epoch, revision, synced_unix_ms, .. } = **self.mirror.imports();
-        let kept = PeerImports { epoch, revision, synced_unix_ms, services };
+        let kept = PeerImports { services, ..(**self.mirror.imports()).clone() };
         self.mirror = Mirror::new(&declared(&self.exporter, self.namespaces), Arc::new(kept.clone()));
         let taken = |name: &&ServiceName| self.takes(name);
         let expected: Vec<_> = kept.services.keys().filter(taken).collect();

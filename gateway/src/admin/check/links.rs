@@ -244,7 +244,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use registry::model::{ClusterName, Link};
-    use registry::shared_map::SharedMap;
     use tokio_util::sync::CancellationToken;
 
     use super::super::Outcome;
@@ -267,7 +266,7 @@ mod tests {
     }
 
     fn imports(revision: u64, synced_unix_ms: u64) -> PeerImports {
-        PeerImports { epoch: 1, revision, synced_unix_ms, services: SharedMap::default() }
+        PeerImports { epoch: 1, revision, synced_unix_ms, ..PeerImports::default() }
     }
 
     #[test]

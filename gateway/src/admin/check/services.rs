@@ -278,6 +278,7 @@ spec:
             revision: 1,
             synced_unix_ms: 1,
             services: [(web.name.clone(), Arc::new(web))].into_iter().collect(),
+            ..PeerImports::default()
         };
         let catalog = Catalog {
             revision: 1,
