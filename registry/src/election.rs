@@ -335,9 +335,9 @@ async fn look<S: Store>(
                 None => Some(Expect::Absent(keys::LEADER.into())),
                 Some(entry) => {
                     let theirs = Leader::decode(entry.value.clone()).ok();
-                    // Of an earlier start of ours.
+                    // Of an earlier start of ours; a state directory may have been copied for another gateway.
                     theirs
-                        .filter(|leader| leader.home == us.member.home)
+                        .filter(|leader| leader.home == us.member.home && leader.gateway == us.id)
                         .map(|_| Expect::Modified(keys::LEADER.into(), entry.modified))
                 }
             };

@@ -122,6 +122,18 @@ async fn a_restart_takes_its_own_place_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_copied_a_state_directory_takes_no_office() {
+    let store = MemoryStore::default();
+    let mut first = stand_on(&store, candidate("gw-1", 1));
+    let guard = first.elected().await;
+    let mut copy = stand_on(&store, candidate("gw-2", 1));
+    copy.until(|s| *s == Standing::Member).await;
+    sleep(TTL * 3).await;
+    assert!(first.standing.borrow().guard(Instant::now()).is_some_and(|now| now.is_of(&guard)));
+    assert_eq!(*copy.standing.borrow(), Standing::Member);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_belongs_to_one_process_until_it_dies() {
     let store = MemoryStore::default();
     let mut first = stand_on(&store, candidate("gw-1", 1));
