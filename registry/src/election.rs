@@ -58,11 +58,13 @@ pub struct Guard {
 /// How a gateway stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// The store has not answered yet, or does not any more.
-    Unknown(
+    /// The store has not answered yet, does not any more, or refuses what we must write.
+    Unknown {
         /// Since when.
-        Instant,
-    ),
+        since: Instant,
+        /// Why, for people, once that is known.
+        why: Option<String>,
+    },
     /// Another process of this cluster uses our id.
     IdTaken(
         /// What it says of itself, for people.
@@ -105,21 +107,38 @@ impl Guard {
 impl Standing {
     /// A standing before the first word.
     pub fn unknown() -> Self {
-        Self::Unknown(Instant::now())
+        Self::Unknown { since: Instant::now(), why: None }
     }
 
     /// Since when the store has not answered, if it does not.
     pub fn unknown_since(&self) -> Option<Instant> {
         match self {
-            Self::Unknown(since) => Some(*since),
+            Self::Unknown { since, .. } => Some(*since),
             Self::IdTaken(_) | Self::Member | Self::Elected(_) => None,
         }
+    }
+
+    /// Why it is unknown, for people.
+    pub fn unknown_why(&self) -> Option<&str> {
+        match self {
+            Self::Unknown { why, .. } => why.as_deref(),
+            Self::IdTaken(_) | Self::Member | Self::Elected(_) => None,
+        }
+    }
+
+    /// Unknown from now on, or still, for this reason. Gives whether that is news.
+    fn lose(&mut self, because: String) -> bool {
+        if let Self::Unknown { why, .. } = self {
+            return why.replace(because.clone()).is_none_or(|before| before != because);
+        }
+        *self = Self::Unknown { since: Instant::now(), why: Some(because) };
+        true
     }
 
     /// In a word: `unknown`, `id-taken`, `member` or `elected`.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Unknown(_) => "unknown",
+            Self::Unknown { .. } => "unknown",
             Self::IdTaken(_) => "id-taken",
             Self::Member => "member",
             Self::Elected(_) => "elected",
@@ -163,9 +182,8 @@ pub async fn stand<S: Store>(
             ended = session(&store, &us, &mut lease, &standing) => Some(ended),
         };
         let known = standing.borrow().unknown_since().is_none();
-        if known {
-            standing.send_replace(Standing::unknown());
-        }
+        let why = ended.as_ref().map_or_else(|| "this gateway has resigned".into(), |ended| chain(ended));
+        standing.send_if_modified(|standing| standing.lose(why.clone()));
         let Some(ended) = ended else {
             if let Some(lease) = lease {
                 // A store that does not answer ends the lease by itself.
@@ -177,7 +195,7 @@ pub async fn stand<S: Store>(
             return;
         }
         if known || failures.is_multiple_of(SAY_AGAIN) {
-            warn!(error = %ended, gateway = us.id, "This gateway has no lease in the registry's store; tried again.");
+            warn!(error = why, gateway = us.id, "This gateway has no lease in the registry's store; tried again.");
         }
         failures = if known { 0 } else { failures + 1 };
         tokio::select! {
@@ -235,19 +253,23 @@ async fn campaign<S: Store>(
     alive: &watch::Receiver<Instant>,
     standing: &watch::Sender<Standing>,
 ) -> Ended {
+    let mut trouble = Trouble { gateway: &us.id, failures: 0, since: Instant::now() };
     let ours = loop {
         match claim(store, us, lease, standing).await {
             Ok(revision) => break revision,
             Err(error @ (StoreError::LeaseGone(_) | StoreError::Closed)) => return error.into(),
-            Err(_) => sleep(KEEP_ALIVE / 4).await,
+            Err(error) => trouble.failed(&error, standing),
         }
+        sleep(KEEP_ALIVE / 4).await;
     };
+    trouble.failures = 0;
     let mut alive = alive.clone();
     let mut highest = ours;
     loop {
         let until = *alive.borrow_and_update();
         match look(store, us, lease, ours, &mut highest, until, standing).await {
             Ok(leader) => {
+                trouble.failures = 0;
                 let free = async {
                     match leader {
                         // Nobody takes it from us while the lease lives; that the store was put back is seen by looking.
@@ -265,10 +287,48 @@ async fn campaign<S: Store>(
             Err(ended @ (Ended::KeyLost | Ended::Store(StoreError::LeaseGone(_) | StoreError::Closed))) => {
                 return ended;
             }
-            // What does not last is no loss: `keep` says when it is one.
-            Err(_) => sleep(KEEP_ALIVE / 4).await,
+            // What does not last is no loss.
+            Err(ended) => {
+                trouble.failed(&ended, standing);
+                sleep(KEEP_ALIVE / 4).await;
+            }
         }
     }
+}
+
+/// What goes wrong while the lease lives: a store that takes keep-alives may still refuse our keys.
+struct Trouble<'a> {
+    gateway: &'a str,
+    /// In a row.
+    failures: u32,
+    /// Of the first of them.
+    since: Instant,
+}
+
+impl Trouble<'_> {
+    /// Says so, the first time and every so often, and that we do not know how we stand once it has lasted for [`TTL`].
+    fn failed(&mut self, error: &dyn std::error::Error, standing: &watch::Sender<Standing>) {
+        if self.failures == 0 {
+            self.since = Instant::now();
+        }
+        let why = chain(error);
+        if self.failures.is_multiple_of(SAY_AGAIN) {
+            warn!(error = why, gateway = self.gateway, "The registry's store does not take our keys; tried again.");
+        }
+        self.failures += 1;
+        let lasts = self.since.elapsed() >= TTL;
+        standing.send_if_modified(|standing| match standing {
+            Standing::Unknown { .. } => standing.lose(why),
+            _ => lasts && standing.lose(why),
+        });
+    }
+}
+
+/// An error with all of its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let all: Vec<_> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    all.join(": ")
 }
 
 /// Puts our key with our lease; gives its revision. Waits while another process holds it.

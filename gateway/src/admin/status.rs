@@ -42,7 +42,10 @@ struct Registry {
     up: bool,
     /// Since it did last.
     silent_seconds: u64,
-    /// `elected` (it writes for the cluster), `member`, `id-taken`, or `unknown` while the store does not answer.
+    /// What it says or does meanwhile.
+    trouble: Option<String>,
+    /// `elected` (it writes for the cluster), `member`, `id-taken`, or `unknown` while the store does not answer, or
+    /// refuses what a gateway must write.
     standing: &'static str,
     /// The gateways of this cluster.
     gateways: Vec<String>,
@@ -161,6 +164,7 @@ fn registry(admin: &Admin) -> Registry {
     let unknown_since = standing.unknown_since();
     Registry {
         up: unknown_since.is_none(),
+        trouble: standing.unknown_why().map(Into::into),
         silent_seconds: unknown_since.map_or(0, |since| since.elapsed().as_secs()),
         standing: standing.as_str(),
         gateways: admin.members.borrow().keys().cloned().collect(),

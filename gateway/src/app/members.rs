@@ -120,7 +120,7 @@ pub(super) async fn wait_for_id(
     loop {
         let (until, other) = match &*standing.borrow_and_update() {
             Standing::Member | Standing::Elected(_) => return Ok(()),
-            Standing::Unknown(_) => (started + ANSWER_WAIT, None),
+            Standing::Unknown { .. } => (started + ANSWER_WAIT, None),
             Standing::IdTaken(other) => (started + ID_WAIT, Some(other.clone())),
         };
         if timeout_at(until, standing.changed()).await.is_err() {

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::store::memory::{MemoryStore, MemoryWatch};
-use crate::store::{Range, conformance};
+use crate::store::{Cause, Range, conformance};
 
 /// A gateway that stands, and the way to have it resign.
 struct Stands {
@@ -162,11 +162,12 @@ async fn a_store_put_back_to_an_older_state_is_noticed() {
     assert!(store.get(&keys::gateway("gw-1")).await.unwrap().is_some());
 }
 
-/// A store that can stop answering, as a frozen server does.
-#[derive(Clone)]
+/// A store that can stop answering, as a frozen server does, or refuse to be written.
+#[derive(Clone, Default)]
 struct Freezing {
     store: MemoryStore,
     frozen: Arc<AtomicBool>,
+    refuses: Arc<AtomicBool>,
 }
 
 impl Freezing {
@@ -174,6 +175,12 @@ impl Freezing {
         if self.frozen.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
+    }
+
+    fn may_write(&self) -> Result<(), StoreError> {
+        let cause = || Cause::new(std::io::Error::other("etcd at http://a:1: permission denied"));
+        let refused = || StoreError::Refused { remedy: "grant a role", cause: cause() };
+        if self.refuses.load(Ordering::Relaxed) { Err(refused()) } else { Ok(()) }
     }
 }
 
@@ -192,6 +199,7 @@ impl Store for Freezing {
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         self.answers().await;
+        self.may_write()?;
         self.store.commit(transaction).await
     }
 
@@ -220,8 +228,8 @@ impl Store for Freezing {
 async fn whoever_is_not_answered_steps_down_before_another_is_elected() {
     let store = MemoryStore::default();
     let frozen = Arc::new(AtomicBool::new(false));
-    let mut first =
-        stand_on(&Freezing { store: store.clone(), frozen: frozen.clone() }, candidate("gw-1", 1));
+    let freezing = Freezing { store: store.clone(), frozen: frozen.clone(), ..Freezing::default() };
+    let mut first = stand_on(&freezing, candidate("gw-1", 1));
     let guard = first.elected().await;
     let mut second = stand_on(&store, candidate("gw-2", 2));
     second.until(|s| *s == Standing::Member).await;
@@ -234,6 +242,31 @@ async fn whoever_is_not_answered_steps_down_before_another_is_elected() {
     frozen.store(false, Ordering::Relaxed);
     first.until(|s| *s == Standing::Member).await;
     assert!(second.standing.borrow().guard(Instant::now()).is_some_and(|now| now.is_of(&next)));
+}
+
+/// Waits until it is unknown how it stands, for a reason that names the refusal.
+async fn until_refused(stands: &mut Stands) {
+    let named = |s: &Standing| s.unknown_why().is_some_and(|why| why.contains("grant a role: etcd at http://a:1"));
+    stands.until(named).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_read_and_not_write_is_told_why_and_stands_once_it_may() {
+    let store = Freezing::default();
+    store.refuses.store(true, Ordering::Relaxed);
+    let mut only = stand_on(&store, candidate("gw-1", 1));
+    until_refused(&mut only).await;
+    store.refuses.store(false, Ordering::Relaxed);
+    only.elected().await;
+    // The right to write goes and comes back, and the office is free all the while.
+    store.store.commit(Transaction { expect: Vec::new(), ops: vec![Op::Delete(keys::LEADER.into())] }).await.unwrap();
+    store.refuses.store(true, Ordering::Relaxed);
+    let lost = Instant::now();
+    until_refused(&mut only).await;
+    assert!(lost.elapsed() >= TTL, "what is over sooner is no loss");
+    assert_eq!(only.standing.borrow().guard(Instant::now()), None);
+    store.refuses.store(false, Ordering::Relaxed);
+    only.elected().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -257,6 +290,6 @@ async fn whoever_waits_sees_the_office_free_although_its_history_is_compacted() 
 
 #[tokio::test(start_paused = true)]
 async fn the_store_of_these_tests_is_one() {
-    let store = Freezing { store: MemoryStore::default(), frozen: Arc::default() };
+    let store = Freezing::default();
     conformance::reads_see_writes(&store).await;
 }

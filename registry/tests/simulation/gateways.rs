@@ -266,7 +266,7 @@ impl Gateway {
         let member = Member { home: self.home, boot: self.boot, ..Member::default() };
         let us = Candidate { id: self.id.clone(), member };
         let client = etcd.client(&self.id, self.cut.subscribe());
-        let (told, standing) = watch::channel(Standing::Unknown(Instant::now()));
+        let (told, standing) = watch::channel(Standing::unknown());
         let life = live(client, us, told, standing.clone(), Arc::clone(&self.picture));
         let process = Process(Box::pin(life), Arc::clone(&self.pause));
         self.running = Some((tokio::spawn(process), standing));
