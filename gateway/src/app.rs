@@ -95,8 +95,8 @@ pub enum StartError {
         /// What it says of itself.
         other: String,
     },
-    /// The registry does not say which cluster this is.
-    #[error("the registry has no UID for this cluster")]
+    /// The registry does not say which cluster this is, or that it is another one.
+    #[error("the registry does not serve this cluster")]
     Uid(#[from] registry::cluster::UidError),
     /// A TCP address cannot be bound.
     #[error("cannot bind {what} on {address}; is another process listening there? (`spec.listen.{what}`)")]
@@ -150,7 +150,8 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let us = members::us(&gateway, directory.home(&mut fastrand::Rng::new())?, boot);
     let admin_listener = bind::tcp("admin", gateway.listen.admin)?;
     let settled =
-        members::settle(&registry, &mut directory, loaded, &admin_listener, &mut signals.end).await?;
+        members::settle(&registry, &gateway, &mut directory, loaded, &admin_listener, &mut signals.end)
+            .await?;
     let Some(Settled { saved, answered }) = settled else { return Ok(()) };
     let mut tasks = JoinSet::new();
     let (stands, standing) = watch::channel(Standing::unknown());

@@ -195,7 +195,11 @@ pub async fn stand<S: Store>(
             return;
         }
         if known || failures.is_multiple_of(SAY_AGAIN) {
-            warn!(error = why, gateway = us.id, "This gateway has no lease in the registry's store; tried again.");
+            warn!(
+                error = why,
+                gateway = us.id,
+                "This gateway has no lease in the registry's store; tried again."
+            );
         }
         failures = if known { 0 } else { failures + 1 };
         tokio::select! {
@@ -313,7 +317,11 @@ impl Trouble<'_> {
         }
         let why = chain(error);
         if self.failures.is_multiple_of(SAY_AGAIN) {
-            warn!(error = why, gateway = self.gateway, "The registry's store does not take our keys; tried again.");
+            warn!(
+                error = why,
+                gateway = self.gateway,
+                "The registry's store does not take our keys; tried again."
+            );
         }
         self.failures += 1;
         let lasts = self.since.elapsed() >= TTL;

@@ -306,9 +306,9 @@ fn against(picture: &Picture, stored: &Stored) -> Vec<Op> {
 /// What a value says that stands under `key`, in a line for people; none: this version does not know it.
 pub fn describe(key: &str, value: &[u8]) -> Option<String> {
     if key == keys::CLUSTER {
-        let Cluster { uid } = Cluster::decode(value).ok()?;
+        let Cluster { uid, name } = Cluster::decode(value).ok()?;
         let uid: String = uid.iter().map(|byte| format!("{byte:02x}")).collect();
-        return Some(format!("uid {uid}"));
+        return Some(format!("cluster {name}, uid {uid}"));
     }
     if key == keys::LEADER {
         return Some(format!("gateway {}", Leader::decode(value).ok()?.gateway));

@@ -54,6 +54,7 @@ pub(super) fn us(gateway: &Gateway, home: u64, boot: u64) -> Candidate {
 /// None: the process was told to end meanwhile.
 pub(super) async fn settle<S: Store>(
     store: &S,
+    gateway: &Gateway,
     directory: &mut StateDir,
     loaded: Loaded,
     admin: &TcpListener,
@@ -64,9 +65,13 @@ pub(super) async fn settle<S: Store>(
     let _over = over.clone().drop_guard();
     let mut waited = 0u32;
     let uid = loop {
-        let why = match timeout(ANSWER_WAIT, cluster::settle(store, saved.uid)).await {
+        let why = match timeout(ANSWER_WAIT, cluster::settle(store, &gateway.cluster, saved.uid)).await {
             Ok(Ok(uid)) => break uid,
-            Ok(Err(failed @ (UidError::Malformed | UidError::Store(StoreError::Closed)))) => {
+            Ok(Err(
+                failed @ (UidError::Malformed
+                | UidError::OtherCluster { .. }
+                | UidError::Store(StoreError::Closed)),
+            )) => {
                 return Err(failed.into());
             }
             Ok(Err(failed)) => failed.to_string(),

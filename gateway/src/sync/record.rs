@@ -148,7 +148,7 @@ async fn bring<S: Store>(
         }
         None => {
             // A store that was wiped has none.
-            if cluster::settle(store, knowledge.uid()).await? != knowledge.uid() {
+            if cluster::settle(store, &knowledge.cluster, knowledge.uid()).await? != knowledge.uid() {
                 warn!(
                     "The registry's store is of a cluster with another UID; restart this gateway to take it over."
                 );

@@ -246,7 +246,8 @@ async fn whoever_is_not_answered_steps_down_before_another_is_elected() {
 
 /// Waits until it is unknown how it stands, for a reason that names the refusal.
 async fn until_refused(stands: &mut Stands) {
-    let named = |s: &Standing| s.unknown_why().is_some_and(|why| why.contains("grant a role: etcd at http://a:1"));
+    let named =
+        |s: &Standing| s.unknown_why().is_some_and(|why| why.contains("grant a role: etcd at http://a:1"));
     stands.until(named).await;
 }
 
@@ -259,7 +260,11 @@ async fn who_may_read_and_not_write_is_told_why_and_stands_once_it_may() {
     store.refuses.store(false, Ordering::Relaxed);
     only.elected().await;
     // The right to write goes and comes back, and the office is free all the while.
-    store.store.commit(Transaction { expect: Vec::new(), ops: vec![Op::Delete(keys::LEADER.into())] }).await.unwrap();
+    store
+        .store
+        .commit(Transaction { expect: Vec::new(), ops: vec![Op::Delete(keys::LEADER.into())] })
+        .await
+        .unwrap();
     store.refuses.store(true, Ordering::Relaxed);
     let lost = Instant::now();
     until_refused(&mut only).await;
