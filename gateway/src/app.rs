@@ -158,8 +158,10 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     // Resigned only once everything is written: whoever is elected then finds it.
     let resign = CancellationToken::new();
     tasks.spawn(election::stand(registry.clone(), us.clone(), stands, resign.clone().cancelled_owned()));
-    if answered {
-        members::wait_for_id(&us, standing.clone()).await?;
+    if answered && !members::wait_for_id(&us, standing.clone(), signals.end.told()).await? {
+        resign.cancel();
+        while tasks.join_next().await.is_some() {}
+        return Ok(());
     }
     let http = bind::tcp_shares("http", gateway.listen.http, options.workers)?;
     let ports = bind::tunnel(&gateway, options.workers, boot)?;

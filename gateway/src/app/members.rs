@@ -1,12 +1,15 @@
 //! This gateway's place among those of its cluster.
 
 use std::net::TcpListener;
+use std::pin::pin;
 use std::time::Duration;
 
 use proto::store::Member;
-use registry::cluster::{self, UidError};
+use registry::applied;
+use registry::cluster::{self, Uid, UidError};
 use registry::election::{Candidate, Standing, TTL};
-use registry::model::Gateway;
+use registry::model::{ClusterName, Gateway};
+use registry::probation::Book;
 use registry::state::{Loaded, Saved, StateDir};
 use registry::store::{Store, StoreError};
 use tokio::sync::watch;
@@ -15,10 +18,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{EndSignals, StartError};
-use crate::{admin, audit};
+use crate::{admin, audit, registrations};
 
 /// The store's answer is waited for so long at a start that can go on without it.
 const ANSWER_WAIT: Duration = Duration::from_secs(3);
+/// One that cannot has much to read.
+const READ_WAIT: Duration = Duration::from_secs(60);
 /// Wait before it is asked again by one that cannot.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// The same reason to wait is only said every so often.
@@ -26,8 +31,8 @@ const SAY_AGAIN: u32 = 10;
 /// By then the lease of a process that died has lapsed.
 const ID_WAIT: Duration = Duration::from_secs(3 * TTL.as_secs());
 /// What the admin port answers meanwhile.
-const WAITING: &str = "waiting for the registry's store (`spec.registry`): which cluster this is stands there, and the \
-                       state directory has no earlier answer\n";
+const WAITING: &str = "waiting for the registry's store (`spec.registry`): which cluster this is and what it serves stands \
+                       there, and the state directory has no earlier answer\n";
 
 /// Who this cluster is.
 #[derive(Debug)]
@@ -50,8 +55,8 @@ pub(super) fn us(gateway: &Gateway, home: u64, boot: u64) -> Candidate {
 }
 
 /// Takes the UID that the store has for this cluster, and keeps it before any peer hears of it. A store that does not
-/// answer is done without if an earlier start settled it; else it is waited for, for nobody may invent a second UID.
-/// None: the process was told to end meanwhile.
+/// answer is done without if an earlier start settled it; else it is waited for, for nobody may invent a second UID, or
+/// take for nothing what it has not read. None: the process was told to end meanwhile.
 pub(super) async fn settle<S: Store>(
     store: &S,
     gateway: &Gateway,
@@ -61,11 +66,16 @@ pub(super) async fn settle<S: Store>(
     end: &mut EndSignals,
 ) -> Result<Option<Settled>, StartError> {
     let Loaded { mut saved, fresh, .. } = loaded;
+    let wait = if fresh { READ_WAIT } else { ANSWER_WAIT };
     let over = CancellationToken::new();
     let _over = over.clone().drop_guard();
     let mut waited = 0u32;
     let uid = loop {
-        let why = match timeout(ANSWER_WAIT, cluster::settle(store, &gateway.cluster, saved.uid)).await {
+        let asked = tokio::select! {
+            () = end.told() => return Ok(None),
+            asked = timeout(wait, ask(store, &gateway.cluster, &mut saved, fresh)) => asked,
+        };
+        let why = match asked {
             Ok(Ok(uid)) => break uid,
             Ok(Err(
                 failed @ (UidError::Malformed
@@ -75,7 +85,7 @@ pub(super) async fn settle<S: Store>(
                 return Err(failed.into());
             }
             Ok(Err(failed)) => failed.to_string(),
-            Err(_) => format!("no answer within {ANSWER_WAIT:?}"),
+            Err(_) => format!("no answer within {wait:?}"),
         };
         if !fresh {
             warn!(
@@ -113,26 +123,113 @@ pub(super) async fn settle<S: Store>(
     Ok(Some(Settled { saved, answered: true }))
 }
 
-/// Waits until our id is ours, or the store does not answer any more.
+/// Asks for the UID; a `fresh` start also reads what is applied and registered into `saved`, as an earlier run would have
+/// kept it.
+async fn ask<S: Store>(
+    store: &S,
+    cluster: &ClusterName,
+    saved: &mut Saved,
+    fresh: bool,
+) -> Result<Uid, UidError> {
+    let uid = cluster::settle(store, cluster, saved.uid).await?;
+    if fresh {
+        (_, saved.applied) = applied::range(store).await?;
+        let mut book = Book::new([]);
+        registrations::read(store, &mut book, 0).await?;
+        saved.registered = book.take_changes().into_iter().collect();
+    }
+    Ok(uid)
+}
+
+/// Waits until our id is ours, or the store does not answer any more. False: the process was told to `end` meanwhile.
 ///
 /// # Errors
 /// [`StartError::IdTaken`]: another process has it, and lives.
 pub(super) async fn wait_for_id(
     us: &Candidate,
     mut standing: watch::Receiver<Standing>,
-) -> Result<(), StartError> {
+    end: impl Future<Output = ()>,
+) -> Result<bool, StartError> {
+    let mut end = pin!(end);
     let started = Instant::now();
     loop {
         let (until, other) = match &*standing.borrow_and_update() {
-            Standing::Member | Standing::Elected(_) => return Ok(()),
+            Standing::Member | Standing::Elected(_) => return Ok(true),
             Standing::Unknown { .. } => (started + ANSWER_WAIT, None),
             Standing::IdTaken(other) => (started + ID_WAIT, Some(other.clone())),
         };
-        if timeout_at(until, standing.changed()).await.is_err() {
+        let changed = tokio::select! {
+            () = &mut end => return Ok(false),
+            changed = timeout_at(until, standing.changed()) => changed,
+        };
+        if changed.is_err() {
             return match other {
-                None => Ok(()),
+                None => Ok(true),
                 Some(other) => Err(StartError::IdTaken { id: us.id.clone(), other }),
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use registry::model::{Endpoint, ServiceName};
+    use registry::registration::Registered;
+    use registry::store::memory::MemoryStore;
+    use registry::store::{Op, Transaction, keys};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fresh_start_knows_what_the_store_holds_before_it_serves() {
+        let store = MemoryStore::default();
+        let dir = tempfile::tempdir().unwrap();
+        let fresh = StateDir::open(dir.path()).unwrap().load(&mut fastrand::Rng::new()).unwrap().saved;
+        let cart = ServiceName::new("shop", "cart").unwrap();
+        let ports = [("web".to_owned(), 9001)].into();
+        let endpoint = Endpoint {
+            id: "a".into(),
+            host: "127.0.0.1".into(),
+            ports,
+            weight: 100,
+            zone: String::new(),
+            capacity: None,
+        };
+        let registered = Registered {
+            endpoint,
+            draining: false,
+            ttl: Duration::from_secs(10),
+            registrar: [1; 16],
+            by: "uid 0".into(),
+        };
+        let object =
+            proto::store::Applied { text: "kind: Link\n".into(), generation: 1, ..Default::default() };
+        let put = |key, value| Op::Put { key, value, lease: None };
+        let ops = vec![
+            put(keys::config("Link", "default", "east"), prost::Message::encode_to_vec(&object).into()),
+            put(keys::endpoint(&cart, "a"), registered.encode()),
+        ];
+        store.commit(Transaction { expect: Vec::new(), ops }).await.unwrap();
+
+        let west = ClusterName::new("west").unwrap();
+        let mut saved = fresh.clone();
+        assert_eq!(ask(&store, &west, &mut saved, true).await.unwrap(), fresh.uid);
+        assert_eq!((saved.applied.len(), saved.registered[&cart].len()), (1, 1));
+        // One that ran before goes on with what it kept, and reads as it serves.
+        let mut saved = fresh.clone();
+        ask(&store, &west, &mut saved, false).await.unwrap();
+        assert_eq!(saved, fresh);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_its_id_can_be_told_to_end() {
+        let us = Candidate { id: "gw-1".into(), member: Member::default() };
+        let (_told, standing) = watch::channel(Standing::IdTaken("another".into()));
+        let told_to_end = wait_for_id(&us, standing.clone(), std::future::ready(())).await;
+        assert!(!told_to_end.unwrap());
+        let taken = wait_for_id(&us, standing, std::future::pending()).await;
+        assert!(matches!(taken, Err(StartError::IdTaken { .. })), "{taken:?}");
     }
 }

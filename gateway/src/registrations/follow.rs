@@ -31,8 +31,8 @@ const JUDGE: Duration = Duration::from_millis(250);
 
 /// What is registered as a process starts, told once before it serves: as the registry has it, if that answers in time.
 pub async fn first<S: Store>(store: &S, book: &mut Book, now_ms: u64) {
-    match timeout(FIRST_WAIT, store.range(&keys::all_endpoints())).await {
-        Ok(Ok(range)) => book.read(range.entries.iter().filter_map(|e| read(&e.key, &e.value)), now_ms),
+    match timeout(FIRST_WAIT, read(store, book, now_ms)).await {
+        Ok(Ok(_)) => {}
         Ok(Err(error)) => {
             let error: &dyn std::error::Error = &error;
             warn!(error, "The registry does not answer; registered endpoints are as they were last seen.");
@@ -41,6 +41,16 @@ pub async fn first<S: Store>(store: &S, book: &mut Book, now_ms: u64) {
             warn!("The registry does not answer in time; registered endpoints are as they were last seen.")
         }
     }
+}
+
+/// Reads all that is registered into `book`; gives the registry's revision.
+///
+/// # Errors
+/// The store's.
+pub async fn read<S: Store>(store: &S, book: &mut Book, now_ms: u64) -> Result<u64, StoreError> {
+    let range = store.range(&keys::all_endpoints()).await?;
+    book.read(range.entries.iter().filter_map(|entry| record(&entry.key, &entry.value)), now_ms);
+    Ok(range.revision)
 }
 
 /// Brings `all` to what follows from `changes`, each of which is a whole service.
@@ -93,15 +103,13 @@ struct Follower<T> {
 impl<T: FnMut(Vec<(ServiceName, Endpoints)>)> Follower<T> {
     /// Follows one watch to its end.
     async fn follow<S: Store>(&mut self, store: &S) -> StoreError {
-        let prefix = keys::all_endpoints();
-        let range = match store.range(&prefix).await {
-            Ok(range) => range,
+        let now_ms = self.now_ms();
+        let revision = match read(store, &mut self.book, now_ms).await {
+            Ok(revision) => revision,
             Err(error) => return error,
         };
-        let held = range.entries.iter().filter_map(|entry| read(&entry.key, &entry.value));
-        self.book.read(held, self.now_ms());
         self.publish();
-        let mut watch = match store.watch(&prefix, range.revision + 1).await {
+        let mut watch = match store.watch(&keys::all_endpoints(), revision + 1).await {
             Ok(watch) => watch,
             Err(error) => return error,
         };
@@ -142,7 +150,7 @@ impl<T: FnMut(Vec<(ServiceName, Endpoints)>)> Follower<T> {
         for event in &changes.events {
             match event {
                 Event::Put(entry) => {
-                    if let Some((service, registered)) = read(&entry.key, &entry.value) {
+                    if let Some((service, registered)) = record(&entry.key, &entry.value) {
                         self.book.put(service, registered);
                     }
                 }
@@ -205,7 +213,7 @@ impl<T: FnMut(Vec<(ServiceName, Endpoints)>)> Follower<T> {
 }
 
 /// A record that this version can read.
-fn read(key: &str, value: &[u8]) -> Option<(ServiceName, Registered)> {
+fn record(key: &str, value: &[u8]) -> Option<(ServiceName, Registered)> {
     match Registered::decode(key, value) {
         Ok(known) => Some(known),
         Err(error) => {
