@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use identity::Trust;
 use registry::election::{self, Standing};
 use registry::model::Gateway;
 use registry::sources::Sources;
@@ -179,7 +180,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let stop = CancellationToken::new();
     let applied = sync::first_applied(&registry, &gateway, &saved.applied).await;
     let (tell_applied, applies) = watch::channel(applied.clone());
-    let believed = believe(&gateway, &files, &applied);
+    let believed = believe(&gateway, &files, &applied, &Trust::default());
     believed.say_warnings(&gateway);
     let mut book = registrations::remembered(&saved.registered);
     registrations::first(&registry, &mut book, clock.unix_ms()).await;

@@ -280,6 +280,13 @@ fn a_bad_change_is_refused_whole_and_the_old_state_serves_on() {
     let bundle = pair.east.site.dir.join("pki/bundles/west.pem");
     fs::write(&bundle, "no bundle").unwrap();
     refused("InvalidBundle", "west");
+    // What is applied meanwhile does not take it in either.
+    let web = service("web", &[("a", pair.backend().address())]);
+    fs::write(pair.mesh.dir().join("web.yaml"), web).unwrap();
+    let admin = pair.east.site.admin.to_string();
+    let applied = pair.mesh.cli(&["apply", "-f", "web.yaml", "--admin", &admin]);
+    assert_eq!(applied.code, Some(0), "{applied:?}");
+    pair.west.wait_service("shop/web", &["east"]);
 
     assert_eq!(said(&pair.west, "Tunnel ended."), 0);
     assert_eq!(said(&pair.east, "Audit: taken"), 0);

@@ -17,7 +17,7 @@ pub struct Trust {
 }
 
 /// Who may vouch for the processes of one cluster.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Authorities {
     pub(crate) trust_domain: String,
     pub(crate) anchors: Vec<TrustAnchor<'static>>,
@@ -98,6 +98,14 @@ impl Trust {
             }
         }
         (Self { clusters }, problems)
+    }
+
+    /// Believes of `cluster`, whose bundle cannot be used now, what was believed `before`, if that was of the same trust
+    /// domain. Gives whether it is believed.
+    pub fn keep(&mut self, before: &Self, cluster: &str, trust_domain: &str) -> bool {
+        let kept = before.of(cluster).filter(|authorities| authorities.trust_domain == trust_domain);
+        self.clusters.extend(kept.map(|authorities| (cluster.to_owned(), authorities.clone())));
+        kept.is_some()
     }
 
     /// The clusters that can be believed, in order of name.

@@ -1,5 +1,6 @@
 //! What a gateway reads from its files, checked whole before anything is changed by it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ pub(super) struct Loaded {
 #[derive(Debug)]
 pub(super) struct Believed {
     pub(super) trust: Arc<Trust>,
-    /// Links that stay down because their bundle cannot be used, by cluster.
+    /// Whose bundle cannot be used, by cluster: links that stay down, unless what was believed before holds on.
     pub(super) untrusted: Vec<(String, TrustError)>,
 }
 
@@ -91,14 +92,27 @@ pub(super) fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
     })
 }
 
-/// Reads the bundles of all clusters that are linked, whatever declares the link. Blocks on the disk.
-pub(super) fn believe(gateway: &Gateway, files: &Arc<Files>, applied: &AppliedObjects) -> Believed {
+/// Reads the bundles of all clusters that are linked, whatever declares the link. What was believed `before` holds on
+/// where a bundle is there and cannot be used. Blocks on the disk.
+pub(super) fn believe(
+    gateway: &Gateway,
+    files: &Arc<Files>,
+    applied: &AppliedObjects,
+    before: &Trust,
+) -> Believed {
     let sources = Sources { files: files.clone(), applied: applied.clone(), ..Sources::default() };
     let links = sources.merge(&gateway.cluster).declared.links;
     let links = links.values().map(|l| (l.cluster.as_str(), l.trust_domain.as_str()));
     // Our own sidecars are believed by the bundle of our own cluster. Peers are never of it: admission sees to that.
     let own = (gateway.cluster.as_str(), gateway.trust_domain.as_str());
-    let (trust, mut untrusted) = Trust::load(&gateway.identity_dir, links.chain([own]));
+    let all: BTreeMap<_, _> = links.chain([own]).collect();
+    let (mut trust, mut untrusted) =
+        Trust::load(&gateway.identity_dir, all.iter().map(|(cluster, domain)| (*cluster, *domain)));
+    for (cluster, problem) in &untrusted {
+        if let (Some(domain), false) = (all.get(&**cluster), matches!(problem, TrustError::Missing { .. })) {
+            trust.keep(before, cluster, domain);
+        }
+    }
     // Without one there are no sidecars, which is no fault.
     untrusted.retain(|(cluster, problem)| {
         cluster != gateway.cluster.as_str() || !matches!(problem, TrustError::Missing { .. })
@@ -119,7 +133,9 @@ impl Believed {
     /// Says in the log which links stay down.
     pub(super) fn say_warnings(&self, gateway: &Gateway) {
         for (cluster, problem) in &self.untrusted {
-            if cluster == gateway.cluster.as_str() {
+            if self.trust.clusters().any(|believed| believed == cluster) {
+                error!(peer = %cluster, error = %problem, "A trust bundle cannot be used; what it said before holds on.");
+            } else if cluster == gateway.cluster.as_str() {
                 error!(error = %problem, "Sidecars are refused: the trust bundle of our own cluster cannot be used.");
             } else {
                 error!(peer = %cluster, error = %problem, "The link stays down: its trust bundle cannot be used.");

@@ -179,8 +179,8 @@ impl Reloader {
     }
 
     async fn believe(&self, files: Arc<Declared>, applied: AppliedObjects) -> Result<Believed, Refused> {
-        let gateway = self.gateway.clone();
-        Ok(spawn_blocking(move || believe(&gateway, &files, &applied)).await?)
+        let (gateway, before) = (self.gateway.clone(), self.shared.local.borrow().trust.clone());
+        Ok(spawn_blocking(move || believe(&gateway, &files, &applied, &before)).await?)
     }
 
     /// Puts files that were read whole in the place of the old ones.

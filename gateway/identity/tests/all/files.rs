@@ -285,3 +285,17 @@ fn an_authority_in_rotation_is_believed_beside_the_old_one() {
     pki::issue(&world.ask("next", "east", gateway("gw-e"), &[("west", "west")])).unwrap();
     handshake(world.client(), world.server()).up();
 }
+
+#[test]
+fn what_was_believed_may_be_kept_for_the_same_trust_domain() {
+    let world = World::linked();
+    let before = Trust::load(&world.dir("west"), [("east", DOMAIN)]).0;
+    fs::write(world.dir("west/bundles/east.pem"), "half a bun").unwrap();
+    let (mut now, problems) = Trust::load(&world.dir("west"), [("east", DOMAIN)]);
+    assert_eq!((now.clusters().count(), problems.len()), (0, 1));
+    assert!(!now.keep(&before, "east", "other.example"));
+    assert!(!now.keep(&before, "north", DOMAIN));
+    assert_eq!(now.changed_since(&before).collect::<Vec<_>>(), ["east"]);
+    assert!(now.keep(&before, "east", DOMAIN));
+    assert_eq!(now.changed_since(&before).count(), 0);
+}
