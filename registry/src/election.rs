@@ -28,7 +28,8 @@ use crate::store::{Entry, Expect, LeaseId, Op, Outcome, Store, StoreError, Trans
 /// How long the lease of a gateway lives without a word of it: the longest that nobody is elected after a death.
 pub const TTL: Duration = Duration::from_secs(5);
 
-/// How often the lease is kept alive and the keys are looked at: two of these may fail.
+/// How often the lease is kept alive and the keys are looked at: late enough, and early enough for two members of the
+/// store that say nothing, which cost a second each.
 const KEEP_ALIVE: Duration = Duration::from_millis(TTL.as_millis() as u64 / 3);
 
 /// The same failure again is only said every so often.

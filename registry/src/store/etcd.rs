@@ -18,6 +18,7 @@ use etcd_client::{Client, Error, GetOptions, GetResponse};
 use self::convert::{signed, unsigned};
 use self::failure::{Failure, Kind};
 use self::members::{Answer, Members, Repeat};
+use self::options::LEASE_TIMEOUT;
 pub use self::options::{EtcdOptions, EtcdUser, FileError, REQUEST_TIMEOUT};
 pub use self::watch::EtcdWatch;
 use super::{
@@ -74,7 +75,16 @@ impl EtcdStore {
         F: Fn(Client) -> A + Send + Sync,
         A: Future<Output = Result<T, Error>> + Send,
     {
-        self.shared.members.ask(repeat, request).await.map(|Answer { value, .. }| value)
+        self.ask_for(repeat, REQUEST_TIMEOUT, request).await
+    }
+
+    async fn ask_for<T, F, A>(&self, repeat: Repeat, wait: Duration, request: F) -> Result<T, Failure>
+    where
+        T: Send,
+        F: Fn(Client) -> A + Send + Sync,
+        A: Future<Output = Result<T, Error>> + Send,
+    {
+        self.shared.members.ask(repeat, wait, request).await.map(|Answer { value, .. }| value)
     }
 
     async fn read(&self, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, Failure> {
@@ -199,7 +209,7 @@ impl Store for EtcdStore {
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         let keep =
             |client: Client| async move { client.lease_client().keep_alive(signed(lease.0)).await.map(drop) };
-        match self.ask(Repeat::Always, keep).await {
+        match self.ask_for(Repeat::Always, LEASE_TIMEOUT, keep).await {
             Err(Failure { kind: Kind::LeaseGone, .. }) => Err(StoreError::LeaseGone(lease)),
             kept => Ok(kept?),
         }

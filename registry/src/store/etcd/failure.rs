@@ -1,6 +1,7 @@
 //! What a failed request means: whether another member may be asked, and what the caller is told.
 
 use std::error::Error as _;
+use std::time::Duration;
 
 use etcd_client::Error;
 use tonic::{Code, ConnectError, Status};
@@ -51,8 +52,8 @@ impl Failure {
     }
 
     /// The member said nothing in time.
-    pub(super) fn silent(endpoint: &str) -> Self {
-        let text = format!("no answer within {:?}", super::options::REQUEST_TIMEOUT);
+    pub(super) fn silent(endpoint: &str, wait: Duration) -> Self {
+        let text = format!("no answer within {wait:?}");
         Self { kind: Kind::Unanswered, endpoint: endpoint.into(), text }
     }
 
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn silence_leaves_open_what_was_done() {
-        let error = StoreError::from(Failure::silent("http://a:1"));
+        let error = StoreError::from(Failure::silent("http://a:1", Duration::from_secs(3)));
         assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     }
 }

@@ -2,15 +2,15 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::Duration;
 
 use etcd_client::{Client, Error};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::failure::{Failure, Kind};
-use super::options::{EtcdOptions, REQUEST_TIMEOUT};
+use super::options::{ASK_TIMEOUT, EtcdOptions, REQUEST_TIMEOUT};
 
 /// Whether a request may be made a second time if nobody knows what became of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +63,14 @@ impl Members {
         self.list.get(member).map_or("", |member| &member.endpoint)
     }
 
-    /// Makes a request of one member after the other, until one answers. Takes [`REQUEST_TIMEOUT`] at most for each.
-    pub(super) async fn ask<T, F, A>(&self, repeat: Repeat, request: F) -> Result<Answer<T>, Failure>
+    /// Makes a request of one member after the other, until one answers. Takes `wait` at most for each, and
+    /// [`ASK_TIMEOUT`] in all; who asks again after that asks the next ones.
+    pub(super) async fn ask<T, F, A>(
+        &self,
+        repeat: Repeat,
+        wait: Duration,
+        request: F,
+    ) -> Result<Answer<T>, Failure>
     where
         T: Send,
         F: Fn(Client) -> A + Send + Sync,
@@ -74,7 +80,8 @@ impl Members {
         let mut member = self.current.load(Ordering::Relaxed);
         let mut asked = 0;
         loop {
-            let failure = match self.ask_one(member, &request).await {
+            let left = ASK_TIMEOUT.saturating_sub(started.elapsed());
+            let failure = match self.ask_one(member, wait.min(left), &request).await {
                 Ok(value) => return Ok(Answer { value, member }),
                 Err(failure) => failure,
             };
@@ -87,7 +94,8 @@ impl Members {
             self.gave_up(member).await;
             // The first one is asked again if that was quick: its connection may only have been an old one.
             let all = asked >= self.list.len();
-            let enough = asked > self.list.len() || all && started.elapsed() >= REQUEST_TIMEOUT;
+            let slow = if all { REQUEST_TIMEOUT } else { ASK_TIMEOUT };
+            let enough = asked > self.list.len() || started.elapsed() >= slow;
             if !again || enough {
                 return Err(failure);
             }
@@ -105,7 +113,7 @@ impl Members {
         }
     }
 
-    async fn ask_one<T, F, A>(&self, member: usize, request: &F) -> Result<T, Failure>
+    async fn ask_one<T, F, A>(&self, member: usize, wait: Duration, request: &F) -> Result<T, Failure>
     where
         F: Fn(Client) -> A,
         A: Future<Output = Result<T, Error>>,
@@ -114,14 +122,19 @@ impl Members {
             return Err(Failure::of("nowhere", &Error::InvalidArgs("no endpoints".into())));
         };
         let asked = async {
-            let client = self.client(endpoint, client).await?;
+            let client = self.client(endpoint, client, wait).await?;
             request(client).await.map_err(|error| Failure::of(endpoint, &error))
         };
-        timeout(REQUEST_TIMEOUT, asked).await.unwrap_or_else(|_| Err(Failure::silent(endpoint)))
+        timeout(wait, asked).await.unwrap_or_else(|_| Err(Failure::silent(endpoint, wait)))
     }
 
     /// The connection that is there, or a new one, which is made as it is first used.
-    async fn client(&self, endpoint: &str, slot: &Mutex<Option<Client>>) -> Result<Client, Failure> {
+    async fn client(
+        &self,
+        endpoint: &str,
+        slot: &Mutex<Option<Client>>,
+        wait: Duration,
+    ) -> Result<Client, Failure> {
         let mut slot = slot.lock().await;
         if let Some(client) = &*slot {
             return Ok(client.clone());
@@ -129,11 +142,60 @@ impl Members {
         let options = self.options.clone();
         let options = spawn_blocking(move || options.connect_options()).await;
         let options = options
-            .map_err(|_| Failure::silent(endpoint))?
+            .map_err(|_| Failure::silent(endpoint, wait))?
             .map_err(|error| Failure::unnamed(endpoint, &error))?;
         // With a user it logs in, else it does nothing yet.
         let made = Client::connect([endpoint], Some(options)).await;
         let made = made.map_err(|error| Failure::of(endpoint, &error))?;
         Ok(slot.insert(made).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::future::pending;
+
+    use super::super::options::LEASE_TIMEOUT;
+    use super::*;
+
+    fn members(endpoints: &[String]) -> Members {
+        Members::new(EtcdOptions { endpoints: endpoints.to_vec(), ..EtcdOptions::default() })
+    }
+
+    /// How long it takes to find out that `count` frozen members do not answer.
+    async fn frozen(count: u16, repeat: Repeat, wait: Duration) -> Duration {
+        let endpoints: Vec<_> = (0..count).map(|port| format!("http://127.0.0.1:{}", port + 1)).collect();
+        let (members, started) = (members(&endpoints), Instant::now());
+        let failure = members.ask(repeat, wait, |_| pending::<Result<(), Error>>()).await.unwrap_err();
+        assert_eq!(failure.kind, Kind::Unanswered);
+        started.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frozen_members_cost_bounded_time_however_many_there_are() {
+        assert_eq!(frozen(16, Repeat::Always, REQUEST_TIMEOUT).await, ASK_TIMEOUT);
+        assert_eq!(frozen(16, Repeat::Unmade, REQUEST_TIMEOUT).await, REQUEST_TIMEOUT);
+        assert_eq!(frozen(3, Repeat::Always, LEASE_TIMEOUT).await, LEASE_TIMEOUT * 3);
+    }
+
+    #[tokio::test]
+    async fn nothing_was_sent_to_a_member_that_no_connection_reaches() {
+        // Its queue of connections is full, and what comes more is dropped.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let full = socket.listen(1).unwrap();
+        let address = full.local_addr().unwrap();
+        let connect = || timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(address));
+        let mut filling = Vec::new();
+        while let Ok(Ok(connection)) = connect().await {
+            filling.push(connection);
+        }
+        let members = members(&[format!("http://{address}"), "http://127.0.0.1:1".into()]);
+        let get = |client: Client| async move { client.kv_client().get("a", None).await };
+        let failure = members.ask(Repeat::Unmade, LEASE_TIMEOUT, get).await.unwrap_err();
+        assert_eq!(failure.kind, Kind::Unreached, "{failure}");
+        assert_eq!(members.current.load(Ordering::Relaxed) % 2, 1, "the second one was asked too: {failure}");
     }
 }

@@ -7,8 +7,17 @@ use std::time::Duration;
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 
-/// Longest wait for one member's answer to one request, and for a connection to it.
+/// Longest wait for one member's answer to one request, the connection to it included.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The same for a word that a lease lives by: a member that says nothing must not cost the lease.
+pub(super) const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Longest wait for an answer, whichever members are asked for it.
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Longest wait for a connection, with TLS: shorter than all of them, so that it is certain that nothing was sent.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Pause before a connection with open watches is pinged. Longer than the 5 s which etcd takes for the least
 /// (`--grpc-keepalive-min-time`), so that no jitter makes it take us for a flood.
@@ -75,7 +84,7 @@ impl EtcdOptions {
     pub(super) fn connect_options(&self) -> Result<ConnectOptions, FileError> {
         let mut options = ConnectOptions::new()
             .with_timeout(REQUEST_TIMEOUT)
-            .with_connect_timeout(REQUEST_TIMEOUT)
+            .with_connect_timeout(CONNECT_TIMEOUT)
             .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE_TIMEOUT)
             // etcd takes pings on a connection without a stream for a flood.
             .with_keep_alive_while_idle(false)

@@ -9,7 +9,7 @@ use super::super::{Changes, Event, StoreError, Watch};
 use super::convert::{self, signed, unsigned};
 use super::failure::{Failure, Kind};
 use super::members::{Answer, Repeat};
-use super::{ANSWER_BYTES_MAX, Shared};
+use super::{ANSWER_BYTES_MAX, REQUEST_TIMEOUT, Shared};
 
 /// A watch of an [`super::EtcdStore`]. [`StoreError::Unavailable`] ends it when its member stops, loses its cluster or
 /// says nothing for 8 s.
@@ -30,7 +30,7 @@ impl EtcdWatch {
         // Of revision 0 there is nothing to tell, and etcd takes it for "from now on".
         let from = from.max(1);
         let key = shared.key(prefix);
-        let opened = shared.members.ask(Repeat::Always, |client| {
+        let opened = shared.members.ask(Repeat::Always, REQUEST_TIMEOUT, |client| {
             let key = key.clone();
             async move {
                 // A watch from what is compacted, or was never reached, begins like any other: so the revision before
