@@ -61,10 +61,6 @@ pub const REGISTER_PORTS_MAX: usize = 64;
 /// a dozen ports each.
 pub const REGISTER_MESSAGE_BYTES_MAX: usize = 128 * 1024;
 
-/// Bytes of the text that says who registered an endpoint: the longest SPIFFE ID of a workload fits nearly always, and
-/// what is longer is cut.
-pub const REGISTERED_BY_BYTES_MAX: usize = 512;
-
 /// Bytes of what a gateway of a linked cluster asks for at once: one manifest file as large as they may be. A few such
 /// are in memory at once, of each peer.
 pub const OBJECTS_ASK_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -52,7 +52,7 @@ pub struct Registered {
     pub ttl: Duration,
     /// Who may change it.
     pub registrar: RegistrarId,
-    /// Who that is, for people.
+    /// Who that is, for people: kept as far as [`limits::NAME_BYTES_MAX`].
     pub by: String,
 }
 
@@ -185,7 +185,7 @@ impl Registered {
             draining: self.draining,
             ttl_ms: encode_ttl(self.ttl),
             registrar: self.registrar.to_vec(),
-            by: cut(&self.by, limits::REGISTERED_BY_BYTES_MAX).to_owned(),
+            by: cut(&self.by, limits::NAME_BYTES_MAX).to_owned(),
         };
         record.encode_to_vec().into()
     }
@@ -208,7 +208,7 @@ impl Registered {
             draining: record.draining,
             ttl: decode_ttl(record.ttl_ms)?,
             registrar: decode_registrar(&record.registrar)?,
-            by: text(cut(&record.by, limits::NAME_BYTES_MAX), "the registrar's name")?,
+            by: text(&record.by, "the registrar's name")?,
         };
         Ok((service, registered))
     }
@@ -375,6 +375,10 @@ mod tests {
             assert!(Registered::decode(other, &registered.encode()).is_err(), "{other}");
         }
         assert!(Registered::decode(&key, b"nonsense").is_err());
+        // Who has a long name is cut, not refused.
+        let long = Registered { by: "é".repeat(300), ..registered };
+        let kept = Registered::decode(&key, &long.encode()).map(|(_, kept)| kept.by);
+        assert_eq!(kept, Ok("é".repeat(limits::NAME_BYTES_MAX / 2)));
     }
 
     #[test]
