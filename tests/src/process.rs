@@ -214,6 +214,11 @@ impl Process {
         self.signal("TERM");
     }
 
+    /// SIGINT to its whole process group, as a terminal sends it; started with a group of its own.
+    pub fn interrupt_group(&self) {
+        self.signal_to("INT", &format!("-{}", self.pid()));
+    }
+
     /// SIGHUP.
     pub fn hang_up(&self) {
         self.signal("HUP");
@@ -240,8 +245,12 @@ impl Process {
     }
 
     fn signal(&self, name: &str) {
+        self.signal_to(name, &self.pid().to_string());
+    }
+
+    fn signal_to(&self, name: &str, whom: &str) {
         // The shell's own `kill`: no `unsafe`, and there where procps is not.
-        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]).status();
+        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {whom}")]).status();
         assert!(sent.is_ok_and(|s| s.success()), "SIG{name} to {} ({})", self.name, self.pid());
     }
 }

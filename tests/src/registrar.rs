@@ -1,6 +1,7 @@
 //! A real `ringway register` beside the endpoints of a test.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::mesh::{Mesh, Site};
@@ -19,6 +20,8 @@ pub fn register(
     args: &[&str],
 ) -> Process {
     let mut command = Command::new(ringway());
+    // As a shell starts it: with its own process group.
+    command.process_group(0);
     command.args(["register", "--service", &format!("shop/{service}"), "--ttl", ttl, "--id", id]);
     command.args(["--host", &address.ip().to_string(), "--port", &format!("web={}", address.port())]);
     command.arg("--admin-socket").arg(site.dir.join("state/admin.sock")).args(args);

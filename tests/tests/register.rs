@@ -173,11 +173,12 @@ fn a_command_is_registered_while_it_runs_and_ends_after_the_drain() {
     let (mesh, west) = west();
     let backend = Backend::start("a");
     // It says when it is told to end, and has a code of its own.
-    let script = "trap 'echo told to end; exit 7' TERM; while :; do sleep 0.05; done";
+    let script = "trap 'echo told to end; exit 7' INT; while :; do sleep 0.05; done";
     let mut registrar =
         register(&mesh, &west.site, ("web", "a", backend.address()), LONG, &["--", "sh", "-c", script]);
     registrar.wait_log(&["registered shop/web a"]);
-    registrar.ask_to_end();
+    // By Ctrl-C, which a terminal sends to more than one process.
+    registrar.interrupt_group();
     let status = wait_until("its end", SOON, || registrar.ended());
     assert_eq!(status.code(), Some(7), "{}", registrar.log());
     let log = registrar.log();

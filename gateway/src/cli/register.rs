@@ -36,11 +36,13 @@ Examples:
   ringway register --service shop/cart --port web=9001 -- python3 -m http.server 9001
   ringway register --service shop/cart --port web=9001 --host 10.0.0.7 --id cart-7 --zone a --weight 50
 
-With COMMAND it is registered once every port accepts a connection, signals are passed on, and the
-exit code is COMMAND's. SIGTERM and SIGINT drain: the endpoint gets nothing new; once nothing is under
-way, or after --grace, it is taken off, and only then COMMAND is told to end. A second one does not wait.
-If this process dies the endpoint goes within --ttl; if only the gateway does, it stays its own and is
-registered again. Every change is a line on standard output, with COMMAND on standard error.")]
+With COMMAND it is registered once every port accepts a connection. COMMAND has a process group of
+its own, so that Ctrl-C drains first, and reads nothing from a terminal; signals are passed on, and the
+exit code is its own. Under systemd set KillMode=mixed: else it is told to end before it has drained.
+SIGTERM and SIGINT drain: the endpoint gets nothing new; once nothing is under way, or after --grace, it
+is taken off, and only then COMMAND is told to end. A second one does not wait. If this process dies
+the endpoint goes within --ttl; if only the gateway does, it stays its own and is registered again. Every
+change is a line on standard output, with COMMAND on standard error.")]
 pub(super) struct Args {
     /// The service, with its namespace.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = service)]

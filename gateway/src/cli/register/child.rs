@@ -1,9 +1,9 @@
 //! The command beside which an endpoint is registered, and the signals that reach both.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitCode, ExitStatus};
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{self, Signal};
@@ -85,14 +85,21 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts it, if there is one.
+    /// Starts it, if there is one, in a process group of its own: Ctrl-C goes to a whole group, and it must not end before
+    /// its endpoint has drained. From a terminal it reads nothing: whoever is not in the foreground there and tries is
+    /// stopped.
     ///
     /// # Errors
     /// When it cannot be started.
     pub(super) fn start(command: &[OsString]) -> Result<Option<Self>, RegisterError> {
         let Some((program, args)) = command.split_first() else { return Ok(None) };
         let name = program.to_string_lossy().into_owned();
-        match tokio::process::Command::new(program).args(args).spawn() {
+        let mut command = tokio::process::Command::new(program);
+        command.args(args).process_group(0);
+        if io::stdin().is_terminal() {
+            command.stdin(Stdio::null());
+        }
+        match command.spawn() {
             Ok(process) => Ok(Some(Self { process, name })),
             Err(source) => Err(RegisterError::Command { command: name, source }),
         }
