@@ -263,7 +263,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     tasks.spawn(sync::answer_sidecars(shared.clone(), incoming_lookups));
     tasks.spawn(registrations::serve(shared.clone(), registry.clone(), incoming_registrars));
     let registers = knowledge.clone();
-    let register = move |changes| registers.register_endpoints(|all| registrations::change(all, changes));
+    let register = move |changes| registers.register_endpoints(changes);
     tasks.spawn(registrations::follow(shared.clone(), registry.clone(), book, register));
     let objects = Objects {
         gateway: gateway.clone(),

@@ -31,7 +31,7 @@ use crate::metrics::{InProgress, InProgressGuard};
 use crate::view::View;
 use crate::worker::{RegisterStream, Shared, Who};
 
-pub use follow::{change, first, follow, read, remembered};
+pub use follow::{first, follow, read, remembered};
 
 /// Registrars at once: each workload of a host or of a thousand sidecars has one, and one that it replaces.
 const REGISTRARS_MAX: usize = 8192;

@@ -237,7 +237,8 @@ fn beside(
 ) -> Vec<Problem> {
     let own = &there.gateway.cluster;
     let conditions = |applied: AppliedObjects| {
-        Sources { files: there.files.clone(), applied, ..Sources::default() }.merge(own).conditions
+        let merged = Sources { files: there.files.clone(), applied, ..Sources::default() }.merge(own);
+        merged.conditions().cloned().collect::<Vec<_>>()
     };
     let before = conditions(there.applied.clone());
     let places: BTreeMap<String, &Document> =

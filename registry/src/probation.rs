@@ -19,8 +19,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::limits::LOOKUP_ENDPOINTS_MAX;
-
 use crate::model::{Endpoint, ServiceName};
 use crate::registration::Registered;
 
@@ -92,13 +90,10 @@ impl Book {
         }
     }
 
-    /// A record is new or changed. Beyond as many as a sidecar can be told of one service it is left out.
+    /// A record is new or changed.
     pub fn put(&mut self, service: ServiceName, registered: Registered) {
         let entries = self.services.entry(service.clone()).or_default();
         let known = entries.get(&registered.endpoint.id);
-        if known.is_none() && entries.len() >= LOOKUP_ENDPOINTS_MAX {
-            return;
-        }
         let was_on_probation = known.is_some_and(|entry| entry.until_ms.is_some());
         if known.is_none_or(|entry| entry.registered.effective() != registered.effective()) {
             self.changed.insert(service);
@@ -360,15 +355,5 @@ mod tests {
         assert_eq!((ids(&book).len(), book.on_probation()), (2, 1));
         book.judge(5 + TTL_MS, all_pass);
         assert_eq!(ids(&book), ["a"]);
-    }
-
-    #[test]
-    fn one_service_has_no_more_than_a_sidecar_can_be_told() {
-        let mut book = Book::new(held(&[]));
-        let many = (0..=LOOKUP_ENDPOINTS_MAX).map(|n| (cart(), registered(&format!("e{n}"))));
-        book.read(many, 0);
-        assert_eq!(book.len(), LOOKUP_ENDPOINTS_MAX);
-        book.put(cart(), draining("e0"));
-        assert_eq!(book.endpoints(&cart())["e0"].weight, 0, "a change of one is taken");
     }
 }

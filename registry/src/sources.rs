@@ -1,6 +1,6 @@
 //! What this cluster declares, joined of its sources: files, applied objects, registered endpoints.
 //!
-//! Pure. An object that a file declares counts; one of the same name that was applied is inert and says so. RegisteredEndpoints
+//! Pure. An object that a file declares counts; one of the same name that was applied is inert and says so. Registered
 //! endpoints join those that their service declares; of two with one id the declared one counts.
 
 mod references;
@@ -10,12 +10,15 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use proto::limits::LOOKUP_ENDPOINTS_MAX;
+
 use crate::applied::Stored;
 use crate::manifest::Document;
-use crate::model::{ClusterName, Condition, Declared, Endpoint, Object, ObjectName, ServiceName};
+use crate::model::{ClusterName, Condition, Declared, Object, ObjectName, Service, ServiceName};
+use crate::probation::Endpoints;
 use crate::registration;
 
-/// RegisteredEndpoints endpoints that a condition names; more are counted.
+/// Registered endpoints that a condition names; more are counted.
 const NAMED_MAX: usize = 5;
 
 /// Everything that declares something, as it stands at one moment.
@@ -42,7 +45,7 @@ pub struct Files {
 pub type AppliedObjects = BTreeMap<ObjectName, Arc<Applied>>;
 
 /// Endpoints that registered themselves, by service and id.
-pub type RegisteredEndpoints = BTreeMap<ServiceName, BTreeMap<String, Endpoint>>;
+pub type RegisteredEndpoints = BTreeMap<ServiceName, Endpoints>;
 
 /// An object that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +62,11 @@ pub struct Merged {
     /// What counts.
     pub declared: Declared,
     /// What is inert, and what refers to nothing.
-    pub conditions: Vec<Condition>,
+    conditions: Vec<Condition>,
+    /// Services to which registered endpoints were added, as they were before.
+    bare: BTreeMap<ServiceName, Arc<Service>>,
+    /// Which registered endpoints wait, and for what, by service.
+    waiting: BTreeMap<ServiceName, Vec<Condition>>,
 }
 
 impl Files {
@@ -73,7 +80,7 @@ impl Files {
 impl Sources {
     /// Joins everything, for the cluster `own`.
     pub fn merge(&self, own: &ClusterName) -> Merged {
-        let mut merged = Merged { declared: self.files.declared.clone(), conditions: Vec::new() };
+        let mut merged = Merged { declared: self.files.declared.clone(), ..Merged::default() };
         for (name, applied) in &self.applied {
             if let Err((reason, message)) = self.join(name, applied, &mut merged.declared) {
                 merged.conditions.push(Condition {
@@ -86,8 +93,7 @@ impl Sources {
             }
         }
         for (service, endpoints) in &self.registered {
-            let joined = register(service, endpoints, &mut merged.declared);
-            merged.conditions.extend(joined.err());
+            merged.register(service, endpoints);
         }
         merged.conditions.extend(references::unresolved(&merged.declared, own));
         merged
@@ -135,43 +141,81 @@ impl Sources {
     }
 }
 
-/// Adds registered endpoints to their service, or says which of them wait, and for what.
-fn register(
+impl Merged {
+    /// What does not hold: what is inert or refers to nothing, and which registered endpoints wait.
+    pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.conditions.iter().chain(self.waiting.values().flatten())
+    }
+
+    /// Takes the endpoints that are registered for a service instead of those before; whether anything else follows from
+    /// it. Costs as much as that service has endpoints: all others stay the very same.
+    pub fn register(&mut self, name: &ServiceName, endpoints: &Endpoints) -> bool {
+        let before = self.declared.services.get(name).cloned();
+        let bare = self.bare.remove(name).or_else(|| before.clone());
+        let (joined, waiting) = join_registered(name, endpoints, bare.as_deref());
+        let now = joined.map(Arc::new).or_else(|| bare.clone());
+        let mut changed = now != before;
+        if let Some(now) = now.filter(|_| changed) {
+            self.declared.services.insert(name.clone(), now);
+        }
+        if let Some(bare) = bare.filter(|_| !endpoints.is_empty()) {
+            self.bare.insert(name.clone(), bare);
+        }
+        let waited = self.waiting.remove(name).unwrap_or_default();
+        changed |= waited != waiting;
+        if !waiting.is_empty() {
+            self.waiting.insert(name.clone(), waiting);
+        }
+        changed
+    }
+}
+
+/// A service with the registered endpoints that it can take, if there are any; and which of them wait, for what.
+fn join_registered(
     name: &ServiceName,
-    endpoints: &BTreeMap<String, Endpoint>,
-    declared: &mut Declared,
-) -> Result<(), Condition> {
-    let waits = |reason, ids: Vec<&str>, why: String| Condition {
+    endpoints: &Endpoints,
+    bare: Option<&Service>,
+) -> (Option<Service>, Vec<Condition>) {
+    let waits = |reason, ids: &[&str], why: String| Condition {
         object: format!("MeshService {name}"),
         kind: "ResolvedRefs",
         status: false,
         reason,
-        message: format!("{} wait: {why}", list(&ids)),
+        message: format!("{} wait: {why}", list(ids)),
     };
     if endpoints.is_empty() {
-        return Ok(());
+        return (None, Vec::new());
     }
-    let Some(service) = declared.services.get_mut(name) else {
+    let Some(bare) = bare else {
+        let ids: Vec<&str> = endpoints.keys().map(|id| &**id).collect();
         let why = format!("no MeshService {name} is declared");
-        return Err(waits("ServiceNotDeclared", endpoints.keys().map(String::as_str).collect(), why));
+        return (None, vec![waits("ServiceNotDeclared", &ids, why)]);
     };
-    let known: BTreeSet<String> = service.endpoints.iter().map(|endpoint| endpoint.id.clone()).collect();
-    let service = Arc::make_mut(service);
-    let mut misfits = Vec::new();
+    let known: BTreeSet<&str> = bare.endpoints.iter().map(|endpoint| &*endpoint.id).collect();
+    let mut service = bare.clone();
+    let (mut misfits, mut too_many) = (Vec::new(), Vec::new());
     let mut why = None;
-    for (id, endpoint) in endpoints.iter().filter(|(id, _)| !known.contains(*id)) {
+    for endpoint in endpoints.values().filter(|endpoint| !known.contains(&*endpoint.id)) {
         match registration::fits(endpoint, name, &service.ports) {
-            Ok(()) => service.endpoints.push(endpoint.clone()),
             Err(misfit) => {
-                misfits.push(id.as_str());
+                misfits.push(&*endpoint.id);
                 why.get_or_insert(misfit);
             }
+            Ok(()) if service.endpoints.len() < LOOKUP_ENDPOINTS_MAX => {
+                service.endpoints.push(endpoint.clone());
+            }
+            Ok(()) => too_many.push(&*endpoint.id),
         }
     }
-    match why {
-        None => Ok(()),
-        Some(why) => Err(waits("EndpointsMisfit", misfits, why.to_string())),
+    let mut waiting = Vec::new();
+    if let Some(why) = why {
+        waiting.push(waits("EndpointsMisfit", &misfits, why.to_string()));
     }
+    if !too_many.is_empty() {
+        let why = format!("a service has {LOOKUP_ENDPOINTS_MAX} endpoints and no more");
+        waiting.push(waits("TooManyEndpoints", &too_many, why));
+    }
+    (Some(service), waiting)
 }
 
 /// The first ids, and how many more there are.

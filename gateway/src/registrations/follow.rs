@@ -53,17 +53,6 @@ pub async fn read<S: Store>(store: &S, book: &mut Book, now_ms: u64) -> Result<u
     Ok(range.revision)
 }
 
-/// Brings `all` to what follows from `changes`, each of which is a whole service.
-pub fn change(all: &mut RegisteredEndpoints, changes: Vec<(ServiceName, Endpoints)>) {
-    for (service, endpoints) in changes {
-        if endpoints.is_empty() {
-            all.remove(&service);
-        } else {
-            all.insert(service, endpoints);
-        }
-    }
-}
-
 /// Tells `tell` every change of what is registered, as whole services, until the process drains. While the registry does
 /// not answer, what is known stays.
 pub async fn follow<S: Store>(

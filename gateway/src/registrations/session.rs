@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::limits::LOOKUP_ENDPOINTS_MAX;
 use proto::register::{Phase, Say, Standing, Told, say};
 use registry::model::{Endpoint, Service, ServiceName};
 use registry::registrar::Claim;
@@ -236,6 +237,9 @@ fn seen(service: Option<&Service>, name: &ServiceName, endpoint: &Endpoint) -> R
     };
     registration::fits(endpoint, name, &service.ports).map_err(|misfit| misfit.to_string())?;
     match service.endpoints.iter().find(|known| known.id == endpoint.id) {
+        None if service.endpoints.len() >= LOOKUP_ENDPOINTS_MAX => {
+            Err(format!("the service has {LOOKUP_ENDPOINTS_MAX} endpoints, as many as it may"))
+        }
         None => Err(String::new()),
         Some(known) if (&known.host, &known.ports) == (&endpoint.host, &endpoint.ports) => Ok(known.weight),
         Some(known) => Err(format!(

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use registry::model::{Condition, Declared};
-use registry::sources::{AppliedObjects, Files, RegisteredEndpoints, Sources};
+use registry::model::{Condition, Declared, ServiceName};
+use registry::probation::Endpoints;
+use registry::sources::{AppliedObjects, Files, Sources};
 
 use super::{Knowledge, State};
 
@@ -34,12 +35,23 @@ impl Knowledge {
         change
     }
 
-    /// Takes a change of the endpoints that registered themselves. It costs as much as there are services, so many
-    /// changes come best at once.
-    pub fn register_endpoints(&self, change: impl FnOnce(&mut RegisteredEndpoints)) {
+    /// Takes what is registered now for each service of `changes`, instead of what was before. Nothing else is looked at:
+    /// endpoints matter neither to exports nor to mirrors.
+    pub fn register_endpoints(&self, changes: Vec<(ServiceName, Endpoints)>) {
         let mut state = self.lock();
-        change(&mut state.sources.registered);
-        self.merge(&mut state);
+        let State { sources, merged, .. } = &mut *state;
+        let mut changed = false;
+        for (service, endpoints) in changes {
+            changed |= merged.register(&service, &endpoints);
+            if endpoints.is_empty() {
+                sources.registered.remove(&service);
+            } else {
+                sources.registered.insert(service, endpoints);
+            }
+        }
+        if changed {
+            self.touch(&mut state);
+        }
     }
 
     /// What files declare and what is applied.
@@ -77,7 +89,7 @@ impl Knowledge {
     pub(super) fn conditions(&self) -> Vec<Condition> {
         let state = self.lock();
         let State { refused, untrusted, merged, .. } = &*state;
-        refused.iter().chain(untrusted).chain(&merged.conditions).cloned().collect()
+        refused.iter().chain(untrusted).chain(merged.conditions()).cloned().collect()
     }
 
     /// Joins the sources anew: exports, mirrors and view follow.
@@ -85,7 +97,7 @@ impl Knowledge {
         let merged = state.sources.merge(&self.cluster);
         let before = std::mem::replace(&mut state.merged, merged);
         let declared = state.merged.declared.clone();
-        let conditions = before.conditions != state.merged.conditions;
+        let conditions = before.conditions().ne(state.merged.conditions());
         if before.declared != declared {
             if state.export.update(&declared, &self.region) {
                 self.exported.send_modify(|n| *n += 1);

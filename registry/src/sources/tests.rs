@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::manifest::{Manifests, Source, parse};
-use crate::model::{ClusterName, Kind};
+use crate::model::{ClusterName, Endpoint, Kind};
 
 const CART: &str = "
 apiVersion: ringway.dev/v1alpha1
@@ -54,7 +54,8 @@ fn applied(texts: &[&str]) -> AppliedObjects {
 fn merge(sources: &Sources) -> (Declared, Vec<String>) {
     let merged = sources.merge(&ClusterName::new("west").unwrap());
     let said = |c: &Condition| format!("{} {} {}: {}", c.object, c.kind, c.reason, c.message);
-    (merged.declared, merged.conditions.iter().map(said).collect())
+    let conditions = merged.conditions().map(said).collect();
+    (merged.declared, conditions)
 }
 
 fn endpoint(id: &str, port: &str) -> Endpoint {
@@ -160,4 +161,64 @@ fn registered_endpoints_join_those_that_their_service_declares() {
     let expected = "MeshService shop/cart ResolvedRefs ServiceNotDeclared: the registered endpoints e0, e1, e2, e3, \
                     e4 and 3 more wait: no MeshService shop/cart is declared";
     assert_eq!(merge(&sources).1, [expected]);
+}
+
+#[test]
+fn a_service_has_no_more_endpoints_than_a_sidecar_can_be_told() {
+    let all: Endpoints = (0..=LOOKUP_ENDPOINTS_MAX)
+        .map(|n| endpoint(&format!("e{n:05}"), "web"))
+        .map(|endpoint| (endpoint.id.clone(), endpoint))
+        .collect();
+    let files = files(&format!("{CART}---{EAST}"));
+    let mut merged = Sources { files, registered: [(cart(), all.clone())].into(), ..Sources::default() }
+        .merge(&ClusterName::new("west").unwrap());
+    let count = |merged: &Merged| merged.declared.services[&cart()].endpoints.len();
+    let said = |merged: &Merged| merged.conditions().map(|c| c.message.clone()).collect::<Vec<_>>();
+    // One is declared.
+    assert_eq!(count(&merged), LOOKUP_ENDPOINTS_MAX);
+    let expected = "the registered endpoints e09999, e10000 wait: a service has 10000 endpoints and no more";
+    assert_eq!(said(&merged), [expected]);
+    // They come in when there is room.
+    let fewer: Endpoints = all.into_iter().skip(3).collect();
+    assert!(merged.register(&cart(), &fewer));
+    assert_eq!((count(&merged), said(&merged)), (LOOKUP_ENDPOINTS_MAX - 1, vec![]));
+}
+
+#[test]
+fn what_registers_changes_its_own_service_alone() {
+    let own = ClusterName::new("west").unwrap();
+    let other = ServiceName::new("shop", "other").unwrap();
+    let both = files(&format!("{CART}---{EAST}---{}", CART.replace("cart", "other")));
+    let of = |ids: &[(&str, &str)]| -> Endpoints {
+        ids.iter().map(|(id, port)| endpoint(id, port)).map(|e| (e.id.clone(), e)).collect()
+    };
+    let mut sources = Sources { files: both, ..Sources::default() };
+    sources.registered.insert(other.clone(), of(&[("x", "web")]));
+    let mut merged = sources.merge(&own);
+    let untouched = merged.declared.services[&other].clone();
+    let steps: [(&[(&str, &str)], bool); 7] = [
+        (&[("b", "web")], true),
+        (&[("b", "web")], false),
+        (&[("a", "web"), ("b", "web"), ("c", "web")], true),
+        // One that does not fit.
+        (&[("b", "web"), ("d", "api")], true),
+        (&[("b", "web")], true),
+        (&[], true),
+        (&[], false),
+    ];
+    for (registered, changes) in steps {
+        let before = merged.declared.services[&cart()].clone();
+        assert_eq!(merged.register(&cart(), &of(registered)), changes, "{registered:?}");
+        sources.registered.insert(cart(), of(registered));
+        sources.registered.retain(|_, endpoints| !endpoints.is_empty());
+        assert_eq!(merged, sources.merge(&own), "{registered:?}");
+        assert!(Arc::ptr_eq(&merged.declared.services[&other], &untouched), "{registered:?}");
+        assert!(changes || Arc::ptr_eq(&merged.declared.services[&cart()], &before));
+    }
+    // Of a service that nobody declares, too.
+    let nobody = ServiceName::new("shop", "nobody").unwrap();
+    assert!(merged.register(&nobody, &of(&[("a", "web")])));
+    assert_eq!(merged.conditions().count(), 1);
+    assert!(merged.register(&nobody, &Endpoints::new()));
+    assert_eq!(merged, sources.merge(&own));
 }
