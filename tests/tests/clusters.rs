@@ -121,7 +121,7 @@ fn what_one_cluster_denies_or_finds_wrong_is_applied_in_none() {
     all.write("cart.yaml", std::slice::from_ref(&cart));
     all.write("both.yaml", &[cart.clone(), policy]);
     all.write("link.yaml", &[cart.clone(), link("south", &[])]);
-    all.write("web.yaml", &[cart.clone(), of_file]);
+    all.write("web.yaml", &[cart.clone(), of_file.clone()]);
 
     let applied_nowhere = |file: &str, clusters: &str, words: &[&str]| {
         let said = all.at_west(&["apply", "--clusters", clusters, "-f", file]);
@@ -155,6 +155,12 @@ fn what_one_cluster_denies_or_finds_wrong_is_applied_in_none() {
     assert_eq!(part(&json, "north")["reason"], "invalid");
     let json = applied_nowhere("cart.yaml", "east,south", &["there is no link to a cluster `south` here"]);
     assert_eq!(part(&json, "south")["reason"], "not found");
+    // A grant counts from the moment that the Link has it.
+    all.north.site.write(&[link_that_allows("west", &[], "{ namespace: shop }"), of_file.clone()]);
+    e2e::wait_until("north grants policies as well", SOON, || {
+        let said = all.at_west(&["apply", "--dry-run", "--clusters", "north", "-f", "both.yaml"]);
+        (said.code == Some(0)).then_some(())
+    });
     // West grants nothing to east, whoever east is to west.
     let said = ask_at(&all.mesh, &all.east, &["get", "--clusters", "west"]);
     assert_eq!(said.code, Some(1), "{said:?}");

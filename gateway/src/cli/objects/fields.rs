@@ -27,7 +27,12 @@ pub(super) fn differing(before: &str, after: &str) -> Vec<Field> {
         serde_saphyr::from_str_with_options::<Value>(text, options).ok()
     };
     let mut fields = Vec::new();
-    if let (Some(before), Some(after)) = (read(before), read(after)) {
+    if let (Some(mut before), Some(after)) = (read(before), read(after)) {
+        if before.is_null() && after.is_object() {
+            // A new object: its name and kind are said, its spec is shown field by field.
+            before = after.clone();
+            before["spec"] = Value::Object(serde_json::Map::new());
+        }
         compare(String::new(), Some(&before), Some(&after), &mut fields);
     }
     fields
@@ -89,6 +94,9 @@ mod tests {
         let expected =
             ["spec.a 1 -", "spec.c - 2", "spec.endpoints[b].w 1 2", "spec.export.to[1] \"y\" \"z\""];
         assert_eq!(said, expected);
+        let new = differing("", "kind: Link\nspec: { addresses: [a], trustDomain: b }");
+        let paths: Vec<_> = new.iter().map(|field| &*field.path).collect();
+        assert_eq!(paths, ["spec.addresses", "spec.trustDomain"]);
         assert_eq!(differing(before, &format!("# how it is written\n{before}")), []);
     }
 }

@@ -106,6 +106,10 @@ impl Moves {
                 ));
             }
         };
+        if old == new {
+            // Placed as before: why is in the notes already.
+            return;
+        }
         if old.seed != new.seed {
             say(format!(
                 "the seed changes from {} to {}: every key is hashed anew, and what moves can only be expected; \
