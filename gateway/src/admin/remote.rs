@@ -212,6 +212,9 @@ fn so_what(ask: &Ask) -> &'static str {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use registry::model::Link;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     #[test]
@@ -232,6 +235,31 @@ mod tests {
         assert!(old.message().contains("gw-1") && old.message().contains("does not know"), "{old}");
         let drains = unprocessed("gw-1", false, &refused);
         assert_eq!(drains.code(), Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_asked_is_told_of_at_once() {
+        let east = ClusterName::new("east").unwrap();
+        let link = Link {
+            cluster: east.clone(),
+            addresses: Vec::new(),
+            trust_domain: "acme.example".into(),
+            import: Vec::new(),
+            expire_after: registry::mirror::EXPIRE_AFTER,
+            allow_apply: Vec::new(),
+        };
+        let west = ClusterName::new("west").unwrap();
+        let peers = Peers::new(&west, "gw-1", &[(east, link)].into(), CancellationToken::new());
+        let why = async |cluster: &str, question: &Ask| ask(&peers, cluster, question).await.unwrap_err();
+        let refused = why("south", &Ask::default()).await;
+        assert_eq!(refused.code(), Code::NotFound);
+        assert!(refused.message().contains("`south`") && refused.message().contains("linked: east"));
+        assert_eq!(why("no name", &Ask::default()).await.code(), Code::NotFound);
+        let refused = why("east", &Ask::default()).await;
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(refused.message().contains("no tunnel") && refused.message().contains("nothing was sent"));
+        let large = Ask { operator: "x".repeat(OBJECTS_ASK_BYTES_MAX), ..Ask::default() };
+        assert_eq!(why("east", &large).await.code(), Code::InvalidArgument);
     }
 
     #[test]
