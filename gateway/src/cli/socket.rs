@@ -1,6 +1,7 @@
 //! The admin socket of a gateway on this host, as commands find it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -9,6 +10,10 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::client::{Client, ClientError};
 use crate::admin::socket::FILE;
+
+/// Longest wait for the head of an answer: more than a gateway takes for its longest call, a change of thousands of objects
+/// in a slow registry, so that one which says nothing is stopped or hangs.
+const ANSWER_WAIT: Duration = Duration::from_secs(75);
 
 /// Which gateway of this host is to do something.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,7 +51,7 @@ impl AdminSocket {
     }
 }
 
-/// Connects to the services behind the socket at `path`.
+/// Connects to the services behind the socket at `path`. A call that is not answered in time fails ([`is_silence`]).
 ///
 /// # Errors
 /// When nobody listens there, or it may not be opened.
@@ -56,5 +61,31 @@ pub(crate) async fn connect(path: PathBuf) -> Result<Channel, tonic::transport::
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     // The name goes into a header that nobody reads.
-    Endpoint::from_static("http://gateway").connect_with_connector(connector).await
+    let gateway = Endpoint::from_static("http://gateway").timeout(ANSWER_WAIT);
+    gateway.connect_with_connector(connector).await
+}
+
+/// Whether a call failed because the gateway said nothing.
+pub(crate) fn is_silence(status: &tonic::Status) -> bool {
+    let mut causes = std::iter::successors(std::error::Error::source(status), |&error| error.source());
+    causes.any(|cause| cause.is::<tonic::TimeoutExpired>())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::rpc::{GetRequest, ObjectsClient};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_is_stopped_is_waited_for_a_bounded_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        // The system connects to it, and nobody is there to take the connection.
+        let _stopped = tokio::net::UnixListener::bind(&path).unwrap();
+        let mut gateway = ObjectsClient::new(connect(path).await.unwrap());
+        let silent = gateway.get(GetRequest::default()).await.unwrap_err();
+        assert!(is_silence(&silent), "{silent:?}");
+    }
 }

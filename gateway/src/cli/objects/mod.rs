@@ -32,6 +32,9 @@ pub(super) enum ObjectsError {
         /// What the system said.
         source: tonic::transport::Error,
     },
+    /// It does not answer.
+    #[error("the gateway says nothing on its admin socket; what was asked of it may have been done")]
+    Silent,
     /// It said no.
     #[error("{}", .0.message())]
     Said(Box<Status>),
@@ -39,7 +42,7 @@ pub(super) enum ObjectsError {
 
 impl From<Status> for ObjectsError {
     fn from(status: Status) -> Self {
-        Self::Said(Box::new(status))
+        if socket::is_silence(&status) { Self::Silent } else { Self::Said(Box::new(status)) }
     }
 }
 
@@ -54,6 +57,7 @@ impl ObjectsError {
             Self::Said(status) if status.code() == Code::Unavailable => {
                 Some("`ringway check` says how the registry is; what is applied serves on meanwhile".into())
             }
+            Self::Silent => Some("is its process stopped? `ringway get` shows what is applied".into()),
             Self::Said(_) => None,
         }
     }
