@@ -4,17 +4,20 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::time::Duration;
 
 use proto::limits::REGISTER_MESSAGE_BYTES_MAX;
 use proto::register::{Say, Told};
 use registry::store::Store;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::codegen::tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
-use tonic::transport::server::UdsConnectInfo;
+use tonic::transport::server::{Router, UdsConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
@@ -29,13 +32,20 @@ pub const FILE: &str = "admin.sock";
 /// Messages of one conversation that wait on either side.
 const QUEUE: usize = 8;
 
+/// Pause after an accept that failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long calls under way are waited for as the process drains.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// What is behind the socket.
 #[derive(Debug)]
 struct Socket {
     registrars: mpsc::Sender<RegisterStream>,
 }
 
-/// Serves `listener`, whose file is `path`, until `stop`; conversations under way are cut then.
+/// Serves `listener`, whose file is `path`, until `stop`: from then on no call is taken, on open connections neither, and
+/// what is under way has a short time.
 ///
 /// # Errors
 /// When the file is gone already, or the listener fails.
@@ -47,19 +57,52 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let ours = std::fs::metadata(path)?.uid();
-    let callers = UnixListenerStream::new(listener).filter(move |caller| match caller {
-        Ok(caller) => may_enter(caller, ours),
-        Err(_) => true,
-    });
     let service =
         AdminServer::new(Socket { registrars }).max_decoding_message_size(REGISTER_MESSAGE_BYTES_MAX);
     let objects = ObjectsServer::new(objects)
         .max_decoding_message_size(OBJECTS_BYTES_MAX)
         .max_encoding_message_size(OBJECTS_BYTES_MAX);
-    let serving = Server::builder().add_service(service).add_service(objects).serve_with_incoming(callers);
+    Ok(serve_until(Server::builder().add_service(service).add_service(objects), listener, ours, stop).await?)
+}
+
+/// Serves callers of the user `ours` and of root.
+async fn serve_until(
+    services: Router,
+    listener: UnixListener,
+    ours: u32,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let accepted = UnixListenerStream::new(listener).then(|caller| async {
+        if let Err(error) = &caller {
+            warn!(%error, "Cannot accept a caller of the admin socket.");
+            sleep(ACCEPT_PAUSE).await;
+        }
+        caller
+    });
+    let callers = accepted.filter(move |caller| match caller {
+        Ok(caller) => may_enter(caller, ours),
+        Err(_) => true,
+    });
+    let serving = services.serve_with_incoming_shutdown(callers, stop.clone().cancelled_owned());
+    let over = async {
+        stop.cancelled().await;
+        sleep(DRAIN).await;
+    };
     tokio::select! {
-        served = serving => Ok(served?),
-        () = stop.cancelled() => Ok(()),
+        served = serving => served,
+        () = over => Ok(()),
+    }
+}
+
+/// Why a registrar is not taken.
+fn turned_away(error: &TrySendError<RegisterStream>) -> Status {
+    match error {
+        TrySendError::Full(_) => {
+            Status::resource_exhausted("too many registrars wait for this gateway; try again")
+        }
+        TrySendError::Closed(_) => {
+            Status::unavailable("this gateway drains; try another one, or this one again")
+        }
     }
 }
 
@@ -88,8 +131,7 @@ impl Admin for Socket {
         let (say, heard) = mpsc::channel(QUEUE);
         let (tell, told) = mpsc::channel(QUEUE);
         let stream = RegisterStream { who, line: Line::Queues(heard, tell), room: None };
-        let busy = |_| Status::resource_exhausted("too many registrars wait for this gateway; try again");
-        self.registrars.try_send(stream).map_err(busy)?;
+        self.registrars.try_send(stream).map_err(|error| turned_away(&error))?;
         // Ends with the caller, or with the gateway's half of the conversation.
         tokio::spawn(async move {
             loop {
@@ -104,5 +146,47 @@ impl Admin for Socket {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(told).map(Ok))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tonic::Code;
+
+    use super::*;
+    use crate::cli::socket::connect;
+    use crate::rpc::AdminClient;
+
+    #[tokio::test]
+    async fn a_drain_takes_no_call_on_connections_that_are_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let listener = UnixListener::bind(&path).unwrap();
+        let ours = std::fs::metadata(&path).unwrap().uid();
+        let (registrars, mut taken) = mpsc::channel(1);
+        let services = Server::builder().add_service(AdminServer::new(Socket { registrars }));
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve_until(services, listener, ours, stop.clone()));
+        let client = AdminClient::new(connect(path).await.unwrap());
+        let register = || {
+            let mut client = client.clone();
+            async move { client.register(tonic::codegen::tokio_stream::pending()).await.map(drop) }
+        };
+        register().await.unwrap();
+        assert_eq!(register().await.unwrap_err().code(), Code::ResourceExhausted, "one waits already");
+        drop(taken.recv().await);
+        register().await.unwrap();
+        taken.close();
+        assert_eq!(register().await.unwrap_err().code(), Code::Unavailable, "nobody takes any");
+
+        let before = tokio::time::Instant::now();
+        stop.cancel();
+        // What waits is under way, and ends with its registrar.
+        drop(taken.recv().await);
+        serving.await.unwrap().unwrap();
+        assert!(before.elapsed() < DRAIN);
+        assert!(register().await.is_err());
     }
 }

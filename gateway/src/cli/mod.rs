@@ -16,7 +16,7 @@ mod register;
 mod registry;
 mod ring;
 mod sidecar;
-mod socket;
+pub(crate) mod socket;
 mod status;
 mod validate;
 
