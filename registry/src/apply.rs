@@ -62,6 +62,8 @@ pub struct Plan {
     pub warnings: Vec<Problem>,
     /// All that is applied once it is made.
     pub applied: AppliedObjects,
+    /// How many of the steps that change something were made for certain, the first ones.
+    done: usize,
 }
 
 /// What becomes of one object.
@@ -120,7 +122,7 @@ pub enum Refused {
         now: Option<Arc<Stored>>,
     },
     /// Too large for one transaction, it was made in parts, and a later part failed.
-    #[error("{done} of {of} objects were changed, the others were not; apply again what is left")]
+    #[error("{done} of {of} objects were changed for certain; apply again what is left")]
     Partly {
         /// Objects that were written.
         done: usize,
@@ -150,11 +152,12 @@ pub fn plan(there: There<'_>, sources: &[Source], author: &Author) -> Result<Pla
     }
     // Before anything is said of what is there.
     author.check(objects.keys().chain(documents.keys()))?;
-    let mut steps = Vec::new();
+    let (mut steps, mut found) = (Vec::new(), manifests.warnings);
     let mut after = there.applied.clone();
     for (name, object) in objects {
         let Some(document) = documents.get(&name) else { continue };
         let step = step(there.applied.get(&name), name, &object, document, author)?;
+        found.extend(too_large(&step, document));
         if let Some(stored) = &step.after {
             let applied = Applied { stored: Arc::new(stored.clone()), object: Ok(object) };
             after.insert(step.name.clone(), Arc::new(applied));
@@ -162,10 +165,9 @@ pub fn plan(there: There<'_>, sources: &[Source], author: &Author) -> Result<Pla
         steps.push(step);
     }
     let files: Vec<String> = sources.iter().map(|source| source.name.display().to_string()).collect();
-    let mut found = manifests.warnings;
     found.extend(beside(there, after.clone(), &documents));
     let warnings = Problems::check(found, &files).map_err(Refused::Invalid)?;
-    Ok(Plan { steps, warnings, applied: after })
+    Ok(Plan { steps, warnings, applied: after, done: 0 })
 }
 
 /// What must be done so that the objects of these names are applied no more.
@@ -191,7 +193,7 @@ pub fn plan_delete(there: There<'_>, names: &[ObjectName], author: &Author) -> R
     let steps = names.iter().map(step).collect::<Result<_, _>>()?;
     let mut applied = there.applied.clone();
     applied.retain(|name, _| !names.contains(name));
-    Ok(Plan { steps, warnings: Vec::new(), applied })
+    Ok(Plan { steps, warnings: Vec::new(), applied, done: 0 })
 }
 
 /// What becomes of one object that is to be applied.
@@ -203,7 +205,10 @@ fn step(
     author: &Author,
 ) -> Result<Step, Refused> {
     let before = known.map(|known| known.stored.clone());
+    // The answer to the first try may have been lost.
+    let ours = before.as_ref().is_some_and(|now| now.text == document.bytes && now.by == author.by);
     if let Some(seen) = document.revision
+        && !ours
         && before.as_ref().map(|before| before.revision) != Some(seen)
     {
         return Err(Refused::Conflict { name, now: before });
@@ -226,6 +231,21 @@ fn step(
         },
     };
     Ok(Step { name, outcome, before, after: Some(after) })
+}
+
+/// What is said of a document that the registry cannot hold.
+fn too_large(step: &Step, document: &Document) -> Option<Problem> {
+    let bytes = step.after.as_ref()?.encode().len();
+    (bytes > VALUE_BYTES_MAX).then(|| Problem {
+        file: document.file.display().to_string(),
+        line: document.line,
+        column: 1,
+        object: Some(step.name.to_string()),
+        message: format!("takes {bytes} bytes in the registry, {VALUE_BYTES_MAX} are allowed"),
+        hint: Some("declare it in a file of each gateway, or leave out what it can do without".into()),
+        severity: Severity::Error,
+        excerpt: None,
+    })
 }
 
 /// What is wrong with the documents beside what is there: an object that would not count, or would make another one of
@@ -270,24 +290,31 @@ fn beside(
 
 impl Plan {
     /// How many objects are to be written.
-    fn writes(&self) -> usize {
+    pub fn writes(&self) -> usize {
         self.steps.iter().filter(|step| step.outcome != Outcome::Unchanged).count()
+    }
+
+    /// The steps that changed something for certain, also after [`Plan::commit`] failed or was dropped.
+    pub fn made(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(|step| step.outcome != Outcome::Unchanged).take(self.done)
     }
 
     /// Writes what is to be written, in one transaction if it fits into one, and fills in the revisions.
     ///
     /// # Errors
-    /// [`Refused`]: nothing was changed, or it is [`Refused::Partly`].
+    /// [`Refused`]: beyond [`Plan::made`] nothing was changed; of a [`Refused::Store`] that does not know what became of
+    /// its write ([`StoreError::Unavailable`], [`StoreError::Unkept`]) the part under way may have been.
     pub async fn commit<S: Store>(&mut self, store: &S) -> Result<(), Refused> {
-        let (mut done, of) = (0, self.writes());
+        let of = self.writes();
+        let done = &mut self.done;
         let mut rest: &mut [Step] = &mut self.steps;
         while !rest.is_empty() {
             let part = part(rest);
             let (now, later) = rest.split_at_mut(part);
             match commit(store, now).await {
-                Ok(written) => done += written,
-                Err(source) if done == 0 => return Err(source),
-                Err(source) => return Err(Refused::Partly { done, of, source: Box::new(source) }),
+                Ok(written) => *done += written,
+                Err(source) if *done == 0 => return Err(source),
+                Err(source) => return Err(Refused::Partly { done: *done, of, source: Box::new(source) }),
             }
             rest = later;
         }

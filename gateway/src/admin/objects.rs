@@ -212,11 +212,8 @@ impl<S: Store> Objects<S> {
         };
         if !dry_run {
             let committed = tokio::time::timeout(CALL_WAIT, plan.commit(&self.store)).await;
-            let committed = committed.map_err(|_| {
-                Status::deadline_exceeded("the registry did not answer in time; look with `ringway get`")
-            })?;
-            committed.map_err(|error| refused(&error))?;
-            for step in plan.steps.iter().filter(|step| step.outcome != Outcome::Unchanged) {
+            // Whatever went wrong then, these are there.
+            for step in plan.made() {
                 let what = word(step.outcome);
                 audit::change(
                     format_args!("{what} by an operator"),
@@ -225,6 +222,15 @@ impl<S: Store> Objects<S> {
                     "what comes from now on",
                 );
             }
+            let (made, of) = (plan.made().count(), plan.writes());
+            let late = |_| {
+                let text = format!(
+                    "the registry did not answer in time; {made} of {of} objects were changed for certain, look with \
+                     `ringway get`"
+                );
+                Status::deadline_exceeded(text)
+            };
+            committed.map_err(late)?.map_err(|error| refused(&error))?;
         }
         let changes = plan.steps.iter().map(|step| {
             let text = |stored: Option<&str>| stored.unwrap_or_default().to_owned();

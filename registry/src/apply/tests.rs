@@ -167,6 +167,34 @@ async fn more_than_a_transaction_holds_is_written_in_parts() {
     site.apply(&many[99].replace("9001", "9009"), "ann").await.unwrap();
     let refused = late.commit(&site.store).await.unwrap_err();
     assert!(matches!(refused, Refused::Partly { done: 256, of: 300, .. }), "{refused}");
+    let there = site.there().await;
+    assert_eq!(late.made().count(), 256);
+    assert!(late.made().all(|step| there[&step.name].stored.by == "bob"));
+}
+
+#[tokio::test]
+async fn what_the_registry_cannot_hold_is_refused_with_its_place_before_anything_is_written() {
+    let site = Site::new("");
+    let large =
+        format!("{}# {}\n", cart(9002).replace("name: cart", "name: large"), "x".repeat(VALUE_BYTES_MAX));
+    let both = format!("{}---\n{large}", cart(9001));
+    let Refused::Invalid(problems) = site.apply(&both, "ann").await.unwrap_err() else { panic!() };
+    let said = problems.to_string();
+    assert!(said.contains("MeshService shop/large") && said.contains("in the registry"), "{said}");
+    assert!(site.there().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_change_whose_answer_was_lost_may_be_applied_again() {
+    let site = Site::new("");
+    site.apply(&cart(9001), "ann").await.unwrap();
+    let there = site.there().await;
+    let shown = with_revision(&there[&name()].stored.text, there[&name()].stored.revision);
+    let changed = shown.replace("9001", "9002");
+    site.apply(&changed, "ann").await.unwrap();
+    assert_eq!(outcomes(&site.apply(&changed, "ann").await.unwrap()), [(Outcome::Unchanged, 2)]);
+    let refused = site.apply(&changed, "bob").await.unwrap_err();
+    assert!(matches!(refused, Refused::Conflict { .. }), "{refused}");
 }
 
 #[tokio::test]

@@ -14,8 +14,9 @@ use crate::rpc::{ApplyRequest, Change};
 
 /// Apply manifests to a running gateway, and so to every gateway of its cluster.
 ///
-/// All of them are taken, or none: wrong ones are named with file, line and column, as `ringway validate` does, and
-/// checked against what is there. What `ringway get -o yaml` shows has a `resourceVersion`: applied again with it, a
+/// All of them are taken, or none; more than 128 objects or 1 MiB are written in parts, and a failure says how far it
+/// came. Wrong ones are named with file, line and column, as `ringway validate` does, and checked against what is there,
+/// before anything is written. What `ringway get -o yaml` shows has a `resourceVersion`: applied again with it, a
 /// change that somebody else made meanwhile is not overwritten. What a file of the gateway declares cannot be applied.
 ///
 /// With --clusters every cluster checks the manifests first, against its own grant, its own files and what is applied
