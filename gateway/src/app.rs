@@ -132,7 +132,10 @@ pub fn run(options: Options) -> Result<(), StartError> {
         .thread_name("control")
         .build()
         .map_err(StartError::Thread)?;
-    runtime.block_on(start(options, loaded))
+    let ended = runtime.block_on(start(options, loaded));
+    // A thread that hangs on a disk has been waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
@@ -250,7 +253,8 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     tasks.spawn(sync::tell_peers(shared.clone(), gateways));
     tasks.spawn(until(shared.stop.clone(), registry::members::follow(registry.clone(), known)));
     tasks.spawn(until(shared.stop.clone(), sync::announce(shared.clone(), us, members.clone(), told)));
-    tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder, directory));
+    tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder));
+    tasks.spawn(sync::keep(knowledge.clone(), directory, shared.stop.clone()));
     let following =
         sync::follow_applied(registry.clone(), gateway.clone(), tell_applied, shared.stop.clone());
     tasks.spawn(following);

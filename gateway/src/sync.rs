@@ -23,6 +23,8 @@ use registry::recorder::{Picture, Stored};
 use registry::sources::{Applied, Merged, Sources};
 use registry::state::{Saved, StateDir};
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::clock::Clock;
@@ -46,6 +48,8 @@ const REBUILD_PAUSE: Duration = Duration::from_millis(50);
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
 /// And one that could not be saved so often: what is too large for a disk is not written over and over.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
+/// The disk is waited for so long at the end of a drain.
+const LAST_SAVE_WAIT: Duration = Duration::from_secs(5);
 /// The same failure again is only said every so often: the log may be on that disk, too.
 const SAY_AGAIN: u32 = 60;
 
@@ -63,6 +67,8 @@ pub struct Knowledge {
     dirty: Notify,
     /// Told when the registry must follow.
     unrecorded: Notify,
+    /// Told when what is on the disk must follow.
+    unsaved: Notify,
     /// Grows when the export changes.
     exported: watch::Sender<u64>,
 }
@@ -115,6 +121,7 @@ impl Knowledge {
             state: Mutex::new(state),
             dirty: Notify::new(),
             unrecorded: Notify::new(),
+            unsaved: Notify::new(),
             exported: watch::Sender::new(0),
         }
     }
@@ -195,35 +202,45 @@ impl State {
     }
 }
 
-/// Publishes a view whenever what is known changes, and keeps the last catalog on disk.
-pub async fn publish(
-    knowledge: Arc<Knowledge>,
-    shared: Arc<Shared>,
-    mut builder: ViewBuilder,
-    directory: StateDir,
-) {
+/// Publishes a view whenever what is known changes, until the process drains.
+pub async fn publish(knowledge: Arc<Knowledge>, shared: Arc<Shared>, mut builder: ViewBuilder) {
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = knowledge.dirty.notified() => {}
+        }
+        let previous = shared.view.load_full();
+        let view = build(&mut builder, &knowledge, &shared, &previous);
+        shared.view.store(Arc::new(view));
+        // What is said of applied objects follows from it.
+        knowledge.unrecorded.notify_one();
+        knowledge.unsaved.notify_one();
+        tokio::time::sleep(REBUILD_PAUSE).await;
+    }
+}
+
+/// Keeps the last catalog on disk until `stop`, and once more then. A disk that hangs holds up nothing else.
+pub async fn keep(knowledge: Arc<Knowledge>, directory: StateDir, stop: CancellationToken) {
     let directory = Arc::new(Mutex::new(directory));
     let mut save_at = tokio::time::Instant::now();
     let (mut unsaved, mut failures) = (false, 0);
     loop {
+        let saved = async {
+            tokio::time::sleep_until(save_at).await;
+            save(&knowledge, &directory, &mut failures).await
+        };
         tokio::select! {
-            () = shared.stop.cancelled() => break,
-            () = knowledge.dirty.notified() => {
-                let previous = shared.view.load_full();
-                let view = build(&mut builder, &knowledge, &shared, &previous);
-                shared.view.store(Arc::new(view));
-                // What is said of applied objects follows from it.
-                knowledge.unrecorded.notify_one();
-                unsaved = true;
-                tokio::time::sleep(REBUILD_PAUSE).await;
-            }
-            () = tokio::time::sleep_until(save_at), if unsaved => {
-                unsaved = !save(&knowledge, &directory, &mut failures).await;
+            () = stop.cancelled() => break,
+            () = knowledge.unsaved.notified(), if !unsaved => unsaved = true,
+            saved = saved, if unsaved => {
+                unsaved = !saved;
                 save_at = tokio::time::Instant::now() + if unsaved { SAVE_AGAIN } else { SAVE_PAUSE };
             }
         }
     }
-    save(&knowledge, &directory, &mut failures).await;
+    if timeout(LAST_SAVE_WAIT, save(&knowledge, &directory, &mut failures)).await.is_err() {
+        error!("The last catalog was not saved within {LAST_SAVE_WAIT:?}; does the disk hang?");
+    }
 }
 
 /// The view of what is known now.

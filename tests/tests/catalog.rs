@@ -149,3 +149,26 @@ fn a_link_that_is_cut_for_longer_than_it_allows_loses_what_came_by_it_and_nothin
     assert_eq!(pair.east.get("web.shop.mesh", "/").status, 200);
     load.stop().assert_none_failed();
 }
+
+#[test]
+fn a_disk_that_hangs_holds_up_neither_what_is_served_nor_the_drain() {
+    let mut pair = Pair::new();
+    let address = pair.backend().address();
+    // Whoever opens a pipe for writing waits for a reader: the next save hangs.
+    let pipe = pair.east.site.dir.join("state/catalog.new");
+    wait_until("no save is under way", SOON, || {
+        std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success().then_some(())
+    });
+    // Each is read a second after the one before: by the third at the latest a save has begun.
+    for name in ["web", "search", "basket", "stock"] {
+        pair.east.site.write(&[
+            link("west", &[]),
+            service("cart", &[("a", address)]),
+            service(name, &[("a", address)]),
+        ]);
+        pair.west.wait_service(&format!("shop/{name}"), &["east"]);
+    }
+    assert!(pipe.exists(), "the save has not ended");
+    assert!(pair.east.process.terminate().success());
+    pair.east.process.wait_log(&["does the disk hang?"]);
+}
