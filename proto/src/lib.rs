@@ -70,7 +70,7 @@ pub mod register {
     pub use crate::schema::ringway::register::v1::*;
 }
 
-/// Messages in the state directory (`schema/store.proto`).
+/// What the registry and the state directory hold (`schema/store.proto`).
 pub mod store {
     pub use crate::schema::ringway::store::v1::*;
 }

@@ -213,9 +213,7 @@ pub enum StoreError {
     },
     /// The store has not come to the revision before this one, which was read from it: it was restored from an older
     /// backup. Get the range anew and watch from there.
-    #[error(
-        "the registry is older than revision {0}, which it told of before: it was restored from a backup"
-    )]
+    #[error("the registry told of the revision before {0}, and is older now: it was restored from a backup")]
     SetBack(u64),
     /// The store was closed.
     #[error("the store is closed")]
