@@ -1,6 +1,6 @@
 //! What one peer exports, kept here: a fold over the events of its sync stream.
 //!
-//! Pure: no clock, no I/O; it returns what to write. Unknown is not empty: nothing here forgets a service because a
+//! Pure: no clock, no I/O; it returns what changed. Unknown is not empty: nothing here forgets a service because a
 //! link was lost, only because the peer said so or said nothing for the link's `expireAfter`.
 //!
 //! A snapshot is authoritative whatever the revisions in it; between snapshots the newer revision of a service wins.
@@ -14,14 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message;
 use proto::sync::event::Kind;
 use proto::{limits, sync};
 
 use self::selection::Selection;
-use crate::model::{ClusterName, Import, Link, PeerImports, Position, ServiceName};
+use crate::model::{Import, Link, PeerImports, Position, ServiceName};
 use crate::record;
-use crate::store::{Op, keys};
 
 /// How long services stay that vanished in a mass from a snapshot: a half-started peer has mended itself by then.
 pub const HOLD: Duration = Duration::from_secs(60);
@@ -38,27 +36,13 @@ pub const STAMP_MS: u64 = 60_000;
 /// What is followed in the store may have been confirmed by so much more than it says.
 const FOLLOWED_SLACK: Duration = Duration::from_millis(2 * STAMP_MS);
 
-/// What to write to make the mirrored state true in the store.
+/// What became of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Write {
+pub enum Changed {
     /// The service is new or changed.
     Put(Arc<Import>),
     /// The service is gone.
     Delete(ServiceName),
-}
-
-impl Write {
-    /// The change of the store that it stands for, for the imports of `peer` in its history `epoch`.
-    pub fn op(&self, peer: &ClusterName, epoch: u64) -> Op {
-        match self {
-            Self::Put(import) => Op::Put {
-                key: keys::import(peer, &import.name),
-                value: record::encode(import, epoch).encode_to_vec().into(),
-                lease: None,
-            },
-            Self::Delete(name) => Op::Delete(keys::import(peer, name)),
-        }
-    }
 }
 
 /// The stream does not say what follows from what is known: close it and watch anew.
@@ -218,7 +202,7 @@ impl Mirror {
 
     /// Follows a change of the link's rules: what is no longer wanted goes at once, and the watch closes, so
     /// that the caller opens one that asks for what is wanted now.
-    pub fn select(&mut self, link: &Link) -> Vec<Write> {
+    pub fn select(&mut self, link: &Link) -> Vec<Changed> {
         self.expire_after = link.expire_after;
         let selection = Selection::of(link);
         if selection == self.selection {
@@ -230,7 +214,7 @@ impl Mirror {
         self.drop_unselected()
     }
 
-    /// Folds one event in; returns the writes that make it true in the store. `now_unix_ms`: the time, in Unix
+    /// Folds one event in; returns what changed. `now_unix_ms`: the time, in Unix
     /// milliseconds.
     ///
     /// Duplicates and replays change nothing. A record that cannot be used is skipped and counted, and what was known
@@ -238,12 +222,12 @@ impl Mirror {
     ///
     /// # Errors
     /// [`Desync`]: the stream is of no further use; what was applied before stands.
-    pub fn apply(&mut self, event: &sync::Event, now_unix_ms: u64) -> Result<Vec<Write>, Desync> {
+    pub fn apply(&mut self, event: &sync::Event, now_unix_ms: u64) -> Result<Vec<Changed>, Desync> {
         let stream = self.stream.as_ref().ok_or(Desync::NotWatching)?;
         // A newer peer's event: unknown is skipped.
         let Some(kind) = &event.kind else { return Ok(Vec::new()) };
         let base = stream.base.ok_or(Desync::NoSnapshot);
-        let writes = match kind {
+        let changes = match kind {
             Kind::SnapshotBegin(begin) => {
                 self.begin(Position { epoch: begin.epoch, revision: begin.revision })?;
                 Vec::new()
@@ -262,12 +246,12 @@ impl Mirror {
         self.followed = false;
         let synced = self.imports.synced_unix_ms.max(now_unix_ms);
         Arc::make_mut(&mut self.imports).synced_unix_ms = synced;
-        Ok(writes)
+        Ok(changes)
     }
 
     /// What time alone changes: held services go once their time is over, everything after the
     /// link's `expireAfter` without a word. Call it every few seconds.
-    pub fn tick(&mut self, now_unix_ms: u64) -> Vec<Write> {
+    pub fn tick(&mut self, now_unix_ms: u64) -> Vec<Changed> {
         let silent_ms = now_unix_ms.saturating_sub(self.imports.synced_unix_ms);
         let unknown = if self.followed { FOLLOWED_SLACK } else { Duration::ZERO };
         let expired = u128::from(silent_ms) >= (self.expire_after + unknown).as_millis();
@@ -303,7 +287,7 @@ impl Mirror {
         Ok(())
     }
 
-    fn upsert(&mut self, record: &sync::Record, base: Position) -> Vec<Write> {
+    fn upsert(&mut self, record: &sync::Record, base: Position) -> Vec<Changed> {
         // Left over from the history before a snapshot on this stream.
         if record.epoch != base.epoch {
             return Vec::new();
@@ -338,7 +322,7 @@ impl Mirror {
         let import = Arc::new(import);
         let services = &mut Arc::make_mut(&mut self.imports).services;
         let before = services.insert(import.name.clone(), Arc::clone(&import));
-        if before.is_some_and(|before| before == import) { Vec::new() } else { vec![Write::Put(import)] }
+        if before.is_some_and(|before| before == import) { Vec::new() } else { vec![Changed::Put(import)] }
     }
 
     /// Whether a record says nothing new. `overrides`: whatever is known of the service is of an older snapshot.
@@ -352,7 +336,7 @@ impl Mirror {
         deleted || known
     }
 
-    fn remove(&mut self, removed: &sync::Removed) -> Vec<Write> {
+    fn remove(&mut self, removed: &sync::Removed) -> Vec<Changed> {
         let Ok(name) = ServiceName::new(&removed.namespace, &removed.name) else {
             self.skip();
             return Vec::new();
@@ -371,7 +355,7 @@ impl Mirror {
         self.delete_all([name])
     }
 
-    fn end(&mut self, revision: u64, now_unix_ms: u64) -> Result<Vec<Write>, Desync> {
+    fn end(&mut self, revision: u64, now_unix_ms: u64) -> Result<Vec<Changed>, Desync> {
         let Some(stream) = &mut self.stream else { return Err(Desync::NotWatching) };
         let Some(Snapshot { position, seen, known, whole }) =
             stream.snapshot.take_if(|snapshot| snapshot.position.revision == revision)
@@ -406,29 +390,29 @@ impl Mirror {
         Ok(())
     }
 
-    fn release_held(&mut self, now_unix_ms: u64) -> Vec<Write> {
+    fn release_held(&mut self, now_unix_ms: u64) -> Vec<Changed> {
         let due = |since: u64| u128::from(now_unix_ms.saturating_sub(since)) >= HOLD.as_millis();
         let names: Vec<_> =
             self.held.iter().filter(|(_, since)| due(**since)).map(|(name, _)| name.clone()).collect();
         self.delete_all(names)
     }
 
-    fn drop_unselected(&mut self) -> Vec<Write> {
+    fn drop_unselected(&mut self) -> Vec<Changed> {
         let unwanted = |name: &&ServiceName| !self.selection.takes(name);
         let names: Vec<_> = self.imports.services.keys().filter(unwanted).cloned().collect();
         self.delete_all(names)
     }
 
-    fn delete_all(&mut self, names: impl IntoIterator<Item = ServiceName>) -> Vec<Write> {
-        let mut writes = Vec::new();
+    fn delete_all(&mut self, names: impl IntoIterator<Item = ServiceName>) -> Vec<Changed> {
+        let mut changes = Vec::new();
         for name in names {
             self.held.remove(&name);
             if self.imports.services.contains_key(&name) {
                 Arc::make_mut(&mut self.imports).services.remove(&name);
-                writes.push(Write::Delete(name));
+                changes.push(Changed::Delete(name));
             }
         }
-        writes
+        changes
     }
 
     /// What was skipped is not known, so the next stream asks for everything again.

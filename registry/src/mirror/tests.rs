@@ -58,16 +58,16 @@ fn removed(name: &str, revision: u64) -> sync::Event {
     event(Kind::Removed(sync::Removed { namespace: "shop".into(), name: name.into(), revision }))
 }
 
-/// Applies all, in short: what was written.
+/// Applies all, in short: what changed.
 fn apply(mirror: &mut Mirror, events: &[sync::Event], now: u64) -> Vec<String> {
-    let writes = events.iter().flat_map(|event| mirror.apply(event, now).unwrap());
-    writes.map(|write| short(&write)).collect()
+    let changes = events.iter().flat_map(|event| mirror.apply(event, now).unwrap());
+    changes.map(|write| short(&write)).collect()
 }
 
-fn short(write: &Write) -> String {
+fn short(write: &Changed) -> String {
     match write {
-        Write::Put(import) => format!("+{}", import.name.name),
-        Write::Delete(name) => format!("-{}", name.name),
+        Changed::Put(import) => format!("+{}", import.name.name),
+        Changed::Delete(name) => format!("-{}", name.name),
     }
 }
 
@@ -156,8 +156,8 @@ fn losing_the_link_forgets_nothing_until_the_records_expire() {
     let expires = NOW + EXPIRE_AFTER.as_millis() as u64;
     assert!(mirror.tick(expires - 1).is_empty());
     assert_eq!(names(&mirror), ["a"]);
-    let writes = mirror.tick(expires);
-    assert_eq!(writes.iter().map(short).collect::<Vec<_>>(), ["-a"]);
+    let changes = mirror.tick(expires);
+    assert_eq!(changes.iter().map(short).collect::<Vec<_>>(), ["-a"]);
     assert_eq!(position(&mirror.watch()), (0, 0), "what expired is asked for again");
 }
 
@@ -277,8 +277,8 @@ fn only_selected_namespaces_are_asked_for_and_kept() {
     snapshot(&mut mirror, 10, &["a"], NOW);
     assert!(mirror.select(&link(&[Some("shop"), Some("bank")])).is_empty());
     assert!(mirror.is_watching(), "the same selection in another order");
-    let writes = mirror.select(&link(&[Some("bank")]));
-    assert_eq!(writes.iter().map(short).collect::<Vec<_>>(), ["-a"]);
+    let changes = mirror.select(&link(&[Some("bank")]));
+    assert_eq!(changes.iter().map(short).collect::<Vec<_>>(), ["-a"]);
     assert!(!mirror.is_watching());
     assert_eq!(position(&mirror.watch()), (0, 0));
     assert!(snapshot(&mut mirror, 20, &["a"], NOW).is_empty(), "an exporter that sends more is not obeyed");
@@ -320,18 +320,6 @@ fn a_stream_that_makes_no_sense_is_a_desync() {
     assert_eq!(mirror.apply(&current(8, 11), NOW), Err(Desync::OtherEpoch { expected: EPOCH, got: 8 }));
     assert_eq!(mirror.apply(&end(11), NOW), Err(Desync::EndWithoutBegin(11)));
     assert_eq!(names(&mirror), ["a"]);
-}
-
-#[test]
-fn writes_stand_under_the_key_of_the_peer_and_read_back() {
-    let mut mirror = synced(&[]);
-    let writes = mirror.apply(&upsert("a", 11), NOW).unwrap();
-    let peer = ClusterName::new("east").unwrap();
-    let Op::Put { key, value, lease: None } = writes[0].op(&peer, EPOCH) else { panic!("{writes:?}") };
-    assert_eq!(key, "/ringway/v1/imports/east/shop/a");
-    assert_eq!(sync::Record::decode(value).unwrap(), record("a", EPOCH, 11));
-    let writes = mirror.apply(&removed("a", 12), NOW).unwrap();
-    assert_eq!(writes[0].op(&peer, EPOCH), Op::Delete(key));
 }
 
 #[test]

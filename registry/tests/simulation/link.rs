@@ -3,21 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use prost::Message;
+use proto::sync::Event;
 use proto::sync::event::Kind;
-use proto::sync::{Event, Record};
 use registry::export::{Export, Feed};
-use registry::mirror::{BELIEVED_AT_ONCE, Desync, EXPIRE_AFTER, HOLD, Mirror, Write};
+use registry::mirror::{BELIEVED_AT_ONCE, Changed, Desync, EXPIRE_AFTER, HOLD, Mirror};
 use registry::model::{ClusterName, Import, ImportRule, Link, PeerImports, ServiceName};
-use registry::record;
-use registry::shared_map::SharedMap;
-use registry::store::Op;
 
 use crate::cluster::owns;
-
-/// What each store key of an import holds.
-type Stored = BTreeMap<String, Bytes>;
 
 pub(crate) struct SimLink {
     importer: ClusterName,
@@ -26,10 +18,9 @@ pub(crate) struct SimLink {
     pub(crate) mirror: Mirror,
     stream: Option<Stream>,
     pub(crate) cut: bool,
-    /// What the importer's disk holds, and the writes that have not reached it.
-    stored: Stored,
-    unwritten: VecDeque<Op>,
-    backup: Stored,
+    /// What the importer's disk holds: the last catalog, whole.
+    saved: Arc<PeerImports>,
+    backup: Arc<PeerImports>,
     history: History,
 }
 
@@ -82,9 +73,8 @@ impl SimLink {
             mirror,
             stream: None,
             cut: false,
-            stored: Stored::new(),
-            unwritten: VecDeque::new(),
-            backup: Stored::new(),
+            saved: Arc::default(),
+            backup: Arc::default(),
             history: History::default(),
         }
     }
@@ -108,32 +98,24 @@ impl SimLink {
         assert_eq!(*self.mirror.imports(), before, "a lost link took something along");
     }
 
-    /// The importer's process dies: what was not written is lost, and what was is served from the start.
+    /// The importer's process dies: what was not saved is lost, and what was is served from the start.
     pub(crate) fn restart(&mut self) {
         self.disconnect();
-        self.unwritten.clear();
-        let services: SharedMap<_, _> = (self.stored.values())
-            .map(|bytes| record::decode(&Record::decode(&**bytes).unwrap()).unwrap())
-            .map(|import| (import.name.clone(), Arc::new(import)))
-            .collect();
-        let kept = PeerImports { services, ..(**self.mirror.imports()).clone() };
-        self.mirror = Mirror::new(&declared(&self.exporter, self.namespaces), Arc::new(kept.clone()));
+        self.mirror = Mirror::new(&declared(&self.exporter, self.namespaces), Arc::clone(&self.saved));
+        // The link's rules may have changed since it was saved.
         let taken = |name: &&ServiceName| self.takes(name);
-        let expected: Vec<_> = kept.services.keys().filter(taken).collect();
+        let expected: Vec<_> = self.saved.services.keys().filter(taken).collect();
         assert_eq!(self.mirror.imports().services.keys().collect::<Vec<_>>(), expected, "a start forgot");
-        // The link's rules may have changed since the store was written.
-        let gone: Vec<_> = kept.services.keys().filter(|name| !self.takes(name)).cloned().collect();
-        self.write(gone.into_iter().map(Write::Delete).collect());
         self.history.missing.clear();
     }
 
     pub(crate) fn back_up(&mut self) {
-        self.backup = self.stored.clone();
+        self.backup = Arc::clone(&self.saved);
     }
 
     /// The importer's disk is as it was; a restart follows.
     pub(crate) fn restore(&mut self) {
-        self.stored = self.backup.clone();
+        self.saved = Arc::clone(&self.backup);
         // What it knows now was told before all that it was told since.
         self.history.told.clear();
     }
@@ -144,11 +126,10 @@ impl SimLink {
 
     pub(crate) fn select(&mut self, namespaces: &'static [Option<&'static str>]) {
         self.namespaces = namespaces;
-        let writes = self.mirror.select(&declared(&self.exporter, namespaces));
-        for write in &writes {
-            assert!(matches!(write, Write::Delete(name) if !self.takes(name)), "{write:?}");
+        let changes = self.mirror.select(&declared(&self.exporter, namespaces));
+        for change in &changes {
+            assert!(matches!(change, Changed::Delete(name) if !self.takes(name)), "{change:?}");
         }
-        self.write(writes);
     }
 
     /// Puts the feed's next events on the way, some twice, some swapped with a neighbour. True: the peer has been
@@ -179,9 +160,9 @@ impl SimLink {
         };
         let before = Arc::clone(self.mirror.imports());
         match self.mirror.apply(&sent.event, now_unix_ms) {
-            Ok(writes) => {
-                self.check(&sent, &before, &writes, now_unix_ms);
-                self.write(writes);
+            Ok(changes) => {
+                self.check(&sent, &before, &changes, now_unix_ms);
+                self.check_changes(&before, &changes);
             }
             // An honest exporter's stream ends thus only because the selection or time closed the watch.
             Err(desync) => {
@@ -195,35 +176,28 @@ impl SimLink {
     /// Time goes by. Returns how many held services went with it, and how many for want of any word.
     pub(crate) fn tick(&mut self, now_unix_ms: u64) -> (usize, usize) {
         let before = Arc::clone(self.mirror.imports());
-        let writes = self.mirror.tick(now_unix_ms);
+        let changes = self.mirror.tick(now_unix_ms);
         let silent_ms = now_unix_ms.saturating_sub(before.synced_unix_ms);
         let expired = u128::from(silent_ms) >= EXPIRE_AFTER.as_millis();
-        for write in &writes {
-            let Write::Delete(name) = write else { panic!("time made {write:?}") };
+        for change in &changes {
+            let Changed::Delete(name) = change else { panic!("time made {change:?}") };
             assert!(expired || self.history.is_overdue(name, now_unix_ms), "time alone took {name}");
         }
         if expired {
             self.history.missing.clear();
         }
-        let gone = writes.len();
-        self.write(writes);
+        let gone = changes.len();
         if expired { (0, gone) } else { (gone, 0) }
     }
 
-    /// Lets up to `count` writes reach the importer's disk.
-    pub(crate) fn store(&mut self, count: usize) {
-        for op in self.unwritten.drain(..count.min(self.unwritten.len())) {
-            match op {
-                Op::Put { key, value, .. } => self.stored.insert(key, value),
-                Op::Delete(key) => self.stored.remove(&key),
-            };
-        }
+    /// Saves the last catalog.
+    pub(crate) fn save(&mut self) {
+        self.saved = Arc::clone(self.mirror.imports());
     }
 
-    /// Imports are the exports, no more and no less, and so is what the disk holds.
-    pub(crate) fn check_equal(&mut self, export: &Export) {
+    /// Imports are the exports, no more and no less.
+    pub(crate) fn check_equal(&self, export: &Export) {
         let who = format!("{} of {}", self.importer, self.exporter);
-        self.store(usize::MAX);
         assert_eq!(self.mirror.held().collect::<Vec<_>>(), [] as [&ServiceName; 0], "{who}");
         let facts = |import: &Import| (import.name.clone(), import.ports.clone());
         let exported: Vec<_> = export.granted_to(&self.importer).map(facts).collect();
@@ -234,18 +208,20 @@ impl SimLink {
             "{who}"
         );
         assert_eq!(self.mirror.skipped(), 0, "{who}");
-        let of_disk = |bytes: &Bytes| record::decode(&Record::decode(&**bytes).unwrap()).unwrap();
-        let mut stored: Vec<_> = self.stored.values().map(of_disk).collect();
-        stored.sort_by(|a, b| a.name.cmp(&b.name));
-        assert!(
-            imports.services.values().map(|import| &**import).eq(&stored),
-            "the writes of {who} add up wrong"
-        );
     }
 
-    fn write(&mut self, writes: Vec<Write>) {
-        let epoch = self.mirror.imports().epoch;
-        self.unwritten.extend(writes.iter().map(|write| write.op(&self.exporter, epoch)));
+    /// What is said to have changed is what differs.
+    fn check_changes(&self, before: &PeerImports, changes: &[Changed]) {
+        let differing = self.mirror.imports().services.differing(&before.services, PartialEq::eq);
+        let mut said: Vec<_> = changes
+            .iter()
+            .map(|change| match change {
+                Changed::Put(import) => &import.name,
+                Changed::Delete(name) => name,
+            })
+            .collect();
+        said.sort();
+        assert_eq!(differing.collect::<Vec<_>>(), said, "{} of {}", self.importer, self.exporter);
     }
 
     fn takes(&self, name: &ServiceName) -> bool {
@@ -253,7 +229,7 @@ impl SimLink {
     }
 
     /// What one event may make of what was known.
-    fn check(&mut self, sent: &Sent, before: &PeerImports, writes: &[Write], now_unix_ms: u64) {
+    fn check(&mut self, sent: &Sent, before: &PeerImports, changes: &[Changed], now_unix_ms: u64) {
         let who = format!("{} of {}", self.importer, self.exporter);
         let history = &mut self.history;
         match &sent.event.kind {
@@ -266,13 +242,13 @@ impl SimLink {
                 history.missing.remove(&name);
                 history.named.insert(name);
             }
-            Some(Kind::SnapshotEnd(_)) => history.check_absences(before, writes, now_unix_ms),
+            Some(Kind::SnapshotEnd(_)) => history.check_absences(before, changes, now_unix_ms),
             _ => {}
         }
-        for write in writes {
-            let (name, known) = match write {
-                Write::Put(import) => (&import.name, Known::There),
-                Write::Delete(name) => (name, Known::Gone),
+        for change in changes {
+            let (name, known) = match change {
+                Changed::Put(import) => (&import.name, Known::There),
+                Changed::Delete(name) => (name, Known::Gone),
             };
             assert!(owns(&self.exporter, name), "{who} has an import of an import: {name}");
             assert!(
@@ -300,15 +276,15 @@ impl History {
 
     /// A snapshot that misses more than a few services, and more than half, takes none of them away but those that
     /// were missing for long enough.
-    fn check_absences(&mut self, before: &PeerImports, writes: &[Write], now_unix_ms: u64) {
+    fn check_absences(&mut self, before: &PeerImports, changes: &[Changed], now_unix_ms: u64) {
         let missing = before.services.keys().filter(|name| !self.named.contains(*name));
         let missing: Vec<_> = missing.cloned().collect();
         let believed = missing.len() <= BELIEVED_AT_ONCE.max(self.known / 2);
         for name in missing {
             self.missing.entry(name).or_insert(now_unix_ms);
         }
-        for write in writes {
-            let Write::Delete(name) = write else { panic!("the end of a snapshot made {write:?}") };
+        for change in changes {
+            let Changed::Delete(name) = change else { panic!("the end of a snapshot made {change:?}") };
             assert!(!self.named.contains(name), "{name} was named and taken away");
             assert!(believed || self.is_overdue(name, now_unix_ms), "{name} went with too many others");
         }

@@ -65,10 +65,7 @@ impl World {
         match self.rng.u16(..1000) {
             0..120 => self.declare(pair.1),
             120..180 => self.clusters[pair.1].save(),
-            180..240 => {
-                let count = self.rng.usize(1..6);
-                self.link(pair).store(count);
-            }
+            180..240 => self.link(pair).save(),
             240..253 => self.crash(pair.1, false),
             253..260 => self.crash(pair.1, true),
             260..265 => self.back_up(pair.1),
@@ -184,8 +181,9 @@ impl World {
             self.deliver(pair);
             self.deliver(pair);
         }
-        let written = self.rng.usize(..30);
-        self.link(pair).store(written);
+        if self.rng.bool() {
+            self.link(pair).save();
+        }
     }
 
     fn tick(&mut self) {
