@@ -9,6 +9,7 @@ use e2e::manifest::exported;
 use e2e::pair::CART;
 use e2e::traffic::{Ask, Traffic};
 use e2e::wait_until;
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, Error};
 
 /// Load on both gateways of west, for what east serves.
 fn load(duo: &Duo) -> [Traffic; 2] {
@@ -57,14 +58,17 @@ fn wait_applied(duo: &Duo, names: &[&str]) {
 mod with_etcd {
     use super::*;
 
+    /// What an operator of the etcd does to it.
+    fn operate<T>(duo: &Duo, work: impl AsyncFnOnce(Client) -> T) -> T {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async { work(Client::connect(duo.etcd.endpoints(), None).await.unwrap()).await })
+    }
+
     /// Makes etcd forget all but the newest revision, and give back the room.
     fn forget(duo: &Duo) {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async {
-            let mut client = etcd_client::Client::connect(duo.etcd.endpoints(), None).await.unwrap();
+        operate(duo, async |mut client| {
             let newest = client.get("/", None).await.unwrap().header().unwrap().revision();
-            let physical = etcd_client::CompactionOptions::new().with_physical();
-            client.compact(newest, Some(physical)).await.unwrap();
+            client.compact(newest, Some(CompactionOptions::new().with_physical())).await.unwrap();
             client.defragment().await.unwrap();
         });
     }
@@ -99,7 +103,7 @@ mod with_etcd {
         let mut duo = Duo::new();
         assert_eq!(apply(&duo, "web").code, Some(0));
         wait_applied(&duo, &["web"]);
-        let load = load(&duo);
+        let load = Traffic::start(duo.first.site.http, 2, Ask::get(CART));
         duo.etcd.process(0).freeze();
         duo.west().into_iter().for_each(|gateway| wait_standing(gateway, "unknown"));
         // What peers tell needs no etcd; what operators tell does, and they hear of it.
@@ -108,6 +112,11 @@ mod with_etcd {
         let said = apply(&duo, "more");
         assert_eq!(said.code, Some(1), "{said:?}");
         assert!(said.err.contains("registry") && said.err.contains(&duo.etcd.endpoints()[0]), "{said:?}");
+        wait_applied(&duo, &["web"]);
+        // A start is not held up, either.
+        duo.second.restart();
+        duo.second.wait_service("shop/basket", &["east"]);
+        assert_eq!(duo.second.get("basket.shop.mesh", "/").status, 200);
         wait_applied(&duo, &["web"]);
 
         duo.etcd.process(0).thaw();
@@ -118,7 +127,7 @@ mod with_etcd {
             (apply(&duo, "more").code == Some(0)).then_some(())
         });
         wait_applied(&duo, &["more", "web"]);
-        assert_none_failed(load);
+        load.stop().assert_none_failed();
     }
 
     #[test]
@@ -139,6 +148,45 @@ mod with_etcd {
         duo.wait_service("late");
         duo.etcd.restart_all();
         wait_flows(&duo, "late");
+        wait_applied(&duo, &["more", "web"]);
+        assert_none_failed(load);
+    }
+
+    #[test]
+    fn out_of_room_it_takes_no_change_and_says_so_and_has_everything_once_there_is_some() {
+        let quota = |_: &std::path::Path| vec!["--quota-backend-bytes=8388608".to_owned()];
+        let duo = Duo::on(Etcd::start_with(&of_the_system(), 1, quota));
+        assert_eq!(apply(&duo, "web").code, Some(0));
+        let load = load(&duo);
+        operate(&duo, async |mut client| {
+            let full = async |client: &mut Client| client.put("/ballast", vec![7; 500_000], None).await;
+            let refused = loop {
+                if let Err(error) = full(&mut client).await {
+                    break error;
+                }
+            };
+            assert!(
+                matches!(&refused, Error::GRpcStatus(status) if status.message().contains("space")),
+                "{refused}"
+            );
+        });
+        duo.serve("basket");
+        duo.wait_service("basket");
+        let said = apply(&duo, "more");
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.err.contains("database space exceeded"), "{said:?}");
+        wait_applied(&duo, &["web"]);
+
+        operate(&duo, async |mut client| client.delete("/ballast", None).await.unwrap());
+        forget(&duo);
+        operate(&duo, async |mut client| {
+            let raised = client.alarm(AlarmAction::Get, AlarmType::None, None).await.unwrap();
+            let mut of_it = AlarmOptions::new();
+            of_it.with_member(raised.alarms()[0].member_id());
+            client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(of_it)).await.unwrap();
+        });
+        wait_flows(&duo, "basket");
+        assert_eq!(apply(&duo, "more").code, Some(0));
         wait_applied(&duo, &["more", "web"]);
         assert_none_failed(load);
     }
