@@ -22,7 +22,9 @@ usage: tests/bench [NAME] [--quick]
   ring      the consistent-hash ring beside binary search and pingora-ketama: lookups, instructions, memory,
             changes, balance
   registry  10,000 services and 100,000 endpoints of a cluster, 100 peers of a gateway: time until a change of a ready
-            count counts at the peer, first sync, memory, restart, CPU at rest, latency beside 1,000 changes a second
+            count counts at the peer, first sync, memory, restart, CPU at rest, latency beside 1,000 changes a second;
+            of two gateways on an etcd (found in the PATH: apt-get install etcd-server) the elected one is killed:
+            until a service that a peer exports from then on stands in that etcd, the slowest of all rounds
   wan, failover     come with later issues
 
 Without a name: all that there are. --quick takes at most 3 minutes; the figures are rougher.

@@ -7,6 +7,7 @@ mod change;
 mod endpoints;
 mod large;
 mod peers;
+mod takeover;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -28,12 +29,16 @@ pub(crate) struct Size {
     /// Turns of the load, with changes and without, and seconds of each.
     rounds: u32,
     seconds: f64,
+    /// Elected gateways that are killed.
+    deaths: u32,
 }
 
 /// Ten minutes.
-pub(crate) const FULL: Size = Size { changes: 1000, rest: Duration::from_secs(20), rounds: 5, seconds: 8.0 };
+pub(crate) const FULL: Size =
+    Size { changes: 1000, rest: Duration::from_secs(20), rounds: 15, seconds: 3.0, deaths: 5 };
 /// At most three minutes.
-pub(crate) const QUICK: Size = Size { changes: 200, rest: Duration::from_secs(5), rounds: 3, seconds: 3.0 };
+pub(crate) const QUICK: Size =
+    Size { changes: 200, rest: Duration::from_secs(5), rounds: 6, seconds: 1.5, deaths: 3 };
 
 /// Longest wait for anything: a figure that takes longer is a failure.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -47,7 +52,9 @@ pub(crate) fn run(size: &Size) -> Result<(), String> {
     eprintln!("100,000 endpoints");
     endpoints::run()?;
     eprintln!("100 peers");
-    peers::run(size)
+    peers::run(size)?;
+    eprintln!("an elected gateway dies");
+    takeover::run(size)
 }
 
 fn print(name: &str, value: f64, digits: usize, unit: &str) {
