@@ -23,7 +23,7 @@ use schedule::Schedule;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSpec {
     /// Its id, unique in the service.
-    pub id: String,
+    pub id: Arc<str>,
     /// Where it listens.
     pub address: HostPort,
     /// In hundredths; 0 takes nothing.
@@ -98,7 +98,7 @@ impl Endpoints {
         let weights: Vec<u32> = specs.iter().map(|spec| spec.weight).collect();
         // Where all are new there is nobody to leave the requests to.
         let opened_at = if kept.is_empty() { 0 } else { now.max(1) };
-        let mut state = |id: String, address: HostPort| match kept.remove(&*id) {
+        let mut state = |id: Arc<str>, address: HostPort| match kept.remove(&*id) {
             Some(state) if *state.address() == address => {
                 state.declare_checked(rule.checked);
                 state.clone()

@@ -165,7 +165,7 @@ async fn keep_checking(
 
 /// One check, on a connection of its own: that one can be had is part of the question.
 async fn ask(address: &HostPort, probe: &Probe) -> Result<(), CheckError> {
-    let connecting = TcpStream::connect((address.host.as_str(), address.port));
+    let connecting = TcpStream::connect((&*address.host, address.port));
     let stream = connecting.await.map_err(CheckError::Connect)?;
     let Probe::Http { path, expected_status } = probe else { return Ok(()) };
     let request = Request::get(path)

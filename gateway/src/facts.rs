@@ -61,7 +61,7 @@ impl Facts {
 /// What one gateway said last of a service.
 #[derive(Debug)]
 struct Word {
-    teller: String,
+    teller: Box<str>,
     ready: u32,
     load: u32,
     ring: u64,
@@ -145,10 +145,19 @@ fn objection(told: &Objection) -> Option<(ServiceName, Disagreement)> {
 impl Heard {
     fn hear(&mut self, teller: &str, digest: &ServiceDigest, now: u64) {
         let ServiceDigest { ready, load, ring, .. } = *digest;
-        self.words.retain(|word| word.teller != teller && now.saturating_sub(word.told_at) < FRESH_MICROS);
-        let at = self.words.partition_point(|word| *word.teller < *teller);
-        let word = Word { teller: teller.into(), ready, load, ring: ring.unwrap_or(0), told_at: now };
-        self.words.insert(at, word);
+        let ring = ring.unwrap_or(0);
+        self.words.retain(|word| *word.teller == *teller || now.saturating_sub(word.told_at) < FRESH_MICROS);
+        match self.words.binary_search_by(|word| (*word.teller).cmp(teller)) {
+            Ok(at) => {
+                let word = &mut self.words[at];
+                (word.ready, word.load, word.ring, word.told_at) = (ready, load, ring, now);
+            }
+            Err(at) => {
+                // A peer has few gateways, and thousands of services.
+                self.words.reserve_exact(1);
+                self.words.insert(at, Word { teller: teller.into(), ready, load, ring, told_at: now });
+            }
+        }
     }
 }
 

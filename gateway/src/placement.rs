@@ -8,11 +8,14 @@
 //! out: a request whose first attempt took long must not go to a cluster that has died since.
 
 mod rings;
+mod shared;
 
 use std::sync::Arc;
 
 use hashring::{NodeIndex, Ring, RingError};
 use registry::model::{ClusterName, Contract, Member, Mode, OnOwnerUnavailable, Tier};
+
+use shared::Shared;
 
 pub use rings::Rings;
 
@@ -310,6 +313,48 @@ impl Placement {
     /// The cluster that places, if it is a member.
     pub fn local(&self) -> Option<NodeIndex> {
         self.local
+    }
+}
+
+/// The placements in use, each built once however many services declare it: most have the same.
+#[derive(Debug, Default)]
+pub struct Placements {
+    /// The rings that they and others share.
+    pub rings: Rings,
+    built: Shared<Terms, Placement>,
+}
+
+/// All that a placement is a function of.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Terms {
+    contract: Contract,
+    known: Vec<Member>,
+    here: ClusterName,
+    region: String,
+}
+
+impl Placements {
+    /// As [`Placement::new`].
+    ///
+    /// # Errors
+    /// As [`Placement::new`].
+    pub fn get(
+        &mut self,
+        contract: &Contract,
+        known: &[Member],
+        here: &ClusterName,
+        region: &str,
+    ) -> Result<Arc<Placement>, RingError> {
+        let known = if contract.members.is_none() { known } else { &[] };
+        let terms = Terms {
+            contract: contract.clone(),
+            known: known.into(),
+            here: here.clone(),
+            region: region.into(),
+        };
+        let rings = &mut self.rings;
+        let build = |terms: &Terms| Placement::new(&terms.contract, &terms.known, here, region, rings);
+        self.built.get(terms, build)
     }
 }
 

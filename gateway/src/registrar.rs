@@ -264,9 +264,9 @@ mod tests {
         let endpoint = Endpoint {
             id: "a".into(),
             host: "127.0.0.1".into(),
-            ports: [("web".into(), 9001)].into(),
+            ports: [("web", 9001)].into(),
             weight: 100,
-            zone: String::new(),
+            zone: "".into(),
             capacity: None,
         };
         let endpoints = vec![(ServiceName::new("shop", "cart").unwrap(), endpoint)];

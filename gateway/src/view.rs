@@ -20,7 +20,7 @@ use crate::balance::{EndpointSpec, Endpoints, Rule, Standing};
 use crate::facts::Facts;
 use crate::metrics::{Direction, Durations, Metrics, RequestCounters};
 use crate::peers::{PeerCluster, Peers};
-use crate::placement::{Availability, Placement, Rings};
+use crate::placement::{Availability, Placement, Placements};
 use crate::retry::Budget;
 use crate::route::Target;
 
@@ -51,9 +51,9 @@ pub struct Service {
     /// What it names.
     pub name: ServiceName,
     /// Its ports, the first is the default.
-    pub ports: Vec<Port>,
+    pub ports: Arc<[Port]>,
     /// Where its requests go.
-    pub placement: Placement,
+    pub placement: Arc<Placement>,
     /// Where the key comes from.
     pub hash: Vec<HashKey>,
     /// The cluster whose contract counts.
@@ -116,7 +116,7 @@ pub struct LocalService {
     /// How its endpoints are checked.
     pub health_check: Option<Arc<HealthCheck>>,
     /// Our own idea of its placement, to check a peer's against.
-    pub placement: Option<Placement>,
+    pub placement: Option<Arc<Placement>>,
     /// What peers ask, by peer.
     inbound: HashMap<ClusterName, RequestCounters>,
     /// How long heads of answers to peers took.
@@ -248,7 +248,7 @@ impl LocalService {
 pub struct ViewBuilder {
     cluster: ClusterName,
     region: String,
-    rings: Rings,
+    placements: Placements,
     /// When counters that nothing counts for any more are forgotten.
     forget_at: u64,
 }
@@ -267,7 +267,7 @@ struct Means<'a> {
 impl ViewBuilder {
     /// For a gateway of `cluster` in `region`.
     pub fn new(cluster: ClusterName, region: String) -> Self {
-        Self { cluster, region, rings: Rings::default(), forget_at: 0 }
+        Self { cluster, region, placements: Placements::default(), forget_at: 0 }
     }
 
     /// The view of `catalog` at `now`, after `previous`, which this builder has built or which is empty. Only names
@@ -364,9 +364,9 @@ impl ViewBuilder {
         };
     }
 
-    fn placement(&mut self, placed: &Placed) -> Result<Placement, RingError> {
+    fn placement(&mut self, placed: &Placed) -> Result<Arc<Placement>, RingError> {
         let known: &[Member] = &placed.members;
-        Placement::new(&placed.contract, known, &self.cluster, &self.region, &mut self.rings)
+        self.placements.get(&placed.contract, known, &self.cluster, &self.region)
     }
 
     /// What a name means here; `way` leads to clusters whose endpoints are not known here.
@@ -436,7 +436,7 @@ impl ViewBuilder {
         let algorithm = algorithm.unwrap_or(Algorithm::P2cEwma);
         let ring = match algorithm {
             Algorithm::P2cEwma | Algorithm::RoundRobin => None,
-            Algorithm::Ring => match self.rings.inner(&service.endpoints, seed) {
+            Algorithm::Ring => match self.placements.rings.inner(&service.endpoints, seed) {
                 Ok(ring) => Some(ring),
                 Err(error) => {
                     conditions.push(Condition {
@@ -459,7 +459,7 @@ fn ports(service: &Declared, rule: &Rule, previous: &View, now: u64) -> Vec<(Por
     let before = previous.local(&service.name.namespace, &service.name.name);
     let endpoints = |port: &Port| {
         let specs = service.endpoints.iter().filter_map(|endpoint| {
-            let number = *endpoint.ports.get(&port.name)?;
+            let number = endpoint.ports.get(&port.name)?;
             Some(EndpointSpec {
                 id: endpoint.id.clone(),
                 address: HostPort { host: endpoint.host.clone(), port: number },
@@ -476,7 +476,7 @@ fn ports(service: &Declared, rule: &Rule, previous: &View, now: u64) -> Vec<(Por
 fn local(
     service: &Declared,
     ports: Vec<(Port, Endpoints)>,
-    placement: Option<Placement>,
+    placement: Option<Arc<Placement>>,
     linked: impl Iterator<Item = ClusterName>,
     metrics: &Metrics,
 ) -> LocalService {

@@ -116,7 +116,7 @@ impl Export {
                 name: service.name.clone(),
                 ports: service.ports.clone(),
                 region: region.into(),
-                contract: policy.and_then(|policy| policy.placement.clone()),
+                contract: policy.and_then(|policy| policy.placement.clone()).map(Box::new),
                 revision: 0,
             };
             self.declare(import, &service.export);

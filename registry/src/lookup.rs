@@ -7,6 +7,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::{limits, lookup};
@@ -72,7 +73,7 @@ impl LocalEndpoints {
     /// Whether each endpoint fails its checks on the port at `place`, by id.
     pub fn failing(&self, place: usize) -> impl Iterator<Item = (&str, bool)> {
         let at = move |failing: &[bool]| failing.get(place).copied().unwrap_or_default();
-        self.endpoints.iter().map(move |(endpoint, failing)| (endpoint.id.as_str(), at(failing)))
+        self.endpoints.iter().map(move |(endpoint, failing)| (&*endpoint.id, at(failing)))
     }
 }
 
@@ -121,15 +122,15 @@ pub fn encode(meaning: &Meaning) -> lookup::Meaning {
 fn encode_endpoint(endpoint: &Endpoint, failing: &[bool], placed: &Placed) -> lookup::Endpoint {
     let port = |(place, port): (usize, &crate::model::Port)| lookup::EndpointPort {
         // Manifests give every endpoint a number for each port of its service.
-        number: endpoint.ports.get(&port.name).copied().unwrap_or_default().into(),
+        number: endpoint.ports.get(&port.name).unwrap_or_default().into(),
         failing: failing.get(place).copied().unwrap_or_default(),
     };
     lookup::Endpoint {
-        id: endpoint.id.clone(),
-        host: endpoint.host.clone(),
+        id: endpoint.id.to_string(),
+        host: endpoint.host.to_string(),
         ports: placed.ports.iter().enumerate().map(port).collect(),
         weight: endpoint.weight,
-        zone: endpoint.zone.clone(),
+        zone: endpoint.zone.to_string(),
         capacity: endpoint.capacity,
     }
 }
@@ -234,12 +235,12 @@ fn decode_endpoint(endpoint: &lookup::Endpoint, placed: &Placed) -> Result<(Endp
     let ports = placed.ports.iter().zip(&endpoint.ports);
     let ports = ports.map(|(port, told)| Ok((port.name.clone(), number(told)?)));
     let zone = match &*endpoint.zone {
-        "" => String::new(),
-        zone => text(zone, "an endpoint's zone")?,
+        "" => Arc::default(),
+        zone => text(zone, "an endpoint's zone")?.into(),
     };
     let endpoint_of = Endpoint {
-        id: text(&endpoint.id, "an endpoint's id")?,
-        host: text(&endpoint.host, "an endpoint's host")?,
+        id: text(&endpoint.id, "an endpoint's id")?.into(),
+        host: text(&endpoint.host, "an endpoint's host")?.into(),
         ports: ports.collect::<Result<_, BadRecord>>()?,
         weight: endpoint.weight,
         zone,

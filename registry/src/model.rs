@@ -4,9 +4,10 @@
 
 mod catalog;
 mod object;
+mod port_numbers;
 mod sidecar;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::store::etcd::EtcdOptions;
 
 pub use catalog::{Catalog, Condition, Declared, Import, PeerImports, Position};
 pub use object::{Kind, Object, ObjectName};
+pub use port_numbers::PortNumbers;
 pub use sidecar::{GatewayAddress, Sidecar};
 
 /// The name of one cluster: an RFC 1123 label.
@@ -93,7 +95,7 @@ impl fmt::Display for ServiceName {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
     /// DNS name or IP address (IPv6 without brackets).
-    pub host: String,
+    pub host: Arc<str>,
     /// Port, never 0.
     pub port: u16,
 }
@@ -209,7 +211,7 @@ pub struct Service {
     /// Its name.
     pub name: ServiceName,
     /// Its ports, at least one; the first is the default.
-    pub ports: Vec<Port>,
+    pub ports: Arc<[Port]>,
     /// Its instances, unique by id.
     pub endpoints: Vec<Endpoint>,
     /// How instances are checked; none: what requests tell of them is all.
@@ -222,7 +224,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
     /// Its name, unique in the service.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its number in the authority, unique in the service.
     pub number: u16,
     /// What it speaks.
@@ -238,19 +240,19 @@ pub enum Protocol {
     Grpc,
 }
 
-/// One instance of a service.
+/// One instance of a service. There may be a hundred thousand, so what is known of one elsewhere shares its texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Given, else `host:port` of its first port.
-    pub id: String,
+    pub id: Arc<str>,
     /// DNS name or address.
-    pub host: String,
+    pub host: Arc<str>,
     /// Port numbers by the service's port names: one for each of them.
-    pub ports: BTreeMap<String, u16>,
+    pub ports: PortNumbers,
     /// In hundredths, 100 is one.
     pub weight: u32,
     /// Zone within the cluster, empty if none.
-    pub zone: String,
+    pub zone: Arc<str>,
     /// Requests it can hold at once, if declared.
     pub capacity: Option<u32>,
 }
@@ -336,7 +338,7 @@ pub struct Policy {
 }
 
 /// The placement contract: the declared rule that places a service's requests on clusters. Travels with the export.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Contract {
     /// Raised by the operator on each change; 0: nobody declared one.
     pub generation: u64,
@@ -355,7 +357,7 @@ pub struct Contract {
 }
 
 /// How the first cluster is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// The local tier while it is healthy, else tier by tier.
     LocalFirst,
@@ -364,7 +366,7 @@ pub enum Mode {
 }
 
 /// A node of the cluster ring.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     /// The cluster.
     pub cluster: ClusterName,
@@ -375,7 +377,7 @@ pub struct Member {
 }
 
 /// One entry of a tier: relative to the cluster that places, or a cluster's name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// The cluster that places.
     Local,
@@ -388,7 +390,7 @@ pub enum Tier {
 }
 
 /// A source of the key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HashKey {
     /// The first value of this header field, lower case.
     Header(String),
@@ -399,7 +401,7 @@ pub enum HashKey {
 }
 
 /// What happens to a key whose owner cannot serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OnOwnerUnavailable {
     /// The next cluster in near order takes it.
     Next,

@@ -18,17 +18,18 @@
 //! Who deregisters drains first. So a record that goes while it drains was taken off, store or no store.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::model::{Endpoint, ServiceName};
 use crate::registration::Registered;
 
 /// The endpoints of one service by id, as balancing is to see them.
-pub type Endpoints = BTreeMap<String, Endpoint>;
+pub type Endpoints = BTreeMap<Arc<str>, Endpoint>;
 
 /// All registered endpoints. Times are milliseconds since any moment, the same for every call.
 #[derive(Clone, Debug)]
 pub struct Book {
-    services: BTreeMap<ServiceName, BTreeMap<String, Entry>>,
+    services: BTreeMap<ServiceName, BTreeMap<Arc<str>, Entry>>,
     store: Store,
     /// Services whose endpoints are not as they were when [`Book::take_changes`] was called last.
     changed: BTreeSet<ServiceName>,
@@ -76,7 +77,7 @@ impl Book {
         if self.store == Store::Lost {
             self.store = Store::Well { since_ms: now_ms };
         }
-        let mut absent: BTreeSet<(ServiceName, String)> = self
+        let mut absent: BTreeSet<(ServiceName, Arc<str>)> = self
             .services
             .iter()
             .flat_map(|(service, entries)| entries.keys().map(|id| (service.clone(), id.clone())))
@@ -175,7 +176,7 @@ impl Book {
     /// Everything that is known, to be kept for a start without the store.
     pub fn known(&self) -> impl Iterator<Item = (&ServiceName, &Registered)> {
         let of = |(service, entries)| {
-            let entries: &BTreeMap<String, Entry> = entries;
+            let entries: &BTreeMap<Arc<str>, Entry> = entries;
             entries.values().map(move |entry| (service, &entry.registered))
         };
         self.services.iter().flat_map(of)
@@ -215,9 +216,9 @@ mod tests {
         let endpoint = Endpoint {
             id: id.into(),
             host: "127.0.0.1".into(),
-            ports: [("web".into(), 9001)].into(),
+            ports: [("web", 9001)].into(),
             weight: 100,
-            zone: String::new(),
+            zone: "".into(),
             capacity: None,
         };
         let by = "uid 1000".into();
@@ -233,7 +234,7 @@ mod tests {
     }
 
     fn ids(book: &Book) -> Vec<String> {
-        book.endpoints(&cart()).into_keys().collect()
+        book.endpoints(&cart()).into_keys().map(|id| id.to_string()).collect()
     }
 
     fn all_pass(_: &ServiceName, _: &str) -> bool {

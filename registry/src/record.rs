@@ -4,6 +4,7 @@
 //! a contract half understood would place keys wrongly. The receiver skips and counts such a record.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proto::{limits, sync};
 
@@ -65,8 +66,8 @@ pub fn encode(import: &Import, epoch: u64) -> sync::Record {
         namespace: import.name.namespace.to_string(),
         name: import.name.name.to_string(),
         ports: import.ports.iter().map(encode_port).collect(),
-        region: import.region.clone(),
-        contract: import.contract.as_ref().map(encode_contract),
+        region: import.region.to_string(),
+        contract: import.contract.as_deref().map(encode_contract),
         epoch,
         revision: import.revision,
     }
@@ -77,7 +78,7 @@ pub(crate) fn encode_port(port: &Port) -> sync::Port {
         Protocol::Http => sync::Protocol::Http,
         Protocol::Grpc => sync::Protocol::Grpc,
     };
-    sync::Port { name: port.name.clone(), number: port.number.into(), protocol: protocol.into() }
+    sync::Port { name: port.name.to_string(), number: port.number.into(), protocol: protocol.into() }
 }
 
 pub(crate) fn encode_contract(contract: &Contract) -> sync::Contract {
@@ -140,14 +141,14 @@ pub fn decode(record: &sync::Record) -> Result<Import, BadRecord> {
     Ok(Import {
         name: ServiceName::new(&record.namespace, &record.name)?,
         ports: decode_ports(&record.ports)?,
-        region: text(&record.region, "the region")?,
-        contract: record.contract.as_ref().map(decode_contract).transpose()?,
+        region: text(&record.region, "the region")?.into(),
+        contract: record.contract.as_ref().map(decode_contract).transpose()?.map(Box::new),
         revision: record.revision,
     })
 }
 
 /// Ports of a protocol that this version does not know are left out: the others still work.
-pub(crate) fn decode_ports(ports: &[sync::Port]) -> Result<Vec<Port>, BadRecord> {
+pub(crate) fn decode_ports(ports: &[sync::Port]) -> Result<Arc<[Port]>, BadRecord> {
     at_most(ports.len(), limits::RECORD_PORTS_MAX, "ports")?;
     let mut known = Vec::with_capacity(ports.len());
     for port in ports {
@@ -158,14 +159,14 @@ pub(crate) fn decode_ports(ports: &[sync::Port]) -> Result<Vec<Port>, BadRecord>
         };
         let number = u16::try_from(port.number).ok().filter(|&number| number != 0);
         let number = number.ok_or(BadRecord::PortNumber(port.number))?;
-        known.push(Port { name: text(&port.name, "a port's name")?, number, protocol });
+        known.push(Port { name: text(&port.name, "a port's name")?.into(), number, protocol });
     }
     if known.is_empty() {
         return Err(BadRecord::NoPorts);
     }
     all_differ(known.iter().map(|port| &port.name), "ports' names")?;
     all_differ(known.iter().map(|port| port.number), "ports' numbers")?;
-    Ok(known)
+    Ok(known.into())
 }
 
 pub(crate) fn decode_contract(contract: &sync::Contract) -> Result<Contract, BadRecord> {

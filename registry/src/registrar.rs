@@ -242,9 +242,9 @@ mod tests {
             let endpoint = Endpoint {
                 id: (*id).into(),
                 host: "127.0.0.1".into(),
-                ports: [("web".into(), 9001)].into(),
+                ports: [("web", 9001)].into(),
                 weight: 100,
-                zone: String::new(),
+                zone: "".into(),
                 capacity: None,
             };
             (ServiceName::new("shop", "cart").unwrap(), endpoint)
@@ -262,7 +262,7 @@ mod tests {
         let entries = store.range(&keys::all_endpoints()).await.unwrap().entries;
         let read = |entry: &crate::store::Entry| {
             let (_, record) = Registered::decode(&entry.key, &entry.value).unwrap();
-            (record.endpoint.id, record.by, record.draining)
+            (record.endpoint.id.to_string(), record.by, record.draining)
         };
         entries.iter().map(read).collect()
     }

@@ -4,15 +4,15 @@
 //! checked as strictly as in a manifest, for it ends in the same place; whether a service has these ports is known only
 //! where both meet.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 use proto::{limits, register, store};
 
-use crate::model::{Endpoint, HostPort, Port, ServiceName, is_label};
+use crate::model::{Endpoint, HostPort, Port, PortNumbers, ServiceName, is_label};
 use crate::record::{BadRecord, all_differ, at_most, text};
 use crate::store::{TTL_MAX, keys};
 
@@ -124,14 +124,15 @@ pub enum Misfit {
 /// # Errors
 /// [`Misfit`]: the first that is too many or missing.
 pub fn fits(endpoint: &Endpoint, service: &ServiceName, ports: &[Port]) -> Result<(), Misfit> {
-    let names = || ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>().join(", ");
-    if let Some(port) = endpoint.ports.keys().find(|name| ports.iter().all(|port| port.name != **name)) {
-        return Err(Misfit::NoSuchPort { service: service.clone(), port: port.clone(), ports: names() });
+    let names = || ports.iter().map(|port| &*port.name).collect::<Vec<_>>().join(", ");
+    let mut given = endpoint.ports.iter().map(|(name, _)| name);
+    if let Some(port) = given.find(|name| ports.iter().all(|port| port.name != **name)) {
+        return Err(Misfit::NoSuchPort { service: service.clone(), port: port.to_string(), ports: names() });
     }
-    if let Some(port) = ports.iter().find(|port| !endpoint.ports.contains_key(&port.name)) {
+    if let Some(port) = ports.iter().find(|port| endpoint.ports.get(&port.name).is_none()) {
         return Err(Misfit::PortMissing {
             service: service.clone(),
-            port: port.name.clone(),
+            port: port.name.to_string(),
             ports: names(),
         });
     }
@@ -200,7 +201,7 @@ impl Registered {
         let service = ServiceName::new(namespace, name).map_err(BadRecord::from)?;
         let record = store::RegisteredEndpoint::decode(value).map_err(|_| malformed())?;
         let endpoint = decode_endpoint(&record.endpoint.unwrap_or_default())?;
-        if endpoint.id != id {
+        if *endpoint.id != *id {
             return Err(malformed());
         }
         let registered = Self {
@@ -255,11 +256,11 @@ impl fmt::Display for Registered {
 
 fn encode_endpoint(endpoint: &Endpoint) -> register::Endpoint {
     register::Endpoint {
-        id: endpoint.id.clone(),
-        host: endpoint.host.clone(),
-        ports: endpoint.ports.iter().map(|(name, number)| (name.clone(), (*number).into())).collect(),
+        id: endpoint.id.to_string(),
+        host: endpoint.host.to_string(),
+        ports: endpoint.ports.iter().map(|(name, number)| (name.to_string(), number.into())).collect(),
         weight: endpoint.weight,
-        zone: endpoint.zone.clone(),
+        zone: endpoint.zone.to_string(),
         capacity: endpoint.capacity,
     }
 }
@@ -281,9 +282,9 @@ fn decode_endpoint(said: &register::Endpoint) -> Result<Endpoint, BadRegistratio
             return Err(BadRegistration::PortName(cut(name, limits::NAME_BYTES_MAX).into()));
         }
         let known = u16::try_from(*number).ok().filter(|&number| number != 0);
-        Ok((name.clone(), known.ok_or(BadRecord::PortNumber(*number))?))
+        Ok((name.as_str().into(), known.ok_or(BadRecord::PortNumber(*number))?))
     };
-    let ports = said.ports.iter().map(port).collect::<Result<BTreeMap<_, _>, BadRegistration>>()?;
+    let ports = said.ports.iter().map(port).collect::<Result<PortNumbers, BadRegistration>>()?;
     if !(1..=WEIGHT_MAX).contains(&said.weight) {
         return Err(BadRegistration::Weight(said.weight));
     }
@@ -291,10 +292,10 @@ fn decode_endpoint(said: &register::Endpoint) -> Result<Endpoint, BadRegistratio
         return Err(BadRegistration::Capacity(capacity));
     }
     let zone = match &*said.zone {
-        "" => String::new(),
-        zone => text(zone, "an endpoint's zone")?,
+        "" => Arc::default(),
+        zone => text(zone, "an endpoint's zone")?.into(),
     };
-    let (id, host) = (said.id.clone(), said.host.clone());
+    let (id, host) = (said.id.as_str().into(), said.host.as_str().into());
     Ok(Endpoint { id, host, ports, weight: said.weight, zone, capacity: said.capacity })
 }
 

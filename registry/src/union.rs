@@ -62,7 +62,7 @@ pub struct Placed {
     /// The service.
     pub name: ServiceName,
     /// Its ports; the first is the default.
-    pub ports: Vec<Port>,
+    pub ports: Arc<[Port]>,
     /// The clusters that serve it and that we may use. A member that is not here is `Unreachable`.
     pub servers: BTreeMap<ClusterName, Server>,
     /// The contract that counts.
@@ -91,7 +91,7 @@ pub struct Server {
 struct Offer<'a> {
     cluster: &'a ClusterName,
     region: &'a str,
-    ports: &'a [Port],
+    ports: &'a Arc<[Port]>,
     contract: Option<&'a Contract>,
 }
 
@@ -219,7 +219,7 @@ fn ours<'a>(catalog: &'a Catalog, service: &'a Service) -> Offer<'a> {
 }
 
 fn theirs<'a>(cluster: &'a ClusterName, import: &'a Import) -> Offer<'a> {
-    Offer { cluster, region: &import.region, ports: &import.ports, contract: import.contract.as_ref() }
+    Offer { cluster, region: &import.region, ports: &import.ports, contract: import.contract.as_deref() }
 }
 
 /// The offers that make up the union name: ours, and those imported with `union: true` whose ports are the same.
@@ -308,7 +308,7 @@ fn named(name: &ServiceName, policy: Option<&Policy>, offers: &[&Offer<'_>]) -> 
     let server = |offer: &&Offer<'_>| (offer.cluster.clone(), Server { region: offer.region.into() });
     Placed {
         name: name.clone(),
-        ports: offers.first().map(|offer| offer.ports.to_vec()).unwrap_or_default(),
+        ports: offers.first().map(|offer| offer.ports.clone()).unwrap_or_default(),
         servers: offers.iter().map(server).collect(),
         contract: Contract::default(),
         contract_from: None,

@@ -208,7 +208,7 @@ fn name(service: &Service, port: u16) -> Name {
         service: service.name.to_string(),
         pinned: service.pinned,
         port,
-        port_name: declared.map_or_else(String::new, |port| port.name.clone()),
+        port_name: declared.map_or_else(String::new, |port| port.name.to_string()),
         protocol: match declared.map(|port| port.protocol) {
             Some(Protocol::Grpc) => "grpc".into(),
             Some(Protocol::Http) | None => "http".into(),

@@ -199,9 +199,9 @@ fn imports(peer: &ClusterName, link: &Link, held: &PeerImports, now_unix_ms: u64
         name: import.name.to_string(),
         union: link.import_rule(&import.name).is_some_and(|rule| rule.union),
         ports: import.ports.iter().map(port).collect(),
-        region: import.region.clone(),
+        region: import.region.to_string(),
         revision: import.revision,
-        contract: import.contract.as_ref().map(contract),
+        contract: import.contract.as_deref().map(contract),
     };
     Imports {
         peer: peer.to_string(),

@@ -188,13 +188,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fresh = StateDir::open(dir.path()).unwrap().load(&mut fastrand::Rng::new()).unwrap().saved;
         let cart = ServiceName::new("shop", "cart").unwrap();
-        let ports = [("web".to_owned(), 9001)].into();
+        let ports = [("web", 9001)].into();
         let endpoint = Endpoint {
             id: "a".into(),
             host: "127.0.0.1".into(),
             ports,
             weight: 100,
-            zone: String::new(),
+            zone: "".into(),
             capacity: None,
         };
         let registered = Registered {

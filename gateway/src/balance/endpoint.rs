@@ -158,7 +158,7 @@ struct Wait {
 /// An endpoint's health and measures. Counts are exact.
 #[derive(Debug)]
 pub struct EndpointState {
-    id: String,
+    id: Arc<str>,
     address: HostPort,
     in_flight: AtomicU32,
     latency: Latency,
@@ -178,7 +178,7 @@ pub struct EndpointState {
 
 impl EndpointState {
     /// With `checked` it waits for its checks. Otherwise it takes requests at once, slowly from `opened_at` on.
-    pub(super) fn new(id: String, address: HostPort, checked: bool, opened_at: u64) -> Self {
+    pub(super) fn new(id: Arc<str>, address: HostPort, checked: bool, opened_at: u64) -> Self {
         let verdict = if checked { Verdict::Waiting } else { Verdict::Unchecked };
         Self {
             id,

@@ -2,7 +2,6 @@
 
 mod child;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -220,11 +219,11 @@ impl Args {
 
     fn begin(&self) -> Begin {
         let endpoint = Endpoint {
-            id: self.id(),
-            host: self.host.clone(),
-            ports: self.ports.iter().cloned().collect::<BTreeMap<_, _>>(),
+            id: self.id().into(),
+            host: self.host.as_str().into(),
+            ports: self.ports.iter().map(|(name, number)| (name.as_str().into(), *number)).collect(),
             weight: self.weight,
-            zone: self.zone.clone(),
+            zone: self.zone.as_str().into(),
             capacity: self.capacity,
         };
         let endpoints = vec![(self.service.clone(), endpoint)];

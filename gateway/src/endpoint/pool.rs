@@ -187,7 +187,7 @@ pub(super) async fn connect_tcp(
     options: impl FnOnce(&TcpStream) -> std::io::Result<()>,
 ) -> Result<TcpStream, SendError> {
     let connecting = async {
-        let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        let stream = TcpStream::connect((&*address.host, address.port)).await?;
         stream.set_nodelay(true)?;
         options(&stream)?;
         Ok::<_, std::io::Error>(stream)

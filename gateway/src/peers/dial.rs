@@ -176,7 +176,7 @@ async fn dial(
         Dialler::Unix(endpoint, path) => return endpoint.dial_unix(path, name, admit).await,
         Dialler::Quic(_, address) | Dialler::Tcp(_, address) => address,
     };
-    let resolving = lookup_host((address.host.as_str(), address.port));
+    let resolving = lookup_host((&*address.host, address.port));
     let resolved: Vec<SocketAddr> = match tokio::time::timeout(RESOLVE_WAIT, resolving).await {
         Ok(Ok(found)) => found.take(ADDRESSES_MAX).collect(),
         Ok(Err(e)) => return Err(TunnelError::Connect(format!("cannot resolve {}: {e}", address.host))),

@@ -1,10 +1,11 @@
 //! Rings that several services share.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use hashring::{Ring, RingError};
 use registry::model::{Endpoint, Member};
+
+use super::shared::Shared;
 
 /// All that a ring is a function of, in the ring's own order. Equal declarations have equal fingerprints, and unlike a
 /// fingerprint they are known before the ring is built.
@@ -12,13 +13,13 @@ use registry::model::{Endpoint, Member};
 struct Declaration {
     seed: u64,
     /// Id, zone and weight, by ascending id.
-    nodes: Vec<(String, String, u32)>,
+    nodes: Vec<(Arc<str>, Arc<str>, u32)>,
 }
 
 /// The rings in use, each built once however many services declare it. A ring goes when the last that holds it goes.
 #[derive(Debug, Default)]
 pub struct Rings {
-    built: HashMap<Declaration, Weak<Ring>>,
+    built: Shared<Declaration, Ring>,
 }
 
 impl Rings {
@@ -28,7 +29,7 @@ impl Rings {
     /// # Errors
     /// As [`hashring::RingBuilder::build`]: a name twice, too many nodes or points.
     pub fn get(&mut self, members: &[Member], seed: u64) -> Result<Arc<Ring>, RingError> {
-        let node = |member: &Member| (member.cluster.to_string(), member.region.clone(), member.weight);
+        let node = |member: &Member| (member.cluster.as_str().into(), (*member.region).into(), member.weight);
         self.of(Declaration { seed, nodes: members.iter().map(node).collect() })
     }
 
@@ -44,20 +45,12 @@ impl Rings {
     }
 
     fn of(&mut self, declaration: Declaration) -> Result<Arc<Ring>, RingError> {
-        if let Some(ring) = self.built.get(&declaration).and_then(Weak::upgrade) {
-            return Ok(ring);
-        }
-        let mut builder = Ring::builder().seed(declaration.seed);
-        for (id, zone, weight) in &declaration.nodes {
-            builder = builder.node(id, *weight, zone);
-        }
-        let ring = Arc::new(builder.build()?);
-        // Swept only before the map would grow, so that building many rings stays linear.
-        if self.built.len() == self.built.capacity() {
-            self.built.retain(|_, ring| ring.strong_count() > 0);
-        }
-        self.built.insert(declaration, Arc::downgrade(&ring));
-        Ok(ring)
+        self.built.get(declaration, |Declaration { seed, nodes }| {
+            let ring = nodes.iter().fold(Ring::builder().seed(*seed), |ring, (id, zone, weight)| {
+                ring.node(id.as_bytes(), *weight, zone.as_bytes())
+            });
+            ring.build()
+        })
     }
 
     /// How many rings are remembered, in use or not.

@@ -241,6 +241,28 @@ fn one_declaration_is_one_ring_while_somebody_holds_it() {
 }
 
 #[test]
+fn equal_declarations_share_one_placement() {
+    let mut placements = Placements::default();
+    let mut get = |contract: &Contract, known: &[Member], here: &str, region: &str| {
+        placements.get(contract, known, &name(here), region).unwrap()
+    };
+    let undeclared = Contract::default();
+    let first = get(&undeclared, &four(), "west", "us");
+    assert!(Arc::ptr_eq(&first, &get(&undeclared, &four(), "west", "us")));
+    for other in [
+        get(&undeclared, &four()[1..], "west", "us"),
+        get(&undeclared, &four(), "west", "eu"),
+        get(&undeclared, &four(), "east", "us"),
+        get(&contract(Mode::Sharded), &four(), "west", "us"),
+    ] {
+        assert!(!Arc::ptr_eq(&first, &other), "{other:?}");
+    }
+    // Whom a contract that lists its members leaves out is not looked at.
+    let declared = get(&contract(Mode::LocalFirst), &four(), "west", "us");
+    assert!(Arc::ptr_eq(&declared, &get(&contract(Mode::LocalFirst), &[], "west", "us")));
+}
+
+#[test]
 fn a_head_agrees_by_generation_and_owner() {
     let placement = bind(&contract(Mode::Sharded), "west");
     let hash = placement.hash(b"ada");

@@ -87,7 +87,7 @@ fn say_how_it_went<S: Store>(registrar: &Registrar<S>, who: &Who, before: &Done,
         } else if let Claim::Taken(by) = claim
             && before.claims.get(place) != Some(claim)
         {
-            info!(%who, %service, endpoint = endpoint.id, %by, "The id is another registrar's; asked for again.");
+            info!(%who, %service, endpoint = %endpoint.id, %by, "The id is another registrar's; asked for again.");
         }
     }
 }

@@ -74,9 +74,9 @@ fn endpoint() -> Endpoint {
     Endpoint {
         id: "a".into(),
         host: "127.0.0.1".into(),
-        ports: [("web".into(), 9001)].into(),
+        ports: [("web", 9001)].into(),
         weight: 100,
-        zone: String::new(),
+        zone: "".into(),
         capacity: None,
     }
 }
@@ -87,7 +87,7 @@ fn begin() -> Begin {
 
 /// A view of which `shop/cart` has these endpoints.
 fn view(revision: u64, endpoints: Vec<Endpoint>) -> Arc<View> {
-    let ports = vec![Port { name: "web".into(), number: 80, protocol: Protocol::Http }];
+    let ports = [Port { name: "web".into(), number: 80, protocol: Protocol::Http }].into();
     let service = Service { name: cart(), ports, endpoints, health_check: None, export: Grant::Nobody };
     let declared =
         Declared { services: [(cart(), Arc::new(service))].into_iter().collect(), ..Declared::default() };

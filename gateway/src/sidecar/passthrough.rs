@@ -102,7 +102,7 @@ pub(super) async fn connect(
     let Some(address) = address(authority, 0).filter(|address| address.port != 0) else {
         return malformed(worker, authority);
     };
-    let connecting = TcpStream::connect((address.host.as_str(), address.port));
+    let connecting = TcpStream::connect((&*address.host, address.port));
     let stream = match tokio::time::timeout(CONNECT_WAIT, connecting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -167,7 +167,7 @@ async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
 /// The one endpoint behind an address.
 fn somewhere(address: HostPort) -> (Port, Endpoints) {
     let port = Port { name: "outside".into(), number: address.port, protocol: Protocol::Http };
-    let spec = EndpointSpec { id: address.to_string(), address, weight: 1, capacity: None };
+    let spec = EndpointSpec { id: address.to_string().into(), address, weight: 1, capacity: None };
     let rule = Rule { algorithm: Algorithm::RoundRobin, ring: None, checked: false };
     (port, Endpoints::new(rule, [spec], None, 0))
 }
@@ -178,7 +178,7 @@ fn address(authority: &str, default: u16) -> Option<HostPort> {
     if authority.as_str().contains('@') {
         return None;
     }
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').into();
     Some(HostPort { host, port: authority.port_u16().unwrap_or(default) })
 }
 

@@ -63,7 +63,7 @@ fn tell(sidecar: &Sidecar, seen: &mut Seen, news: News<'_>) {
         News::Told(told) => {
             for (place, phase, why) in seen.changes(told) {
                 let Some((service, endpoint)) = sidecar.register.get(place) else { continue };
-                let (endpoint, state) = (&endpoint.id, word(phase));
+                let (endpoint, state) = (&*endpoint.id, word(phase));
                 if phase == Phase::Waiting {
                     warn!(%service, endpoint, state, why, "Endpoint.");
                 } else {

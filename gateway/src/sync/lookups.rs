@@ -194,7 +194,7 @@ impl Moment {
         let local = self.view.local(&placed.name.namespace, &placed.name.name)?;
         let failing = |endpoint: &Endpoint| {
             let on = |(_, endpoints): &(_, crate::balance::Endpoints)| {
-                endpoints.iter().find(|e| e.id() == endpoint.id).is_some_and(|e| e.fails_checks())
+                endpoints.iter().find(|e| e.id() == &*endpoint.id).is_some_and(|e| e.fails_checks())
             };
             local.ports.iter().map(on).collect()
         };

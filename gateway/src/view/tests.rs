@@ -20,7 +20,7 @@ fn service(n: usize) -> ServiceName {
     ServiceName::new(["shop", "bank"][n % 2], &format!("s{n}")).unwrap()
 }
 
-fn ports(number: u16) -> Vec<Port> {
+fn ports(number: u16) -> Arc<[Port]> {
     let text = format!(
         "apiVersion: ringway.dev/v1alpha1\nkind: MeshService\nmetadata: {{ name: s, namespace: shop }}\n\
          spec: {{ ports: [{{ name: web, port: {number}, protocol: http }}] }}\n"

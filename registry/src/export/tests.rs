@@ -20,7 +20,7 @@ fn clusters(names: &[&str]) -> Grant {
 }
 
 fn declare(declared: &mut Declared, service: &str, number: u16, export: Grant) {
-    let ports = vec![Port { name: "web".into(), number, protocol: Protocol::Http }];
+    let ports = [Port { name: "web".into(), number, protocol: Protocol::Http }].into();
     let service = Service { name: name(service), ports, endpoints: Vec::new(), health_check: None, export };
     declared.services.insert(service.name.clone(), service.into());
 }
@@ -289,5 +289,5 @@ fn the_contract_and_the_region_travel_and_their_change_is_a_change() {
     declared.policies.insert(name("a"), policy.into());
     assert!(export.update(&declared, "eu-west"));
     let import = export.granted_to(&cluster("west")).next().unwrap().clone();
-    assert_eq!((import.region.as_str(), import.contract), ("eu-west", Some(contract)));
+    assert_eq!((&*import.region, import.contract), ("eu-west", Some(Box::new(contract))));
 }

@@ -15,7 +15,7 @@ fn meaning() -> Meaning {
     let endpoint = Endpoint {
         id: "a".into(),
         host: "10.0.0.1".into(),
-        ports: [("web".into(), 9001), ("rpc".into(), 9002)].into(),
+        ports: [("web", 9001), ("rpc", 9002)].into(),
         weight: 50,
         zone: "z".into(),
         capacity: Some(8),
@@ -24,10 +24,11 @@ fn meaning() -> Meaning {
         region: "r-west".into(),
         placed: Placed {
             name: ServiceName::new("shop", "cart").unwrap(),
-            ports: vec![
+            ports: [
                 Port { name: "web".into(), number: 80, protocol: Protocol::Http },
                 Port { name: "rpc".into(), number: 81, protocol: Protocol::Grpc },
-            ],
+            ]
+            .into(),
             servers: [server("east"), server("west")].into(),
             contract: Contract {
                 generation: 3,

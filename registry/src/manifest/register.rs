@@ -10,7 +10,7 @@ use super::raw::{Field, List, Number};
 use super::scope::Scope;
 use super::service::{CAPACITY_MAX, WEIGHT_MAX};
 use super::units::{self, Wrong, number};
-use crate::model::{Endpoint, ServiceName};
+use crate::model::{Endpoint, PortNumbers, ServiceName};
 use crate::registration::default_id;
 
 #[derive(Deserialize)]
@@ -58,11 +58,11 @@ fn registration(entry: &Spanned<Registration>, scope: &mut Scope<'_, '_>) -> Opt
     let (ports, first) = ports?;
     let host = host?.unwrap_or_else(|| "127.0.0.1".into());
     let endpoint = Endpoint {
-        id: id?.unwrap_or_else(|| default_id(&host, first)),
-        host,
+        id: id?.unwrap_or_else(|| default_id(&host, first)).into(),
+        host: host.into(),
         ports,
         weight: weight?.unwrap_or(100),
-        zone: zone?.unwrap_or_default(),
+        zone: zone?.unwrap_or_default().into(),
         capacity: capacity?,
     };
     Some((service?, endpoint))
@@ -73,7 +73,7 @@ fn ports(
     field: &Field<BTreeMap<String, Spanned<Number>>>,
     parent: Location,
     scope: &mut Scope<'_, '_>,
-) -> Option<(BTreeMap<String, u16>, u16)> {
+) -> Option<(PortNumbers, u16)> {
     const NAME: &str = "spec.register.ports";
     const EXAMPLE: &str = "ports: { web: 9001 }";
     let given = scope.present(field, NAME, parent, EXAMPLE)?;
@@ -82,7 +82,7 @@ fn ports(
         scope.error(given.referenced, message, format!("1 to {REGISTER_PORTS_MAX} are allowed: `{EXAMPLE}`"));
         return None;
     }
-    let mut ports = BTreeMap::new();
+    let mut ports = Vec::new();
     for (name, value) in &given.value {
         let label = units::label(name).map_err(|wrong| {
             scope.error(
@@ -93,11 +93,12 @@ fn ports(
         });
         let number = scope.read(value, &format!("{NAME}.{name}"), number::<u16>(1..=65_535));
         if let (Ok(name), Some(number)) = (label, number) {
-            ports.insert(name, number);
+            ports.push((name.into(), number));
         }
     }
-    let first = *ports.values().next()?;
-    (ports.len() == given.value.len()).then_some((ports, first))
+    // By ascending name, as they were read.
+    let first = ports.first()?.1;
+    (ports.len() == given.value.len()).then(|| (ports.into_iter().collect(), first))
 }
 
 /// A service with its namespace: `shop/cart`.

@@ -1,6 +1,7 @@
 //! `kind: MeshService`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_saphyr::{Location, Spanned};
 
@@ -9,7 +10,7 @@ use super::raw::{self, Field, ServiceSpec};
 use super::scope::{Scope, Target};
 use super::suggest;
 use super::units::{self, number};
-use crate::model::{Endpoint, Grant, HostPort, Port, Protocol, Service, ServiceName};
+use crate::model::{Endpoint, Grant, HostPort, Port, PortNumbers, Protocol, Service, ServiceName};
 
 /// Most ports of one service.
 const PORTS_MAX: usize = 64;
@@ -49,7 +50,7 @@ pub(super) fn read(
 }
 
 /// The ports: at least one, names and numbers unique.
-fn ports(spec: &ServiceSpec, parent: Location, scope: &mut Scope<'_, '_>) -> Option<Vec<Port>> {
+fn ports(spec: &ServiceSpec, parent: Location, scope: &mut Scope<'_, '_>) -> Option<Arc<[Port]>> {
     const EXAMPLE: &str = "ports: [{ name: web, port: 80, protocol: http }]";
     let field = scope.present(&spec.ports, "spec.ports", parent, EXAMPLE)?;
     let list = scope.list(&spec.ports, "spec.ports", PORTS_MAX)?;
@@ -70,17 +71,17 @@ fn ports(spec: &ServiceSpec, parent: Location, scope: &mut Scope<'_, '_>) -> Opt
             units::word(&[("http", Protocol::Http), ("grpc", Protocol::Grpc)], &["tcp", "udp", "thrift"]);
         let protocol = scope.required(&raw.protocol, "spec.ports.protocol", at, "protocol: http", protocols);
         let (Some(name), Some(number), Some(protocol)) = (name, port, protocol) else { continue };
-        if ports.iter().any(|p| p.name == name) {
+        if ports.iter().any(|p| *p.name == *name) {
             let message = format!("spec.ports: two ports are named `{name}`");
             scope.error(at, message, "give each port its own name");
         } else if ports.iter().any(|p| p.number == number) {
             let message = format!("spec.ports: two ports have the number {number}");
             scope.error(at, message, "callers choose a port by its number: give each its own");
         } else {
-            ports.push(Port { name, number, protocol });
+            ports.push(Port { name: name.into(), number, protocol });
         }
     }
-    (ports.len() == list.len()).then_some(ports)
+    (ports.len() == list.len()).then(|| ports.into())
 }
 
 /// The endpoints, ids unique. `ports` are the service's, if those could be read.
@@ -112,15 +113,15 @@ fn endpoint(
     let zone = scope.optional(&raw.zone, "spec.endpoints.zone", units::zone);
     let capacity = scope.optional(&raw.capacity, "spec.endpoints.capacity", number::<u32>(1..=CAPACITY_MAX));
     let numbers = ports.and_then(|ports| endpoint_ports(&raw.ports, ports, at, scope));
-    let (host, numbers) = (host?, numbers?);
-    let first = ports.and_then(|p| p.first()).and_then(|p| numbers.get(&p.name)).copied()?;
+    let (host, numbers) = (Arc::<str>::from(host?), numbers?);
+    let first = ports.and_then(|p| p.first()).and_then(|p| numbers.get(&p.name))?;
     let id = id?.unwrap_or_else(|| HostPort { host: host.clone(), port: first }.to_string());
     Some(Endpoint {
-        id,
+        id: id.into(),
         host,
         ports: numbers,
         weight: weight?.unwrap_or(100),
-        zone: zone?.unwrap_or_default(),
+        zone: zone?.unwrap_or_default().into(),
         capacity: capacity?,
     })
 }
@@ -132,19 +133,19 @@ fn endpoint_ports(
     ports: &[Port],
     parent: Location,
     scope: &mut Scope<'_, '_>,
-) -> Option<BTreeMap<String, u16>> {
+) -> Option<PortNumbers> {
     const NAME: &str = "spec.endpoints.ports";
-    let names: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
+    let names: Vec<&str> = ports.iter().map(|p| &*p.name).collect();
     let example = format!("ports: {{ {}: 9001 }}", names.join(": 9001, "));
     let given = match (field, ports) {
-        (None, [only]) => return Some(BTreeMap::from([(only.name.clone(), only.number)])),
+        (None, [only]) => return Some([(only.name.clone(), only.number)].into_iter().collect()),
         (field, _) => scope.present(field, NAME, parent, &example)?,
     };
-    let mut numbers = BTreeMap::new();
+    let mut numbers = Vec::new();
     for (name, value) in &given.value {
-        if names.contains(&name.as_str()) {
+        if let Some(port) = ports.iter().find(|port| *port.name == **name) {
             if let Some(n) = scope.read(value, &format!("{NAME}.{name}"), number::<u16>(1..=65_535)) {
-                numbers.insert(name.clone(), n);
+                numbers.push((port.name.clone(), n));
             }
         } else {
             let hint = suggest::hint(name, &names, "the service's ports are");
@@ -157,7 +158,7 @@ fn endpoint_ports(
         let message = format!("{NAME}: the number for the service's port `{name}` is missing");
         scope.error(given.referenced, message, format!("write `{example}`"));
     }
-    (known && numbers.len() == names.len()).then_some(numbers)
+    (known && numbers.len() == names.len()).then(|| numbers.into_iter().collect())
 }
 
 /// The grant: nobody unless given.

@@ -32,11 +32,11 @@ pub struct Import {
     /// Its name.
     pub name: ServiceName,
     /// Its ports.
-    pub ports: Vec<Port>,
+    pub ports: Arc<[Port]>,
     /// The region of the serving cluster.
-    pub region: String,
+    pub region: Arc<str>,
     /// The peer's placement contract, if its policy declares one.
-    pub contract: Option<Contract>,
+    pub contract: Option<Box<Contract>>,
     /// The exporter's revision at which this was written.
     pub revision: u64,
 }

@@ -7,7 +7,7 @@ use super::*;
 
 fn record() -> sync::Record {
     let name = ServiceName::new("shop", "cart").unwrap();
-    let ports = vec![Port { name: "web".into(), number: 80, protocol: Protocol::Http }];
+    let ports = [Port { name: "web".into(), number: 80, protocol: Protocol::Http }].into();
     let member = |name: &str| Member {
         cluster: ClusterName::new(name).unwrap(),
         region: format!("r-{name}"),
@@ -22,7 +22,8 @@ fn record() -> sync::Record {
         hash: vec![HashKey::Header("x-user".into()), HashKey::Query("id".into()), HashKey::SourceIp],
         on_owner_unavailable: OnOwnerUnavailable::Fail,
     };
-    let import = Import { name, ports, region: "r-east".into(), contract: Some(contract), revision: 7 };
+    let import =
+        Import { name, ports, region: "r-east".into(), contract: Some(Box::new(contract)), revision: 7 };
     encode(&import, 9)
 }
 
@@ -168,10 +169,10 @@ proptest! {
         revision: u64,
     ) {
         let protocol = |number: u16| if number.is_multiple_of(2) { Protocol::Http } else { Protocol::Grpc };
-        let port = |number: u16| Port { name: format!("p{number}"), number, protocol: protocol(number) };
+        let port = |number: u16| Port { name: format!("p{number}").into(), number, protocol: protocol(number) };
         let name = ServiceName::new(&namespace, &name).unwrap();
         let ports = numbers.into_iter().map(port).collect();
-        let import = Import { name, ports, region, contract, revision };
+        let import = Import { name, ports, region: region.into(), contract: contract.map(Box::new), revision };
         let bytes = encode(&import, 4).encode_to_vec();
         prop_assert_eq!(decode(&sync::Record::decode(&bytes[..]).unwrap()).unwrap(), import);
     }

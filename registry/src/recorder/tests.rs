@@ -14,7 +14,7 @@ fn peer(name: &str) -> ClusterName {
 fn import(name: &str, revision: u64, port: u16) -> Arc<Import> {
     Arc::new(Import {
         name: ServiceName::new("shop", name).unwrap(),
-        ports: vec![Port { name: "web".into(), number: port, protocol: Protocol::Http }],
+        ports: [Port { name: "web".into(), number: port, protocol: Protocol::Http }].into(),
         region: "us-east".into(),
         contract: None,
         revision,

@@ -62,9 +62,9 @@ fn endpoint(id: &str, port: &str) -> Endpoint {
     Endpoint {
         id: id.into(),
         host: "127.0.0.2".into(),
-        ports: [(port.to_owned(), 9002)].into(),
+        ports: [(port, 9002)].into(),
         weight: 100,
-        zone: String::new(),
+        zone: "".into(),
         capacity: None,
     }
 }
@@ -91,7 +91,7 @@ fn what_a_file_declares_counts_and_the_other_says_so() {
         ..Sources::default()
     };
     let (declared, said) = merge(&sources);
-    assert_eq!(declared.services[&cart()].endpoints[0].ports["web"], 9001);
+    assert_eq!(declared.services[&cart()].endpoints[0].ports.get("web"), Some(9001));
     let expected = "MeshService shop/cart Accepted DeclaredInFile: declared in west.yaml:1, which counts: delete \
                     one of the two";
     assert_eq!(said, [expected]);

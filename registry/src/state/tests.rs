@@ -12,8 +12,8 @@ fn rng() -> fastrand::Rng {
 /// Endpoints of one service, of these weights.
 fn registered(weights: &[u32]) -> RegisteredEndpoints {
     let endpoint = |(n, &weight): (usize, &u32)| {
-        let (id, host) = (format!("e{n}"), "127.0.0.1".into());
-        let ports = [("web".to_owned(), 9001)].into();
+        let (id, host) = (Arc::<str>::from(format!("e{n}")), "127.0.0.1".into());
+        let ports = [("web", 9001)].into();
         (id.clone(), Endpoint { id, host, ports, weight, zone: "a".into(), capacity: Some(7) })
     };
     let endpoints = weights.iter().enumerate().map(endpoint).collect();
@@ -24,7 +24,7 @@ fn registered(weights: &[u32]) -> RegisteredEndpoints {
 fn what_was_registered_is_kept_unless_it_drained() {
     let saved = Saved { registered: registered(&[100, 0, 50]), ..sample() };
     let kept = decode(&encode(&saved), Path::new("catalog")).unwrap().saved.registered;
-    let ids: Vec<&String> = kept.values().flatten().map(|(id, _)| id).collect();
+    let ids: Vec<&str> = kept.values().flatten().map(|(id, _)| &**id).collect();
     assert_eq!(ids, ["e0", "e2"]);
 }
 
@@ -32,9 +32,9 @@ fn sample() -> Saved {
     let name = ServiceName::new("shop", "cart").unwrap();
     let import = Import {
         name: name.clone(),
-        ports: vec![Port { name: "web".into(), number: 80, protocol: Protocol::Http }],
+        ports: [Port { name: "web".into(), number: 80, protocol: Protocol::Http }].into(),
         region: "us-east".into(),
-        contract: Some(Contract { generation: 3, tiers: Some(Vec::new()), ..Contract::default() }),
+        contract: Some(Box::new(Contract { generation: 3, tiers: Some(Vec::new()), ..Contract::default() })),
         revision: 12,
     };
     let services = [(name, Arc::new(import))].into_iter().collect();

@@ -17,8 +17,8 @@ fn cart() -> ServiceName {
     ServiceName::new("shop", "cart").unwrap()
 }
 
-fn ports(number: u16) -> Vec<Port> {
-    vec![Port { name: "web".into(), number, protocol: Protocol::Http }]
+fn ports(number: u16) -> Arc<[Port]> {
+    [Port { name: "web".into(), number, protocol: Protocol::Http }].into()
 }
 
 fn contract(generation: u64, seed: u64) -> Contract {
@@ -82,8 +82,9 @@ fn link(catalog: &mut Catalog, peer: &str, import: &[(Option<&str>, bool)]) {
 }
 
 fn import(catalog: &mut Catalog, peer: &str, number: u16, contract: Option<Contract>) {
-    let region = format!("r-{peer}");
-    let import = Import { name: cart(), ports: ports(number), region, contract, revision: 1 };
+    let region = format!("r-{peer}").into();
+    let import =
+        Import { name: cart(), ports: ports(number), region, contract: contract.map(Box::new), revision: 1 };
     let imports = catalog.imports.entry(cluster(peer)).or_default();
     Arc::make_mut(imports).services.insert(cart(), Arc::new(import));
 }

@@ -116,11 +116,11 @@ fn the_example_of_the_design_means_what_the_design_says() {
     assert_eq!(manifests.declared.links, BTreeMap::from([(cluster("east"), link)]));
     let service = Service {
         name: cart(),
-        ports: vec![Port { name: "web".into(), number: 80, protocol: Protocol::Http }],
+        ports: [Port { name: "web".into(), number: 80, protocol: Protocol::Http }].into(),
         endpoints: vec![Endpoint {
             id: "a".into(),
             host: "127.0.0.1".into(),
-            ports: BTreeMap::from([("web".into(), 9001)]),
+            ports: [("web", 9001)].into(),
             weight: 100,
             zone: "a".into(),
             capacity: Some(64),
@@ -196,7 +196,7 @@ spec: { service: cart, placement: {} }
     let endpoints: Vec<_> = service
         .endpoints
         .iter()
-        .map(|e| (e.id.as_str(), e.ports["web"], e.weight, &*e.zone, e.capacity))
+        .map(|e| (&*e.id, e.ports.get("web").unwrap(), e.weight, &*e.zone, e.capacity))
         .collect();
     assert_eq!(endpoints, [("[::1]:80", 80, 100, "", None), ("cart.internal:9001", 9001, 100, "", None)]);
     let policy = &manifests.declared.policies[&name];
@@ -390,7 +390,7 @@ spec:
     assert!(sidecar.passthrough);
     assert_eq!(sidecar.domain, "internal.acme.example");
     let endpoint = |id: &str, host: &str, weight, zone: &str, capacity| {
-        let ports = [("web".to_owned(), 9001)].into();
+        let ports = [("web", 9001)].into();
         let endpoint =
             Endpoint { id: id.into(), host: host.into(), ports, weight, zone: zone.into(), capacity };
         (cart(), endpoint)

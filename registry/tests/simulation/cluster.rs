@@ -73,7 +73,7 @@ impl Cluster {
                 2 | 3 => Grant::Clusters([self::name(rng.usize(..peers))].into()),
                 _ => Grant::Everyone,
             };
-            let ports = vec![Port { name: "web".into(), number: rng.u16(1..4), protocol: Protocol::Http }];
+            let ports = [Port { name: "web".into(), number: rng.u16(1..4), protocol: Protocol::Http }].into();
             let service =
                 Service { name: name.clone(), ports, endpoints: Vec::new(), health_check: None, export };
             self.declared.services.insert(name, service.into());

@@ -140,8 +140,8 @@ impl World {
             self.truth.remove(&name);
             return;
         };
-        let ports = vec![Port { name: "web".into(), number, protocol: Protocol::Http }];
-        let region = "there".to_owned();
+        let ports = [Port { name: "web".into(), number, protocol: Protocol::Http }].into();
+        let region = "there".into();
         let import = Import { name: name.clone(), ports, region, contract: None, revision: 0 };
         self.truth.insert(name, Arc::new(import));
     }

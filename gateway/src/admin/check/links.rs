@@ -86,7 +86,7 @@ async fn addresses(peers: &[Arc<PeerCluster>]) -> Vec<Check> {
 }
 
 async fn look(object: String, address: &HostPort) -> Vec<Check> {
-    let resolving = lookup_host((address.host.as_str(), address.port));
+    let resolving = lookup_host((&*address.host, address.port));
     let fix = "put `addresses` of the Link right, or the name server";
     let found: Vec<SocketAddr> = match tokio::time::timeout(PATIENCE, resolving).await {
         Ok(Ok(found)) => found.collect(),

@@ -145,8 +145,13 @@ mod tests {
                 .ports
                 .clone();
         let name = cart();
-        let import =
-            Import { name: name.clone(), ports, region: "us-east".into(), contract: east, revision: 1 };
+        let import = Import {
+            name: name.clone(),
+            ports,
+            region: "us-east".into(),
+            contract: east.map(Box::new),
+            revision: 1,
+        };
         let services = [(name, Arc::new(import))].into_iter().collect();
         let imports = PeerImports { services, ..PeerImports::default() };
         Catalog {

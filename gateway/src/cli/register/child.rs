@@ -115,8 +115,8 @@ impl Child {
         signals: &mut Signals,
     ) -> Result<Option<ExitCode>, RegisterError> {
         let accepts = async {
-            for number in endpoint.ports.values() {
-                let address = (endpoint.host.as_str(), *number);
+            for (_, number) in endpoint.ports.iter() {
+                let address = (&*endpoint.host, number);
                 while !matches!(timeout(LOOK_WAIT, TcpStream::connect(address)).await, Ok(Ok(_))) {
                     sleep(LOOK).await;
                 }

@@ -22,7 +22,7 @@ fn on_a_worker<F: Future>(test: F) -> F::Output {
 }
 
 fn address(at: SocketAddr) -> HostPort {
-    HostPort { host: at.ip().to_string(), port: at.port() }
+    HostPort { host: at.ip().to_string().into(), port: at.port() }
 }
 
 async fn listen() -> (TcpListener, HostPort) {

@@ -21,7 +21,7 @@ use crate::store::{Changes, Entry, Event, LeaseId};
 
 /// Bytes of pages that redb keeps in memory: reads come from [`crate::store::state::State`], so they only serve
 /// writes.
-const CACHE_BYTES: usize = 8 * 1024 * 1024;
+const CACHE_BYTES: usize = 1024 * 1024;
 
 /// The layout of the tables below.
 const FORMAT: u64 = 1;
