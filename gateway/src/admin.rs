@@ -17,6 +17,7 @@ use std::sync::Arc;
 use ::registry::election::Standing;
 use ::registry::members::Members;
 use ::registry::model::Gateway;
+use ::registry::owned::Owned;
 use ::registry::store::AnyStore;
 use axum::Router;
 use axum::extract::State;
@@ -39,8 +40,8 @@ pub struct Admin {
     pub shared: Arc<Shared>,
     /// The control plane.
     pub knowledge: Arc<Knowledge>,
-    /// The registry in the state directory.
-    pub registry: AnyStore,
+    /// The registry.
+    pub registry: Owned<AnyStore>,
     /// How we stand among the gateways of our cluster.
     pub standing: watch::Receiver<Standing>,
     /// Those gateways.

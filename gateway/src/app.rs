@@ -22,6 +22,7 @@ use http::HeaderValue;
 use identity::Trust;
 use registry::election::{self, Standing};
 use registry::model::Gateway;
+use registry::owned::Owned;
 use registry::sources::Sources;
 use registry::state::StateDir;
 use registry::store::AnyStore;
@@ -34,7 +35,7 @@ use tunnel::{HelloInfo, Local};
 
 use self::changes::Files;
 use self::load::{Loaded, believe, load};
-use self::members::Settled;
+use self::members::Known;
 use self::reload::Reloader;
 use self::workers::Workers;
 use crate::admin::objects::Objects;
@@ -149,14 +150,14 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
             "Records of the last catalog are of another version; their peers send them again."
         );
     }
-    let registry = AnyStore::open(&gateway)?;
+    let store = AnyStore::open(&gateway)?;
     let boot = fastrand::u64(..);
     let us = members::us(&gateway, directory.home(&mut fastrand::Rng::new())?, boot);
     let admin_listener = bind::tcp("admin", gateway.listen.admin)?;
     let settled =
-        members::settle(&registry, &gateway, &mut directory, loaded, &admin_listener, &mut signals.end)
-            .await?;
-    let Some(Settled { saved, answered }) = settled else { return Ok(()) };
+        members::settle(&store, &gateway, &mut directory, loaded, &admin_listener, &mut signals.end).await?;
+    let Some(Known { saved, answered }) = settled else { return Ok(()) };
+    let registry = Owned::new(store, gateway.cluster.clone(), saved.uid);
     let mut tasks = JoinSet::new();
     let (stands, standing) = watch::channel(Standing::unknown());
     // Resigned only once everything is written: whoever is elected then finds it.
@@ -264,6 +265,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         let _recorded = recorded;
         record.await;
     });
+    tasks.spawn(sync::keep_owned(knowledge.clone(), registry.clone(), shared.stop.clone()));
     tasks.spawn(sync::answer_sidecars(shared.clone(), incoming_lookups));
     tasks.spawn(registrations::serve(shared.clone(), registry.clone(), incoming_registrars));
     let registers = knowledge.clone();
@@ -326,7 +328,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     workers.all_ended().await;
     drained.cancel();
     while tasks.join_next().await.is_some() {}
-    registry.close().await;
+    registry.inner().close().await;
     drop(admin_socket);
     info!("Stopped.");
     if told { Ok(()) } else { Err(StartError::WorkerEnded) }

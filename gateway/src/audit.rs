@@ -25,3 +25,13 @@ pub fn health(
 pub fn change(message: impl Display, what: impl Display, why: impl Display, moved: impl Display) {
     info!(target: TARGET, %what, %why, %moved, "Audit: {message}.");
 }
+
+/// The registry's store had lost our UID, and so many applied objects were put back into it.
+pub fn taken_again(put_back: usize) {
+    change(
+        "the registry's store was empty and is this cluster's again",
+        "own cluster",
+        "it was wiped; the last catalog counts",
+        format_args!("{put_back} applied objects were put back"),
+    );
+}

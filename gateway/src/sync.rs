@@ -10,12 +10,14 @@ mod importer;
 mod lookups;
 mod members;
 mod objections;
+mod owned;
 mod record;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use registry::applied::StoredObjects;
 use registry::export::Export;
 use registry::mirror::Mirror;
 use registry::model::{Catalog, ClusterName, Condition, ObjectName, PeerImports, Position};
@@ -40,6 +42,7 @@ pub use exporter::export_to_peers;
 pub use importer::import_from_peers;
 pub use lookups::answer_sidecars;
 pub use members::announce;
+pub use owned::keep_owned;
 pub use record::record;
 
 /// Views are rebuilt at most so often.
@@ -174,12 +177,11 @@ impl Knowledge {
 
     fn saved(&self) -> Saved {
         let state = self.lock();
-        let stored = |(name, applied): (&ObjectName, &Arc<Applied>)| (name.clone(), applied.stored.clone());
         Saved {
             uid: self.uid,
             export: state.export.position(),
             peers: state.imports(),
-            applied: state.sources.applied.iter().map(stored).collect(),
+            applied: state.applied(),
             registered: state.sources.registered.clone(),
         }
     }
@@ -197,6 +199,12 @@ impl Knowledge {
 }
 
 impl State {
+    /// What is applied, as it is kept.
+    fn applied(&self) -> StoredObjects {
+        let stored = |(name, applied): (&ObjectName, &Arc<Applied>)| (name.clone(), applied.stored.clone());
+        self.sources.applied.iter().map(stored).collect()
+    }
+
     fn imports(&self) -> BTreeMap<ClusterName, Arc<PeerImports>> {
         self.mirrors.iter().map(|(cluster, mirror)| (cluster.clone(), mirror.imports().clone())).collect()
     }

@@ -331,7 +331,8 @@ fn part(steps: &[Step]) -> usize {
         }
         ops += 1;
         bytes += step.after.as_ref().map_or(0, |after| after.text.len() + 1024);
-        if n > 0 && (ops > TRANSACTION_OPS_MAX || bytes > VALUE_BYTES_MAX) {
+        // One condition is left for the UID of the cluster.
+        if n > 0 && (ops >= TRANSACTION_OPS_MAX || bytes > VALUE_BYTES_MAX) {
             return n;
         }
     }

@@ -1,8 +1,8 @@
 //! What is declared and what exists: manifests, the model, stores, export and mirror.
 //!
 //! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`applied`], [`apply`], [`cluster`],
-//! [`election`], [`members`], [`recorder`], [`registrar`], [`state`] and [`status`] is pure: time and randomness come in
-//! as parameters, and what is to be written comes out.
+//! [`election`], [`members`], [`owned`], [`recorder`], [`registrar`], [`state`] and [`status`] is pure: time and
+//! randomness come in as parameters, and what is to be written comes out.
 //!
 //! # The life of an update
 //!
@@ -66,6 +66,7 @@ pub mod manifest;
 pub mod members;
 pub mod mirror;
 pub mod model;
+pub mod owned;
 pub mod probation;
 pub mod record;
 pub mod recorder;

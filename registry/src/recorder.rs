@@ -14,19 +14,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use proto::store::{Applied, Cluster, Leader, Member, Mirrored, Status};
+use proto::store::{Applied, Leader, Member, Mirrored, Status};
 use proto::sync;
 
 use crate::applied;
+use crate::cluster;
 use crate::election::{self, Guard};
 use crate::mirror::STAMP_MS;
 use crate::model::{ClusterName, Import, ObjectName, PeerImports};
 use crate::record;
 use crate::registration::Registered;
 use crate::status::{self, Statuses};
-use crate::store::{
-    Expect, Op, Outcome, Store, StoreError, TRANSACTION_OPS_MAX, Transaction, VALUE_BYTES_MAX, keys,
-};
+use crate::store::{Expect, Op, Outcome, Store, StoreError, Transaction, batches, keys};
 
 /// What is mirrored of each linked peer. None: its first snapshot is under way, and what the store has of it stays.
 pub type Picture = BTreeMap<ClusterName, Option<Arc<PeerImports>>>;
@@ -237,29 +236,6 @@ impl Recorder {
     }
 }
 
-/// In their order, as many as go together with the signature.
-fn batches(mut ops: &[Op]) -> impl Iterator<Item = &[Op]> {
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = ops.iter().take(TRANSACTION_OPS_MAX - 1).take_while(|op| {
-            bytes += self::bytes(op);
-            bytes <= VALUE_BYTES_MAX
-        });
-        // One alone always goes: no record is as large.
-        let count = fits.count().max(1).min(ops.len());
-        let (batch, rest) = ops.split_at(count);
-        ops = rest;
-        (!batch.is_empty()).then_some(batch)
-    })
-}
-
-fn bytes(op: &Op) -> usize {
-    match op {
-        Op::Put { key, value, .. } => key.len() + value.len(),
-        Op::Delete(key) => key.len(),
-    }
-}
-
 fn put(peer: &ClusterName, import: &Import) -> Op {
     let record = sync::Record { revision: 0, ..record::encode(import, 0) };
     Op::Put { key: keys::import(peer, &import.name), value: record.encode_to_vec().into(), lease: None }
@@ -306,9 +282,7 @@ fn against(picture: &Picture, stored: &Stored) -> Vec<Op> {
 /// What a value says that stands under `key`, in a line for people; none: this version does not know it.
 pub fn describe(key: &str, value: &[u8]) -> Option<String> {
     if key == keys::CLUSTER {
-        let Cluster { uid, name } = Cluster::decode(value).ok()?;
-        let uid: String = uid.iter().map(|byte| format!("{byte:02x}")).collect();
-        return Some(format!("cluster {name}, uid {uid}"));
+        return Some(cluster::describe(value));
     }
     if key == keys::LEADER {
         return Some(format!("gateway {}", Leader::decode(value).ok()?.gateway));

@@ -97,6 +97,8 @@ pub enum Expect {
     Absent(String),
     /// Its last change was at this revision.
     Modified(String, u64),
+    /// It is there, with this value.
+    Equals(String, Bytes),
 }
 
 /// One change of a transaction.
@@ -215,6 +217,14 @@ pub enum StoreError {
     /// backup. Get the range anew and watch from there.
     #[error("the registry told of the revision before {0}, and is older now: it was restored from a backup")]
     SetBack(u64),
+    /// The store is of this cluster, and not of ours: see [`crate::owned`].
+    #[error(
+        "the registry's store is of another cluster ({0}): nothing is read from it or written to it"
+    )]
+    Foreign(String),
+    /// The store does not say which cluster it is of any more: see [`crate::owned`].
+    #[error("the registry's store has lost this cluster's UID, as one that was wiped; it is taken again")]
+    Unclaimed,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -302,6 +312,14 @@ impl Op {
             Self::Put { key, .. } | Self::Delete(key) => key,
         }
     }
+
+    /// Its key and value, in bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.len(),
+            Self::Delete(key) => key.len(),
+        }
+    }
 }
 
 impl Transaction {
@@ -315,7 +333,7 @@ impl Transaction {
             return Err(StoreError::Transaction(largest));
         }
         for expect in &self.expect {
-            let (Expect::Absent(key) | Expect::Modified(key, _)) = expect;
+            let (Expect::Absent(key) | Expect::Modified(key, _) | Expect::Equals(key, _)) = expect;
             check_key(key)?;
         }
         let mut keys: Vec<_> = self.ops.iter().map(Op::key).collect();
@@ -337,15 +355,28 @@ impl Transaction {
 
     /// Its keys and values, in bytes.
     fn bytes(&self) -> usize {
-        let of_op = |op: &Op| match op {
-            Op::Put { key, value, .. } => key.len() + value.len(),
-            Op::Delete(key) => key.len(),
-        };
         let of_expect = |expect: &Expect| match expect {
             Expect::Absent(key) | Expect::Modified(key, _) => key.len(),
+            Expect::Equals(key, value) => key.len() + value.len(),
         };
-        self.ops.iter().map(of_op).sum::<usize>() + self.expect.iter().map(of_expect).sum::<usize>()
+        self.ops.iter().map(Op::bytes).sum::<usize>() + self.expect.iter().map(of_expect).sum::<usize>()
     }
+}
+
+/// `ops` in their order, in as many transactions as they need: each leaves room for another operation and its condition.
+pub(crate) fn batches(mut ops: &[Op]) -> impl Iterator<Item = &[Op]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = ops.iter().take(TRANSACTION_OPS_MAX - 1).take_while(|op| {
+            bytes += op.bytes();
+            bytes <= VALUE_BYTES_MAX
+        });
+        // One alone always goes: no record is as large.
+        let count = fits.count().max(1).min(ops.len());
+        let (batch, rest) = ops.split_at(count);
+        ops = rest;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 impl Entry {

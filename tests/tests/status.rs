@@ -4,10 +4,14 @@
 use std::fs;
 
 use e2e::backend::Backend;
+use e2e::client::Request;
 use e2e::etcd::{ETCD_SOON, Etcd, of_the_system};
 use e2e::manifest::{object, service};
 use e2e::mesh::{Gateway, Mesh, find};
+use e2e::pair::CART;
 use e2e::wait::wait_until;
+use registry::store::etcd::{EtcdOptions, EtcdStore};
+use registry::store::{Entry, Store, keys};
 use serde_json::Value;
 
 /// `ringway ARGS` against a gateway: it must work.
@@ -96,5 +100,99 @@ mod with_etcd {
             worked(&mesh, other, &["delete", kind, name, "-n", "shop"]);
         }
         wait_until("no status is left", ETCD_SOON, || kept(&mesh, other).is_empty().then_some(()));
+    }
+    /// What stands in an etcd.
+    fn keys(etcd: &Etcd) -> Vec<Entry> {
+        let options = EtcdOptions { endpoints: etcd.endpoints(), ..EtcdOptions::default() };
+        let store = EtcdStore::open(options).unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(store.range(keys::ROOT)).unwrap().entries
+    }
+
+    fn wait_registry_up(gateway: &Gateway, up: bool) {
+        gateway.wait_status(&format!("the registry is up: {up}"), ETCD_SOON, |status| {
+            (status["registry"]["up"] == up).then_some(())
+        });
+    }
+
+    #[test]
+    fn what_was_applied_is_put_back_into_an_etcd_that_was_wiped() {
+        let mut etcd = Etcd::start(&of_the_system(), 1);
+        let mesh = Mesh::new();
+        let backend = Backend::start("west/a");
+        let mut gateways = ["gw-1", "gw-2"].map(|id| mesh.site_of("west", id, &[], &etcd).start(&[]));
+        fs::write(mesh.dir().join("cart.yaml"), service("cart", &[("a", backend.address())])).unwrap();
+        worked(&mesh, &gateways[0], &["apply", "-f", "cart.yaml"]);
+        for gateway in &gateways {
+            wait_stated(&mesh, gateway, "cart", 1, "Ready");
+        }
+        let uid = |gateway: &Gateway| gateway.status().unwrap()["uid"].clone();
+        let before = uid(&gateways[0]);
+        for running in [true, false] {
+            if !running {
+                // The catalog of the last run does as well.
+                gateways.iter_mut().for_each(|gateway| drop(gateway.process.terminate()));
+            }
+            etcd.restore(&tempfile::tempdir().unwrap());
+            if !running {
+                gateways.iter_mut().for_each(Gateway::restart);
+            }
+            wait_until("it is put back", ETCD_SOON, || {
+                let there = keys(&etcd);
+                let has = |key: &str| there.iter().any(|entry| entry.key.starts_with(key));
+                (has(keys::CLUSTER) && has(&keys::configs()) && has(&keys::statuses())).then_some(())
+            });
+            for gateway in &gateways {
+                wait_registry_up(gateway, true);
+                wait_stated(&mesh, gateway, "cart", 1, "Ready");
+                assert_eq!(gateway.get(CART, "/").status, 200);
+                assert_eq!(uid(gateway), before);
+            }
+        }
+    }
+
+    #[test]
+    fn an_etcd_of_another_cluster_is_neither_believed_nor_written_to() {
+        let mut etcd = Etcd::start(&of_the_system(), 1);
+        let mesh = Mesh::new();
+        let backend = Backend::start("west/a");
+        // Another cluster's, which has a gateway and serves something else.
+        let mut other = mesh.site_of("west", "gw-1", &[], &etcd).start(&[]);
+        fs::write(mesh.dir().join("web.yaml"), service("web", &[("a", backend.address())])).unwrap();
+        worked(&mesh, &other, &["apply", "-f", "web.yaml"]);
+        wait_stated(&mesh, &other, "web", 1, "Ready");
+        other.process.terminate();
+        let foreign = etcd.back_up();
+
+        etcd.restore(&tempfile::tempdir().unwrap());
+        let mut west = mesh.site_of("west", "gw-2", &[], &etcd).start(&[]);
+        fs::write(mesh.dir().join("cart.yaml"), service("cart", &[("a", backend.address())])).unwrap();
+        worked(&mesh, &west, &["apply", "-f", "cart.yaml"]);
+        wait_stated(&mesh, &west, "cart", 1, "Ready");
+        let ours = etcd.back_up();
+        etcd.restore(&foreign);
+        let before = keys(&etcd);
+        west.process.wait_log(&["The registry's store is of another cluster"]);
+        wait_registry_up(&west, false);
+        let admin = west.site.admin.to_string();
+        let said = mesh.cli(&["apply", "-f", "cart.yaml", "--admin", &admin]);
+        assert!(said.code == Some(1) && said.err.contains("another cluster"), "{said:?}");
+        assert_eq!(west.get(CART, "/").status, 200, "what is known serves on");
+        assert_eq!(west.get("web.shop.mesh", "/").status, 404);
+        let same = |after: Vec<Entry>| {
+            after.iter().filter(|e| e.lease.is_none()).eq(before.iter().filter(|e| e.lease.is_none()))
+        };
+        assert!(same(keys(&etcd)) && !keys(&etcd).iter().any(|e| e.key == keys::gateway("gw-2")));
+
+        etcd.restore(&ours);
+        wait_registry_up(&west, true);
+        worked(&mesh, &west, &["apply", "-f", "cart.yaml"]);
+        // Who starts takes the place that the store gives it.
+        etcd.restore(&foreign);
+        west.process.terminate();
+        west.restart();
+        wait_until("it serves what that cluster declares", ETCD_SOON, || {
+            let web = west.ask(&Request::get("web.shop.mesh", "/")).ok()?;
+            (web.status == 200 && west.get(CART, "/").status == 404).then_some(())
+        });
     }
 }

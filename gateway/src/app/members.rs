@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::store::Member;
 use registry::applied;
-use registry::cluster::{self, Uid, UidError};
+use registry::cluster::{self, Settled, UidError};
 use registry::election::{Candidate, Standing, TTL};
 use registry::model::{ClusterName, Gateway};
 use registry::probation::Book;
@@ -36,7 +36,7 @@ const WAITING: &str = "waiting for the registry's store (`spec.registry`): which
 
 /// Who this cluster is.
 #[derive(Debug)]
-pub(super) struct Settled {
+pub(super) struct Known {
     pub(super) saved: Saved,
     /// Whether the store said so.
     pub(super) answered: bool,
@@ -64,19 +64,19 @@ pub(super) async fn settle<S: Store>(
     loaded: Loaded,
     admin: &TcpListener,
     end: &mut EndSignals,
-) -> Result<Option<Settled>, StartError> {
+) -> Result<Option<Known>, StartError> {
     let Loaded { mut saved, fresh, .. } = loaded;
     let wait = if fresh { READ_WAIT } else { ANSWER_WAIT };
     let over = CancellationToken::new();
     let _over = over.clone().drop_guard();
     let mut waited = 0u32;
-    let uid = loop {
+    let Settled { uid, put_back } = loop {
         let asked = tokio::select! {
             () = end.told() => return Ok(None),
             asked = timeout(wait, ask(store, &gateway.cluster, &mut saved, fresh)) => asked,
         };
         let why = match asked {
-            Ok(Ok(uid)) => break uid,
+            Ok(Ok(settled)) => break settled,
             Ok(Err(
                 failed @ (UidError::Malformed
                 | UidError::OtherCluster { .. }
@@ -92,7 +92,7 @@ pub(super) async fn settle<S: Store>(
                 error = why,
                 "The registry's store does not answer; starting with what the state directory has."
             );
-            return Ok(Some(Settled { saved, answered: false }));
+            return Ok(Some(Known { saved, answered: false }));
         }
         if waited.is_multiple_of(SAY_AGAIN) {
             error!(error = why, "Not started: {}", WAITING.trim_end());
@@ -108,6 +108,9 @@ pub(super) async fn settle<S: Store>(
             () = sleep(ASK_AGAIN) => {}
         }
     };
+    if put_back > 0 {
+        audit::taken_again(put_back);
+    }
     if uid != saved.uid && !fresh {
         audit::change(
             "the cluster's UID is another one than before",
@@ -120,7 +123,7 @@ pub(super) async fn settle<S: Store>(
         saved.uid = uid;
         directory.save(&saved)?;
     }
-    Ok(Some(Settled { saved, answered: true }))
+    Ok(Some(Known { saved, answered: true }))
 }
 
 /// Asks for the UID; a `fresh` start also reads what is applied and registered into `saved`, as an earlier run would have
@@ -130,15 +133,15 @@ async fn ask<S: Store>(
     cluster: &ClusterName,
     saved: &mut Saved,
     fresh: bool,
-) -> Result<Uid, UidError> {
-    let uid = cluster::settle(store, cluster, saved.uid).await?;
+) -> Result<Settled, UidError> {
+    let settled = cluster::settle(store, cluster, saved.uid, &saved.applied).await?;
     if fresh {
         (_, saved.applied) = applied::range(store).await?;
         let mut book = Book::new([]);
         registrations::read(store, &mut book, 0).await?;
         saved.registered = book.take_changes().into_iter().collect();
     }
-    Ok(uid)
+    Ok(settled)
 }
 
 /// Waits until our id is ours, or the store does not answer any more. False: the process was told to `end` meanwhile.

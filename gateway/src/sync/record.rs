@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::cluster::{self, UidError};
 use registry::election::{Guard, Standing, TTL};
 use registry::recorder::{RecordError, Recorder, Stored};
 use registry::store::{Store, StoreError};
@@ -31,8 +30,6 @@ const WRITE_WAIT: Duration = Duration::from_secs(60);
 enum Failed {
     #[error(transparent)]
     Record(#[from] RecordError),
-    #[error(transparent)]
-    Uid(#[from] UidError),
     #[error("the store has not answered for {0:?}")]
     Silent(Duration),
 }
@@ -147,12 +144,6 @@ async fn bring<S: Store>(
             (Office { guard, ..office }, written)
         }
         None => {
-            // A store that was wiped has none.
-            if cluster::settle(store, &knowledge.cluster, knowledge.uid()).await? != knowledge.uid() {
-                warn!(
-                    "The registry's store is of a cluster with another UID; restart this gateway to take it over."
-                );
-            }
             let mut recorder = Recorder::begin(store, &guard).await?;
             let stored = Stored::read(store).await.map_err(RecordError::from)?;
             // Who wrote before may know of peers that we do not reach.

@@ -200,8 +200,8 @@ async fn what_is_held_can_be_read() {
             &format!("{}: the office of the elected gateway", guard.office()),
         ]
     );
-    let cluster = Cluster { uid: vec![1; 2], name: "west".into() }.encode_to_vec();
-    assert_eq!(describe(keys::CLUSTER, &cluster).unwrap(), "cluster west, uid 0101");
+    let west = cluster::encode(&peer("west"), [1; 16]);
+    assert_eq!(describe(keys::CLUSTER, &west).unwrap(), format!("cluster west, uid {}", "01".repeat(16)));
     assert_eq!(describe("/ringway/v1/imports/east/shop/a", b"nonsense"), None);
     let config = "/ringway/v1/config/Link/default/east";
     assert_eq!(describe(config, b""), None);

@@ -125,6 +125,11 @@ pub async fn expectations_guard_writes(store: &impl Store) {
     assert_eq!(outcome, Ok(Outcome::Committed(revision + 1)));
     assert_eq!(try_commit(store, at(revision), vec![delete("/guard")]).await, Ok(Outcome::Conflict));
     let missing = vec![Expect::Modified("/guard/none".into(), revision)];
+    let equals =
+        |key: &str, value: &'static [u8]| vec![Expect::Equals(key.into(), Bytes::from_static(value))];
+    for wrong in [equals("/guard", b"other"), equals("/guard/none", b"")] {
+        assert_eq!(try_commit(store, wrong, Vec::new()).await, Ok(Outcome::Conflict));
+    }
     assert_eq!(try_commit(store, missing, Vec::new()).await, Ok(Outcome::Conflict));
     assert_eq!(get(store, "/guard").await.map(|entry| entry.value), Some(Bytes::from_static(b"third")));
 }

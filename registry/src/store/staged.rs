@@ -73,6 +73,7 @@ impl<'a> Staged<'a> {
         let holds = |expect: &Expect| match expect {
             Expect::Absent(key) => self.entry(key).is_none(),
             Expect::Modified(key, at) => self.entry(key).is_some_and(|entry| entry.modified == *at),
+            Expect::Equals(key, value) => self.entry(key).is_some_and(|entry| entry.value == *value),
         };
         if !transaction.expect.iter().all(holds) {
             return Ok(Outcome::Conflict);

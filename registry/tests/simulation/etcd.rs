@@ -285,6 +285,7 @@ impl Store for Client {
             goes &= match expect {
                 Expect::Absent(key) => store.get(key).await?.is_none(),
                 Expect::Modified(key, at) => store.get(key).await?.is_some_and(|e| e.modified == *at),
+                Expect::Equals(key, value) => store.get(key).await?.is_some_and(|e| e.value == *value),
             };
         }
         self.etcd.state().watch_writer(&self.gateway, &transaction, leader.as_ref(), goes);

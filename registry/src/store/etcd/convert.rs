@@ -55,6 +55,8 @@ pub(super) fn transaction(prefix: &str, transaction: &Transaction) -> Option<Txn
         // etcd says 0 of a key that is not there.
         Expect::Modified(_, 0) => None,
         Expect::Modified(key, at) => Some(Compare::mod_revision(wire(key), CompareOp::Equal, signed(*at))),
+        // Of a key that is not there it never holds.
+        Expect::Equals(key, value) => Some(Compare::value(wire(key), CompareOp::Equal, value.to_vec())),
     };
     let op = |op: &Op| match op {
         Op::Put { key, value, lease } => {
