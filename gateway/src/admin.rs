@@ -9,8 +9,10 @@ pub mod remote;
 mod ring;
 pub mod socket;
 mod status;
+mod store;
 
 pub(crate) use status::{Peer, ServiceStatus, peer, service};
+pub use store::StartedWithout;
 
 use std::sync::Arc;
 
@@ -46,6 +48,8 @@ pub struct Admin {
     pub standing: watch::Receiver<Standing>,
     /// Those gateways.
     pub members: watch::Receiver<Arc<Members>>,
+    /// Set if the registry did not answer at the start.
+    pub started_without: Option<StartedWithout>,
     /// The random number of this start.
     pub boot: u64,
 }

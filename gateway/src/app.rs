@@ -39,7 +39,7 @@ use self::members::Known;
 use self::reload::Reloader;
 use self::workers::Workers;
 use crate::admin::objects::Objects;
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, StartedWithout};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::checks;
 use crate::clock::Clock;
@@ -151,6 +151,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         );
     }
     let store = AnyStore::open(&gateway)?;
+    let saved_unix_ms = directory.saved_unix_ms().unwrap_or_default();
     let boot = fastrand::u64(..);
     let us = members::us(&gateway, directory.home(&mut fastrand::Rng::new())?, boot);
     let admin_listener = bind::tcp("admin", gateway.listen.admin)?;
@@ -160,6 +161,8 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let registry = Owned::new(store, gateway.cluster.clone(), saved.uid);
     let mut tasks = JoinSet::new();
     let (stands, standing) = watch::channel(Standing::unknown());
+    let silent_since = standing.borrow().unknown_since().filter(|_| !answered);
+    let started_without = silent_since.map(|since| StartedWithout { since, saved_unix_ms });
     // Resigned only once everything is written: whoever is elected then finds it.
     let resign = CancellationToken::new();
     tasks.spawn(election::stand(registry.clone(), us.clone(), stands, resign.clone().cancelled_owned()));
@@ -236,6 +239,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         registry: registry.clone(),
         standing: standing.clone(),
         members: members.clone(),
+        started_without,
         boot,
     };
     let admin_ends = drained.clone();

@@ -151,6 +151,15 @@ impl Knowledge {
         self.lock().mirrors.get(cluster).map(|mirror| mirror.imports().clone())
     }
 
+    /// The peers of which many services are missing at once, how many are held, and since when (Unix milliseconds).
+    pub fn held(&self) -> Vec<(ClusterName, usize, u64)> {
+        let state = self.lock();
+        let held = |(peer, mirror): (&ClusterName, &Mirror)| {
+            Some((peer.clone(), mirror.held().count(), mirror.held_since()?))
+        };
+        state.mirrors.iter().filter_map(held).collect()
+    }
+
     /// How far the history of our exports has come.
     pub fn exported_position(&self) -> Position {
         self.lock().export.position()

@@ -95,9 +95,9 @@ pub async fn settle<S: Store>(
 async fn put_back<S: Store>(store: &S, kept: &StoredObjects) -> Result<Option<usize>, StoreError> {
     let (_, there) = applied::range(store).await?;
     // What cannot be read by this version cannot be written either: its generation is not known.
-    let lost = kept.iter().filter(|(name, stored)| {
-        stored.generation > there.get(*name).map_or(0, |there| there.generation)
-    });
+    let lost = kept
+        .iter()
+        .filter(|(name, stored)| stored.generation > there.get(*name).map_or(0, |there| there.generation));
     let put = |(name, stored): (&_, &Arc<applied::Stored>)| Op::Put {
         key: applied::key(name),
         value: stored.encode(),

@@ -72,7 +72,10 @@ pub enum Standing {
         String,
     ),
     /// It lives, and another one is elected or shall be.
-    Member,
+    Member(
+        /// The id of the elected one; none: nobody, for the moment.
+        Option<String>,
+    ),
     /// It writes for the cluster.
     Elected(Guard),
 }
@@ -115,7 +118,7 @@ impl Standing {
     pub fn unknown_since(&self) -> Option<Instant> {
         match self {
             Self::Unknown { since, .. } => Some(*since),
-            Self::IdTaken(_) | Self::Member | Self::Elected(_) => None,
+            Self::IdTaken(_) | Self::Member(_) | Self::Elected(_) => None,
         }
     }
 
@@ -123,7 +126,7 @@ impl Standing {
     pub fn unknown_why(&self) -> Option<&str> {
         match self {
             Self::Unknown { why, .. } => why.as_deref(),
-            Self::IdTaken(_) | Self::Member | Self::Elected(_) => None,
+            Self::IdTaken(_) | Self::Member(_) | Self::Elected(_) => None,
         }
     }
 
@@ -141,7 +144,7 @@ impl Standing {
         match self {
             Self::Unknown { .. } => "unknown",
             Self::IdTaken(_) => "id-taken",
-            Self::Member => "member",
+            Self::Member(_) => "member",
             Self::Elected(_) => "elected",
         }
     }
@@ -421,7 +424,11 @@ async fn look<S: Store>(
             }
         }
     };
-    let now = revision.map_or(Standing::Member, |revision| Standing::Elected(guard(revision)));
+    let leader = || Leader::decode(other.as_ref()?.value.clone()).ok().map(|leader| leader.gateway);
+    let now = match revision {
+        Some(revision) => Standing::Elected(guard(revision)),
+        None => Standing::Member(leader()),
+    };
     standing.send_if_modified(|known| {
         let news = match (&*known, &now) {
             (Standing::Elected(before), Standing::Elected(after)) => !before.is_of(after),

@@ -139,6 +139,11 @@ impl Mirror {
         self.held.keys()
     }
 
+    /// Since when the first of them was missed, in Unix milliseconds; none: nothing is held.
+    pub fn held_since(&self) -> Option<u64> {
+        self.held.values().min().copied()
+    }
+
     /// Records skipped since the start: wrong, not understood, or above the limit of services.
     pub fn skipped(&self) -> u64 {
         self.skipped

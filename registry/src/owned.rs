@@ -114,7 +114,9 @@ impl<S: Store> Store for Owned<S> {
     }
 
     async fn commit(&self, mut transaction: Transaction) -> Result<Outcome, StoreError> {
-        transaction.expect.push(Expect::Equals(keys::CLUSTER.into(), cluster::encode(&self.cluster, self.uid)));
+        transaction
+            .expect
+            .push(Expect::Equals(keys::CLUSTER.into(), cluster::encode(&self.cluster, self.uid)));
         let outcome = self.inner.commit(transaction).await?;
         if outcome == Outcome::Conflict {
             self.check().await?;

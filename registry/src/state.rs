@@ -178,6 +178,13 @@ impl StateDir {
         decode(&bytes, &path)
     }
 
+    /// When the last catalog was written, in Unix milliseconds; none: there is none.
+    pub fn saved_unix_ms(&self) -> Option<u64> {
+        let written = std::fs::metadata(self.dir.join(CATALOG)).and_then(|file| file.modified()).ok()?;
+        let since = written.duration_since(std::time::UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_millis()).ok()
+    }
+
     /// Replaces what was saved; once this returns it survives a power cut.
     ///
     /// # Errors

@@ -108,6 +108,56 @@ mod with_etcd {
         tokio::runtime::Runtime::new().unwrap().block_on(store.range(keys::ROOT)).unwrap().entries
     }
 
+    /// The checks of this family that do not hold.
+    fn bad_checks(mesh: &Mesh, gateway: &Gateway, family: &str) -> Vec<String> {
+        let said = mesh.cli(&["check", "-o", "json", "--admin", &gateway.site.admin.to_string()]);
+        let report: Value = serde_json::from_str(&said.out).unwrap_or_else(|e| panic!("{e}: {said:?}"));
+        let bad = report["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|c| c["result"] == "fail" || c["result"] == "warn");
+        bad.map(|c| c["id"].as_str().unwrap().to_owned()).filter(|id| id.starts_with(family)).collect()
+    }
+
+    #[test]
+    fn an_operator_is_told_how_the_registry_is() {
+        let mut etcd = Etcd::start(&of_the_system(), 1);
+        let mesh = Mesh::new();
+        let mut gateways = ["gw-1", "gw-2"].map(|id| mesh.site_of("west", id, &[], &etcd).start(&[]));
+        for gateway in &gateways {
+            gateway.wait_status("both are known, and who is elected", ETCD_SOON, |status| {
+                let registry = &status["registry"];
+                (registry["gateways"].as_array()?.len() == 2 && registry["elected"].is_string()).then_some(())
+            });
+            assert_eq!(bad_checks(&mesh, gateway, "registry."), [""; 0]);
+            let text = worked(&mesh, gateway, &["status"]);
+            let store = format!("registry etcd {}: connected\n", etcd.endpoints()[0]);
+            assert!(text.contains(&store) && text.contains("gateways gw-1, gw-2\n"), "{text}");
+        }
+        let elected = |gateway: &Gateway| gateway.status().unwrap()["registry"]["elected"].clone();
+        assert_eq!(elected(&gateways[0]), elected(&gateways[1]));
+
+        etcd.kill(0);
+        wait_registry_up(&gateways[0], false);
+        let gone = ["registry.store", "registry.member", "registry.catalog"];
+        assert_eq!(bad_checks(&mesh, &gateways[0], "registry."), gone);
+        let text = worked(&mesh, &gateways[0], &["status"]);
+        assert!(
+            text.contains(": not connected for ") && text.contains("catalog as the registry was "),
+            "{text}"
+        );
+        gateways[1].process.terminate();
+        gateways[1].restart();
+        assert_eq!(bad_checks(&mesh, &gateways[1], "registry."), gone);
+        let text = worked(&mesh, &gateways[1], &["status"]);
+        assert!(text.contains("catalog of the state directory, written "), "{text}");
+        etcd.restart(0);
+        wait_registry_up(&gateways[1], true);
+        let text = worked(&mesh, &gateways[1], &["status"]);
+        assert!(text.contains("catalog as the registry has it\n"), "{text}");
+    }
+
     fn wait_registry_up(gateway: &Gateway, up: bool) {
         gateway.wait_status(&format!("the registry is up: {up}"), ETCD_SOON, |status| {
             (status["registry"]["up"] == up).then_some(())
@@ -130,7 +180,9 @@ mod with_etcd {
         for running in [true, false] {
             if !running {
                 // The catalog of the last run does as well.
-                gateways.iter_mut().for_each(|gateway| drop(gateway.process.terminate()));
+                for gateway in &mut gateways {
+                    gateway.process.terminate();
+                }
             }
             etcd.restore(&tempfile::tempdir().unwrap());
             if !running {
@@ -177,6 +229,10 @@ mod with_etcd {
         let said = mesh.cli(&["apply", "-f", "cart.yaml", "--admin", &admin]);
         assert!(said.code == Some(1) && said.err.contains("another cluster"), "{said:?}");
         assert_eq!(west.get(CART, "/").status, 200, "what is known serves on");
+        assert_eq!(
+            bad_checks(&mesh, &west, "registry."),
+            ["registry.owner", "registry.member", "registry.catalog"]
+        );
         assert_eq!(west.get("web.shop.mesh", "/").status, 404);
         let same = |after: Vec<Entry>| {
             after.iter().filter(|e| e.lease.is_none()).eq(before.iter().filter(|e| e.lease.is_none()))

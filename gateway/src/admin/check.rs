@@ -21,7 +21,7 @@ use super::{Admin, problem};
 static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 
 /// Every check: its id, which never changes, and what it asks.
-pub(crate) const CHECKS: [(&str, &str); 22] = [
+pub(crate) const CHECKS: [(&str, &str); 29] = [
     ("manifests.accepted", "the manifests on disk are those in use"),
     (
         "identity.certificate",
@@ -38,8 +38,15 @@ pub(crate) const CHECKS: [(&str, &str); 22] = [
     ("link.tcp", "each address of a link accepts TCP connections"),
     ("link.udp", "a tunnel runs over QUIC, which is UDP"),
     ("link.tunnel", "each link has a tunnel that is up"),
+    ("registry.store", "the registry's store answers, in time"),
+    ("registry.owner", "the registry's store is of this cluster"),
+    ("registry.member", "this gateway has its place among those of its cluster"),
+    ("registry.elected", "a gateway is elected, which writes for the cluster"),
+    ("registry.catalog", "what is served is what the registry has, and no older copy"),
+    ("registry.removal", "no peer misses many of its services at once"),
     ("registry.age", "what is mirrored of each peer is fresh"),
     ("ring.agrees", "peers place each service by the same ring"),
+    ("union.conflict", "a service has the same ports in every cluster that is joined under its name"),
     ("contract.conflict", "no two clusters declare different things of one service"),
     ("grant.export", "services are exported to clusters that exist, and to the members of their contract"),
     ("grant.denied", "peers let our requests in"),
@@ -101,19 +108,29 @@ impl Check {
         Self { id, object, result, cause, fix: None }
     }
 
-    fn ok(id: &str, object: impl ToString, seen: impl Into<String>) -> Self {
+    pub(super) fn ok(id: &str, object: impl ToString, seen: impl Into<String>) -> Self {
         Self::new(id, object, Outcome::Ok, seen)
     }
 
-    fn unknown(id: &str, object: impl ToString, why: impl Into<String>) -> Self {
+    pub(super) fn unknown(id: &str, object: impl ToString, why: impl Into<String>) -> Self {
         Self::new(id, object, Outcome::Unknown, why)
     }
 
-    fn warn(id: &str, object: impl ToString, cause: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(super) fn warn(
+        id: &str,
+        object: impl ToString,
+        cause: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
         Self { fix: Some(fix.into()), ..Self::new(id, object, Outcome::Warn, cause) }
     }
 
-    fn fail(id: &str, object: impl ToString, cause: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(super) fn fail(
+        id: &str,
+        object: impl ToString,
+        cause: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
         Self { fix: Some(fix.into()), ..Self::new(id, object, Outcome::Fail, cause) }
     }
 }
@@ -137,15 +154,17 @@ pub(super) async fn answer(State(admin): State<Admin>) -> Response {
         checks.push(files::descriptors());
         checks
     });
-    let (on_disk, links) = tokio::join!(on_disk, links::checks(&admin));
+    let (on_disk, links, store) = tokio::join!(on_disk, links::checks(&admin), super::store::checks(&admin));
     let mut checks = match on_disk {
         Ok(checks) => checks,
         Err(panic) => return problem(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()),
     };
     checks.extend(links);
+    checks.extend(store);
     checks.extend(process(&admin));
     let now = admin.shared.clock.micros();
-    checks.extend(services::checks(&view, &admin.gateway, now));
+    let known = crate::sync::conditions(&admin.shared, &view, now);
+    checks.extend(services::checks(&view, &known, &admin.gateway, now));
     let gateway = format!("{}/{}", admin.gateway.cluster, admin.gateway.id);
     Json(Report::new(gateway, checks)).into_response()
 }
@@ -168,7 +187,7 @@ fn process(admin: &Admin) -> [Check; 2] {
 }
 
 /// A duration in words, to its largest unit.
-fn span(d: Duration) -> String {
+pub(super) fn span(d: Duration) -> String {
     match d.as_secs() {
         s @ 0..120 => format!("{s} s"),
         s @ 120..7200 => format!("{} min", s / 60),

@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::remote;
 use crate::audit;
+use crate::causes::chain;
 use crate::rpc::{
     self, Answer, ApplyRequest, Ask, AskRequest, Change, Changed, Condition, DeleteRequest, Found,
     GetRequest, Name, Object, Placement, Problem, Refusal, answer, ask,
@@ -280,12 +281,7 @@ pub(super) fn refusal(status: &Status) -> Answer {
 }
 
 fn refused(error: &Refused) -> Status {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
+    let text = chain(error);
     match error {
         Refused::Invalid(_) | Refused::TooMany(_) => Status::invalid_argument(text),
         Refused::Denied(_) => Status::permission_denied(text),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use tunnel::Kind;
 
 use super::Admin;
+use super::store::{self, Registry};
 use crate::balance::Standing;
 use crate::clock::Clock;
 use crate::health::State;
@@ -33,22 +34,6 @@ pub(super) struct Status {
     links: Vec<Link>,
     services: Vec<ServiceStatus>,
     conditions: Vec<ConditionStatus>,
-}
-
-/// The store of the registry, and our place among the gateways that share it.
-#[derive(Debug, Serialize)]
-struct Registry {
-    /// Whether the store answers.
-    up: bool,
-    /// Since it did last.
-    silent_seconds: u64,
-    /// What it says or does meanwhile.
-    trouble: Option<String>,
-    /// `elected` (it writes for the cluster), `member`, `id-taken`, or `unknown` while the store does not answer, or
-    /// refuses what a gateway must write.
-    standing: &'static str,
-    /// The gateways of this cluster.
-    gateways: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -145,7 +130,7 @@ pub(super) fn of(admin: &Admin) -> Status {
         started_unix_ms: shared.clock.started_unix_ms(),
         ready: !shared.stop.is_cancelled(),
         requests_in_progress: shared.in_progress.count(),
-        registry: registry(admin),
+        registry: store::registry(admin),
         peers: gateways.map(|gateway| peer(&gateway)).collect(),
         links: shared.peers.iter().map(|cluster| link(admin, &cluster)).collect(),
         services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
@@ -157,18 +142,6 @@ pub(super) fn of(admin: &Admin) -> Status {
 fn admin_socket(gateway: &Gateway) -> PathBuf {
     let path = gateway.state_dir.join(super::socket::FILE);
     std::path::absolute(&path).unwrap_or(path)
-}
-
-fn registry(admin: &Admin) -> Registry {
-    let standing = admin.standing.borrow();
-    let unknown_since = standing.unknown_since();
-    Registry {
-        up: unknown_since.is_none(),
-        trouble: standing.unknown_why().map(Into::into),
-        silent_seconds: unknown_since.map_or(0, |since| since.elapsed().as_secs()),
-        standing: standing.as_str(),
-        gateways: admin.members.borrow().keys().cloned().collect(),
-    }
 }
 
 /// Sets the gauges that are only looked at when somebody asks.

@@ -157,7 +157,7 @@ pub(super) async fn wait_for_id(
     let started = Instant::now();
     loop {
         let (until, other) = match &*standing.borrow_and_update() {
-            Standing::Member | Standing::Elected(_) => return Ok(true),
+            Standing::Member(_) | Standing::Elected(_) => return Ok(true),
             Standing::Unknown { .. } => (started + ANSWER_WAIT, None),
             Standing::IdTaken(other) => (started + ID_WAIT, Some(other.clone())),
         };
@@ -218,7 +218,7 @@ mod tests {
 
         let west = ClusterName::new("west").unwrap();
         let mut saved = fresh.clone();
-        assert_eq!(ask(&store, &west, &mut saved, true).await.unwrap(), fresh.uid);
+        assert_eq!(ask(&store, &west, &mut saved, true).await.unwrap().uid, fresh.uid);
         assert_eq!((saved.applied.len(), saved.registered[&cart].len()), (1, 1));
         // One that ran before goes on with what it kept, and reads as it serves.
         let mut saved = fresh.clone();

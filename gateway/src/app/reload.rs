@@ -22,6 +22,7 @@ use super::change::{self, What};
 use super::changes::Files;
 use super::load::{Believed, LoadError, Loaded, believe, load};
 use crate::audit;
+use crate::causes::chain;
 use crate::sync::{Change, Knowledge};
 use crate::worker::Shared;
 
@@ -84,17 +85,6 @@ impl Refused {
             Self::Restart(_) => "RestartNeeded",
             Self::Read(_) => "NotRead",
         }
-    }
-
-    /// Everything that is known of it, in one line.
-    fn text(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -245,7 +235,7 @@ impl Reloader {
     }
 
     fn refuse(&self, refused: &Refused) {
-        let message = refused.text();
+        let message = chain(refused).lines().map(str::trim).collect::<Vec<_>>().join("; ");
         error!(
             reason = refused.reason(),
             error = message,

@@ -25,11 +25,12 @@ use std::io;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::causes::chain;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
-use output::{Format, Output, chain, print_json};
+use output::{Format, Output, print_json};
 
 /// Exit codes and the form of errors, shown below every long help.
 const AFTER_HELP: &str = "\

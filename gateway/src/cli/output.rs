@@ -1,6 +1,5 @@
 //! What commands print: text for people, JSON for programs.
 
-use std::error::Error;
 use std::io::{self, Write};
 
 use comfy_table::Table;
@@ -70,30 +69,9 @@ pub(crate) fn lines(table: &Table, indent: &str) -> String {
     table.lines().map(|line| format!("{indent}{}\n", line.trim_end())).collect()
 }
 
-/// An error and its causes on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("outer")]
-    struct Outer(#[source] io::Error);
-
-    #[test]
-    fn a_chain_names_every_cause() {
-        assert_eq!(chain(&Outer(io::Error::other("inner"))), "outer: inner");
-    }
 
     #[test]
     fn tables_have_no_frame_and_no_blanks_at_the_end() {

@@ -17,9 +17,10 @@ use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 
 use self::child::{Child, Signals, Told as Signal};
-use super::output::{Format, chain, json};
+use super::output::{Format, json};
 use super::socket::{self, AdminSocket};
 use super::{Failure, block_on};
+use crate::causes::chain;
 use crate::line::Line;
 use crate::registrar::{self, Ended, Ending, News, Seen, word};
 use crate::rpc::AdminClient;

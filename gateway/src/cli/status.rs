@@ -27,6 +27,9 @@ pub(crate) struct Status {
     pub(crate) started_unix_ms: u64,
     /// Whether it is bound and its catalog is loaded.
     pub(crate) ready: bool,
+    /// The registry's store, and the gateways that share it.
+    #[serde(default)]
+    registry: Option<Registry>,
     /// The peer gateways that were reached at least once.
     pub(crate) peers: Vec<Peer>,
     /// The declared links.
@@ -35,6 +38,31 @@ pub(crate) struct Status {
     pub(crate) services: Vec<Service>,
     /// Conditions of declared objects.
     pub(crate) conditions: Vec<Condition>,
+}
+
+/// How the registry is.
+#[derive(Clone, Debug, Deserialize)]
+struct Registry {
+    store: String,
+    up: bool,
+    silent_seconds: u64,
+    /// `ours`, `nobody`, or another cluster's UID.
+    owner: String,
+    standing: String,
+    elected: Option<String>,
+    gateways: Vec<String>,
+    /// `registry`, `memory` or `last-catalog`.
+    catalog: String,
+    catalog_age_seconds: u64,
+    held: Vec<Held>,
+}
+
+/// Services of a peer that are missing and held.
+#[derive(Clone, Debug, Deserialize)]
+struct Held {
+    peer: String,
+    services: usize,
+    since_unix_ms: u64,
 }
 
 /// What the admin port of a sidecar answers.
@@ -248,6 +276,10 @@ fn render(status: &Status, now: u64) -> String {
         writeln!(text, "gateway {gateway} of cluster {cluster} ({region}): {readiness}, up {up}");
     let _infallible = writeln!(text, "ringway {version}, cluster uid {uid}");
 
+    if let Some(registry) = &status.registry {
+        text.push_str(&describe_registry(registry, now));
+    }
+
     section(&mut text, "peers", &peers(&status.peers, now), "no peer gateway was reached yet");
 
     let mut links = table(&["CLUSTER", "STATE", "IMPORTED", "AGE", "ADDRESSES", "LAST ERROR"]);
@@ -279,6 +311,36 @@ fn render(status: &Status, now: u64) -> String {
         conditions.add_row([&c.object, &state, &c.reason, &c.message]);
     }
     section(&mut text, "conditions", &conditions, "nothing to report");
+    text
+}
+
+/// The registry in a few lines.
+fn describe_registry(registry: &Registry, now: u64) -> String {
+    let seconds = |seconds| duration(Duration::from_secs(seconds));
+    let Registry { store, standing, .. } = registry;
+    let connected = match &*registry.owner {
+        "ours" if registry.up => "connected".into(),
+        "ours" => format!("not connected for {}", seconds(registry.silent_seconds)),
+        "nobody" => "wiped, is taken again".into(),
+        uid => format!("not used for {}: of another cluster, uid {uid}", seconds(registry.silent_seconds)),
+    };
+    let elected = registry.elected.as_deref().unwrap_or("nobody known");
+    let gateways = or_dash(registry.gateways.join(", "));
+    let age = seconds(registry.catalog_age_seconds);
+    let catalog = match &*registry.catalog {
+        "registry" => "as the registry has it".into(),
+        "memory" => format!("as the registry was {age} ago"),
+        _ => format!("of the state directory, written {age} ago"),
+    };
+    let mut text = format!(
+        "\nregistry {store}: {connected}\n  this gateway is {standing}, elected is {elected}, gateways {gateways}\n  \
+         catalog {catalog}\n"
+    );
+    for held in &registry.held {
+        let Held { peer, services, since_unix_ms } = held;
+        let lasted = since(*since_unix_ms, now);
+        let _infallible = writeln!(text, "  {peer} misses {services} services for {lasted}: they are held");
+    }
     text
 }
 
@@ -373,6 +435,9 @@ mod tests {
 
     const STATUS: &str = r#"{"version":"0.1.0","cluster":"west","gateway":"gw-1","region":"us-west","uid":"00ff",
         "boot":"12","started_unix_ms":1000,"ready":true,"added later":{},
+        "registry":{"store":"etcd http://a:2379","up":false,"silent_seconds":70,"owner":"ours","standing":"unknown",
+            "elected":null,"gateways":["gw-1","gw-2"],"catalog":"last-catalog","catalog_age_seconds":3700,
+            "held":[{"peer":"east","services":6,"since_unix_ms":71000}]},
         "peers":[{"cluster":"east","gateway":"gw-1","state":"up","since_unix_ms":61000,"reason":"tunnel up",
             "tunnels":[{"carrier":"quic","address":"127.0.0.1:8443","rtt_ms":0.314,"dialled_by":"us"}]},
             {"cluster":"north","gateway":"gw-1","state":"down","since_unix_ms":91000,"reason":"silent","tunnels":[]}],
@@ -392,6 +457,11 @@ mod tests {
         let expected = "\
 gateway gw-1 of cluster west (us-west): ready, up 1 min 40 s
 ringway 0.1.0, cluster uid 00ff
+
+registry etcd http://a:2379: not connected for 1 min 10 s
+  this gateway is unknown, elected is nobody known, gateways gw-1, gw-2
+  catalog of the state directory, written 1 h 1 min ago
+  east misses 6 services for 30 s: they are held
 
 peers
   CLUSTER   GATEWAY   STATE   FOR    TUNNELS                                       REASON

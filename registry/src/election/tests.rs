@@ -67,11 +67,11 @@ async fn one_is_elected_and_the_next_takes_over_within_the_lease() {
     let mut first = stand_on(&store, candidate("gw-1", 1));
     let guard = first.elected().await;
     let mut second = stand_on(&store, candidate("gw-2", 2));
-    second.until(|s| *s == Standing::Member).await;
+    second.until(|s| matches!(s, Standing::Member(_))).await;
     // It stays so for as long as the first lives.
     sleep(TTL * 3).await;
     assert!(first.standing.borrow().guard(Instant::now()).is_some_and(|now| now.is_of(&guard)));
-    assert_eq!(*second.standing.borrow(), Standing::Member);
+    assert_eq!(*second.standing.borrow(), Standing::Member(Some("gw-1".into())));
     assert!(matches!(write(&store, &guard).await, Outcome::Committed(_)));
 
     let died = Instant::now();
@@ -92,7 +92,7 @@ async fn who_resigns_is_followed_at_once_and_leaves_nothing() {
     let mut first = stand_on(&store, candidate("gw-1", 1));
     first.elected().await;
     let mut second = stand_on(&store, candidate("gw-2", 2));
-    second.until(|s| *s == Standing::Member).await;
+    second.until(|s| matches!(s, Standing::Member(_))).await;
     let resigned = Instant::now();
     first.resign.send(()).unwrap();
     first.task.await.unwrap();
@@ -127,10 +127,10 @@ async fn who_copied_a_state_directory_takes_no_office() {
     let mut first = stand_on(&store, candidate("gw-1", 1));
     let guard = first.elected().await;
     let mut copy = stand_on(&store, candidate("gw-2", 1));
-    copy.until(|s| *s == Standing::Member).await;
+    copy.until(|s| matches!(s, Standing::Member(_))).await;
     sleep(TTL * 3).await;
     assert!(first.standing.borrow().guard(Instant::now()).is_some_and(|now| now.is_of(&guard)));
-    assert_eq!(*copy.standing.borrow(), Standing::Member);
+    assert!(matches!(*copy.standing.borrow(), Standing::Member(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -232,7 +232,7 @@ async fn whoever_is_not_answered_steps_down_before_another_is_elected() {
     let mut first = stand_on(&freezing, candidate("gw-1", 1));
     let guard = first.elected().await;
     let mut second = stand_on(&store, candidate("gw-2", 2));
-    second.until(|s| *s == Standing::Member).await;
+    second.until(|s| matches!(s, Standing::Member(_))).await;
     sleep(TTL).await;
     frozen.store(true, Ordering::Relaxed);
     let next = second.elected().await;
@@ -240,7 +240,7 @@ async fn whoever_is_not_answered_steps_down_before_another_is_elected() {
     assert_eq!(write(&store, &guard).await, Outcome::Conflict);
     // Answered again it is a member, and the other stays.
     frozen.store(false, Ordering::Relaxed);
-    first.until(|s| *s == Standing::Member).await;
+    first.until(|s| matches!(s, Standing::Member(_))).await;
     assert!(second.standing.borrow().guard(Instant::now()).is_some_and(|now| now.is_of(&next)));
 }
 
@@ -284,7 +284,7 @@ async fn whoever_waits_sees_the_office_free_although_its_history_is_compacted() 
         store.commit(Transaction { expect: Vec::new(), ops: vec![put] }).await.unwrap();
     }
     let mut second = stand_on(&store, candidate("gw-2", 2));
-    second.until(|s| *s == Standing::Member).await;
+    second.until(|s| matches!(s, Standing::Member(_))).await;
     // Between two looks.
     sleep(KEEP_ALIVE / 2).await;
     let resigned = Instant::now();

@@ -12,6 +12,7 @@ use registry::manifest::Manifests;
 use registry::model::{Gateway, Link};
 
 use super::{Check, Report, span};
+use crate::causes::chain;
 
 /// A certificate of which less than this part of its life is left is to be renewed.
 const LIFE_LEFT_MIN: f64 = 0.1;
@@ -186,17 +187,6 @@ fn judge_descriptors(used: u64, limit: u64) -> Check {
         }
         _ => Check::ok("process.files", "this process", seen),
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Checks of services: rings, contracts, grants, endpoints, and what is declared for nothing.
 
 use registry::model::{Catalog, ClusterName, Condition, Gateway, Grant, ServiceName};
+use registry::union::Disagreement;
 
 use super::Check;
 use crate::admin::explain::clusters::why_unreachable;
@@ -9,9 +10,9 @@ use crate::metrics::Outcome as Answered;
 use crate::sync::{other_rings, told_ring};
 use crate::view::{LocalService, Server, Service, View};
 
-/// All checks of services, at `now` of the process's clock.
-pub(super) fn checks(view: &View, gateway: &Gateway, now: u64) -> Vec<Check> {
-    let mut checks = conditions(&view.conditions, gateway);
+/// All checks of services, of whose objects the conditions are `known`, at `now` of the process's clock.
+pub(super) fn checks(view: &View, known: &[Condition], gateway: &Gateway, now: u64) -> Vec<Check> {
+    let mut checks = conditions(known, gateway);
     for service in view.services() {
         checks.push(ring(service, view, now));
         checks.push(denied(service));
@@ -38,6 +39,14 @@ fn conditions(conditions: &[Condition], gateway: &Gateway) -> Vec<Check> {
                 let fix = "put right what the message names: the old state serves until then";
                 Some(Check::fail("manifests.accepted", object, said, fix))
             }
+            // A check of its own.
+            ("Conflict", true) if condition.reason == "RingsDiffer" => None,
+            ("Conflict", true) if condition.reason == Disagreement::Ports.reason() => Some(Check::fail(
+                "union.conflict",
+                object,
+                said,
+                "give it the same ports in every cluster, or leave it out of the union (`import`) and use pinned names",
+            )),
             ("Conflict", true) => Some(Check::fail(
                 "contract.conflict",
                 object,
@@ -54,6 +63,7 @@ fn conditions(conditions: &[Condition], gateway: &Gateway) -> Vec<Check> {
     }
     for (id, nothing) in [
         ("manifests.accepted", "what is on disk is in use"),
+        ("union.conflict", "none"),
         ("contract.conflict", "none"),
         ("orphan.policy", "none"),
     ] {
@@ -297,7 +307,9 @@ spec:
             &View::default(),
             1,
         );
-        let keyed = checks(&view, &gateway, 1).into_iter().map(|c| (format!("{} {}", c.id, c.object), c));
+        let keyed = checks(&view, &view.conditions, &gateway, 1)
+            .into_iter()
+            .map(|c| (format!("{} {}", c.id, c.object), c));
         keyed.collect()
     }
 

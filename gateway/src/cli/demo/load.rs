@@ -15,8 +15,8 @@ use super::board::Board;
 use super::judge::Exchange;
 use super::layout::Layout;
 use super::plan::{Cluster, KEYS, Service, key};
+use crate::causes::chain;
 use crate::cli::client::Client;
-use crate::cli::output::chain;
 use crate::cli::status::Status;
 
 /// Callers at west, each with one kept connection.

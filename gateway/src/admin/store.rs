@@ -1,0 +1,281 @@
+//! How the registry's store is, and our place among the gateways that share it: for `/v1/status` and `/v1/check`.
+
+use std::time::Duration;
+
+use registry::election::Standing;
+use registry::model::{Backend, ClusterName};
+use registry::owned::Owner;
+use registry::store::{Store, keys};
+use serde::Serialize;
+use tokio::time::{Instant, timeout};
+
+use super::Admin;
+use super::check::{Check, span};
+
+/// How long a check waits for the store: longer than one that is well ever takes.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
+
+/// A process that was started while the store did not answer: until it does, the last catalog is all that it has.
+#[derive(Clone, Copy, Debug)]
+pub struct StartedWithout {
+    /// Since when it does not answer.
+    pub since: Instant,
+    /// When the last catalog was written, Unix milliseconds.
+    pub saved_unix_ms: u64,
+}
+
+/// The store of the registry, and our place among the gateways that share it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Registry {
+    /// Which one: `embedded`, or the members of an etcd.
+    store: String,
+    /// Whether the store answers.
+    up: bool,
+    /// Since it did last.
+    silent_seconds: u64,
+    /// What it says or does meanwhile.
+    trouble: Option<String>,
+    /// Whose it is: `ours`, `nobody` (it was wiped), or the UID of another cluster.
+    owner: String,
+    /// `elected` (it writes for the cluster), `member`, `id-taken`, or `unknown` while the store does not answer, or
+    /// refuses what a gateway must write.
+    standing: &'static str,
+    /// The gateway that writes for the cluster; none: nobody, or it is not known.
+    elected: Option<String>,
+    /// The gateways of this cluster.
+    gateways: Vec<String>,
+    /// Where what is served comes from: `registry`, `memory` (as it was when the store answered last) or `last-catalog`
+    /// (of the state directory: it has not answered since the start).
+    catalog: &'static str,
+    /// How old that is.
+    catalog_age_seconds: u64,
+    /// Peers of which many services are missing at once: they are held.
+    held: Vec<Held>,
+}
+
+/// A mass removal that is held.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Held {
+    peer: String,
+    /// How many of its services.
+    services: usize,
+    /// Since when.
+    since_unix_ms: u64,
+}
+
+/// How it is now.
+pub(super) fn registry(admin: &Admin) -> Registry {
+    let standing = admin.standing.borrow().clone();
+    let silent_since = standing.unknown_since();
+    let silent_seconds = silent_since.map_or(0, |since| since.elapsed().as_secs());
+    let kept = admin.started_without.filter(|without| silent_since == Some(without.since));
+    let (catalog, catalog_age_seconds) = match (silent_since, kept) {
+        (None, _) => ("registry", 0),
+        (Some(_), None) => ("memory", silent_seconds),
+        (Some(_), Some(kept)) => {
+            ("last-catalog", crate::clock::unix_ms().saturating_sub(kept.saved_unix_ms) / 1000)
+        }
+    };
+    let elected = match &standing {
+        Standing::Elected(_) => Some(admin.gateway.id.clone()),
+        Standing::Member(elected) => elected.clone(),
+        Standing::Unknown { .. } | Standing::IdTaken(_) => None,
+    };
+    let held = |(peer, services, since_unix_ms): (ClusterName, usize, u64)| Held {
+        peer: peer.to_string(),
+        services,
+        since_unix_ms,
+    };
+    Registry {
+        store: match &admin.gateway.registry {
+            Backend::Embedded => "embedded".into(),
+            Backend::Etcd(etcd) => format!("etcd {}", etcd.endpoints.join(", ")),
+        },
+        up: silent_since.is_none(),
+        silent_seconds,
+        trouble: standing.unknown_why().map(Into::into),
+        owner: match &*admin.registry.owner().borrow() {
+            Owner::Ours => "ours".into(),
+            Owner::Nobody => "nobody".into(),
+            Owner::Other(uid) => uid.clone(),
+        },
+        standing: standing.as_str(),
+        elected,
+        gateways: admin.members.borrow().keys().cloned().collect(),
+        catalog,
+        catalog_age_seconds,
+        held: admin.knowledge.held().into_iter().map(held).collect(),
+    }
+}
+
+/// Every check of it.
+pub(super) async fn checks(admin: &Admin) -> Vec<Check> {
+    let asked = Instant::now();
+    let answer = timeout(ANSWER_WAIT, admin.registry.inner().get(keys::CLUSTER)).await;
+    let answer = match answer {
+        Ok(Ok(_)) => Ok(asked.elapsed()),
+        Ok(Err(error)) => Err(crate::causes::chain(&error)),
+        Err(_) => Err(format!("no answer within {ANSWER_WAIT:?}")),
+    };
+    let other = match &*admin.standing.borrow() {
+        Standing::IdTaken(other) => Some(other.clone()),
+        _ => None,
+    };
+    judge(&admin.gateway.id, &registry(admin), answer, other, crate::clock::unix_ms())
+}
+
+/// What to say of a registry that gave this `answer`, and why none, while another process has our id (`taken_by`).
+fn judge(
+    us: &str,
+    registry: &Registry,
+    answer: Result<Duration, String>,
+    taken_by: Option<String>,
+    now_unix_ms: u64,
+) -> Vec<Check> {
+    let store = &registry.store;
+    let mut checks = vec![match answer {
+        Ok(took) => Check::ok("registry.store", store, format!("answers in {} ms", took.as_millis())),
+        Err(why) => Check::fail(
+            "registry.store",
+            store,
+            why,
+            "bring it up, or put `spec.registry` right; until then what is known serves on and nothing can be changed",
+        ),
+    }];
+    checks.push(match &*registry.owner {
+        "ours" => Check::ok("registry.owner", store, "it is of this cluster"),
+        "nobody" => Check::warn(
+            "registry.owner",
+            store,
+            "it has no cluster's UID: it was wiped",
+            "ask again in a moment: it is taken again, and what was applied is put back",
+        ),
+        uid => Check::fail(
+            "registry.owner",
+            store,
+            format!("it is of another cluster, of UID {uid}: nothing is read from it or written to it"),
+            "put the right store back, or `spec.registry` right; or restart this gateway to take that cluster's place",
+        ),
+    });
+    let silent = span(Duration::from_secs(registry.silent_seconds));
+    checks.push(match (registry.standing, taken_by) {
+        (_, Some(other)) => Check::fail(
+            "registry.member",
+            us,
+            format!("another process of this cluster has this id: {other}"),
+            "stop that one, or give one of them a `metadata.name` of its own",
+        ),
+        ("unknown", None) => Check::fail(
+            "registry.member",
+            us,
+            format!(
+                "it has no lease in the registry for {silent}: {}",
+                registry.trouble.as_deref().unwrap_or("no answer")
+            ),
+            "see `registry.store` and `registry.owner`; it comes back by itself",
+        ),
+        (standing, None) => Check::ok("registry.member", us, format!("it is {standing}")),
+    });
+    checks.push(match (&registry.elected, registry.up) {
+        (Some(elected), _) => Check::ok("registry.elected", elected, "it writes for the cluster"),
+        (None, true) => Check::fail(
+            "registry.elected",
+            "-",
+            "no gateway is elected: imports and conditions are not written",
+            "ask again in 10 s; if nobody is elected then, look at the logs of the gateways for why",
+        ),
+        (None, false) => Check::unknown("registry.elected", "-", "the registry does not answer"),
+    });
+    let age = span(Duration::from_secs(registry.catalog_age_seconds));
+    let stays = "bring the registry up: what was applied or registered since is not known here";
+    checks.push(match registry.catalog {
+        "registry" => Check::ok("registry.catalog", us, "what is served is what the registry has"),
+        "memory" => Check::warn("registry.catalog", us, format!("as the registry was {age} ago"), stays),
+        _ => Check::warn(
+            "registry.catalog",
+            us,
+            format!(
+                "of the state directory, written {age} ago: the registry has not answered since the start"
+            ),
+            stays,
+        ),
+    });
+    for held in &registry.held {
+        let since = span(Duration::from_millis(now_unix_ms.saturating_sub(held.since_unix_ms)));
+        checks.push(Check::warn(
+            "registry.removal",
+            &held.peer,
+            format!(
+                "{} of its services are missing at once since {since}: they are held for 60 s",
+                held.services
+            ),
+            "look whether that cluster is as it should be: what is missing then is removed",
+        ));
+    }
+    if registry.held.is_empty() {
+        checks.push(Check::ok("registry.removal", us, "nothing is held"));
+    }
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::Outcome;
+    use super::*;
+
+    fn well() -> Registry {
+        Registry {
+            store: "etcd http://a:2379".into(),
+            up: true,
+            silent_seconds: 0,
+            trouble: None,
+            owner: "ours".into(),
+            standing: "member",
+            elected: Some("gw-1".into()),
+            gateways: vec!["gw-1".into(), "gw-2".into()],
+            catalog: "registry",
+            catalog_age_seconds: 0,
+            held: Vec::new(),
+        }
+    }
+
+    fn bad(
+        registry: &Registry,
+        answer: Result<Duration, String>,
+        other: Option<String>,
+    ) -> Vec<(String, Outcome)> {
+        let checks = judge("gw-2", registry, answer, other, 100_000);
+        let bad = checks.into_iter().filter(|check| check.result != Outcome::Ok);
+        bad.map(|check| (check.id, check.result)).collect()
+    }
+
+    #[test]
+    fn each_check_of_the_registry_fails_for_its_own_cause() {
+        let ok = || Ok(Duration::from_millis(3));
+        let one = |id: &str, outcome| vec![(id.to_owned(), outcome)];
+        assert_eq!(bad(&well(), ok(), None), []);
+        assert_eq!(bad(&well(), Err("refused".into()), None), one("registry.store", Outcome::Fail));
+        let other = Registry { owner: "00ff".into(), ..well() };
+        assert_eq!(bad(&other, ok(), None), one("registry.owner", Outcome::Fail));
+        let wiped = Registry { owner: "nobody".into(), ..well() };
+        assert_eq!(bad(&wiped, ok(), None), one("registry.owner", Outcome::Warn));
+        assert_eq!(bad(&well(), ok(), Some("boot 1".into())), one("registry.member", Outcome::Fail));
+        let nobody = Registry { elected: None, ..well() };
+        assert_eq!(bad(&nobody, ok(), None), one("registry.elected", Outcome::Fail));
+        let held = Held { peer: "east".into(), services: 6, since_unix_ms: 90_000 };
+        let held = Registry { held: vec![held], ..well() };
+        assert_eq!(bad(&held, ok(), None), one("registry.removal", Outcome::Warn));
+        for catalog in ["memory", "last-catalog"] {
+            let gone = Registry { up: false, standing: "unknown", elected: None, catalog, ..well() };
+            assert_eq!(
+                bad(&gone, Err("refused".into()), None),
+                [
+                    ("registry.store".to_owned(), Outcome::Fail),
+                    ("registry.member".to_owned(), Outcome::Fail),
+                    ("registry.elected".to_owned(), Outcome::Unknown),
+                    ("registry.catalog".to_owned(), Outcome::Warn),
+                ]
+            );
+        }
+    }
+}
