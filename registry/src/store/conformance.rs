@@ -131,6 +131,10 @@ pub async fn expectations_guard_writes(store: &impl Store) {
         assert_eq!(try_commit(store, wrong, Vec::new()).await, Ok(Outcome::Conflict));
     }
     assert_eq!(try_commit(store, missing, Vec::new()).await, Ok(Outcome::Conflict));
+    // A question: whether it still stands as it was written.
+    let held = try_commit(store, at(revision + 1), Vec::new()).await;
+    assert_eq!(held, Ok(Outcome::Committed(revision + 1)), "no revision was spent");
+    assert_eq!(try_commit(store, at(revision), Vec::new()).await, Ok(Outcome::Conflict));
     assert_eq!(get(store, "/guard").await.map(|entry| entry.value), Some(Bytes::from_static(b"third")));
 }
 
