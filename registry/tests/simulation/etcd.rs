@@ -1,7 +1,7 @@
 //! A store that fails as etcd does: it is late, silent or gone, takes a write and loses the answer, forgets history, ends
 //! watches and leases, and is put back to what it was. It also watches its writers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -20,8 +20,6 @@ const HISTORY: usize = 24;
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a watch does not notice that its server is gone.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(7);
-/// More leases than a run has between two restores.
-const LEASES: u64 = 1 << 32;
 /// Of leases that a backup holds: nobody knows how long they live, so it is a full time anew.
 const RESTORED_TTL: Duration = Duration::from_secs(5);
 
@@ -55,8 +53,9 @@ pub(crate) struct Etcd(Mutex<State>, watch::Sender<u64>);
 
 struct State {
     store: MemoryStore,
-    /// The first of its leases, of which clients never had one: etcd draws their names.
-    leases_from: u64,
+    /// Its leases by the names that clients have for them, of which no two are ever the same: etcd draws them.
+    leases: BTreeMap<LeaseId, LeaseId>,
+    leases_granted: u64,
     rng: fastrand::Rng,
     weather: Weather,
     backup: Option<Range>,
@@ -90,7 +89,8 @@ impl Etcd {
     pub(crate) fn new(rng: fastrand::Rng) -> Arc<Self> {
         let state = State {
             store: MemoryStore::with_history(HISTORY),
-            leases_from: 0,
+            leases: BTreeMap::new(),
+            leases_granted: 0,
             rng,
             weather: Weather::default(),
             backup: None,
@@ -134,22 +134,27 @@ impl Etcd {
     }
 
     pub(crate) async fn back_up(&self) {
-        let held = self.inside().range("/").await.unwrap();
-        self.state().backup = Some(held);
+        let mut held = self.inside().range("/").await.unwrap();
+        let mut state = self.state();
+        held.entries = held.entries.into_iter().map(|entry| state.seen(entry)).collect();
+        state.backup = Some(held);
     }
 
-    /// Puts it back to the last backup: every entry has its revision again, and what follows has revisions that others
-    /// had before.
+    /// Puts it back to the last backup: every entry has its revision again and its lease a full time to live, and what
+    /// follows has revisions that others had before.
     pub(crate) async fn restore(&self) {
         let Some(backup) = self.state().backup.clone() else { return };
         let store = MemoryStore::with_history(HISTORY);
-        let lease = store.grant(RESTORED_TTL).await.unwrap();
+        let mut leases = BTreeMap::new();
+        for lease in backup.entries.iter().filter_map(|entry| entry.lease).collect::<BTreeSet<_>>() {
+            leases.insert(lease, store.grant(RESTORED_TTL).await.unwrap());
+        }
         for revision in 1..=backup.revision {
             let of_revision = backup.entries.iter().filter(|entry| entry.modified == revision);
             let put = |entry: &Entry| Op::Put {
                 key: entry.key.clone(),
                 value: entry.value.clone(),
-                lease: entry.lease.map(|_| lease),
+                lease: entry.lease.map(|lease| leases[&lease]),
             };
             let mut ops: Vec<_> = of_revision.map(put).collect();
             if ops.is_empty() {
@@ -160,15 +165,20 @@ impl Etcd {
         }
         {
             let mut state = self.state();
-            (state.store, state.office) = (store, None);
+            (state.store, state.leases, state.office) = (store, leases, None);
             state.count.restores += 1;
-            state.leases_from += LEASES;
         }
         self.1.send_modify(|restored| *restored += 1);
     }
 }
 
 impl State {
+    /// An entry as clients see it.
+    fn seen(&self, entry: Entry) -> Entry {
+        let outer = |inner| self.leases.iter().find(|(_, known)| **known == inner).map(|(outer, _)| *outer);
+        Entry { lease: entry.lease.map(|inner| outer(inner).unwrap()), ..entry }
+    }
+
     /// Looks at a write of imports before it is made: who may make it, and what it may take away. `goes`: all that it
     /// expects holds.
     fn watch_writer(&mut self, gateway: &str, transaction: &Transaction, leader: Option<&Entry>, goes: bool) {
@@ -230,17 +240,16 @@ impl Client {
 
     /// A lease as the store knows it, if it is of this store.
     fn inner(&self, lease: LeaseId) -> Result<LeaseId, StoreError> {
-        let from = self.etcd.state().leases_from;
-        let inner = lease.0.checked_sub(from).filter(|inner| *inner < LEASES);
-        inner.map(LeaseId).ok_or(StoreError::LeaseGone(lease))
+        self.etcd.state().leases.get(&lease).copied().ok_or(StoreError::LeaseGone(lease))
     }
 
+    /// A name for a lease that was granted.
     fn outer(&self, lease: LeaseId) -> LeaseId {
-        LeaseId(lease.0 + self.etcd.state().leases_from)
-    }
-
-    fn seen(&self, entry: Entry) -> Entry {
-        Entry { lease: entry.lease.map(|lease| self.outer(lease)), ..entry }
+        let mut state = self.etcd.state();
+        state.leases_granted += 1;
+        let outer = LeaseId(state.leases_granted);
+        state.leases.insert(outer, lease);
+        outer
     }
 
     /// The way of an answer, if it comes.
@@ -262,12 +271,16 @@ impl Store for Client {
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         let answer = self.travel().await?.get(key).await;
-        let answer = answer.map(|entry| entry.map(|entry| self.seen(entry)));
+        let answer = answer.map(|entry| entry.map(|entry| self.etcd.state().seen(entry)));
         self.answer(answer).await?
     }
 
     async fn range(&self, prefix: &str) -> Result<Range, StoreError> {
-        let answer = self.travel().await?.range(prefix).await;
+        let mut answer = self.travel().await?.range(prefix).await;
+        if let Ok(range) = &mut answer {
+            let state = self.etcd.state();
+            range.entries = std::mem::take(&mut range.entries).into_iter().map(|e| state.seen(e)).collect();
+        }
         self.answer(answer).await?
     }
 
