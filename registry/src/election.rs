@@ -7,6 +7,8 @@
 //! After a restore revisions repeat, so a revision alone would not tell. The embedded store has one process, which the
 //! same code elects at once.
 //!
+//! What comes at once is taken in a fixed order (`biased`), so that a simulation repeats itself from its seed.
+//!
 //! By its own clock a gateway is elected for as long as the last answered keep-alive, counted from before it was asked,
 //! is younger than [`TTL`]; the store lets the lease live at least that long.
 
@@ -182,6 +184,7 @@ pub async fn stand<S: Store>(
     loop {
         let mut lease = None;
         let ended = tokio::select! {
+            biased;
             () = &mut stop => None,
             ended = session(&store, &us, &mut lease, &standing) => Some(ended),
         };
@@ -207,6 +210,7 @@ pub async fn stand<S: Store>(
         }
         failures = if known { 0 } else { failures + 1 };
         tokio::select! {
+            biased;
             () = &mut stop => return,
             () = sleep(RETRY) => {}
         }
@@ -229,6 +233,7 @@ async fn session<S: Store>(
     *held = Some(lease);
     let (until, alive) = watch::channel(asked + TTL);
     tokio::select! {
+        biased;
         ended = keep(store, lease, &until) => ended,
         ended = campaign(store, us, lease, &alive, standing) => ended,
     }
@@ -286,6 +291,7 @@ async fn campaign<S: Store>(
                     }
                 };
                 tokio::select! {
+                    biased;
                     // A failed watch is made good by the next look.
                     () = free => {}
                     // With every answered keep-alive, for the guard holds until the next.

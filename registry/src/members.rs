@@ -62,6 +62,7 @@ async fn follow_once<S: Store>(
         });
         let forget_at = known.forget_at().unwrap_or(read_again).min(read_again);
         tokio::select! {
+            biased;
             changes = watch.next() => {
                 changes?;
                 // They are few: reading them is simpler than folding events.

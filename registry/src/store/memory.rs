@@ -105,6 +105,7 @@ impl Watch for MemoryWatch {
                 state.next_lapse().map(Instant::from_std)
             };
             tokio::select! {
+                biased;
                 // The sender lives in `shared`, which we hold, so this only ever ends with a change.
                 _ = self.changed.changed() => {}
                 () = sleep_until(lapses.unwrap_or_else(Instant::now)), if lapses.is_some() => {}

@@ -344,6 +344,7 @@ async fn cut(link: &mut watch::Receiver<bool>) {
 impl Watch for ClientWatch {
     async fn next(&mut self) -> Result<Changes, StoreError> {
         tokio::select! {
+            biased;
             changes = self.inner.next() => changes,
             _ = self.restored.changed() => Err(unavailable()),
             () = cut(&mut self.cut) => Err(unavailable()),

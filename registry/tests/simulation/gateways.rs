@@ -304,6 +304,7 @@ async fn write(store: Client, mut standing: watch::Receiver<Standing>, picture: 
             recorder = brought.ok().map(|held| (guard, held));
         }
         tokio::select! {
+            biased;
             _ = standing.changed() => {}
             () = sleep(Duration::from_millis(300)) => {}
         }
