@@ -1,9 +1,8 @@
 //! What the demo writes before anything runs: a folder with certificates and manifests, on free ports.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -53,10 +52,10 @@ impl Layout {
     /// When the folder cannot be written or no ports are free.
     pub(super) fn create(now: SystemTime, rng: &mut fastrand::Rng) -> Result<Self, DemoError> {
         let addresses = free_addresses(rng).ok_or(DemoError::Ports)?;
-        let folder = std::env::temp_dir().join(format!("ringway-demo-{:08x}", rng.u32(..)));
+        // Keys lie in it: nobody else may read it, nor have put it there.
+        let made = tempfile::Builder::new().prefix("ringway-demo-").tempdir();
+        let folder = made.map_err(|source| DemoError::Folder { path: std::env::temp_dir(), source })?.keep();
         let unwritable = |source| DemoError::Folder { path: folder.clone(), source };
-        // Keys lie in it, and `create` without `recursive` refuses a folder that somebody else has put there.
-        DirBuilder::new().mode(0o700).create(&folder).map_err(unwritable)?;
         fs::create_dir(folder.join("log")).map_err(unwritable)?;
         let layout = Self { folder: folder.clone(), addresses };
 
