@@ -16,7 +16,6 @@ pub mod audit;
 pub mod balance;
 pub mod body;
 pub mod budget;
-pub mod causes;
 pub mod checks;
 pub mod cli;
 pub mod clock;

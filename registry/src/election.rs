@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{error, info, warn};
 
+use crate::causes::chain;
 use crate::store::{Entry, Expect, LeaseId, Op, Outcome, Store, StoreError, Transaction, Watch, keys};
 
 /// How long the lease of a gateway lives without a word of it: the longest that nobody is elected after a death.
@@ -340,13 +341,6 @@ impl Trouble<'_> {
             _ => lasts && standing.lose(why),
         });
     }
-}
-
-/// An error with all of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let all: Vec<_> =
-        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
-    all.join(": ")
 }
 
 /// Puts our key with our lease; gives its revision. Waits while another process holds it.

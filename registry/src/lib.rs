@@ -58,6 +58,7 @@
 
 pub mod applied;
 pub mod apply;
+pub mod causes;
 pub mod cluster;
 pub mod election;
 pub mod export;

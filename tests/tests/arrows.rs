@@ -37,8 +37,8 @@ const FOREIGN: [(&str, &[&str]); 4] = [
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
 const FLOORS: [&[&str]; 10] = [
     &[
-        "audit", "balance", "budget", "causes", "clock", "facts", "fields", "grpc", "health", "line",
-        "retry", "route", "rpc", "stall",
+        "audit", "balance", "budget", "clock", "facts", "fields", "grpc", "health", "line", "retry", "route",
+        "rpc", "stall",
     ],
     &["body", "metrics", "placement"],
     &["endpoint", "peers", "sidecars"],

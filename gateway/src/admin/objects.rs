@@ -20,13 +20,13 @@ use tonic::{Request, Response, Status};
 
 use super::remote;
 use crate::audit;
-use crate::causes::chain;
 use crate::rpc::{
     self, Answer, ApplyRequest, Ask, AskRequest, Change, Changed, Condition, DeleteRequest, Found,
     GetRequest, Name, Object, Placement, Problem, Refusal, answer, ask,
 };
 use crate::sync::{self, Knowledge, SaidOf, in_use};
 use crate::worker::Shared;
+use registry::causes::chain;
 
 /// How long one call may take: hundreds of transactions of a slow registry, and then the operator looks again.
 const CALL_WAIT: Duration = Duration::from_secs(30);

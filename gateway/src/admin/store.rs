@@ -114,7 +114,7 @@ pub(super) async fn checks(admin: &Admin) -> Vec<Check> {
     let answer = timeout(ANSWER_WAIT, admin.registry.inner().get(keys::CLUSTER)).await;
     let answer = match answer {
         Ok(Ok(_)) => Ok(asked.elapsed()),
-        Ok(Err(error)) => Err(crate::causes::chain(&error)),
+        Ok(Err(error)) => Err(registry::causes::chain(&error)),
         Err(_) => Err(format!("no answer within {ANSWER_WAIT:?}")),
     };
     let other = match &*admin.standing.borrow() {

@@ -22,9 +22,9 @@ use super::change::{self, What};
 use super::changes::Files;
 use super::load::{Believed, LoadError, Loaded, believe, load};
 use crate::audit;
-use crate::causes::chain;
 use crate::sync::{Change, Knowledge};
 use crate::worker::Shared;
+use registry::causes::chain;
 
 /// How often tunnels are held against the clock and the certificates of the moment.
 const JUDGE: Duration = Duration::from_secs(5);

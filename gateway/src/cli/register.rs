@@ -20,10 +20,10 @@ use self::child::{Child, Signals, Told as Signal};
 use super::output::{Format, json};
 use super::socket::{self, AdminSocket};
 use super::{Failure, block_on};
-use crate::causes::chain;
 use crate::line::Line;
 use crate::registrar::{self, Ended, Ending, News, Seen, word};
 use crate::rpc::AdminClient;
+use registry::causes::chain;
 
 /// Messages of the conversation that wait on either side.
 const QUEUE: usize = 8;

@@ -12,7 +12,7 @@ use registry::manifest::Manifests;
 use registry::model::{Gateway, Link};
 
 use super::{Check, Report, span};
-use crate::causes::chain;
+use registry::causes::chain;
 
 /// A certificate of which less than this part of its life is left is to be renewed.
 const LIFE_LEFT_MIN: f64 = 0.1;

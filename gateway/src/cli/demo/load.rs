@@ -15,9 +15,9 @@ use super::board::Board;
 use super::judge::Exchange;
 use super::layout::Layout;
 use super::plan::{Cluster, KEYS, Service, key};
-use crate::causes::chain;
 use crate::cli::client::Client;
 use crate::cli::status::Status;
+use registry::causes::chain;
 
 /// Callers at west, each with one kept connection.
 pub(super) const CALLERS: usize = 32;
