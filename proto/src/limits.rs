@@ -6,8 +6,15 @@ use std::time::Duration;
 /// our own listener accepted still fits with the facts Ringway adds; small enough to hold for every open stream.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Fields in one head or one trailer section. The listener's parser takes 100; the rest is room for what gateways add.
-pub const HEADER_FIELDS_MAX: usize = 128;
+/// Fields in a head or a trailer section that a caller or an endpoint sends: more than any server sends by design, and
+/// few enough that going through them is nothing.
+pub const MESSAGE_FIELDS_MAX: usize = 256;
+
+/// Fields in one head or one trailer section on the wire: those of a message, and room for what gateways add.
+pub const HEADER_FIELDS_MAX: usize = MESSAGE_FIELDS_MAX + 32;
+
+/// Interim answers (RFC 9110, section 15.2) before the final one: a server has a few hints to give, and no stream of them.
+pub const INTERIM_FRAMES_MAX: u8 = 16;
 
 /// Bytes of a namespace, a service, a cluster, a region, a gateway id or an endpoint id on the wire: the length of a
 /// DNS name (RFC 1035, section 2.3.4), of which each of ours is a part or a neighbour.
