@@ -270,6 +270,8 @@ pub struct HealthCheck {
     pub rise: u32,
     /// Checks in a row that must fail before it takes none.
     pub fall: u32,
+    /// Whether instances are asked all the same when the checks of all of them fail.
+    pub fail_open: bool,
 }
 
 /// What a health check asks.
@@ -294,6 +296,7 @@ impl Default for HealthCheck {
             timeout: Duration::from_millis(500),
             rise: 2,
             fall: 3,
+            fail_open: false,
         }
     }
 }
@@ -453,6 +456,8 @@ pub struct RetryOn {
 /// How long things may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeout {
+    /// A connection to an endpoint, where no other one is left; a second at most while others are.
+    pub connect: Duration,
     /// From the end of the request body to the answer's head, over all attempts.
     pub head: Duration,
     /// Without a byte in either direction.
@@ -476,7 +481,8 @@ impl Default for Retry {
 
 impl Default for Timeout {
     fn default() -> Self {
-        Self { head: Duration::from_secs(10), idle: Duration::from_secs(60), total: None }
+        let (connect, head) = (Duration::from_secs(5), Duration::from_secs(10));
+        Self { connect, head, idle: Duration::from_secs(60), total: None }
     }
 }
 

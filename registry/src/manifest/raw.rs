@@ -142,7 +142,7 @@ pub(super) struct Endpoint {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct HealthCheck {
     pub(super) http: Field<HttpCheck>,
     pub(super) tcp: Field<Empty>,
@@ -150,6 +150,7 @@ pub(super) struct HealthCheck {
     pub(super) timeout: Field<String>,
     pub(super) rise: Field<Number>,
     pub(super) fall: Field<Number>,
+    pub(super) fail_open: Field<bool>,
 }
 
 #[derive(Deserialize)]
@@ -226,6 +227,7 @@ pub(super) struct Retry {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Timeout {
+    pub(super) connect: Field<String>,
     pub(super) head: Field<String>,
     pub(super) idle: Field<String>,
     pub(super) total: Field<String>,

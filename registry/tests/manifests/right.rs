@@ -131,6 +131,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
             timeout: Duration::from_millis(500),
             rise: 2,
             fall: 3,
+            fail_open: false,
         }),
         export: Grant::Everyone,
     };
@@ -283,7 +284,7 @@ spec:
     assert_eq!(policy.retry, retry);
     let (head, idle, total) =
         (Duration::from_millis(500), Duration::from_secs(120), Duration::from_secs(86_400));
-    assert_eq!(policy.timeout, Timeout { head, idle, total: Some(total) });
+    assert_eq!(policy.timeout, Timeout { head, idle, total: Some(total), ..Timeout::default() });
     let web = ServiceName::new("shop", "web").unwrap();
     assert_eq!(manifests.declared.services[&web].export, Grant::Nobody);
     let tiers = manifests.declared.policies[&web].placement.clone().unwrap().tiers.unwrap();
