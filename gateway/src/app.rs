@@ -44,6 +44,7 @@ use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::checks;
 use crate::clock::Clock;
 use crate::dataplane::Control;
+use crate::listener;
 use crate::metrics::{Direction, InProgress, Metrics};
 use crate::peers::Peers;
 use crate::registrations;
@@ -51,7 +52,7 @@ use crate::shifts;
 use crate::sidecars::Sidecars;
 use crate::sync::{self, Knowledge};
 use crate::view::{View, ViewBuilder};
-use crate::worker::Shared;
+use crate::worker::{Room, Shared};
 
 pub use self::load::LoadError;
 
@@ -219,6 +220,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock,
+        callers: Room::new(listener::connections_max(bind::descriptors())),
         in_progress: Arc::new(InProgress::default()),
         local: watch::Sender::new(local),
         stop,

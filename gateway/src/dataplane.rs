@@ -25,7 +25,6 @@ use crate::metrics::{self, InProgress};
 use crate::peers::{self, Dialler, Pace, PeerCluster};
 use crate::placement::Availability;
 use crate::sidecars::{REGISTRARS_EACH_MAX, REQUESTS_EACH_MAX, Sidecars};
-use crate::stall::Stalls;
 use crate::worker::{
     LookupStream, ObjectsStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker,
 };
@@ -122,7 +121,7 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         let tcp = tokio::net::TcpListener::from_std(tcp)?;
         let unix = unix.map(tokio::net::UnixListener::from_std).transpose()?;
         let number = endpoint.worker();
-        let worker = Rc::new(Worker { shared, number, pool: Rc::default(), stalls: Stalls::default() });
+        let worker = Rc::new(Worker::new(shared, number));
         let plane = Rc::new(Plane { worker: worker.clone(), endpoint, direct, control });
         let _ = ready.send(Ok(()));
         let accepting = spawn_local(accept_tunnels(plane.clone()));
@@ -237,6 +236,7 @@ pub async fn sweep(worker: Rc<Worker>) {
     let mut pool_swept = tokio::time::Instant::now();
     loop {
         let now = rounds.tick().await;
+        worker.timers.sweep(now);
         let given_up = worker.stalls.sweep(now);
         if given_up > 0 {
             warn!(given_up, "Cut off readers that take nothing: what waits for them holds up others.");

@@ -30,6 +30,7 @@ pub mod health;
 pub mod inbound;
 pub mod line;
 pub mod listener;
+pub mod message;
 pub mod metrics;
 pub mod outbound;
 pub mod peers;

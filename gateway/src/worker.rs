@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use http1::Timers;
 use identity::{Identity, Role};
 use proto::objects::{Answer, Ask};
 use proto::register::{Say, Told};
 use registry::model::{ClusterName, ServiceName};
-use tokio::sync::watch;
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tunnel::{Local, MessageReader, MessageWriter};
 
@@ -53,6 +54,8 @@ pub struct Shared {
     pub budget: Arc<ByteBudget>,
     /// Time since the start.
     pub clock: Clock,
+    /// Room for the connections of callers.
+    pub callers: Room,
     /// Requests under way.
     pub in_progress: Arc<InProgress>,
     /// Who we are to peers, and whom we believe: what new tunnels are made with.
@@ -61,6 +64,22 @@ pub struct Shared {
     pub stop: CancellationToken,
     /// Cancelled when the drain shall not wait any longer for what was accepted.
     pub cut: CancellationToken,
+}
+
+/// Room for connections, of all threads of a process.
+#[derive(Debug)]
+pub struct Room {
+    /// What is left of it.
+    pub left: Arc<Semaphore>,
+    /// Told when a thread that has no idle connection of its own needs room.
+    pub wanted: Notify,
+}
+
+impl Room {
+    /// For so many.
+    pub fn new(connections: usize) -> Self {
+        Self { left: Arc::new(Semaphore::new(connections)), wanted: Notify::new() }
+    }
 }
 
 /// A peer that wants to mirror our exports.
@@ -153,6 +172,15 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// Readers that may stall.
     pub stalls: Stalls,
+    /// The clock of idle connections.
+    pub timers: Rc<Timers>,
     /// Which of them, from 0.
     pub number: u8,
+}
+
+impl Worker {
+    /// The thread of this number.
+    pub fn new(shared: Arc<Shared>, number: u8) -> Self {
+        Self { shared, pool: Rc::default(), stalls: Stalls::default(), timers: Rc::default(), number }
+    }
 }

@@ -303,7 +303,7 @@ async fn exchange(mut send: quinn::SendStream, mut receive: quinn::RecvStream, b
                     status = ResponseHead::decode(&head).expect("a gateway's head is well-formed").0.status;
                 }
                 Ok(Some(Frame::Data(piece))) => body.extend_from_slice(&piece),
-                Ok(Some(Frame::Trailers(_))) => {}
+                Ok(Some(Frame::Trailers(_) | Frame::Interim(_))) => {}
                 Ok(Some(Frame::End)) => return Answer::Whole { status, body },
                 Ok(None) => break,
                 Err(e) => panic!("a gateway's frames are well-formed: {e}"),

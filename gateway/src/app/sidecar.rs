@@ -30,9 +30,8 @@ use crate::metrics::{self, Direction, InProgress, Metrics};
 use crate::peers::{PeerCluster, Peers};
 use crate::registrar::Ending;
 use crate::sidecar::{self, Names, Proxy, admin};
-use crate::stall::Stalls;
 use crate::view::{View, ViewBuilder};
-use crate::worker::{Shared, Worker};
+use crate::worker::{Room, Shared, Worker};
 use crate::{dataplane, listener};
 
 /// How long the last bytes may take once everything is over.
@@ -81,8 +80,7 @@ async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
     let cluster = cluster.expect("`own_cluster` is the one link of a sidecar");
     let sidecar = Arc::new(sidecar);
     let shared = Arc::new(shared(&sidecar, local, peers, stop));
-    let worker =
-        Rc::new(Worker { shared: shared.clone(), number: 0, pool: Rc::default(), stalls: Stalls::default() });
+    let worker = Rc::new(Worker::new(shared.clone(), 0));
 
     sidecar::hold(&sidecar, &shared, &cluster, &endpoint);
     let names = Rc::<Names>::default();
@@ -171,6 +169,7 @@ fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: Cancellation
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock: Clock::start(),
+        callers: Room::new(listener::connections_max(bind::descriptors())),
         in_progress: Arc::new(InProgress::default()),
         local: watch::Sender::new(local),
         stop,

@@ -176,7 +176,7 @@ impl Moment {
             }
             let reach = match service.availability(node, port, now) {
                 Availability::Up => Reach::Up,
-                Availability::Suspect => Reach::Suspect,
+                Availability::Suspect | Availability::Unready => Reach::Suspect,
                 Availability::Down | Availability::Unreachable => Reach::Down,
             };
             (member.cluster.clone(), State { reach, ready: service.capacity(node, port, now) })
