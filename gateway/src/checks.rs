@@ -260,7 +260,10 @@ mod tests {
         // One that is never given to whoever asks for any.
         let address = HostPort { host: "127.0.0.1".into(), port: 1 };
         for probe in [Probe::Tcp, http(None)] {
-            assert_eq!(ask(&address, &probe, Duration::from_secs(5)).await.map_err(|e| e.to_string()), Err("cannot connect".into()));
+            assert_eq!(
+                ask(&address, &probe, Duration::from_secs(5)).await.map_err(|e| e.to_string()),
+                Err("cannot connect".into())
+            );
         }
     }
 }

@@ -24,9 +24,9 @@ pub(super) const WHOLE_SHARE: u32 = 1 << 16;
 /// Requests of this process that may wait for a connection to an endpoint that accepts none: more would only wait, and
 /// fill its accept queue again once it does.
 const CONNECTING_MAX: u32 = 256;
-/// ... and to one that does: what it accepts so slowly it cannot serve either.
-const CONNECTING_MOST: u32 = 4096;
-/// An endpoint that has accepted a connection within this time accepts some, in microseconds.
+/// ... and to one that does: what it accepts so slowly it cannot serve either, and each takes a descriptor.
+const CONNECTING_MOST: u32 = 16_384;
+/// An endpoint that has accepted none of those that wait for so long accepts none, in microseconds.
 const ACCEPTS_MICROS: u64 = 100_000;
 /// While one accepts none, and many wait, a connection is tried so often, in microseconds: that is how it is found out.
 const TRY_MICROS: u64 = 10_000;
@@ -146,8 +146,8 @@ pub struct EndpointState {
     connecting: AtomicU32,
     /// When one of them last began to.
     connect_began_at: AtomicU64,
-    /// When a connection to it was last accepted.
-    connected_at: AtomicU64,
+    /// Since when none that waits was accepted.
+    unaccepted_since: AtomicU64,
     latency: Latency,
     /// An [`Ejection`], packed.
     ejection: AtomicU64,
@@ -186,7 +186,7 @@ impl EndpointState {
             silent_since: AtomicU64::new(0),
             connecting: AtomicU32::new(0),
             connect_began_at: AtomicU64::new(0),
-            connected_at: AtomicU64::new(0),
+            unaccepted_since: AtomicU64::new(0),
             latency: Latency::default(),
             ejection: AtomicU64::new(Ejection::NONE),
             asked_at: AtomicU64::new(0),
@@ -283,12 +283,14 @@ impl EndpointState {
         let ago = |at: &AtomicU64| now.saturating_sub(at.load(Relaxed));
         connecting >= CONNECTING_MAX
             && (connecting >= CONNECTING_MOST
-                || (ago(&self.connected_at) > ACCEPTS_MICROS && ago(&self.connect_began_at) < TRY_MICROS))
+                || (ago(&self.unaccepted_since) > ACCEPTS_MICROS && ago(&self.connect_began_at) < TRY_MICROS))
     }
 
     /// A request needs a connection: counted until the guard is dropped.
     pub fn connecting(self: &Arc<Self>, now: u64) -> Connecting {
-        self.connecting.fetch_add(1, Relaxed);
+        if self.connecting.fetch_add(1, Relaxed) == 0 {
+            self.unaccepted_since.store(now, Relaxed);
+        }
         self.connect_began_at.store(now, Relaxed);
         Connecting(self.clone())
     }
@@ -331,7 +333,7 @@ impl EndpointState {
     /// A connect to it was accepted. After a refusal that is another process than before: what was measured of the one
     /// that died counts no more.
     pub fn connected(&self, now: u64) -> Option<Change> {
-        self.connected_at.store(now, Relaxed);
+        self.unaccepted_since.store(now, Relaxed);
         let unreachable = self.ejection().is_some_and(|ejection| ejection.sign == Sign::Unreachable);
         if unreachable { self.open(now, Cause::Connected) } else { None }
     }

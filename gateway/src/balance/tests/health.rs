@@ -263,7 +263,10 @@ fn of_those_that_are_out_the_one_that_was_asked_longest_ago_comes_first() {
 fn no_more_wait_for_a_connection_than_may_while_none_is_accepted() {
     let set = set(Algorithm::RoundRobin, &[100, 100]);
     let now = SECOND;
-    let mut waiting: Vec<Connecting> = (0..256).map(|_| set.get(0).connecting(now)).collect();
+    let mut waiting: Vec<Connecting> = (0..1_000).map(|_| set.get(0).connecting(now)).collect();
+    assert!(!set.is_crowded(now + 100_000, &[]), "a burst is none of its doing");
+    let now = now + 100_001;
+    waiting.push(set.get(0).connecting(now));
     assert_eq!(counts(&set, 10, now), [0, 10]);
     assert!(set.is_crowded(now, &[1]) && !set.is_crowded(now, &[0]));
     assert_eq!(set.pick(now, &mut rng(), None, &[1]), None);
