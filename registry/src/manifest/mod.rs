@@ -155,6 +155,17 @@ pub fn parse(sources: &[Source]) -> Result<Manifests, Problems> {
     read::read(sources, None)
 }
 
+/// The objects that `sources` declare, by their heads alone: what cannot be read is left out, and [`parse_for`] says why.
+/// Lazy: each document is read as its object is asked for.
+pub fn names(sources: &[Source]) -> impl Iterator<Item = ObjectName> {
+    read::names(sources)
+}
+
+/// How many documents `sources` hold; none of them is read.
+pub fn count(sources: &[Source]) -> usize {
+    sources.iter().map(|source| document::split(&source.text).len()).sum()
+}
+
 /// Reads objects from text that join those of the running gateway `of`: what they leave out comes from it, and what
 /// they refer to may be elsewhere, so it is not looked up ([`crate::sources`] does).
 ///

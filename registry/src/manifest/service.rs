@@ -90,6 +90,9 @@ fn endpoints(spec: &ServiceSpec, ports: Option<&[Port]>, scope: &mut Scope<'_, '
     let mut ids = BTreeSet::new();
     let mut endpoints = Vec::with_capacity(list.len());
     for entry in list {
+        if scope.findings.gives_up() {
+            return None;
+        }
         let Some(endpoint) = endpoint(entry, ports, scope) else { continue };
         if ids.insert(endpoint.id.clone()) {
             endpoints.push(endpoint);
@@ -143,6 +146,9 @@ fn endpoint_ports(
     };
     let mut numbers = Vec::new();
     for (name, value) in &given.value {
+        if scope.findings.gives_up() {
+            return None;
+        }
         if let Some(port) = ports.iter().find(|port| *port.name == **name) {
             if let Some(n) = scope.read(value, &format!("{NAME}.{name}"), number::<u16>(1..=65_535)) {
                 numbers.push((port.name.clone(), n));
