@@ -27,10 +27,11 @@ use registry::sources::Sources;
 use registry::state::StateDir;
 use registry::store::AnyStore;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use tunnel::endpoint::HANDSHAKES_MAX;
 use tunnel::{HelloInfo, Local};
 
 use self::changes::Files;
@@ -205,7 +206,15 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let (registrars, incoming_registrars) = mpsc::channel(REGISTRARS_QUEUE);
     let sidecars = Sidecars::new(gateway.cluster.clone(), stop.clone());
     let (asks, incoming_asks) = mpsc::channel(OBJECTS_QUEUE);
-    let control = Arc::new(Control { syncs, lookups, registrars, objects: asks, sidecars });
+    let control = Arc::new(Control {
+        syncs,
+        lookups,
+        registrars,
+        objects: asks,
+        sidecars,
+        handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+        direct_handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+    });
     let metrics = Metrics::new(options.workers);
     let shared = Arc::new(Shared {
         domain: gateway.domain.clone(),
@@ -213,6 +222,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         via: HeaderValue::try_from(format!("1.1 {}.gateway", gateway.cluster))
             .unwrap_or_else(|_| HeaderValue::from_static("1.1 gateway")),
         view: ArcSwap::from_pointee(View::default()),
+        news: peers.news().clone(),
         peers,
         attempts: metrics.attempts(),
         nameless: metrics.requests(Direction::Outbound, "", ""),

@@ -19,7 +19,9 @@ use crate::clock::Clock;
 use crate::endpoint::Pool;
 use crate::line::Line;
 use crate::metrics::{AttemptCounters, InProgress, InProgressGuard, Metrics, RequestCounters};
+use crate::news::News;
 use crate::peers::Peers;
+use crate::sidecars::Workload;
 use crate::stall::Stalls;
 use crate::view::View;
 
@@ -41,6 +43,8 @@ pub struct Shared {
     pub via: HeaderValue,
     /// The moment that requests look at.
     pub view: ArcSwap<View>,
+    /// Told when another view is there, and of every change of how a peer is or an endpoint fails its checks.
+    pub news: News,
     /// The linked clusters.
     pub peers: Arc<Peers>,
     /// Metrics.
@@ -79,10 +83,14 @@ pub struct SyncStream {
 pub struct LookupStream {
     /// Its name.
     pub sidecar: String,
+    /// Its workload.
+    pub workload: Arc<Workload>,
     /// Its half.
     pub reader: MessageReader,
     /// Ours.
     pub writer: MessageWriter,
+    /// Its part of what one tunnel and one workload may have.
+    pub room: [InProgressGuard; 2],
 }
 
 /// A process that registers endpoints.

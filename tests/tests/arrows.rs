@@ -37,8 +37,8 @@ const FOREIGN: [(&str, &[&str]); 4] = [
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
 const FLOORS: [&[&str]; 10] = [
     &[
-        "audit", "balance", "budget", "clock", "facts", "fields", "grpc", "health", "line", "retry", "route",
-        "rpc", "stall",
+        "audit", "balance", "budget", "clock", "facts", "fields", "grpc", "health", "line", "news", "rate",
+        "resets", "retry", "route", "rpc", "stall",
     ],
     &["body", "metrics", "placement"],
     &["endpoint", "peers", "sidecars"],
@@ -52,11 +52,13 @@ const FLOORS: [&[&str]; 10] = [
 ];
 
 /// Pure: no input or output, no await; time and randomness are parameters.
-const PURE: [&str; 17] = [
+const PURE: [&str; 19] = [
     "gateway/src/balance",
     "gateway/src/grpc",
     "gateway/src/health",
     "gateway/src/placement",
+    "gateway/src/rate",
+    "gateway/src/resets",
     "gateway/src/retry",
     "gateway/src/route",
     "hashring/src",
