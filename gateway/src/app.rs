@@ -40,6 +40,7 @@ use self::members::Known;
 use self::reload::Reloader;
 use self::workers::Workers;
 use crate::admin::objects::Objects;
+use crate::admin::pool::Pool;
 use crate::admin::{self, Admin, StartedWithout};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::checks;
@@ -290,6 +291,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         shared: shared.clone(),
         knowledge: knowledge.clone(),
         store: registry.clone(),
+        pool: Pool::start().map_err(StartError::Thread)?,
     };
     tasks.spawn(admin::remote::serve(objects.clone(), incoming_asks));
     let admin_socket = match admin_socket {

@@ -33,7 +33,7 @@ use crate::stall::Stalls;
 use crate::worker::{
     LookupStream, ObjectsStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker,
 };
-use crate::{exchange, inbound, listener, outbound};
+use crate::{admin, exchange, inbound, listener, outbound};
 
 /// Workers that dial a peer, and so the tunnels of a pair of gateways: more would not carry more, and each costs its
 /// share of probes and handshakes.
@@ -445,8 +445,12 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                     }
                 }
                 Ok(Begun::Objects(reader, writer)) => {
-                    let stream =
-                        ObjectsStream { peer: cluster.name.clone(), line: Line::tunnel(reader, writer) };
+                    let line = Line::tunnel(reader, writer);
+                    if cluster.link().allow_apply.is_empty() {
+                        let now = plane.worker.shared.clock.micros();
+                        return admin::remote::refuse(&cluster, line, now).await;
+                    }
+                    let stream = ObjectsStream { peer: cluster.name.clone(), line };
                     if plane.control.objects.try_send(stream).is_err() {
                         debug!(peer = %cluster.name, "Too many questions about objects wait.");
                     }

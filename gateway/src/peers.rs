@@ -7,6 +7,7 @@ mod dial;
 mod gateway;
 mod learned;
 mod own;
+mod questions;
 mod replace;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ pub use dial::{Dialler, Pace, each_address, keep_dialling};
 pub use gateway::PeerGateway;
 pub use learned::each_learned;
 pub use own::own;
+pub use questions::Questions;
 pub use replace::close_replaced;
 pub use watch::watch;
 
@@ -77,6 +79,8 @@ pub struct PeerCluster {
     pub resets: ResetBudget,
     /// What it may have unread here over all its tunnels.
     pub unread: Arc<Account>,
+    /// What it may ask of us about objects.
+    pub questions: Questions,
     news: News,
     link: changes::Sender<Arc<Link>>,
     gateways: ArcSwap<Vec<Arc<PeerGateway>>>,
@@ -290,6 +294,7 @@ impl PeerCluster {
             asking: Arc::default(),
             resets: ResetBudget::new(RESETS),
             unread: Account::new(PEER_UNREAD_BYTES_MAX),
+            questions: Questions::default(),
             news,
             link: changes::Sender::new(Arc::new(link.clone())),
             gateways: ArcSwap::default(),
