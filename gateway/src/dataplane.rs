@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use proto::code::{CloseCode, Code};
 use registry::model::{ClusterName, HostPort};
+use registry::registration::place::CameFrom;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Barrier, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_local};
@@ -400,11 +401,16 @@ async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
                 }
                 Ok(Begun::Register(reader, writer)) => {
                     let Some(who) = Who::workload(&peer.identity) else { return };
+                    let from = match tunnel.remote_address() {
+                        PeerAddress::Process(_) => CameFrom::Host,
+                        PeerAddress::Ip(address) => CameFrom::Address(address.ip()),
+                    };
                     let room = registering.enter(REGISTRARS_EACH_MAX);
                     if room.is_none() {
                         return debug!(%caller, "Too many register streams of one tunnel; refused.");
                     }
-                    let stream = RegisterStream { who, line: Line::tunnel(reader, writer), room };
+                    let line = Line::tunnel(reader, writer);
+                    let stream = RegisterStream { who, from, line, room };
                     if plane.control.registrars.try_send(stream).is_err() {
                         debug!("Too many register streams wait; the sidecar tries again.");
                     }

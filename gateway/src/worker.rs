@@ -10,6 +10,7 @@ use identity::{Identity, Role};
 use proto::objects::{Answer, Ask};
 use proto::register::{Say, Told};
 use registry::model::{ClusterName, ServiceName};
+use registry::registration::place::CameFrom;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tunnel::{Local, MessageReader, MessageWriter};
@@ -98,6 +99,8 @@ pub struct LookupStream {
 pub struct RegisterStream {
     /// Who.
     pub who: Who,
+    /// Where it is.
+    pub from: CameFrom,
     /// What it says, and is told.
     pub line: Line<Say, Told>,
     /// Its part of what one tunnel may have, if it came over one.

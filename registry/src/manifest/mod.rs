@@ -33,6 +33,7 @@ mod problem;
 mod raw;
 mod read;
 mod register;
+mod registration;
 mod registry;
 mod scope;
 mod service;

@@ -7,6 +7,7 @@ use serde_saphyr::{Location, Spanned};
 
 use super::health;
 use super::raw::{self, Field, ServiceSpec};
+use super::registration;
 use super::scope::{Scope, Target};
 use super::suggest;
 use super::units::{self, number};
@@ -40,12 +41,14 @@ pub(super) fn read(
     let endpoints = endpoints(spec, ports.as_deref(), scope);
     let health_check = health::read(&spec.health_check, scope);
     let export = export(&spec.export, scope);
+    let registration = registration::read(&spec.registration, scope);
     Some(Service {
         name: name?,
         ports: ports?,
         endpoints: endpoints?,
         health_check: health_check?,
         export: export?,
+        registration: registration?,
     })
 }
 

@@ -220,7 +220,7 @@ spec: {}
   replicas: 3
 ",
         said: &[
-            "5:3 MeshService shop/cart: unknown field `replicas` => the fields here are `ports`, `endpoints`, `healthCheck` and `export`",
+            "5:3 MeshService shop/cart: unknown field `replicas` => the fields here are `ports`, `endpoints`, `healthCheck`, `export` and `registration`",
         ],
     },
     Case {

@@ -1,0 +1,64 @@
+//! Whether an endpoint may be where its registrar says: the addresses of its host, and those of ours.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use registry::model::{Endpoint, ServiceName};
+use registry::registration::place::{BadPlace, CameFrom, Here, may_be_at};
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+
+use crate::view::View;
+
+/// How long the addresses of a name are waited for; without them the name alone is looked at.
+const RESOLVE_WAIT: Duration = Duration::from_secs(1);
+
+/// What the endpoints of one registrar are held against.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    /// Where it is.
+    pub(super) from: CameFrom,
+    /// Where this process listens.
+    pub(super) listeners: Arc<[SocketAddr]>,
+}
+
+impl Places {
+    /// Whether an endpoint of `service` may be where it says, as far as its name can be resolved now.
+    pub(super) async fn check(
+        &self,
+        service: &ServiceName,
+        endpoint: &Endpoint,
+        view: &View,
+    ) -> Result<(), BadPlace> {
+        self.allow(service, endpoint, &addresses(&endpoint.host).await, view)
+    }
+
+    /// The same, where its host means `addresses`.
+    pub(super) fn allow(
+        &self,
+        service: &ServiceName,
+        endpoint: &Endpoint,
+        addresses: &[IpAddr],
+        view: &View,
+    ) -> Result<(), BadPlace> {
+        let declared = view.catalog.as_ref().and_then(|catalog| catalog.declared.services.get(service));
+        let allowed = declared.map(|declared| &declared.registration);
+        let here = Here { listeners: &self.listeners, is_ours: &is_ours };
+        may_be_at(endpoint, addresses, (service, allowed), self.from, here)
+    }
+}
+
+/// What a name means at the moment; of an address, and of a name that means nothing in time, nothing more is known.
+async fn addresses(host: &str) -> Vec<IpAddr> {
+    if host.parse::<IpAddr>().is_ok() {
+        return Vec::new();
+    }
+    let resolved = timeout(RESOLVE_WAIT, lookup_host((host, 0))).await;
+    resolved.ok().and_then(Result::ok).map_or_else(Vec::new, |found| found.map(|a| a.ip()).collect())
+}
+
+/// Whether an address is one of this host: only those can be bound.
+fn is_ours(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
