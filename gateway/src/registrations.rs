@@ -21,14 +21,14 @@ use registry::registrar::Registrar;
 use registry::registration::place::BadPlace;
 use registry::registration::{self, BadRegistration, Begin, Misfit};
 use registry::store::Store;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::keeper::{Done, Wanted, keep};
-use self::place::Places;
+use self::place::{Places, RESOLVED_AT_ONCE};
 use self::session::Session;
 use crate::line::Cut;
 use crate::metrics::{InProgress, InProgressGuard};
@@ -89,6 +89,7 @@ pub async fn serve<S: Store>(
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sessions = JoinSet::new();
     let mut rooms = Rooms::default();
+    let resolving = Arc::new(Semaphore::new(RESOLVED_AT_ONCE));
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
@@ -102,7 +103,7 @@ pub async fn serve<S: Store>(
                 };
                 // The user of the gateway itself may as well declare whatever address.
                 let listeners = if let Who::Host(_) = who { Arc::default() } else { listeners.clone() };
-                let places = Places { from: stream.from, listeners };
+                let places = Places { from: stream.from, listeners, resolving: resolving.clone() };
                 let views = views.subscribe();
                 let talk = converse(shared.stop.clone(), store.clone(), views, places, stream);
                 sessions.spawn(async move {

@@ -7,12 +7,16 @@ use std::time::Duration;
 use registry::model::{Endpoint, ServiceName};
 use registry::registration::place::{BadPlace, CameFrom, Here, may_be_at};
 use tokio::net::lookup_host;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::view::View;
 
 /// How long the addresses of a name are waited for; without them the name alone is looked at.
 const RESOLVE_WAIT: Duration = Duration::from_secs(1);
+/// Names that are resolved at once: each takes a thread of those that save the catalog, for as long as the system's
+/// resolver likes.
+pub(super) const RESOLVED_AT_ONCE: usize = 4;
 
 /// What the endpoints of one registrar are held against.
 #[derive(Clone, Debug)]
@@ -21,6 +25,8 @@ pub(super) struct Places {
     pub(super) from: CameFrom,
     /// Where this process listens.
     pub(super) listeners: Arc<[SocketAddr]>,
+    /// Room for [`RESOLVED_AT_ONCE`], of all registrars.
+    pub(super) resolving: Arc<Semaphore>,
 }
 
 impl Places {
@@ -31,7 +37,15 @@ impl Places {
         endpoint: &Endpoint,
         view: &View,
     ) -> Result<(), BadPlace> {
-        self.allow(service, endpoint, &addresses(&endpoint.host).await, view)
+        self.allow(service, endpoint, &[], view)?;
+        let of_ours = |port: u16| self.listeners.iter().any(|listener| listener.port() == port);
+        let from_elsewhere = matches!(self.from, CameFrom::Address(_));
+        // What else a name means is nobody's business before requests are sent there.
+        if !from_elsewhere && !endpoint.ports.iter().any(|(_, port)| of_ours(port)) {
+            return Ok(());
+        }
+        let addresses = timeout(RESOLVE_WAIT, addresses(&endpoint.host, self.resolving.clone())).await;
+        self.allow(service, endpoint, &addresses.unwrap_or_default(), view)
     }
 
     /// The same, where its host means `addresses`.
@@ -49,13 +63,20 @@ impl Places {
     }
 }
 
-/// What a name means at the moment; of an address, and of a name that means nothing in time, nothing more is known.
-async fn addresses(host: &str) -> Vec<IpAddr> {
+/// What a name means at the moment; of an address, and of a name that means nothing, nothing more is known.
+async fn addresses(host: &Arc<str>, resolving: Arc<Semaphore>) -> Vec<IpAddr> {
     if host.parse::<IpAddr>().is_ok() {
         return Vec::new();
     }
-    let resolved = timeout(RESOLVE_WAIT, lookup_host((host, 0))).await;
-    resolved.ok().and_then(Result::ok).map_or_else(Vec::new, |found| found.map(|a| a.ip()).collect())
+    // Never closed.
+    let permit = resolving.acquire_owned().await.ok();
+    let host = host.clone();
+    // Whoever does not wait any more has not freed the thread.
+    let resolved = tokio::spawn(async move {
+        let _permit = permit;
+        lookup_host((&*host, 0)).await.map(|found| found.map(|a| a.ip()).collect())
+    });
+    resolved.await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// Whether an address is one of this host: only those can be bound.

@@ -138,7 +138,7 @@ fn talk_from(
     let (tell, told) = mpsc::channel(8);
     let stream = RegisterStream { who, from, line: Line::Queues(said, tell), room: None };
     let failing = Failing { store: store.clone(), health: of_store };
-    let places = Places { from, listeners: Arc::default() };
+    let places = Places { from, listeners: Arc::default(), resolving: Arc::new(Semaphore::new(1)) };
     let conversation = converse(CancellationToken::new(), failing, views.subscribe(), places, stream);
     (Talk { say, told, store, health, views }, conversation)
 }
@@ -269,7 +269,8 @@ fn a_change_of_other_services_is_no_news() {
     let (_tell, done) = watch::channel(Done::default());
     let (_say, said) = mpsc::channel(1);
     let (tell, _told) = mpsc::channel(1);
-    let places = Places { from: CameFrom::Host, listeners: Arc::default() };
+    let places =
+        Places { from: CameFrom::Host, listeners: Arc::default(), resolving: Arc::new(Semaphore::new(1)) };
     let mut session = Session::new(Line::Queues(said, tell), &begin(), of_session, places, wanted, done);
     // Another view with the very same service.
     views.send_replace(Arc::new(other));
