@@ -145,7 +145,11 @@ async fn keep_checking(
         let result = tokio::time::timeout(check.timeout, asked).await;
         let result = result.unwrap_or(Err(CheckError::TooSlow(check.timeout)));
         drop(permit);
+        let failed = endpoint.fails_checks();
         let change = endpoint.checked(result.is_ok(), check.rise, check.fall, shared.clock.micros());
+        if endpoint.fails_checks() != failed {
+            shared.news.tell();
+        }
         if let Err(error) = &result {
             let (id, address) = (endpoint.id(), endpoint.address());
             let error: &dyn std::error::Error = error;

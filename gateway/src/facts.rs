@@ -30,13 +30,16 @@ pub struct Facts {
 impl Facts {
     /// What the gateways of the peer say together: they share the endpoints, and of what each sees the best counts, so
     /// that one that cannot reach an endpoint makes nothing flap. The requests that each has on its way add up.
-    fn tell(&self, words: &[Word], now: u64) {
+    /// Gives whether more than the requests on their way has changed.
+    fn tell(&self, words: &[Word], now: u64) -> bool {
+        let before = (self.ready(now), self.ring(now));
         let load = words.iter().fold(0u32, |load, word| load.saturating_add(word.load));
         self.ready.store(words.iter().map(|word| word.ready).max().unwrap_or(0), Relaxed);
         self.degraded.store(words.iter().all(|word| word.degraded), Relaxed);
         self.load.store(load, Relaxed);
         self.ring.store(words.first().map_or(0, |word| word.ring), Relaxed);
         self.told_at.store(now.max(1), Relaxed);
+        before != (self.ready(now), self.ring(now))
     }
 
     /// The weight of its endpoints that take requests, in hundredths; 0: none does. `None`: unknown.
@@ -61,6 +64,11 @@ impl Facts {
     /// Fingerprint of the ring that the peer places it by; `None`: unknown, or it has none.
     pub fn ring(&self, now: u64) -> Option<u64> {
         self.is_fresh(now).then(|| self.ring.load(Relaxed)).filter(|&ring| ring != 0)
+    }
+
+    /// When it becomes unknown unless it is told again, in microseconds; `None`: it is unknown already.
+    pub fn counts_until(&self, now: u64) -> Option<u64> {
+        self.is_fresh(now).then(|| self.told_at.load(Relaxed).saturating_add(FRESH_MICROS))
     }
 
     fn is_fresh(&self, now: u64) -> bool {
@@ -123,21 +131,23 @@ impl Told {
         if now.saturating_sub(*told_at) < FRESH_MICROS { objections.clone() } else { Vec::new() }
     }
 
-    /// A digest came from the gateway `teller`.
-    pub fn tell(&self, teller: &str, digest: &Digest, now: u64) {
+    /// A digest came from the gateway `teller`. Gives whether more has changed than the requests on their way.
+    pub fn tell(&self, teller: &str, digest: &Digest, now: u64) -> bool {
         if !digest.objections.is_empty() {
             let objections =
                 digest.objections.iter().take(DIGEST_SERVICES_MAX).filter_map(objection).collect();
             *self.objections.lock().unwrap_or_else(PoisonError::into_inner) = (objections, now);
         }
+        let mut changed = false;
         let mut services = self.lock();
         for service in &digest.services {
             let heard = services.get_mut(&format!("{}/{}", service.namespace, service.name));
             let Some(heard) = heard else { continue };
             let Some(facts) = heard.facts.upgrade() else { continue };
             heard.hear(teller, service, now);
-            facts.tell(&heard.words, now);
+            changed |= facts.tell(&heard.words, now);
         }
+        changed
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Heard>> {

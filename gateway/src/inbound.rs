@@ -59,7 +59,7 @@ pub async fn serve(worker: Rc<Worker>, cluster: &PeerCluster, peer: &Peer, excha
     let Some(answered) = interims.while_answering(&mut sender, answering).await else { return };
     match answered {
         // The peer's body broke off: whatever the endpoint made of that is no answer.
-        _ if body.failed() => sender.reset(Code::Internal),
+        _ if body.failed() => sender.reset(Code::Cancelled),
         Ok(mut answer) => {
             if let Some(left) = request.deadline {
                 answer.body.limit(left, Some(started + left), Activity::new(started));

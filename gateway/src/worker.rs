@@ -11,6 +11,7 @@ use identity::{Identity, Role};
 use proto::objects::{Answer, Ask};
 use proto::register::{Say, Told};
 use registry::model::{ClusterName, ServiceName};
+use registry::registration::place::CameFrom;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tunnel::{Local, MessageReader, MessageWriter};
@@ -20,7 +21,9 @@ use crate::clock::Clock;
 use crate::endpoint::Pool;
 use crate::line::Line;
 use crate::metrics::{AttemptCounters, InProgress, InProgressGuard, Metrics, RequestCounters};
+use crate::news::News;
 use crate::peers::Peers;
+use crate::sidecars::Workload;
 use crate::stall::Stalls;
 use crate::view::View;
 
@@ -42,6 +45,8 @@ pub struct Shared {
     pub via: HeaderValue,
     /// The moment that requests look at.
     pub view: ArcSwap<View>,
+    /// Told when another view is there, and of every change of how a peer is or an endpoint fails its checks.
+    pub news: News,
     /// The linked clusters.
     pub peers: Arc<Peers>,
     /// Metrics.
@@ -98,10 +103,14 @@ pub struct SyncStream {
 pub struct LookupStream {
     /// Its name.
     pub sidecar: String,
+    /// Its workload.
+    pub workload: Arc<Workload>,
     /// Its half.
     pub reader: MessageReader,
     /// Ours.
     pub writer: MessageWriter,
+    /// Its part of what one tunnel and one workload may have.
+    pub room: [InProgressGuard; 2],
 }
 
 /// A process that registers endpoints.
@@ -109,6 +118,8 @@ pub struct LookupStream {
 pub struct RegisterStream {
     /// Who.
     pub who: Who,
+    /// Where it is.
+    pub from: CameFrom,
     /// What it says, and is told.
     pub line: Line<Say, Told>,
     /// Its part of what one tunnel may have, if it came over one.

@@ -242,7 +242,8 @@ impl Decoder {
                 State::Gather { kind, len, got } => {
                     let kind = *kind;
                     let payload = if got.is_empty() && self.input.len() >= *len {
-                        self.input.split_to(*len)
+                        // A copy: it is kept for as long as the exchange lasts, and not the chunk that it came in.
+                        Bytes::copy_from_slice(&self.input.split_to(*len))
                     } else {
                         let piece = self.input.split_to(self.input.len().min(*len - got.len()));
                         got.extend_from_slice(&piece);

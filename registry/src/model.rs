@@ -3,6 +3,7 @@
 //! Names are validated where they enter; everything here is immutable and cheap to clone.
 
 mod catalog;
+mod hosts;
 mod object;
 mod port_numbers;
 mod sidecar;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crate::store::etcd::EtcdOptions;
 
 pub use catalog::{Catalog, Condition, Declared, Import, PeerImports, Position};
+pub use hosts::{HostRule, Hosts};
 pub use object::{Kind, Object, ObjectName};
 pub use port_numbers::PortNumbers;
 pub use sidecar::{GatewayAddress, Sidecar};
@@ -218,6 +220,8 @@ pub struct Service {
     pub health_check: Option<HealthCheck>,
     /// Who of the peers may call it.
     pub export: Grant,
+    /// Where workloads may register endpoints over the network, beside at their own address.
+    pub registration: Hosts,
 }
 
 /// A port of a service, as callers see it.

@@ -48,8 +48,8 @@ const FOREIGN: [(&str, &[&str]); 4] = [
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
 const FLOORS: [&[&str]; 11] = [
     &[
-        "audit", "balance", "budget", "clock", "fields", "grpc", "health", "line", "retry", "route", "rpc",
-        "stall",
+        "audit", "balance", "budget", "clock", "fields", "grpc", "health", "line", "news", "rate", "resets",
+        "retry", "route", "rpc", "stall",
     ],
     &["facts", "message", "metrics", "placement"],
     &["body"],
@@ -64,7 +64,7 @@ const FLOORS: [&[&str]; 11] = [
 ];
 
 /// Pure: no input or output, no await; time and randomness are parameters.
-const PURE: [&str; 21] = [
+const PURE: [&str; 23] = [
     "gateway/http1/src/chunked",
     "gateway/http1/src/framing",
     "gateway/http1/src/head",
@@ -73,6 +73,8 @@ const PURE: [&str; 21] = [
     "gateway/src/health",
     "gateway/src/message",
     "gateway/src/placement",
+    "gateway/src/rate",
+    "gateway/src/resets",
     "gateway/src/retry",
     "gateway/src/route",
     "hashring/src",

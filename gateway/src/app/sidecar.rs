@@ -163,6 +163,7 @@ fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: Cancellation
             .unwrap_or_else(|_| HeaderValue::from_static("1.1 sidecar")),
         name,
         view: ArcSwap::from_pointee(View::default()),
+        news: peers.news().clone(),
         peers,
         attempts: metrics.attempts(),
         nameless: metrics.requests(Direction::Outbound, "", ""),

@@ -111,7 +111,7 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
             answer.body.limit(service.timeout.idle, call.deadline, activity);
             answer
         }
-        Err((_, true)) => return sender.reset(Code::Internal),
+        Err((_, true)) => return sender.reset(Code::Cancelled),
         Err((failure, false)) => {
             let (rejection, outcome) = call.rejection(failure, false);
             counted.outcome = outcome;

@@ -120,6 +120,7 @@ pub(super) struct ServiceSpec {
     pub(super) endpoints: List<Endpoint>,
     pub(super) health_check: Field<HealthCheck>,
     pub(super) export: Field<Export>,
+    pub(super) registration: Field<Registration>,
 }
 
 #[derive(Deserialize)]
@@ -158,6 +159,12 @@ pub(super) struct HealthCheck {
 pub(super) struct HttpCheck {
     pub(super) path: Field<String>,
     pub(super) expected_status: Field<Number>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Registration {
+    pub(super) hosts: List<String>,
 }
 
 #[derive(Deserialize)]
