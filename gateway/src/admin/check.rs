@@ -30,7 +30,7 @@ pub(crate) const CHECKS: [(&str, &str); 29] = [
     ("identity.name", "our certificate is for this cluster, gateway id and trust domain"),
     ("trust.bundle", "each link has a bundle that says whom to believe"),
     ("clock", "this machine's clock is not behind what peers have seen"),
-    ("state.writable", "the state directory can be written"),
+    ("state.writable", "the state directory can be written, and by nobody else"),
     ("ports.bound", "the listeners are bound"),
     ("process.files", "there are file descriptors left"),
     ("process.drain", "the process takes new requests"),
