@@ -1,7 +1,6 @@
 //! Whom we believe: per cluster, its trust domain and its authorities.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
 use std::path::Path;
 
 use rustls::pki_types::TrustAnchor;
@@ -129,8 +128,8 @@ fn authorities(dir: &Path, cluster: &str, trust_domain: &str) -> Result<Authorit
     crate::id::check_trust_domain(trust_domain)?;
     let path = dir.join("bundles").join(format!("{cluster}.pem"));
     let bundle = files::certificates(&path).map_err(|error| match error {
-        FileError::Read { file, source } if source.kind() == ErrorKind::NotFound => {
-            TrustError::Missing { cluster: cluster.to_owned(), file }
+        FileError::Read(missing) if missing.is_missing() => {
+            TrustError::Missing { cluster: cluster.to_owned(), file: show(&path) }
         }
         other => TrustError::File(other),
     })?;

@@ -99,8 +99,7 @@ fn check_sizes(sources: &[Source], files: &[String]) -> Result<(), Problems> {
     let mut total = 0_usize;
     for (source, file) in sources.iter().zip(files) {
         if source.text.len() > FILE_BYTES_MAX {
-            let message = format!("this file is larger than {} MiB", FILE_BYTES_MAX >> 20);
-            problems.push(Problem::of_file(file.clone(), message, Some("split it".into())));
+            problems.push(too_large(file.clone()));
         }
         let before = total;
         total += source.text.len();
@@ -110,6 +109,12 @@ fn check_sizes(sources: &[Source], files: &[String]) -> Result<(), Problems> {
         }
     }
     Problems::check(problems, files).map(drop)
+}
+
+/// A file above [`FILE_BYTES_MAX`].
+pub(super) fn too_large(file: String) -> Problem {
+    let message = format!("this file is larger than {} MiB", FILE_BYTES_MAX >> 20);
+    Problem::of_file(file, message, Some("split it".into()))
 }
 
 /// Reads one document's shape; none if not even its kind and name are known.
