@@ -12,13 +12,25 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each package of the house and those of its own house that it may use.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("hashring", &[]),
     ("ringway-proto", &[]),
-    ("ringway-identity", &[]),
-    ("ringway-registry", &["ringway-proto"]),
-    ("ringway-tunnel", &["ringway-identity", "ringway-proto"]),
-    ("ringway", &["hashring", "ringway-identity", "ringway-proto", "ringway-registry", "ringway-tunnel"]),
+    ("ringway-files", &[]),
+    ("ringway-http1", &[]),
+    ("ringway-identity", &["ringway-files"]),
+    ("ringway-registry", &["ringway-files", "ringway-proto"]),
+    ("ringway-tunnel", &["ringway-files", "ringway-identity", "ringway-proto"]),
+    (
+        "ringway",
+        &[
+            "hashring",
+            "ringway-files",
+            "ringway-identity",
+            "ringway-proto",
+            "ringway-registry",
+            "ringway-tunnel",
+        ],
+    ),
     // The registry for its conformance suite, which runs against a real etcd here.
     ("e2e", &["ringway-identity", "ringway-proto", "ringway-registry"]),
     ("load", &[]),

@@ -187,5 +187,4 @@ mod tests {
         let error = certificates(&path).unwrap_err().to_string();
         assert!(error.contains("longer than 262144 bytes"), "{error}");
     }
-
 }

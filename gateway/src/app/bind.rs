@@ -7,9 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use registry::model::Gateway;
-use tunnel::{EndpointError, Port, Secrets};
-
 use super::StartError;
 
 /// Connections that wait in the kernel for each listener.
@@ -45,15 +42,6 @@ pub(super) fn tcp_shares(
     bound().map_err(|source| StartError::Bind { what, address, source })
 }
 
-/// The port of the tunnels, a share for each worker, with the keys of earlier starts: so peers hear of this one at once.
-///
-/// # Errors
-/// When the port is not to be had, or the keys not to be kept.
-pub(super) fn tunnel(gateway: &Gateway, workers: NonZeroU8, boot: u64) -> Result<Vec<Port>, EndpointError> {
-    let secrets = Secrets::load_or_create(&gateway.state_dir)?;
-    Port::bind(gateway.listen.tunnel, workers, &secrets, boot)
-}
-
 /// The file of the Unix socket for tunnels from this host, in the state directory.
 pub(super) const TUNNEL_SOCKET: &str = "tunnel.sock";
 
@@ -64,7 +52,7 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Listens in `state_dir`, which belongs to one process at a time: a file that is there is a dead one's.
+    /// Blocks on the disk. Listens in `state_dir`, which belongs to one process at a time: a file that is there is a dead one's.
     ///
     /// # Errors
     /// When the file cannot be made, or others could replace it; a path of more than 107 bytes is no address.
@@ -84,11 +72,6 @@ impl SocketFile {
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         Ok((file, socket.into()))
-    }
-
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 }
 

@@ -138,7 +138,10 @@ mod tests {
         let longer = [&whole[..], b"x"].concat();
         for bytes in [&b""[..], b"hello", &whole[1..], &whole[..whole.len() - 1], &longer] {
             fs::write(&path, bytes).unwrap();
-            assert!(matches!(Secrets::load_or_create(dir.path()), Err(SecretsError::Damaged(_))), "{bytes:?}");
+            assert!(
+                matches!(Secrets::load_or_create(dir.path()), Err(SecretsError::Damaged(_))),
+                "{bytes:?}"
+            );
             assert_eq!(fs::read(&path).unwrap(), bytes);
         }
     }

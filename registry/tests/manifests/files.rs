@@ -65,7 +65,10 @@ fn what_is_no_text_or_too_much_of_it_is_refused() {
     }
     let sources = manifest::sources(std::slice::from_ref(&many)).unwrap();
     assert_eq!(sources.len(), TOTAL_BYTES_MAX / FILE_BYTES_MAX + 1);
-    assert!(refusal(&[many], root.path()).contains("many/016.yaml: error: with this file the manifests exceed 64 MiB"));
+    assert!(
+        refusal(&[many], root.path())
+            .contains("many/016.yaml: error: with this file the manifests exceed 64 MiB")
+    );
     let empty = root.path().join("empty");
     fs::create_dir(&empty).unwrap();
     assert_eq!(refusal(&[empty], root.path()), "empty: error: this directory holds no *.yaml file");

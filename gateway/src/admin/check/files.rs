@@ -48,6 +48,10 @@ pub(super) fn identity(gateway: &Gateway, used: Option<&Credentials>, now: Syste
     );
     let credentials = match Credentials::load_at(&gateway.identity_dir, now) {
         Ok(credentials) => credentials,
+        Err(error @ IdentityError::NotYetValid { .. }) if used.is_some_and(|used| used.not_after() > now) => {
+            let fix = "nothing, if this machine's clock is right: the one in use stays until then";
+            return vec![Check::warn("identity.certificate", place, chain(&error), fix)];
+        }
         Err(error) => {
             let fix = match &error {
                 IdentityError::NotYetValid { .. } => "set this machine's clock".to_owned(),
@@ -94,7 +98,16 @@ fn name(gateway: &Gateway, credentials: &Credentials) -> Check {
 pub(super) fn bundles<'a>(gateway: &Gateway, links: impl Iterator<Item = &'a Link>) -> Vec<Check> {
     let links: Vec<_> = links.map(|link| (link.cluster.as_str(), link.trust_domain.as_str())).collect();
     let (trust, problems) = Trust::load(&gateway.identity_dir, links.iter().copied());
-    let good = trust.clusters().map(|cluster| Check::ok("trust.bundle", cluster, "can be used"));
+    let now = SystemTime::now();
+    let good = trust.clusters().map(|cluster| match trust.believed_until(cluster) {
+        Some(until) if until < now => Check::fail(
+            "trust.bundle",
+            cluster,
+            format!("every authority in it has expired, the last on {}", identity::utc(until)),
+            format!("make cluster `{cluster}` a new authority, and put its ca.crt into the bundle"),
+        ),
+        _ => Check::ok("trust.bundle", cluster, "can be used"),
+    });
     let bad = problems.iter().map(|(cluster, problem)| {
         let fix = format!(
             "put the ca.crt of cluster `{cluster}` into {}",
@@ -255,6 +268,10 @@ mod tests {
             (early[0].result, early[0].fix.as_deref()),
             (Outcome::Fail, Some("set this machine's clock"))
         );
+
+        let used = Credentials::load_at(&right.identity_dir, now).unwrap();
+        let beside = identity(&right, Some(&used), now - DAY);
+        assert_eq!(results(&beside), [(certificate, Outcome::Warn)], "it is taken when its time comes");
 
         let other = Gateway { id: "gw-2".into(), ..right };
         assert_eq!(results(&looked(&other, now)), [(certificate, Outcome::Ok), (name, Outcome::Fail)]);

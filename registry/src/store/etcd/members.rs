@@ -1,17 +1,16 @@
 //! The members of an etcd: one is asked, and the next one if that cannot answer.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error};
-use tokio::sync::{Mutex, Semaphore};
-use tokio::task::spawn_blocking;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::failure::{Failure, Kind};
 use super::options::{ASK_TIMEOUT, EtcdOptions, FileError, REQUEST_TIMEOUT};
+use crate::reader::Reader;
 
 /// Whether a request may be made a second time if nobody knows what became of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +28,8 @@ pub(super) struct Members {
     list: Vec<Member>,
     /// The one that is asked first.
     current: AtomicUsize,
-    /// Held by whoever reads the files that name us: a file system that hangs costs one thread.
-    reading: Arc<Semaphore>,
+    /// Of the files that name us.
+    reader: Reader,
 }
 
 struct Member {
@@ -58,7 +57,7 @@ impl Members {
     pub(super) fn new(options: EtcdOptions) -> Self {
         let member = |endpoint: &String| Member { endpoint: endpoint.clone(), client: Mutex::new(None) };
         let list = options.endpoints.iter().map(member).collect();
-        Self { options, list, current: AtomicUsize::new(0), reading: Arc::new(Semaphore::new(1)) }
+        Self { options, list, current: AtomicUsize::new(0), reader: Reader::default() }
     }
 
     /// The address of a member that gave an answer.
@@ -153,16 +152,9 @@ impl Members {
 
     /// Reads the files that name us, on a thread that is left behind if they are not read within `wait`.
     async fn connect_options(&self, wait: Duration) -> Result<ConnectOptions, FileError> {
-        let read = async {
-            let turn = self.reading.clone().acquire_owned().await.ok()?;
-            let options = self.options.clone();
-            let read = spawn_blocking(move || {
-                let _turn = turn;
-                options.connect_options()
-            });
-            read.await.ok()
-        };
-        timeout(wait, read).await.ok().flatten().unwrap_or(Err(FileError::Slow(wait)))
+        let options = self.options.clone();
+        let read = self.reader.within(wait, move || options.connect_options()).await;
+        read.unwrap_or(Err(FileError::Slow(wait)))
     }
 }
 
@@ -195,23 +187,21 @@ mod tests {
         assert_eq!(frozen(3, Repeat::Always, LEASE_TIMEOUT).await, LEASE_TIMEOUT * 3);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn files_that_hang_are_named_and_cost_one_thread() {
+    #[tokio::test]
+    async fn files_that_hang_are_named_and_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let password_file = folder.path().join("password");
         let user = Some(EtcdUser { name: "ringway".into(), password_file });
         let endpoints = vec!["http://127.0.0.1:1".into()];
         let members = Members::new(EtcdOptions { endpoints, user, ..EtcdOptions::default() });
         let get = |client: Client| async move { client.kv_client().get("a", None).await };
-        // As a reader holds it that never ends.
-        let reader = members.reading.clone().acquire_owned().await.unwrap();
-        let started = Instant::now();
+        let (answer, hangs) = std::sync::mpsc::sync_channel::<()>(0);
+        assert_eq!(members.reader.within(Duration::ZERO, move || hangs.recv()).await, None);
         let failure = members.ask(Repeat::Always, LEASE_TIMEOUT, get).await.unwrap_err();
         assert!(failure.to_string().contains("does their file system hang?"), "{failure}");
-        assert!(started.elapsed() <= LEASE_TIMEOUT * 2);
-        drop(reader);
-        let failure = members.ask(Repeat::Always, LEASE_TIMEOUT, get).await.unwrap_err();
-        assert!(failure.to_string().contains("cannot read"), "it is read again: {failure}");
+        answer.send(()).unwrap();
+        let failure = members.ask(Repeat::Always, REQUEST_TIMEOUT, get).await.unwrap_err();
+        assert!(failure.to_string().contains("cannot read"), "{failure}");
     }
 
     #[tokio::test]

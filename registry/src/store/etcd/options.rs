@@ -94,7 +94,9 @@ fn tls(directory: &Path) -> Result<TlsOptions, FileError> {
     let options = TlsOptions::new().ca_certificate(Certificate::from_pem(read("ca.crt")?));
     let (certificate, key) = (read("tls.crt"), filled(directory.join("tls.key"), files::read_secret));
     match (certificate, key) {
-        (Err(FileError::Read(one)), Err(FileError::Read(other))) if one.is_missing() && other.is_missing() => {
+        (Err(FileError::Read(one)), Err(FileError::Read(other)))
+            if one.is_missing() && other.is_missing() =>
+        {
             Ok(options)
         }
         (certificate, key) => Ok(options.identity(Identity::from_pem(certificate?, key?))),
