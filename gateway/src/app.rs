@@ -27,15 +27,16 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::Trust;
 use registry::election::{self, Standing};
-use registry::model::Gateway;
+use registry::model::{Gateway, Listen};
 use registry::owned::Owned;
 use registry::sources::Sources;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use tunnel::endpoint::HANDSHAKES_MAX;
 use tunnel::{HelloInfo, Local};
 
 use self::believe::{believe, linked};
@@ -46,11 +47,13 @@ use self::reload::Reloader;
 use self::watcher::Watcher;
 use self::workers::Workers;
 use crate::admin::objects::Objects;
+use crate::admin::pool::Pool;
 use crate::admin::{self, Admin, StartedWithout};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::checks;
 use crate::clock::Clock;
 use crate::dataplane::Control;
+use crate::listener;
 use crate::metrics::{Direction, InProgress, Metrics};
 use crate::peers::Peers;
 use crate::registrations;
@@ -58,7 +61,7 @@ use crate::shifts;
 use crate::sidecars::Sidecars;
 use crate::sync::{self, Knowledge};
 use crate::view::{View, ViewBuilder};
-use crate::worker::Shared;
+use crate::worker::{Room, Shared};
 
 pub use self::load::LoadError;
 
@@ -237,7 +240,15 @@ async fn start(options: Options) -> Result<(), StartError> {
     let (registrars, incoming_registrars) = mpsc::channel(REGISTRARS_QUEUE);
     let sidecars = Sidecars::new(gateway.cluster.clone(), stop.clone());
     let (asks, incoming_asks) = mpsc::channel(OBJECTS_QUEUE);
-    let control = Arc::new(Control { syncs, lookups, registrars, objects: asks, sidecars });
+    let control = Arc::new(Control {
+        syncs,
+        lookups,
+        registrars,
+        objects: asks,
+        sidecars,
+        handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+        direct_handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+    });
     let metrics = Metrics::new(options.workers);
     let shared = Arc::new(Shared {
         domain: gateway.domain.clone(),
@@ -245,12 +256,14 @@ async fn start(options: Options) -> Result<(), StartError> {
         via: HeaderValue::try_from(format!("1.1 {}.gateway", gateway.cluster))
             .unwrap_or_else(|_| HeaderValue::from_static("1.1 gateway")),
         view: ArcSwap::from_pointee(View::default()),
+        news: peers.news().clone(),
         peers,
         attempts: metrics.attempts(),
         nameless: metrics.requests(Direction::Outbound, "", ""),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock,
+        callers: Room::new(listener::connections_max(bind::descriptors())),
         in_progress: Arc::new(InProgress::default()),
         local: watch::Sender::new(local),
         stop,
@@ -303,7 +316,9 @@ async fn start(options: Options) -> Result<(), StartError> {
     });
     tasks.spawn(sync::keep_owned(knowledge.clone(), registry.clone(), shared.stop.clone()));
     tasks.spawn(sync::answer_sidecars(shared.clone(), incoming_lookups));
-    tasks.spawn(registrations::serve(shared.clone(), registry.clone(), incoming_registrars));
+    let Listen { tunnel, http, admin } = &gateway.listen;
+    let listeners = [*tunnel, *http, *admin].into();
+    tasks.spawn(registrations::serve(shared.clone(), registry.clone(), listeners, incoming_registrars));
     let registers = knowledge.clone();
     let register = move |changes| registers.register_endpoints(changes);
     tasks.spawn(registrations::follow(shared.clone(), registry.clone(), book, register));
@@ -312,6 +327,7 @@ async fn start(options: Options) -> Result<(), StartError> {
         shared: shared.clone(),
         knowledge: knowledge.clone(),
         store: registry.clone(),
+        pool: Pool::start().map_err(StartError::Thread)?,
     };
     tasks.spawn(admin::remote::serve(objects.clone(), incoming_asks));
     if let Some(listener) = admin_socket {

@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit};
+
 use super::StartError;
 
 /// Connections that wait in the kernel for each listener.
@@ -42,6 +44,12 @@ pub(super) fn tcp_shares(
     bound().map_err(|source| StartError::Bind { what, address, source })
 }
 
+/// How many files this process may have open.
+pub(super) fn descriptors() -> u64 {
+    // Where that cannot be asked it is what the kernel gives at the least.
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(now, _)| now)
+}
+
 /// The file of the Unix socket for tunnels from this host, in the state directory.
 pub(super) const TUNNEL_SOCKET: &str = "tunnel.sock";
 
@@ -52,7 +60,8 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Blocks on the disk. Listens in `state_dir`, which belongs to one process at a time: a file that is there is a dead one's.
+    /// Listens in `state_dir`, which belongs to one process at a time: a file that is there is a dead one's. Blocks on the
+    /// disk.
     ///
     /// # Errors
     /// When the file cannot be made, or others could replace it; a path of more than 107 bytes is no address.
