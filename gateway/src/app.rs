@@ -16,6 +16,7 @@ mod watcher;
 mod workers;
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::os::unix::net::UnixListener;
@@ -367,13 +368,15 @@ async fn start(options: Options) -> Result<(), StartError> {
         () = signals.end.told() => shared.cut.cancel(),
     }
     let wait = if shared.cut.is_cancelled() { END_WAIT_CUT } else { END_WAIT };
+    // If the wait is over before that is done they are left: their removal could hang, too.
+    let socket_files = ManuallyDrop::new(socket_files);
     let ending = async {
         workers.all_ended().await;
         drained.cancel();
         while tasks.join_next().await.is_some() {}
         registry.inner().close().await;
         // Removes files.
-        let _ = spawn_blocking(move || drop(socket_files)).await;
+        let _ = spawn_blocking(move || drop(ManuallyDrop::into_inner(socket_files))).await;
     };
     tokio::select! {
         () = ending => {}

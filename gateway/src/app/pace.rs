@@ -34,6 +34,17 @@ pub(super) enum Why {
     Again,
 }
 
+impl Why {
+    /// For the audit log.
+    pub(super) fn said(self) -> &'static str {
+        match self {
+            Self::Changed => "the files look changed",
+            Self::Told => "SIGHUP",
+            Self::Again => "the files were looked at again: what they hold could not be taken before",
+        }
+    }
+}
+
 /// What came of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {

@@ -201,8 +201,7 @@ impl Reloader {
         }
         loaded.say_warnings();
         self.believed.say_warnings(&self.gateway);
-        let why = if why == Why::Told { "SIGHUP" } else { "the files look changed" };
-        say("taken from the files", changed.changes.iter().chain(&others), why);
+        say("taken from the files", changed.changes.iter().chain(&others), why.said());
         all
     }
 

@@ -299,8 +299,7 @@ fn take(loaded: Loaded, shared: &Shared, report: &mut Report, why: Why) -> Outco
             (true, false) => "certificate",
             (false, _) => "bundle",
         };
-        let why = if why == Why::Told { "SIGHUP" } else { "the files have changed" };
-        audit::change("taken from the files", what, why, "tunnels from now on");
+        audit::change("taken from the files", what, why.said(), "tunnels from now on");
         shared.local.send_modify(|local| (local.credentials, local.trust) = (credentials, loaded.trust));
     } else if why == Why::Told {
         info!("Read again: nothing has changed.");
