@@ -138,7 +138,8 @@ fn a_change_that_takes_most_services_away_is_held_until_the_operators_word() {
     wait_complaint(&east, &["Accepted Held"]);
     east.process.hang_up();
     east.process.wait_log(&["Audit", "MeshService shop/s05 removed", "SIGHUP"]);
-    assert_eq!(east.get("s11.shop.mesh", "/").status, 404);
+    // Requests follow the audit line a moment later.
+    wait_until("they are gone", SOON, || (east.get("s11.shop.mesh", "/").status == 404).then_some(()));
     wait_no_complaint(&east);
 }
 
