@@ -7,7 +7,7 @@ use proto::register::{Beat, Drain, Leave, Phase};
 use registry::model::{Catalog, Declared, Endpoint, Grant, Port, Protocol, Service};
 use registry::registration::Registered;
 use registry::store::memory::{MemoryStore, MemoryWatch};
-use registry::store::{Cause, Entry, LeaseId, Outcome, Range, StoreError, Transaction, keys};
+use registry::store::{Cause, Entry, LeaseId, Outcome, Range, Room, StoreError, Transaction, keys};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -60,6 +60,9 @@ impl Store for Failing {
     }
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.ask().await?.revoke(lease).await
+    }
+    async fn room(&self) -> Result<Room, StoreError> {
+        self.ask().await?.room().await
     }
     async fn watch(&self, prefix: &str, from: u64) -> Result<MemoryWatch, StoreError> {
         self.ask().await?.watch(prefix, from).await

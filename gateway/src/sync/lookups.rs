@@ -181,7 +181,7 @@ impl Moment {
             };
             (member.cluster.clone(), State { reach, ready: service.capacity(node, port, now) })
         };
-        let states = service.placement.nodes().map(state);
+        let states = service.placement.nodes().chain(service.placement.spares()).map(state);
         let states = states.filter(|(cluster, _)| placed.servers.contains_key(cluster)).collect();
         let serves_here = placed.servers.contains_key(&self.catalog.cluster);
         let local = if serves_here { self.local(&placed) } else { None };
@@ -207,7 +207,7 @@ impl Moment {
         let mut hasher = DefaultHasher::new();
         let Some((service, _)) = self.find(name, domain) else { return 0 };
         let port = service.ports.first().map_or(0, |port| port.number);
-        for (node, _) in service.placement.nodes() {
+        for (node, _) in service.placement.nodes().chain(service.placement.spares()) {
             // What sidecars judge by themselves is no news to them.
             if !matches!(service.server(node), Server::Local(_)) {
                 service.availability(node, port, now).as_str().hash(&mut hasher);
