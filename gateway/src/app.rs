@@ -21,16 +21,17 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::Trust;
 use registry::election::{self, Standing};
-use registry::model::Gateway;
+use registry::model::{Gateway, Listen};
 use registry::owned::Owned;
 use registry::sources::Sources;
 use registry::state::StateDir;
 use registry::store::AnyStore;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use tunnel::endpoint::HANDSHAKES_MAX;
 use tunnel::{HelloInfo, Local};
 
 use self::changes::Files;
@@ -39,11 +40,13 @@ use self::members::Known;
 use self::reload::Reloader;
 use self::workers::Workers;
 use crate::admin::objects::Objects;
+use crate::admin::pool::Pool;
 use crate::admin::{self, Admin, StartedWithout};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::checks;
 use crate::clock::Clock;
 use crate::dataplane::Control;
+use crate::listener;
 use crate::metrics::{Direction, InProgress, Metrics};
 use crate::peers::Peers;
 use crate::registrations;
@@ -51,7 +54,7 @@ use crate::shifts;
 use crate::sidecars::Sidecars;
 use crate::sync::{self, Knowledge};
 use crate::view::{View, ViewBuilder};
-use crate::worker::Shared;
+use crate::worker::{Room, Shared};
 
 pub use self::load::LoadError;
 
@@ -205,7 +208,15 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let (registrars, incoming_registrars) = mpsc::channel(REGISTRARS_QUEUE);
     let sidecars = Sidecars::new(gateway.cluster.clone(), stop.clone());
     let (asks, incoming_asks) = mpsc::channel(OBJECTS_QUEUE);
-    let control = Arc::new(Control { syncs, lookups, registrars, objects: asks, sidecars });
+    let control = Arc::new(Control {
+        syncs,
+        lookups,
+        registrars,
+        objects: asks,
+        sidecars,
+        handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+        direct_handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+    });
     let metrics = Metrics::new(options.workers);
     let shared = Arc::new(Shared {
         domain: gateway.domain.clone(),
@@ -213,12 +224,14 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         via: HeaderValue::try_from(format!("1.1 {}.gateway", gateway.cluster))
             .unwrap_or_else(|_| HeaderValue::from_static("1.1 gateway")),
         view: ArcSwap::from_pointee(View::default()),
+        news: peers.news().clone(),
         peers,
         attempts: metrics.attempts(),
         nameless: metrics.requests(Direction::Outbound, "", ""),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock,
+        callers: Room::new(listener::connections_max(bind::descriptors())),
         in_progress: Arc::new(InProgress::default()),
         local: watch::Sender::new(local),
         stop,
@@ -272,7 +285,9 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     });
     tasks.spawn(sync::keep_owned(knowledge.clone(), registry.clone(), shared.stop.clone()));
     tasks.spawn(sync::answer_sidecars(shared.clone(), incoming_lookups));
-    tasks.spawn(registrations::serve(shared.clone(), registry.clone(), incoming_registrars));
+    let Listen { tunnel, http, admin } = &gateway.listen;
+    let listeners = [*tunnel, *http, *admin].into();
+    tasks.spawn(registrations::serve(shared.clone(), registry.clone(), listeners, incoming_registrars));
     let registers = knowledge.clone();
     let register = move |changes| registers.register_endpoints(changes);
     tasks.spawn(registrations::follow(shared.clone(), registry.clone(), book, register));
@@ -281,6 +296,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         shared: shared.clone(),
         knowledge: knowledge.clone(),
         store: registry.clone(),
+        pool: Pool::start().map_err(StartError::Thread)?,
     };
     tasks.spawn(admin::remote::serve(objects.clone(), incoming_asks));
     let admin_socket = match admin_socket {

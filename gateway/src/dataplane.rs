@@ -6,10 +6,11 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::code::{CloseCode, Code};
 use registry::model::{ClusterName, HostPort};
+use registry::registration::place::CameFrom;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Barrier, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_local};
@@ -17,19 +18,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 use tunnel::endpoint::HANDSHAKES_MAX;
 use tunnel::{
-    Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Incoming, Peer, Port, Tunnel, TunnelError,
+    Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Exchange, Incoming, Peer, PeerAddress, Port,
+    Tunnel, TunnelError,
 };
 
 use crate::line::Line;
 use crate::metrics::{self, InProgress};
-use crate::peers::{self, Dialler, Pace, PeerCluster};
+use crate::peers::{self, Dialler, Over, Pace, PeerCluster};
 use crate::placement::Availability;
-use crate::sidecars::{REGISTRARS_EACH_MAX, REQUESTS_EACH_MAX, Sidecars};
-use crate::stall::Stalls;
+use crate::sidecars::{
+    LOOKUPS_EACH_MAX, LOOKUPS_OF_ONE_MAX, REGISTRARS_EACH_MAX, REQUESTS_EACH_MAX, REQUESTS_OF_ONE_MAX,
+    Sidecars,
+};
 use crate::worker::{
     LookupStream, ObjectsStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker,
 };
-use crate::{exchange, inbound, listener, outbound};
+use crate::{admin, exchange, inbound, listener, outbound};
 
 /// Workers that dial a peer, and so the tunnels of a pair of gateways: more would not carry more, and each costs its
 /// share of probes and handshakes.
@@ -50,6 +54,9 @@ const SETTLED_MICROS: u64 = 2_000_000;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often idle connections are looked through.
 const POOL_SWEEP: Duration = Duration::from_secs(5);
+/// What is said of whoever opens exchanges and resets them.
+const GIVES_UP: &str =
+    "It gives up more requests than it lets be answered; what it asks is refused until fewer are.";
 /// How often stalled readers are looked for.
 const STALL_SWEEP: Duration = Duration::from_secs(1);
 
@@ -67,6 +74,10 @@ pub struct Control {
     pub objects: mpsc::Sender<ObjectsStream>,
     /// The sidecars.
     pub sidecars: Sidecars,
+    /// Room for [`HANDSHAKES_MAX`] handshakes on QUIC, of all workers.
+    pub handshakes: Arc<Semaphore>,
+    /// The same for those on TCP and on the Unix socket: whoever connects there and says nothing holds up none on QUIC.
+    pub direct_handshakes: Arc<Semaphore>,
 }
 
 /// A worker with its share of the tunnels.
@@ -122,7 +133,7 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         let tcp = tokio::net::TcpListener::from_std(tcp)?;
         let unix = unix.map(tokio::net::UnixListener::from_std).transpose()?;
         let number = endpoint.worker();
-        let worker = Rc::new(Worker { shared, number, pool: Rc::default(), stalls: Stalls::default() });
+        let worker = Rc::new(Worker::new(shared, number));
         let plane = Rc::new(Plane { worker: worker.clone(), endpoint, direct, control });
         let _ = ready.send(Ok(()));
         let accepting = spawn_local(accept_tunnels(plane.clone()));
@@ -237,6 +248,7 @@ pub async fn sweep(worker: Rc<Worker>) {
     let mut pool_swept = tokio::time::Instant::now();
     loop {
         let now = rounds.tick().await;
+        worker.timers.sweep(now);
         let given_up = worker.stalls.sweep(now);
         if given_up > 0 {
             warn!(given_up, "Cut off readers that take nothing: what waits for them holds up others.");
@@ -248,9 +260,9 @@ pub async fn sweep(worker: Rc<Worker>) {
     }
 }
 
-/// Accepts tunnels on QUIC for as long as the endpoint lives; [`HANDSHAKES_MAX`] at a time.
+/// Accepts tunnels on QUIC for as long as the endpoint lives, all workers [`HANDSHAKES_MAX`] at a time.
 async fn accept_tunnels(plane: Rc<Plane>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let handshakes = plane.control.handshakes.clone();
     loop {
         // Never closed, so there is always a permit sooner or later.
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
@@ -262,14 +274,13 @@ async fn accept_tunnels(plane: Rc<Plane>) {
     }
 }
 
-/// Accepts tunnels on TCP and on the Unix socket, [`HANDSHAKES_MAX`] at a time: whoever connects and says nothing holds up
-/// none on QUIC.
+/// Accepts tunnels on TCP and on the Unix socket, all workers [`HANDSHAKES_MAX`] at a time.
 async fn accept_direct_tunnels(
     plane: Rc<Plane>,
     tcp: tokio::net::TcpListener,
     unix: Option<tokio::net::UnixListener>,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let handshakes = plane.control.direct_handshakes.clone();
     loop {
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         let admitting = plane.clone();
@@ -346,38 +357,60 @@ fn own_sidecar(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
 async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
     let peer = Rc::new(tunnel.peer().clone());
     let caller: Rc<str> = peer.identity.to_string().into();
+    let workload = plane.control.sidecars.workload(&caller);
+    tunnel.share(&workload.unread);
     let (asking, registering) = (Arc::<InProgress>::default(), Arc::<InProgress>::default());
+    let looking_up = Arc::<InProgress>::default();
     while let Ok(accepted) = tunnel.accept().await {
-        let (plane, peer, caller) = (plane.clone(), peer.clone(), caller.clone());
+        let (plane, tunnel, peer, caller) = (plane.clone(), tunnel.clone(), peer.clone(), caller.clone());
         let (of_all, of_it) = (plane.control.sidecars.asking.clone(), asking.clone());
-        let registering = registering.clone();
+        let (registering, looking_up) = (registering.clone(), looking_up.clone());
+        let workload = workload.clone();
         // Ends with its stream; streams are limited per tunnel by the transport.
         spawn_local(async move {
             match accepted.begin().await {
-                Ok(Begun::Exchange(mut exchange)) => {
-                    let rooms = (of_all.enter(SIDECAR_REQUESTS_MAX), of_it.enter(REQUESTS_EACH_MAX));
-                    let (Some(_of_all), Some(_of_it)) = rooms else {
-                        return exchange::refuse(
-                            &mut exchange.sender,
-                            &mut exchange.receiver,
-                            Code::Overloaded,
-                        );
-                    };
+                Ok(Begun::Exchange(exchange)) => {
+                    let rooms = [
+                        of_all.enter(SIDECAR_REQUESTS_MAX),
+                        workload.asking.enter(REQUESTS_OF_ONE_MAX),
+                        of_it.enter(REQUESTS_EACH_MAX),
+                    ];
+                    let clock = plane.worker.shared.clock;
+                    let began = clock.micros();
+                    if rooms.iter().any(Option::is_none) || !workload.resets.admits(began) {
+                        return refuse(exchange);
+                    }
+                    let fate = exchange.fate();
                     outbound::serve_sidecar(&plane.worker, &peer, &caller, exchange).await;
+                    if workload.resets.ended(fate.answered(), began, clock.micros()) {
+                        warn!(%caller, "{GIVES_UP}");
+                    }
                 }
                 Ok(Begun::Lookup(reader, writer)) => {
-                    let stream = LookupStream { sidecar: peer.hello.gateway.clone(), reader, writer };
+                    let rooms =
+                        (looking_up.enter(LOOKUPS_EACH_MAX), workload.lookups.enter(LOOKUPS_OF_ONE_MAX));
+                    let (Some(of_it), Some(of_all)) = rooms else {
+                        return debug!(%caller, "Too many lookup streams; refused.");
+                    };
+                    let sidecar = peer.hello.gateway.clone();
+                    let room = [of_it, of_all];
+                    let stream = LookupStream { sidecar, workload, reader, writer, room };
                     if plane.control.lookups.try_send(stream).is_err() {
                         debug!("Too many lookup streams wait; the sidecar tries again.");
                     }
                 }
                 Ok(Begun::Register(reader, writer)) => {
                     let Some(who) = Who::workload(&peer.identity) else { return };
+                    let from = match tunnel.remote_address() {
+                        PeerAddress::Process(_) => CameFrom::Host,
+                        PeerAddress::Ip(address) => CameFrom::Address(address.ip()),
+                    };
                     let room = registering.enter(REGISTRARS_EACH_MAX);
                     if room.is_none() {
                         return debug!(%caller, "Too many register streams of one tunnel; refused.");
                     }
-                    let stream = RegisterStream { who, line: Line::tunnel(reader, writer), room };
+                    let line = Line::tunnel(reader, writer);
+                    let stream = RegisterStream { who, from, line, room };
                     if plane.control.registrars.try_send(stream).is_err() {
                         debug!("Too many register streams wait; the sidecar tries again.");
                     }
@@ -400,7 +433,16 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
         spawn_local(async move {
             match accepted.begin().await {
                 Ok(Begun::Exchange(exchange)) => {
+                    let clock = plane.worker.shared.clock;
+                    let began = clock.micros();
+                    if !cluster.resets.admits(began) {
+                        cluster.over.note(&cluster.name, Over::Resets, Instant::now());
+                        return refuse(exchange);
+                    }
+                    let fate = exchange.fate();
                     inbound::serve(plane.worker.clone(), &cluster, &peer, exchange).await;
+                    // What it is refused for is said there.
+                    let _ = cluster.resets.ended(fate.answered(), began, clock.micros());
                 }
                 Ok(Begun::Sync(reader, writer)) => {
                     let Ok(peer) = ClusterName::new(&peer.hello.cluster) else { return };
@@ -409,8 +451,12 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                     }
                 }
                 Ok(Begun::Objects(reader, writer)) => {
-                    let stream =
-                        ObjectsStream { peer: cluster.name.clone(), line: Line::tunnel(reader, writer) };
+                    let line = Line::tunnel(reader, writer);
+                    if cluster.link().allow_apply.is_empty() {
+                        let now = plane.worker.shared.clock.micros();
+                        return admin::remote::refuse(&cluster, line, now).await;
+                    }
+                    let stream = ObjectsStream { peer: cluster.name.clone(), line };
                     if plane.control.objects.try_send(stream).is_err() {
                         debug!(peer = %cluster.name, "Too many questions about objects wait.");
                     }
@@ -422,6 +468,11 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
             }
         });
     }
+}
+
+/// Refuses an exchange before any work.
+fn refuse(mut exchange: Exchange) {
+    exchange::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Overloaded);
 }
 
 impl Plane {

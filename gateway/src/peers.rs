@@ -10,6 +10,7 @@ mod learned;
 mod over;
 mod own;
 mod pace;
+mod questions;
 mod replace;
 #[cfg(test)]
 mod tests;
@@ -22,19 +23,21 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use identity::Role;
 use proto::code::CloseCode;
-use proto::limits::{GATEWAY_KEPT, PEER_GATEWAYS_MAX};
+use proto::limits::{GATEWAY_KEPT, PEER_GATEWAYS_MAX, PEER_TUNNELS_MAX, PEER_UNREAD_BYTES_MAX};
 use registry::model::{ClusterName, HostPort, Link};
 use tokio::sync::{Notify, watch as changes};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use tunnel::{CloseReason, Kind, Peer, Tunnel};
+use tunnel::{Account, CloseReason, Kind, Peer, Tunnel};
 
 use crate::audit;
 use crate::clock::unix_ms;
 use crate::facts::Told;
 use crate::health::State;
 use crate::metrics::InProgress;
+use crate::news::News;
 use crate::placement::Availability;
+use crate::resets::{self, ResetBudget};
 
 use self::address::Classes;
 use self::learned::Learned;
@@ -44,8 +47,13 @@ pub use gateway::PeerGateway;
 pub use learned::each_learned;
 pub use over::{OVER_BUDGET, Over, Overs};
 pub use own::own;
+pub use questions::Questions;
 pub use replace::close_replaced;
 pub use watch::watch;
+
+/// Requests that a linked cluster may give up before they are answered: more than callers who go away do by themselves;
+/// and as many as it may have under way, once so many were answered.
+const RESETS: resets::Limits = resets::Limits { per_second: 256, free: 1024, earned: 8192 };
 
 /// All peers, by cluster.
 #[derive(Debug)]
@@ -56,6 +64,8 @@ pub struct Peers {
     clusters: changes::Sender<Arc<Clusters>>,
     /// Bounds dials of told addresses of all clusters.
     gate: Gate,
+    /// Told of whatever changes of any of them.
+    news: News,
     /// Cancelled when the process drains.
     stop: CancellationToken,
 }
@@ -77,6 +87,13 @@ pub struct PeerCluster {
     pub asking: Arc<InProgress>,
     /// Where it goes over what a peer may cost.
     pub over: Overs,
+    /// Those that it may give up before they are answered.
+    pub resets: ResetBudget,
+    /// What it may have unread here over all its tunnels.
+    pub unread: Arc<Account>,
+    /// What it may ask of us about objects.
+    pub questions: Questions,
+    news: News,
     link: changes::Sender<Arc<Link>>,
     gateways: ArcSwap<Vec<Arc<PeerGateway>>>,
     /// Held while that list changes.
@@ -122,7 +139,13 @@ impl Peers {
         stop: CancellationToken,
     ) -> Self {
         let us = (cluster.to_string(), id.to_owned());
-        let peers = Self { us, clusters: changes::Sender::default(), gate: Gate::of_all(), stop };
+        let peers = Self {
+            us,
+            clusters: changes::Sender::default(),
+            news: News::default(),
+            gate: Gate::of_all(),
+            stop,
+        };
         peers.relink(links);
         peers
     }
@@ -132,7 +155,8 @@ impl Peers {
         let before = self.all();
         let after = links.values().map(|link| {
             let cluster = before.get(&link.cluster).cloned();
-            let cluster = cluster.unwrap_or_else(|| Arc::new(PeerCluster::new(link, &self.stop)));
+            let cluster =
+                cluster.unwrap_or_else(|| Arc::new(PeerCluster::new(link, self.news.clone(), &self.stop)));
             cluster.link.send_if_modified(|known| {
                 let differs = **known != *link;
                 if differs {
@@ -148,6 +172,11 @@ impl Peers {
             gone.stop.cancel();
             gone.close("the link was removed");
         }
+    }
+
+    /// Where every change is told of how a peer is, of its tunnels, and of what it tells of its services.
+    pub fn news(&self) -> &News {
+        &self.news
     }
 
     /// Calls `begin` for every linked cluster, and for each that is linked later, until the process drains.
@@ -199,6 +228,12 @@ impl Peers {
         let cluster = self
             .cluster_of(peer)
             .ok_or_else(|| (CloseCode::LinkRemoved, format!("there is no link to cluster `{name}` here")))?;
+        if cluster.tunnels() >= PEER_TUNNELS_MAX {
+            cluster.over.note(&cluster.name, Over::Tunnels, Instant::now());
+            let text =
+                format!("`{name}` has {PEER_TUNNELS_MAX} tunnels to this gateway, and may have no more");
+            return Err((CloseCode::DuplicateTunnel, text));
+        }
         if self.is_own(peer) {
             return Ok(());
         }
@@ -258,13 +293,14 @@ impl Peers {
             tunnel.close(CloseCode::DuplicateTunnel, "too many gateways of this cluster have tunnels");
             return None;
         };
+        tunnel.share(&cluster.unread);
         if self.stop.is_cancelled() {
             // Too late to be told GOAWAY with the others.
             tunnel.go_away("the gateway drains");
         } else if cluster.stop.is_cancelled() {
             cluster.close("the link was removed");
         }
-        cluster.changed.notify_waiters();
+        cluster.tunnels_changed();
         let offer = if new && offer == Offer::Taken { Offer::TakenFromNew } else { offer };
         Some((cluster, gateway, offer))
     }
@@ -282,7 +318,7 @@ impl Peers {
 }
 
 impl PeerCluster {
-    fn new(link: &Link, stop: &CancellationToken) -> Self {
+    fn new(link: &Link, news: News, stop: &CancellationToken) -> Self {
         Self {
             name: link.cluster.clone(),
             changed: Notify::new(),
@@ -290,6 +326,10 @@ impl PeerCluster {
             facts: Told::default(),
             asking: Arc::default(),
             over: Overs::default(),
+            resets: ResetBudget::new(RESETS),
+            unread: Account::new(PEER_UNREAD_BYTES_MAX),
+            questions: Questions::default(),
+            news,
             link: changes::Sender::new(Arc::new(link.clone())),
             gateways: ArcSwap::default(),
             roster: Mutex::default(),
@@ -372,7 +412,13 @@ impl PeerCluster {
     /// A tunnel to `gateway` has ended.
     pub fn ended(&self, gateway: &PeerGateway, tunnel: &Tunnel, reason: &CloseReason) {
         gateway.drop_tunnel(tunnel, reason);
+        self.tunnels_changed();
+    }
+
+    /// A tunnel came or went, or shall be replaced.
+    fn tunnels_changed(&self) {
         self.changed.notify_waiters();
+        self.news.tell();
     }
 
     /// Closes every tunnel at once, for a link that does not hold any more.
@@ -380,6 +426,11 @@ impl PeerCluster {
         for gateway in self.gateways().iter() {
             gateway.tunnels().iter().for_each(|tunnel| tunnel.close(CloseCode::LinkRemoved, reason));
         }
+    }
+
+    /// Its tunnels, those included that are to be closed.
+    fn tunnels(&self) -> usize {
+        self.gateways.load().iter().map(|gateway| gateway.tunnels().len()).sum()
     }
 
     fn has_tunnel(&self) -> bool {
@@ -407,7 +458,8 @@ impl PeerCluster {
                     longest.forget();
                     list.retain(|g| !Arc::ptr_eq(g, &longest));
                 }
-                let gateway = Arc::new(PeerGateway::new(self.name.clone(), id.clone(), &self.stop));
+                let gateway =
+                    Arc::new(PeerGateway::new(self.name.clone(), id.clone(), self.news.clone(), &self.stop));
                 list.push(gateway.clone());
                 self.gateways.store(Arc::new(list));
                 (gateway, true)

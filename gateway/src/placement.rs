@@ -27,9 +27,12 @@ pub use rings::Rings;
 pub enum Availability {
     /// Linked, imported (or our own), with something ready.
     Up,
-    /// Its gateways are silent while something is owed: taken only when nothing better is left.
+    /// Its gateways are silent while something is owed, or fewer than half of its endpoints are eligible: taken only when
+    /// nothing better is left.
     Suspect,
-    /// Its gateways are down, or it has nothing ready.
+    /// It has told that nothing there is ready, which may have changed since: asked behind all others.
+    Unready,
+    /// Its gateways are down, or it is our own and has nothing to ask.
     Down,
     /// A member that is not linked, not imported or not joined to the union name.
     Unreachable,
@@ -41,6 +44,7 @@ impl Availability {
         match self {
             Self::Up => "up",
             Self::Suspect => "suspect",
+            Self::Unready => "unready",
             Self::Down => "down",
             Self::Unreachable => "unreachable",
         }
@@ -160,8 +164,9 @@ impl Placement {
     /// The cluster for the next attempt of a request: the first in the contract's order that is available and not in
     /// `tried`; `None` when no cluster is left. `hash` is the key's, from [`Placement::hash`] or the head.
     ///
-    /// Suspect clusters come behind all others, in the same order among themselves. Only `rng` decides between
-    /// clusters of one tier when there is no key.
+    /// Suspect clusters come behind all others, in the same order among themselves; behind those the spares, while no
+    /// member can serve; and last whoever says that nothing is ready there, who would most likely refuse. Only `rng`
+    /// decides between clusters of one tier when there is no key.
     pub fn next(
         &self,
         hash: Option<u64>,
@@ -185,33 +190,45 @@ impl Placement {
         let up = |node: NodeIndex| availability(node) == Availability::Up && !tried.contains(&node);
         // Not "is suspect": a cluster that came up between the two looks must not be missed by both.
         let usable = |node: NodeIndex| availability(node).usable() && !tried.contains(&node);
-        let member = match (self.mode, hash) {
+        let askable = |node: NodeIndex| {
+            let availability = availability(node);
+            (availability.usable() || availability == Availability::Unready) && !tried.contains(&node)
+        };
+        let member = self.member(hash, up, &capacity, rng);
+        if let Some(member) = member.or_else(|| self.member(hash, usable, &capacity, rng)) {
+            return Some(member);
+        }
+        // A member that was tried and can serve has given its answer.
+        let served = |(node, member): (NodeIndex, &Member)| member.weight > 0 && availability(node).usable();
+        let spares: Vec<_> = match self.opens_to_spares(hash) && !self.nodes().any(served) {
+            true => self.spares().map(|(node, _)| node).collect(),
+            false => Vec::new(),
+        };
+        self.draw(&spares, up, &capacity, rng)
+            .or_else(|| self.draw(&spares, usable, &capacity, rng))
+            .or_else(|| self.member(hash, askable, &capacity, rng))
+            .or_else(|| self.draw(&spares, askable, &capacity, rng))
+    }
+
+    /// The first member in the contract's order that `takes` accepts.
+    fn member(
+        &self,
+        hash: Option<u64>,
+        takes: impl Fn(NodeIndex) -> bool,
+        capacity: impl Fn(NodeIndex) -> Option<u32>,
+        rng: &mut fastrand::Rng,
+    ) -> Option<NodeIndex> {
+        match (self.mode, hash) {
             (Mode::Sharded, Some(hash)) => {
                 let owner = self.ring.owner(hash)?;
                 match self.on_owner_unavailable {
-                    _ if up(owner) => Some(owner),
-                    OnOwnerUnavailable::Fail => usable(owner).then_some(owner),
-                    OnOwnerUnavailable::Next => {
-                        let mut near = self.ring.near(hash);
-                        near.find(|&node| up(node))
-                            .or_else(|| self.ring.near(hash).find(|&node| usable(node)))
-                    }
+                    _ if takes(owner) => Some(owner),
+                    OnOwnerUnavailable::Fail => None,
+                    OnOwnerUnavailable::Next => self.ring.near(hash).find(|&node| takes(node)),
                 }
             }
-            (Mode::LocalFirst, _) | (Mode::Sharded, None) => {
-                let first = self.first_in_tiers(hash, up, &capacity, rng);
-                first.or_else(|| self.first_in_tiers(hash, usable, &capacity, rng))
-            }
-        };
-        if member.is_some() || !self.opens_to_spares(hash) {
-            return member;
+            (Mode::LocalFirst, _) | (Mode::Sharded, None) => self.first_in_tiers(hash, takes, capacity, rng),
         }
-        // One that was tried and can serve has given its answer.
-        if self.nodes().any(|(node, member)| member.weight > 0 && availability(node).usable()) {
-            return None;
-        }
-        let spares: Vec<_> = self.spares().map(|(node, _)| node).collect();
-        self.draw(&spares, up, &capacity, rng).or_else(|| self.draw(&spares, usable, &capacity, rng))
     }
 
     /// Whether spares may take what no member can, of a key with this hash.

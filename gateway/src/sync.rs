@@ -264,6 +264,7 @@ pub async fn publish(knowledge: Arc<Knowledge>, shared: Arc<Shared>, mut builder
                 ViewBuilder::new(knowledge.cluster.clone(), knowledge.region.clone())
             }
         };
+        shared.news.tell();
         // What is said of applied objects follows from it.
         knowledge.unrecorded.notify_one();
         knowledge.unsaved.notify_one();

@@ -1,7 +1,9 @@
 //! How often something may be done: so much at once, and so much again as time goes on.
 //!
-//! Pure: time is a parameter. One instant is all that is remembered (the generic cell rate algorithm, ITU-T I.371).
+//! Pure: time is a parameter. One instant is all that is remembered (the generic cell rate algorithm, ITU-T I.371). A
+//! [`Bucket`] has one owner; on a [`SharedBucket`] many threads draw without a lock.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A burst, and how fast it comes back.
@@ -72,6 +74,55 @@ impl Bucket {
     }
 }
 
+/// What is left of a [`Rate`] on which many threads draw, without a lock.
+#[derive(Debug)]
+pub struct SharedBucket {
+    /// Nanoseconds that one takes to come back.
+    each_ns: u64,
+    /// What a whole burst takes.
+    burst_ns: u64,
+    /// When all of it will be back, in nanoseconds of the caller's clock.
+    full_at: AtomicU64,
+}
+
+impl SharedBucket {
+    /// All of `rate`.
+    pub const fn new(rate: Rate) -> Self {
+        // Nobody counts in centuries.
+        let each_ns = rate.each.as_nanos() as u64;
+        Self { each_ns, burst_ns: each_ns * rate.burst as u64, full_at: AtomicU64::new(0) }
+    }
+
+    /// Takes `count` at `now`, in microseconds, or none. More than the burst is never there.
+    ///
+    /// # Errors
+    /// There are not so many: how long until there are.
+    pub fn take(&self, count: u64, now: u64) -> Result<(), Duration> {
+        let now = now.saturating_mul(1_000);
+        let mut late = 0;
+        let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+            let full_at = self.after(full_at, count, now);
+            late = full_at.saturating_sub(now).saturating_sub(self.burst_ns);
+            (late == 0).then_some(full_at)
+        });
+        taken.map(drop).map_err(|_| Duration::from_nanos(late))
+    }
+
+    /// Takes `count` at `now`, in microseconds, whether they are there or not; gives how long to wait for them.
+    pub fn book(&self, count: u64, now: u64) -> Duration {
+        let now = now.saturating_mul(1_000);
+        let booked = |full_at| Some(self.after(full_at, count, now));
+        // Never refused.
+        let before = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, booked).unwrap_or(now);
+        let full_at = self.after(before, count, now);
+        Duration::from_nanos(full_at.saturating_sub(now).saturating_sub(self.burst_ns))
+    }
+
+    fn after(&self, full_at: u64, count: u64, now: u64) -> u64 {
+        full_at.max(now).saturating_add(self.each_ns.saturating_mul(count))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -127,6 +178,45 @@ mod tests {
                     let back = (*to - *from).as_millis() / each.as_millis();
                     prop_assert!(sum as u128 <= u128::from(burst) + back);
                 }
+            }
+        }
+    }
+
+    const MICROS: u64 = 1_000_000;
+
+    #[test]
+    fn many_threads_have_a_burst_and_then_the_rate() {
+        let bucket = SharedBucket::new(Rate::per_second(3, 10));
+        assert_eq!([bucket.take(1, 0), bucket.take(2, 0)], [Ok(()), Ok(())]);
+        assert_eq!(bucket.take(1, 0), Err(Duration::from_millis(100)));
+        assert_eq!(bucket.take(1, MICROS / 10 - 1), Err(Duration::from_micros(1)));
+        assert_eq!(bucket.take(1, MICROS / 10), Ok(()), "one came back");
+        assert!(bucket.take(1, MICROS / 10).is_err(), "and no more");
+        assert_eq!(bucket.take(3, 60 * MICROS), Ok(()), "never more than a burst is kept");
+        assert!(bucket.take(1, 60 * MICROS).is_err());
+        assert!(bucket.take(4, 120 * MICROS).is_err(), "more than a burst is never there");
+    }
+
+    #[test]
+    fn what_is_booked_is_waited_for_in_turn() {
+        let bucket = SharedBucket::new(Rate::per_second(2, 10));
+        assert_eq!([bucket.book(1, 0), bucket.book(1, 0)], [Duration::ZERO; 2]);
+        assert_eq!(bucket.book(1, 0), Duration::from_millis(100));
+        assert_eq!(bucket.book(5, 0), Duration::from_millis(600));
+        assert_eq!(bucket.book(1, MICROS), Duration::ZERO);
+    }
+
+    proptest! {
+        #[test]
+        fn many_threads_never_have_more_than_the_burst_and_what_came_back(asks in prop::collection::vec((0..50_000_u64, 1..5_u64), 1..200)) {
+            let bucket = SharedBucket::new(Rate::per_second(10, 100));
+            let (mut now, mut taken) = (0, 0);
+            for (pause, count) in asks {
+                now += pause;
+                if bucket.take(count, now).is_ok() {
+                    taken += count;
+                }
+                prop_assert!(taken <= 10 + now / 10_000, "{taken} by {now}");
             }
         }
     }

@@ -15,6 +15,7 @@ use super::{Offer, Peers, lock};
 use crate::audit;
 use crate::clock::unix_ms;
 use crate::health::{State, Transition, Way, Ways};
+use crate::news::News;
 
 /// Tunnels to one gateway process at once: the one in use, and a few that are being replaced or that only one side has
 /// noticed to be dead.
@@ -43,11 +44,13 @@ pub struct PeerGateway {
     pub(super) busy: Arc<Notify>,
     /// Cancelled when it is forgotten, and with its cluster.
     pub(super) stop: CancellationToken,
+    /// Told when its state changes: whoever follows how peers are.
+    news: News,
 }
 
 impl PeerGateway {
     /// A gateway that no tunnel leads to yet.
-    pub(super) fn new(cluster: ClusterName, id: String, stop: &CancellationToken) -> Self {
+    pub(super) fn new(cluster: ClusterName, id: String, news: News, stop: &CancellationToken) -> Self {
         Self {
             cluster,
             id,
@@ -61,6 +64,7 @@ impl PeerGateway {
             changed: Notify::new(),
             busy: Arc::default(),
             stop: stop.child_token(),
+            news,
         }
     }
 
@@ -257,6 +261,7 @@ impl PeerGateway {
             }
         }
         self.changed.notify_waiters();
+        self.news.tell();
     }
 }
 

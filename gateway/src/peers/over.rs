@@ -24,24 +24,30 @@ pub enum Over {
     SyncStreams,
     /// A watch that claims more of our exports than there is.
     Claims,
+    /// Tunnels at once.
+    Tunnels,
     /// Gateways at once.
     Gateways,
     /// New addresses of its gateways.
     Places,
     /// Addresses that only the Link may name.
     Forbidden,
+    /// Requests that it gives up before they are answered.
+    Resets,
 }
 
 impl Over {
     /// Each of them, in the order of their declaration.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Records,
         Self::LeftOut,
         Self::SyncStreams,
         Self::Claims,
+        Self::Tunnels,
         Self::Gateways,
         Self::Places,
         Self::Forbidden,
+        Self::Resets,
     ];
 
     /// The word for metrics.
@@ -51,9 +57,11 @@ impl Over {
             Self::LeftOut => "records_left_out",
             Self::SyncStreams => "sync_streams",
             Self::Claims => "claims",
+            Self::Tunnels => "tunnels",
             Self::Gateways => "gateways",
             Self::Places => "addresses",
             Self::Forbidden => "forbidden_addresses",
+            Self::Resets => "requests_given_up",
         }
     }
 
@@ -74,6 +82,9 @@ impl Over {
             Self::Claims => {
                 "it claims to know more of our exports than there is; it is told all of them".into()
             }
+            Self::Tunnels => {
+                format!("it dials more than {} tunnels; further ones are refused", limits::PEER_TUNNELS_MAX)
+            }
             Self::Gateways => {
                 format!("it has more than {} gateways; further ones are refused", limits::PEER_GATEWAYS_MAX)
             }
@@ -82,9 +93,12 @@ impl Over {
             }
             Self::Forbidden => {
                 "it tells addresses of its gateways that are loopback, link-local, multicast, \
-                                unspecified or our own; such are dialled only where the Link names one itself"
+                 unspecified or our own; such are dialled only where the Link names one itself"
                     .into()
             }
+            Self::Resets => "it gives up more requests than it lets be answered; what it asks is refused \
+                             until fewer are"
+                .into(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
-use super::Availability::{Down, Suspect, Unreachable, Up};
+use super::Availability::{Down, Suspect, Unreachable, Unready, Up};
 use super::*;
 
 fn name(text: &str) -> ClusterName {
@@ -288,6 +288,14 @@ fn while_no_member_can_serve_those_who_serve_are_tried() {
             assert_eq!(tried([Down, Unreachable, Up, Up]), set(&["north", "south"]));
             assert_eq!(tried([Down, Down, Down, Suspect]), set(&["south"]));
             assert_eq!(tried([Down, Down, Down, Unreachable]), set(&[]));
+            // One that says that nothing is ready is asked at last, whoever it is.
+            assert_eq!(tried([Down, Up, Unready, Up]), set(&["west"]));
+            assert_eq!(tried([Up, Unready, Up, Up]), set(&["east", "west"]));
+            let order = |states: [Availability; 4]| {
+                names(&placement, &placement.order(hash, |node| states[node.get()], &mut rng()))
+            };
+            assert_eq!(order([Unready, Down, Suspect, Down]), ["north", "east"]);
+            assert_eq!(order([Unready, Down, Unready, Up]), ["south", "east", "north"]);
         }
         let one = |states: [Availability; 4]| {
             let first = placement.next(None, &[], |node| states[node.get()], &mut rng()).unwrap();

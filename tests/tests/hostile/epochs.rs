@@ -33,9 +33,10 @@ fn a_claim_of_one_peer_is_its_own_affair() {
     let first = south.watch(&Watch::default(), 3, SOON).unwrap();
     let known = begin(&first).unwrap();
     let resume = Watch { epoch: known.epoch, revision: known.revision, ..Watch::default() };
+    let following = resume.clone();
     let listening = std::thread::spawn(move || {
         // One stream over all of it: what is new for it, and signs of life.
-        let heard = south.watch(&resume, usize::MAX, Duration::from_secs(12)).unwrap();
+        let heard = south.watch(&following, usize::MAX, Duration::from_secs(12)).unwrap();
         (south, heard)
     });
 

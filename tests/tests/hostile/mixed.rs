@@ -105,6 +105,7 @@ impl Attack<'_> {
                     ready: rng.u32(..),
                     load: rng.u32(..),
                     ring: Some(rng.u64(..)),
+                    degraded: rng.bool(),
                 });
                 let services = services.collect();
                 let objections = (0..rng.usize(..100)).map(|_| Objection {
