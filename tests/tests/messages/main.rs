@@ -117,8 +117,8 @@ fn http2_service(name: &str, at: SocketAddr) -> String {
 /// The status of an answer, interim ones skipped; 0: there is none.
 fn status(answer: &str) -> u16 {
     let lines = answer.split("\r\n").filter_map(|line| line.strip_prefix("HTTP/1.1 "));
-    let statuses = lines.filter_map(|line| line.get(..3)?.parse().ok());
-    statuses.filter(|&status: &u16| status >= 200 || status == 101).next().unwrap_or(0)
+    let mut statuses = lines.filter_map(|line| line.get(..3)?.parse().ok());
+    statuses.find(|&status: &u16| status >= 200 || status == 101).unwrap_or(0)
 }
 
 /// The last answer's head, in lower case.
