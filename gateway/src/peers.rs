@@ -469,15 +469,15 @@ impl PeerCluster {
         Some((gateway, new, offer))
     }
 
-    /// Forgets gateways that have been gone for [`GATEWAY_KEPT`] at `now`, in Unix milliseconds, while others are there:
-    /// a cluster that is gone as a whole shows its gateways until it is back.
-    fn forget_gone(&self, now_unix_ms: u64) {
+    /// Forgets gateways that have been gone for [`GATEWAY_KEPT`] at `now`, in Unix milliseconds, while some are `there`: a
+    /// cluster that is gone as a whole shows its gateways until it is back.
+    fn forget_gone(&self, there: bool, now_unix_ms: u64) {
         let old = |gateway: &PeerGateway| {
             let gone_ms = now_unix_ms.saturating_sub(gateway.since_unix_ms());
             gateway.is_gone() && u128::from(gone_ms) >= GATEWAY_KEPT.as_millis()
         };
         let known = self.gateways.load();
-        if !self.has_tunnel() || !known.iter().any(|g| old(g)) {
+        if !there || !known.iter().any(|g| old(g)) {
             return;
         }
         let _roster = lock(&self.roster);
@@ -491,6 +491,6 @@ impl Peers {
     /// Forgets gateways that have gone for good.
     pub fn forget_gone(&self) {
         let now = unix_ms();
-        self.iter().for_each(|cluster| cluster.forget_gone(now));
+        self.iter().for_each(|cluster| cluster.forget_gone(cluster.has_tunnel(), now));
     }
 }

@@ -2,9 +2,10 @@
 //! likes, on either carrier, as fast as it can.
 //!
 //! [`Hostile`] is one gateway of it. What it exports is told with [`Hostile::export`] and [`Hostile::tell`], where it may
-//! be dialled and how its services are with [`Hostile::say`]; [`Hostile::open`] gives a stream of any kind. [`records`]
-//! are what it exports. An attack is a test that uses these; [`stage`] is what it is made upon, and looks after it.
+//! be dialled and how its services are with [`Hostile::say`], what requests get with [`Hostile::answer`];
+//! [`Hostile::open`] gives a stream of any kind. [`records`] are what it exports, [`answers`] what it answers. An attack is a test that uses these; [`stage`] is what it is made upon, and looks after it.
 
+pub mod answers;
 mod mux;
 pub mod records;
 pub mod stage;
@@ -68,6 +69,8 @@ struct Exports {
     streams: Mutex<Vec<mpsc::Sender<Bytes>>>,
     /// The last revision that was told as complete.
     revision: Mutex<u64>,
+    /// What every request gets; none: it is refused.
+    answer: Mutex<Option<Bytes>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -126,6 +129,11 @@ impl Hostile {
         let streams = lock(&self.exports.streams).clone();
         let bytes = bytes(events);
         streams.iter().filter(|stream| stream.blocking_send(bytes.clone()).is_ok()).count()
+    }
+
+    /// Answers every request that the gateway sends from now on with these frames.
+    pub fn answer(&self, frames: Vec<u8>) {
+        *lock(&self.exports.answer) = Some(frames.into());
     }
 
     /// Says `message` on the control stream; false: the tunnel is gone.
@@ -201,7 +209,7 @@ fn bytes(events: &[Event]) -> Bytes {
     bytes.into()
 }
 
-/// Answers what the gateway opens: feeds its sync streams, refuses its requests.
+/// Answers what the gateway opens: feeds its sync streams, answers or refuses its requests.
 async fn serve(connection: Connection, exports: Arc<Exports>) {
     while let Some((send, receive)) = connection.accept().await {
         tokio::spawn(answer(send, receive, exports.clone()));
@@ -210,6 +218,15 @@ async fn serve(connection: Connection, exports: Arc<Exports>) {
 
 async fn answer(mut send: Outgoing, mut receive: Incoming, exports: Arc<Exports>) {
     let kind = receive.kind().await.and_then(StreamKind::from_wire);
+    let frames = lock(&exports.answer).clone().filter(|_| kind == Some(StreamKind::Exchange));
+    if let Some(frames) = frames {
+        if send.write(frames).await.is_ok() {
+            send.end(None).await;
+        }
+        // The request is read to its end, as by whoever works on it.
+        while let Ok(Some(_)) = receive.read().await {}
+        return;
+    }
     if kind != Some(StreamKind::Sync) {
         let refused = Code::Refused.to_wire();
         send.end(Some(refused)).await;

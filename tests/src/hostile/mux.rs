@@ -89,7 +89,11 @@ impl Shared {
 
     fn end(&self, why: &str) {
         self.ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(why.into())).is_some());
-        self.streams().open.clear();
+        // Whoever still has a half of one hears of it, too.
+        for (_, stream) in self.streams().open.drain() {
+            stream.chunks.lock().unwrap_or_else(PoisonError::into_inner).take();
+            stream.credit.close();
+        }
         self.credit.close();
     }
 }

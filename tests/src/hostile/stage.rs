@@ -23,6 +23,9 @@ use crate::wait::{AT_ONCE, SOON, pause, wait_until};
 /// How often the admin port is asked.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Time between two requests of the others' callers.
+const PACE: Duration = Duration::from_millis(5);
+
 /// What varies between stages.
 #[derive(Debug, Default)]
 pub struct Setup<'a> {
@@ -91,7 +94,8 @@ impl Stage {
     pub fn set(setup: Setup<'_>) -> Self {
         let mesh = Mesh::new();
         let backends = ["west/a", "north/a"].map(Backend::start);
-        let peers = ["east", "north"];
+        // South is only there if a test has it declared.
+        let peers = ["east", "north", "south"];
         let west = match setup.etcd {
             Some(etcd) => mesh.site_of("west", "gw-1", &peers, etcd),
             None => mesh.site("west", &peers),
@@ -106,11 +110,16 @@ impl Stage {
         let north = mesh.site("north", &["west"]);
         let north = north
             .start(&[link("west", &[west.site.tunnel]), service("good", &[("a", backends[1].address())])]);
-        north.wait_service("shop/cart", &["west"]);
-        west.wait_service("shop/good", &["north"]);
+        // By its pinned name, whatever the contract of the union says.
+        for (caller, host) in [(&north, "cart.shop.west.mesh"), (&west, "good.shop.north.mesh")] {
+            wait_until("each of the two is served by the other", SOON, || {
+                (caller.get(host, "/").status == 200).then_some(())
+            });
+        }
+        let ask = |host: &str| Ask { pace: PACE, ..Ask::get(host) };
         let traffic = vec![
-            Traffic::start(north.site.http, 1, Ask::get("cart.shop.west.mesh")),
-            Traffic::start(west.site.http, 1, Ask::get("good.shop.north.mesh")),
+            Traffic::start(north.site.http, 1, ask("cart.shop.west.mesh")),
+            Traffic::start(west.site.http, 1, ask("good.shop.north.mesh")),
         ];
         let admin = AdminWatch::start(&west);
         mesh.identity("east", "gw-1", &["west"]);
@@ -189,9 +198,13 @@ impl Stage {
     /// When it has.
     pub fn assert_unharmed(&mut self, most_mib: u64) {
         self.assert_applies("web");
-        for traffic in self.traffic.drain(..) {
+        for (whose, traffic) in ["west's `cart`", "north's `good`"].into_iter().zip(self.traffic.drain(..)) {
             traffic.wait_more(50);
-            traffic.stop().assert_none_failed();
+            let report = traffic.stop();
+            let [median, p99] = [0.5, 0.99].map(|share| report.quantile(share));
+            let (count, slowest) = (report.done.len(), report.slowest());
+            println!("{whose}: {count} requests, median {median:?}, p99 {p99:?}, slowest {slowest:?}");
+            report.assert_none_failed();
         }
         let worst = Duration::from_millis(self.admin.worst_ms.load(Ordering::Relaxed));
         let used = self.memory_mib();

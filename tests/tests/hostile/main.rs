@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod addresses;
+mod answers;
 mod contracts;
 mod epochs;
 mod gateways;
