@@ -295,7 +295,8 @@ async fn start(options: Options) -> Result<(), StartError> {
             error!(error = %failed, "The admin port failed.");
         }
     });
-    tasks.spawn(sync::export_to_peers(knowledge.clone(), incoming_syncs, shared.stop.clone()));
+    let exported = (shared.peers.clone(), shared.stop.clone());
+    tasks.spawn(sync::export_to_peers(knowledge.clone(), exported.0, incoming_syncs, exported.1));
     let imported = (registry.clone(), standing.clone());
     tasks.spawn(sync::import_from_peers(knowledge.clone(), shared.peers.clone(), imported.0, imported.1));
     tasks.spawn(checks::run(shared.clone()));

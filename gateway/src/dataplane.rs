@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::code::{CloseCode, Code};
 use registry::model::{ClusterName, HostPort};
@@ -24,7 +24,7 @@ use tunnel::{
 
 use crate::line::Line;
 use crate::metrics::{self, InProgress};
-use crate::peers::{self, Dialler, Pace, PeerCluster};
+use crate::peers::{self, Dialler, Over, Pace, PeerCluster};
 use crate::placement::Availability;
 use crate::sidecars::{
     LOOKUPS_EACH_MAX, LOOKUPS_OF_ONE_MAX, REGISTRARS_EACH_MAX, REQUESTS_EACH_MAX, REQUESTS_OF_ONE_MAX,
@@ -436,13 +436,13 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                     let clock = plane.worker.shared.clock;
                     let began = clock.micros();
                     if !cluster.resets.admits(began) {
+                        cluster.over.note(&cluster.name, Over::Resets, Instant::now());
                         return refuse(exchange);
                     }
                     let fate = exchange.fate();
                     inbound::serve(plane.worker.clone(), &cluster, &peer, exchange).await;
-                    if cluster.resets.ended(fate.answered(), began, clock.micros()) {
-                        warn!(peer = %cluster.name, gateway = %peer.hello.gateway, "{GIVES_UP}");
-                    }
+                    // What it is refused for is said there.
+                    let _ = cluster.resets.ended(fate.answered(), began, clock.micros());
                 }
                 Ok(Begun::Sync(reader, writer)) => {
                     let Ok(peer) = ClusterName::new(&peer.hello.cluster) else { return };

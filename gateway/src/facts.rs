@@ -15,6 +15,9 @@ use crate::balance::Readiness;
 /// How long a word counts, in microseconds: several were due since. What is older is unknown, which is not nothing.
 const FRESH_MICROS: u64 = 5_000_000;
 
+/// Gateways whose words on one service are kept: of a peer with more, the first that speak count.
+const TELLERS_MAX: usize = 16;
+
 /// What is known of one service at one peer. Its parts are of one digest but for an instant.
 #[derive(Debug, Default)]
 pub struct Facts {
@@ -177,6 +180,7 @@ impl Heard {
                 (word.ready, word.load, word.ring, word.told_at) = (ready, load, ring, now);
                 word.degraded = degraded;
             }
+            Err(_) if self.words.len() >= TELLERS_MAX => {}
             Err(at) => {
                 // A peer has few gateways, and thousands of services.
                 self.words.reserve_exact(1);
@@ -252,6 +256,19 @@ mod tests {
         // What is gone has no word any more.
         told.tell("gw-1", &digest("cart", 100, Some(7)), 3 + FRESH_MICROS);
         assert_eq!((facts.ready(3 + FRESH_MICROS), facts.load(3 + FRESH_MICROS)), (Some(100), Some(3)));
+    }
+
+    #[test]
+    fn a_peer_of_endless_gateways_has_the_words_of_few() {
+        let told = Told::default();
+        let facts = told.of(&name("cart"));
+        for teller in 0..1_000 {
+            told.tell(&format!("gw-{teller}"), &digest("cart", 100, None), 1);
+        }
+        assert_eq!(facts.load(1), Some(3 * TELLERS_MAX as u32));
+        // Those that are gone make room.
+        told.tell("gw-x", &digest("cart", 200, None), 1 + FRESH_MICROS);
+        assert_eq!((facts.ready(1 + FRESH_MICROS), facts.load(1 + FRESH_MICROS)), (Some(200), Some(3)));
     }
 
     #[test]

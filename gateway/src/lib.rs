@@ -36,7 +36,6 @@ pub mod news;
 pub mod outbound;
 pub mod peers;
 pub mod placement;
-pub mod rate;
 pub mod registrar;
 pub mod registrations;
 pub mod resets;

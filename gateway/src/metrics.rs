@@ -36,6 +36,12 @@ struct MismatchLabels {
     peer: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BudgetLabels {
+    peer: String,
+    budget: &'static str,
+}
+
 /// All metrics of a process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -47,6 +53,7 @@ pub struct Metrics {
     registry_up: Gauge,
     ring_mismatch: Family<MismatchLabels, Counter>,
     ring_differs: Family<MismatchLabels, Gauge>,
+    over_budget: Family<BudgetLabels, Counter>,
 }
 
 impl Metrics {
@@ -60,6 +67,7 @@ impl Metrics {
         let registry_up = Gauge::default();
         let ring_mismatch = Family::default();
         let ring_differs = Family::default();
+        let over_budget = Family::default();
         registry.register_collector(Box::new(traffic.clone()));
         registry.register("tunnel_up", "Open tunnels to a peer", tunnel_up.clone());
         registry.register_with_unit(
@@ -85,6 +93,11 @@ impl Metrics {
             "Services that a peer places by another ring than ours: 1",
             ring_differs.clone(),
         );
+        registry.register(
+            "peer_over_budget",
+            "How often a peer went over what it may cost",
+            over_budget.clone(),
+        );
         Self {
             registry,
             traffic,
@@ -94,6 +107,7 @@ impl Metrics {
             registry_up,
             ring_mismatch,
             ring_differs,
+            over_budget,
         }
     }
 
@@ -135,6 +149,12 @@ impl Metrics {
         if let Some(age) = registry_age_seconds {
             self.registry_age.get_or_create(&labels).set(age);
         }
+    }
+
+    /// Sets how often a peer went over a budget since the start.
+    pub fn set_over_budget(&self, peer: &str, budget: &'static str, count: u64) {
+        let labels = BudgetLabels { peer: peer.into(), budget };
+        self.over_budget.get_or_create(&labels).inner().store(count, Ordering::Relaxed);
     }
 
     /// Shows whether the registry's store answers.

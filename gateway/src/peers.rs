@@ -3,10 +3,13 @@
 //! [`Peers`] follows the links; within it everything is atomics and swapped lists, so that a request looks without a
 //! lock. Each [`PeerGateway`] is watched by one task (`watch`), each address of a link is dialled by one (`dial`).
 
+mod address;
 mod dial;
 mod gateway;
 mod learned;
+mod over;
 mod own;
+mod pace;
 mod questions;
 mod replace;
 #[cfg(test)]
@@ -15,18 +18,20 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use identity::Role;
 use proto::code::CloseCode;
-use proto::limits::{PEER_TUNNELS_MAX, PEER_UNREAD_BYTES_MAX};
-use registry::model::{ClusterName, Link};
+use proto::limits::{GATEWAY_KEPT, PEER_GATEWAYS_MAX, PEER_TUNNELS_MAX, PEER_UNREAD_BYTES_MAX};
+use registry::model::{ClusterName, HostPort, Link};
 use tokio::sync::{Notify, watch as changes};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use tunnel::{Account, CloseReason, Kind, Peer, Tunnel};
 
 use crate::audit;
+use crate::clock::unix_ms;
 use crate::facts::Told;
 use crate::health::State;
 use crate::metrics::InProgress;
@@ -34,10 +39,13 @@ use crate::news::News;
 use crate::placement::Availability;
 use crate::resets::{self, ResetBudget};
 
+use self::address::Classes;
 use self::learned::Learned;
+use self::pace::{Gate, Sockets};
 pub use dial::{Dialler, Pace, each_address, keep_dialling};
 pub use gateway::PeerGateway;
 pub use learned::each_learned;
+pub use over::{OVER_BUDGET, Over, Overs};
 pub use own::own;
 pub use questions::Questions;
 pub use replace::close_replaced;
@@ -54,6 +62,8 @@ pub struct Peers {
     us: (String, String),
     /// Swapped whole when links come or go. Requests do not look here: views hold the clusters themselves.
     clusters: changes::Sender<Arc<Clusters>>,
+    /// Bounds dials of told addresses of all clusters.
+    gate: Gate,
     /// Told of whatever changes of any of them.
     news: News,
     /// Cancelled when the process drains.
@@ -75,6 +85,8 @@ pub struct PeerCluster {
     pub facts: Told,
     /// Its requests that we work on.
     pub asking: Arc<InProgress>,
+    /// Where it goes over what a peer may cost.
+    pub over: Overs,
     /// Those that it may give up before they are answered.
     pub resets: ResetBudget,
     /// What it may have unread here over all its tunnels.
@@ -84,10 +96,20 @@ pub struct PeerCluster {
     news: News,
     link: changes::Sender<Arc<Link>>,
     gateways: ArcSwap<Vec<Arc<PeerGateway>>>,
+    /// Held while that list changes.
+    roster: Mutex<()>,
     /// The UID it showed first; another one under the same name is another cluster.
     uid: Mutex<Option<[u8; 16]>>,
     /// Where each of its gateways says that it and the others may be dialled.
     learned: Mutex<Learned>,
+    /// Told when there is news in it.
+    told: Notify,
+    /// What the addresses of the link are to this host, as far as they were resolved.
+    named: Mutex<BTreeMap<HostPort, Classes>>,
+    /// Bounds dials of told addresses.
+    gate: Gate,
+    /// The pace of each.
+    sockets: Mutex<Sockets>,
     /// Of each carrier that is dialled.
     last_errors: Mutex<BTreeMap<Kind, String>>,
 }
@@ -117,7 +139,13 @@ impl Peers {
         stop: CancellationToken,
     ) -> Self {
         let us = (cluster.to_string(), id.to_owned());
-        let peers = Self { us, clusters: changes::Sender::default(), news: News::default(), stop };
+        let peers = Self {
+            us,
+            clusters: changes::Sender::default(),
+            news: News::default(),
+            gate: Gate::of_all(),
+            stop,
+        };
         peers.relink(links);
         peers
     }
@@ -201,6 +229,7 @@ impl Peers {
             .cluster_of(peer)
             .ok_or_else(|| (CloseCode::LinkRemoved, format!("there is no link to cluster `{name}` here")))?;
         if cluster.tunnels() >= PEER_TUNNELS_MAX {
+            cluster.over.note(&cluster.name, Over::Tunnels, Instant::now());
             let text =
                 format!("`{name}` has {PEER_TUNNELS_MAX} tunnels to this gateway, and may have no more");
             return Err((CloseCode::DuplicateTunnel, text));
@@ -258,8 +287,12 @@ impl Peers {
             tunnel.close(CloseCode::DuplicateCluster, "another cluster of this name is linked");
             return None;
         }
-        let (gateway, new) = cluster.gateway(tunnel);
-        let offer = gateway.take(tunnel, self.are_smaller_than(&gateway));
+        let taken = cluster.take(tunnel, |gateway| self.are_smaller_than(gateway));
+        let Some((gateway, new, offer)) = taken else {
+            cluster.over.note(&cluster.name, Over::Gateways, Instant::now());
+            tunnel.close(CloseCode::DuplicateTunnel, "too many gateways of this cluster have tunnels");
+            return None;
+        };
         tunnel.share(&cluster.unread);
         if self.stop.is_cancelled() {
             // Too late to be told GOAWAY with the others.
@@ -292,14 +325,20 @@ impl PeerCluster {
             stop: stop.child_token(),
             facts: Told::default(),
             asking: Arc::default(),
+            over: Overs::default(),
             resets: ResetBudget::new(RESETS),
             unread: Account::new(PEER_UNREAD_BYTES_MAX),
             questions: Questions::default(),
             news,
             link: changes::Sender::new(Arc::new(link.clone())),
             gateways: ArcSwap::default(),
+            roster: Mutex::default(),
             uid: Mutex::default(),
             learned: Mutex::default(),
+            told: Notify::new(),
+            named: Mutex::default(),
+            gate: Gate::of_cluster(),
+            sockets: Mutex::default(),
             last_errors: Mutex::default(),
         }
     }
@@ -398,18 +437,60 @@ impl PeerCluster {
         self.gateways.load().iter().any(|g| g.has_open_tunnel())
     }
 
-    fn gateway(&self, tunnel: &Tunnel) -> (Arc<PeerGateway>, bool) {
+    /// Offers a tunnel to the gateway that it leads to; true: that one is new. None: there are too many, and all of them
+    /// have tunnels.
+    fn take(
+        &self,
+        tunnel: &Tunnel,
+        we_are_smaller: impl FnOnce(&PeerGateway) -> bool,
+    ) -> Option<(Arc<PeerGateway>, bool, Offer)> {
         let id = &tunnel.peer().hello.gateway;
-        // `uid` serves as the lock of the list: both are only changed when a tunnel comes up.
-        let _guard = lock(&self.uid);
+        // Until the tunnel is its own the gateway looks gone.
+        let _roster = lock(&self.roster);
         let known = self.gateways.load_full();
-        if let Some(gateway) = known.iter().find(|g| &g.id == id) {
-            return (gateway.clone(), false);
+        let (gateway, new) = match known.iter().find(|g| &g.id == id) {
+            Some(gateway) => (gateway.clone(), false),
+            None => {
+                let mut list = known.to_vec();
+                if list.len() >= PEER_GATEWAYS_MAX {
+                    let gone = list.iter().filter(|g| g.is_gone());
+                    let longest = gone.min_by_key(|g| g.since_unix_ms())?.clone();
+                    longest.forget();
+                    list.retain(|g| !Arc::ptr_eq(g, &longest));
+                }
+                let gateway =
+                    Arc::new(PeerGateway::new(self.name.clone(), id.clone(), self.news.clone(), &self.stop));
+                list.push(gateway.clone());
+                self.gateways.store(Arc::new(list));
+                (gateway, true)
+            }
+        };
+        let offer = gateway.take(tunnel, we_are_smaller(&gateway));
+        Some((gateway, new, offer))
+    }
+
+    /// Forgets gateways that have been gone for [`GATEWAY_KEPT`] at `now`, in Unix milliseconds, while some are `there`: a
+    /// cluster that is gone as a whole shows its gateways until it is back.
+    fn forget_gone(&self, there: bool, now_unix_ms: u64) {
+        let old = |gateway: &PeerGateway| {
+            let gone_ms = now_unix_ms.saturating_sub(gateway.since_unix_ms());
+            gateway.is_gone() && u128::from(gone_ms) >= GATEWAY_KEPT.as_millis()
+        };
+        let known = self.gateways.load();
+        if !there || !known.iter().any(|g| old(g)) {
+            return;
         }
-        let gateway = Arc::new(PeerGateway::new(self.name.clone(), id.clone(), self.news.clone()));
-        let mut list = known.to_vec();
-        list.push(gateway.clone());
-        self.gateways.store(Arc::new(list));
-        (gateway, true)
+        let _roster = lock(&self.roster);
+        let (gone, left): (Vec<_>, Vec<_>) = self.gateways.load_full().iter().cloned().partition(|g| old(g));
+        self.gateways.store(Arc::new(left));
+        gone.iter().for_each(|gateway| gateway.forget());
+    }
+}
+
+impl Peers {
+    /// Forgets gateways that have gone for good.
+    pub fn forget_gone(&self) {
+        let now = unix_ms();
+        self.iter().for_each(|cluster| cluster.forget_gone(cluster.has_tunnel(), now));
     }
 }

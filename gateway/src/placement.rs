@@ -6,6 +6,9 @@
 //!
 //! The choice is made anew for each attempt, from what is known at that moment, with the clusters already tried left
 //! out: a request whose first attempt took long must not go to a cluster that has died since.
+//!
+//! A contract that leaves out clusters which serve must not take a service away: while none of its members can serve,
+//! these spares are tried, unless it is closed on purpose (an explicit list of tiers, or `onOwnerUnavailable: fail`).
 
 mod rings;
 mod shared;
@@ -60,8 +63,12 @@ const NO_TIER: u16 = u16::MAX;
 #[derive(Clone, Debug)]
 pub struct Placement {
     ring: Arc<Ring>,
-    /// In the order of the ring's nodes, which is by ascending name.
-    members: Box<[Member]>,
+    /// In the order of the ring's nodes, which is by ascending name; behind them the spares, in the same order.
+    everyone: Box<[Member]>,
+    /// How many of them are members.
+    members: usize,
+    /// Whether its list of tiers is explicit.
+    closed: bool,
     local: Option<NodeIndex>,
     generation: u64,
     seed: u64,
@@ -126,22 +133,40 @@ impl Placement {
         }
         Ok(Self {
             ring,
-            members: members.into(),
+            members: members.len(),
+            everyone: members.into(),
             local,
             generation: contract.generation,
             seed: contract.seed,
             mode: contract.mode,
             on_owner_unavailable: contract.on_owner_unavailable,
+            closed: contract.mode == Mode::LocalFirst && contract.tiers.is_some(),
             tiers: tiers.into(),
             tier_of: tier_of.into(),
         })
     }
 
+    /// The same where `servers` serve as well: those that are no members are its spares.
+    fn with_spares(mut self, servers: &[Member]) -> Self {
+        let members = &self.everyone[..self.members];
+        let mut spares: Vec<_> = servers
+            .iter()
+            .filter(|server| find(members, server.cluster.as_str()).is_none())
+            .cloned()
+            .collect();
+        spares.sort_unstable_by(|a, b| a.cluster.cmp(&b.cluster));
+        // A ring leaves one number free; whoever finds none has none.
+        spares.truncate(usize::from(u16::MAX).saturating_sub(members.len()));
+        self.everyone = members.iter().cloned().chain(spares).collect();
+        self
+    }
+
     /// The cluster for the next attempt of a request: the first in the contract's order that is available and not in
     /// `tried`; `None` when no cluster is left. `hash` is the key's, from [`Placement::hash`] or the head.
     ///
-    /// Suspect clusters come behind all others, in the same order among themselves, and behind those the unready ones. Only `rng` decides between
-    /// clusters of one tier when there is no key.
+    /// Suspect clusters come behind all others, in the same order among themselves; behind those the spares, while no
+    /// member can serve; and last whoever says that nothing is ready there, who would most likely refuse. Only `rng`
+    /// decides between clusters of one tier when there is no key.
     pub fn next(
         &self,
         hash: Option<u64>,
@@ -169,29 +194,49 @@ impl Placement {
             let availability = availability(node);
             (availability.usable() || availability == Availability::Unready) && !tried.contains(&node)
         };
+        let member = self.member(hash, up, &capacity, rng);
+        if let Some(member) = member.or_else(|| self.member(hash, usable, &capacity, rng)) {
+            return Some(member);
+        }
+        // A member that was tried and can serve has given its answer.
+        let served = |(node, member): (NodeIndex, &Member)| member.weight > 0 && availability(node).usable();
+        let spares: Vec<_> = match self.opens_to_spares(hash) && !self.nodes().any(served) {
+            true => self.spares().map(|(node, _)| node).collect(),
+            false => Vec::new(),
+        };
+        self.draw(&spares, up, &capacity, rng)
+            .or_else(|| self.draw(&spares, usable, &capacity, rng))
+            .or_else(|| self.member(hash, askable, &capacity, rng))
+            .or_else(|| self.draw(&spares, askable, &capacity, rng))
+    }
+
+    /// The first member in the contract's order that `takes` accepts.
+    fn member(
+        &self,
+        hash: Option<u64>,
+        takes: impl Fn(NodeIndex) -> bool,
+        capacity: impl Fn(NodeIndex) -> Option<u32>,
+        rng: &mut fastrand::Rng,
+    ) -> Option<NodeIndex> {
         match (self.mode, hash) {
             (Mode::Sharded, Some(hash)) => {
                 let owner = self.ring.owner(hash)?;
-                if up(owner) {
-                    return Some(owner);
-                }
                 match self.on_owner_unavailable {
-                    OnOwnerUnavailable::Fail => askable(owner).then_some(owner),
-                    OnOwnerUnavailable::Next => {
-                        let mut near = self.ring.near(hash);
-                        near.find(|&node| up(node))
-                            .or_else(|| self.ring.near(hash).find(|&node| usable(node)))
-                            .or_else(|| self.ring.near(hash).find(|&node| askable(node)))
-                    }
+                    _ if takes(owner) => Some(owner),
+                    OnOwnerUnavailable::Fail => None,
+                    OnOwnerUnavailable::Next => self.ring.near(hash).find(|&node| takes(node)),
                 }
             }
-            (Mode::LocalFirst, _) | (Mode::Sharded, None) => {
-                let first = self.first_in_tiers(hash, up, &capacity, rng);
-                first
-                    .or_else(|| self.first_in_tiers(hash, usable, &capacity, rng))
-                    .or_else(|| self.first_in_tiers(hash, askable, &capacity, rng))
-            }
+            (Mode::LocalFirst, _) | (Mode::Sharded, None) => self.first_in_tiers(hash, takes, capacity, rng),
         }
+    }
+
+    /// Whether spares may take what no member can, of a key with this hash.
+    fn opens_to_spares(&self, hash: Option<u64>) -> bool {
+        let fails = self.mode == Mode::Sharded
+            && hash.is_some()
+            && self.on_owner_unavailable == OnOwnerUnavailable::Fail;
+        self.members < self.everyone.len() && !self.closed && !fails
     }
 
     /// The first tier's choice among the nodes that `takes` accepts.
@@ -225,7 +270,7 @@ impl Placement {
         let mut drawn = None;
         for node in open() {
             let room = if known { capacity(node) } else { None };
-            let weight = u64::from(room.unwrap_or(self.members[node.get()].weight).max(1));
+            let weight = u64::from(room.unwrap_or(self.everyone[node.get()].weight).max(1));
             total += weight;
             if drawn.is_none() || rng.u64(0..total) < weight {
                 drawn = Some(node);
@@ -300,25 +345,35 @@ impl Placement {
 
     /// The members in the order of the ring's nodes.
     pub fn members(&self) -> &[Member] {
-        &self.members
+        &self.everyone[..self.members]
     }
 
     /// The members with their nodes.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeIndex, &Member)> {
-        (0..).map(NodeIndex).zip(&self.members)
+        (0..).map(NodeIndex).zip(self.members())
     }
 
-    /// The cluster of a node of this placement's ring.
+    /// The clusters that serve and are no members, with numbers beyond the ring's nodes.
+    pub fn spares(&self) -> impl Iterator<Item = (NodeIndex, &Member)> {
+        (0..).map(NodeIndex).zip(&self.everyone).skip(self.members)
+    }
+
+    /// The members and then the spares, in the order of their numbers.
+    pub fn everyone(&self) -> &[Member] {
+        &self.everyone
+    }
+
+    /// The cluster of a node of this placement's ring, or of a spare.
     ///
     /// # Panics
     /// When `node` is of a larger ring.
     pub fn cluster(&self, node: NodeIndex) -> &ClusterName {
-        &self.members[node.get()].cluster
+        &self.everyone[node.get()].cluster
     }
 
     /// The node of a cluster, if it is a member.
     pub fn node(&self, cluster: &str) -> Option<NodeIndex> {
-        find(&self.members, cluster)
+        find(self.members(), cluster)
     }
 
     /// The cluster that places, if it is a member.
@@ -340,12 +395,13 @@ pub struct Placements {
 struct Terms {
     contract: Contract,
     known: Vec<Member>,
+    servers: Vec<Member>,
     here: ClusterName,
     region: String,
 }
 
 impl Placements {
-    /// As [`Placement::new`].
+    /// As [`Placement::new`]; those of `servers` that are no members are its spares.
     ///
     /// # Errors
     /// As [`Placement::new`].
@@ -353,6 +409,7 @@ impl Placements {
         &mut self,
         contract: &Contract,
         known: &[Member],
+        servers: Vec<Member>,
         here: &ClusterName,
         region: &str,
     ) -> Result<Arc<Placement>, RingError> {
@@ -360,11 +417,15 @@ impl Placements {
         let terms = Terms {
             contract: contract.clone(),
             known: known.into(),
+            servers,
             here: here.clone(),
             region: region.into(),
         };
         let rings = &mut self.rings;
-        let build = |terms: &Terms| Placement::new(&terms.contract, &terms.known, here, region, rings);
+        let build = |terms: &Terms| {
+            let placement = Placement::new(&terms.contract, &terms.known, here, region, rings)?;
+            Ok(placement.with_spares(&terms.servers))
+        };
         self.built.get(terms, build)
     }
 }

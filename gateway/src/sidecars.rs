@@ -12,12 +12,12 @@ use identity::{Credentials, Role, Trust};
 use proto::code::CloseCode;
 use proto::limits::WORKLOAD_UNREAD_BYTES_MAX;
 use registry::model::ClusterName;
+use registry::rate::{Rate, SharedBucket};
 use tokio_util::sync::CancellationToken;
 use tunnel::{Account, Peer, Tunnel};
 
 use crate::audit;
 use crate::metrics::InProgress;
-use crate::rate::Rate;
 use crate::resets::{self, ResetBudget};
 
 /// Tunnels of sidecars to one gateway: each of some thousand workloads has one, and a second while it is replaced.
@@ -85,7 +85,7 @@ pub struct Workload {
     /// Names that they use.
     pub names: Arc<InProgress>,
     /// How often it asks what a name means; a long answer counts as several.
-    pub asks: Rate,
+    pub asks: SharedBucket,
 }
 
 impl Default for Workload {
@@ -96,7 +96,7 @@ impl Default for Workload {
             unread: Account::new(WORKLOAD_UNREAD_BYTES_MAX),
             lookups: Arc::default(),
             names: Arc::default(),
-            asks: Rate::new(ASKS_PER_SECOND, ASKS_AT_ONCE),
+            asks: SharedBucket::new(Rate::per_second(ASKS_AT_ONCE, ASKS_PER_SECOND)),
         }
     }
 }

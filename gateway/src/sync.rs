@@ -14,17 +14,19 @@ mod owned;
 mod record;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use registry::applied::StoredObjects;
 use registry::export::Export;
-use registry::mirror::Mirror;
+use registry::mirror::{LeftOut, Mirror};
 use registry::model::{Catalog, ClusterName, Condition, ObjectName, PeerImports, Position};
 use registry::recorder::{Picture, Stored};
 use registry::sources::{Applied, Merged, Sources};
 use registry::state::{Saved, StateDir};
 use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -36,7 +38,7 @@ use crate::worker::Shared;
 
 pub use applied::{first_applied, follow_applied};
 pub use conditions::{HELD, NOT_BEFORE, NOT_READ, SaidOf, conditions, in_use, other_rings, told_ring};
-pub use declare::Change;
+pub use declare::{Change, RECORDS_LEFT_OUT};
 pub use digests::tell_peers;
 pub use exporter::export_to_peers;
 pub use importer::import_from_peers;
@@ -49,6 +51,8 @@ pub use record::record;
 const REBUILD_PAUSE: Duration = Duration::from_millis(50);
 /// The last catalog is saved at most so often.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
+/// And so many times as seldom as it takes long: a large one that peers change all the time must not keep the disk busy.
+const SAVE_SHARE: u32 = 20;
 /// And one that could not be saved so often: what is too large for a disk is not written over and over.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
 /// The disk is waited for so long at the end of a drain.
@@ -64,12 +68,14 @@ pub struct Knowledge {
     uid: [u8; 16],
     /// The ages of records count by it.
     clock: Clock,
-    /// Short sections without await, on the control plane only.
+    /// Short sections without await, on the control plane and by what builds views for it.
     state: Mutex<State>,
     /// Told when the view must be built anew.
     dirty: Notify,
     /// Told when the registry must follow.
     unrecorded: Notify,
+    /// Records of peers for which the registry has no room.
+    unwritten: AtomicUsize,
     /// Told when what is on the disk must follow.
     unsaved: Notify,
     /// Grows when the export changes.
@@ -105,7 +111,10 @@ impl Knowledge {
         let declared = &merged.declared;
         let mirrors = declared.links.values().map(|link| {
             let kept = saved.peers.get(&link.cluster).cloned().unwrap_or_default();
-            (link.cluster.clone(), Mirror::new(link, kept))
+            let mut mirror = Mirror::new(link, kept);
+            // Whose contracts are too old counts from the start.
+            mirror.tick(clock.unix_ms());
+            (link.cluster.clone(), mirror)
         });
         let state = State {
             revision: 1,
@@ -124,6 +133,7 @@ impl Knowledge {
             state: Mutex::new(state),
             dirty: Notify::new(),
             unrecorded: Notify::new(),
+            unwritten: AtomicUsize::new(0),
             unsaved: Notify::new(),
             exported: watch::Sender::new(0),
         }
@@ -158,6 +168,18 @@ impl Knowledge {
             Some((peer.clone(), mirror.held().count(), mirror.held_since()?))
         };
         state.mirrors.iter().filter_map(held).collect()
+    }
+
+    /// Records of peers that this gateway would write to the registry's store, and for which that has no room.
+    pub fn unwritten(&self) -> usize {
+        self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// What the peers offer that is not mirrored.
+    pub fn left_out(&self) -> Vec<(ClusterName, LeftOut)> {
+        let state = self.lock();
+        let left_out = state.mirrors.iter().filter(|(_, mirror)| !mirror.left_out().is_empty());
+        left_out.map(|(peer, mirror)| (peer.clone(), mirror.left_out().clone())).collect()
     }
 
     /// How far the history of our exports has come.
@@ -219,21 +241,36 @@ impl State {
     }
 }
 
-/// Publishes a view whenever what is known changes, until the process drains.
+/// Publishes a view whenever what is known changes, until the process drains. It is built, and the one before dropped, on a
+/// thread of its own: rings may take a second, and the control plane has leases to keep. Whoever changes something all the
+/// time has that thread busy for half of the time at most.
 pub async fn publish(knowledge: Arc<Knowledge>, shared: Arc<Shared>, mut builder: ViewBuilder) {
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
             () = knowledge.dirty.notified() => {}
         }
-        let previous = shared.view.load_full();
-        let view = build(&mut builder, &knowledge, &shared, &previous);
-        shared.view.store(Arc::new(view));
+        let began = tokio::time::Instant::now();
+        let means = (knowledge.clone(), shared.clone());
+        let built = spawn_blocking(move || {
+            let (knowledge, shared) = means;
+            let previous = shared.view.load_full();
+            let view = build(&mut builder, &knowledge, &shared, &previous);
+            shared.view.store(Arc::new(view));
+            builder
+        });
+        builder = match built.await {
+            Ok(builder) => builder,
+            Err(panic) => {
+                error!(error = %panic, "Building a view panicked; the one before stays in use.");
+                ViewBuilder::new(knowledge.cluster.clone(), knowledge.region.clone())
+            }
+        };
         shared.news.tell();
         // What is said of applied objects follows from it.
         knowledge.unrecorded.notify_one();
         knowledge.unsaved.notify_one();
-        tokio::time::sleep(REBUILD_PAUSE).await;
+        tokio::time::sleep(REBUILD_PAUSE.max(began.elapsed())).await;
     }
 }
 
@@ -245,14 +282,16 @@ pub async fn keep(knowledge: Arc<Knowledge>, directory: StateDir, stop: Cancella
     loop {
         let saved = async {
             tokio::time::sleep_until(save_at).await;
-            save(&knowledge, &directory, &mut failures).await
+            let began = tokio::time::Instant::now();
+            (save(&knowledge, &directory, &mut failures).await, began.elapsed())
         };
         tokio::select! {
             () = stop.cancelled() => break,
             () = knowledge.unsaved.notified(), if !unsaved => unsaved = true,
-            saved = saved, if unsaved => {
+            (saved, took) = saved, if unsaved => {
                 unsaved = !saved;
-                save_at = tokio::time::Instant::now() + if unsaved { SAVE_AGAIN } else { SAVE_PAUSE };
+                let pause = if unsaved { SAVE_AGAIN } else { SAVE_PAUSE };
+                save_at = tokio::time::Instant::now() + pause.max(took * SAVE_SHARE);
             }
         }
     }
@@ -273,7 +312,7 @@ pub fn build(builder: &mut ViewBuilder, knowledge: &Knowledge, shared: &Shared, 
 /// Saves the last catalog after so many `failures`; gives whether that worked.
 async fn save(knowledge: &Arc<Knowledge>, directory: &Arc<Mutex<StateDir>>, failures: &mut u32) -> bool {
     let (saved, directory) = (knowledge.saved(), directory.clone());
-    let written = tokio::task::spawn_blocking(move || {
+    let written = spawn_blocking(move || {
         directory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).save(&saved)
     });
     let failed: Box<dyn std::error::Error> = match written.await {

@@ -371,7 +371,9 @@ impl ViewBuilder {
 
     fn placement(&mut self, placed: &Placed) -> Result<Arc<Placement>, RingError> {
         let known: &[Member] = &placed.members;
-        self.placements.get(&placed.contract, known, &self.cluster, &self.region)
+        // Only where a contract may leave them out.
+        let spares = placed.contract.members.as_ref().map_or_else(Vec::new, |_| placed.servers());
+        self.placements.get(&placed.contract, known, spares, &self.cluster, &self.region)
     }
 
     /// What a name means here; `way` leads to clusters whose endpoints are not known here.
@@ -408,8 +410,8 @@ impl ViewBuilder {
                 None => way(&member.cluster),
             }
         };
-        let servers = placement.members().iter().map(server).collect();
-        let counters = placement.members().iter();
+        let servers = placement.everyone().iter().map(server).collect();
+        let counters = placement.everyone().iter();
         let counters =
             counters.map(|m| metrics.requests(Direction::Outbound, &label, m.cluster.as_str())).collect();
         let before = means.previous.named(&placed.name.host_prefix(), pinned);

@@ -84,6 +84,21 @@ pub const RECORD_PORTS_MAX: usize = 256;
 /// Members of one contract: more clusters than one full mesh of links can hold.
 pub const CONTRACT_MEMBERS_MAX: usize = 1024;
 
+/// Points on the ring of clusters of a member of the usual weight, 100: the base of `ring-v1`. The number is part of the
+/// contract between clusters; it stands here so that points can be counted before there is a ring.
+pub const RING_BASE: u32 = 160;
+
+/// Points of the ring that one contract may ask for: 16 members of the largest weight, or 1,024 of a weight of 160. A
+/// point costs some 20 bytes and 0.2 microseconds of a build, so this is 5 MB and 50 ms. It holds for our own manifests,
+/// too: what we declare, every peer would have to hold.
+pub const CONTRACT_POINTS_MAX: u64 = 1 << 18;
+
+/// Bytes of one contract on the wire: three times what 256 members of usual names take.
+pub const CONTRACT_BYTES_MAX: usize = 40 * 1024;
+
+/// Bytes of one record on the wire, and so in a registry's store: the largest contract, and 256 ports.
+pub const RECORD_BYTES_MAX: usize = 64 * 1024;
+
 /// Tiers of one contract, and entries of one tier.
 pub const CONTRACT_TIERS_MAX: usize = 64;
 
@@ -162,3 +177,107 @@ pub const REPLAY_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes of the reason in a GOAWAY or in the close of a connection that are shown: it ends in a log line.
 pub const REASON_BYTES_MAX: usize = 256;
+
+// What a linked peer may cost whose certificate is valid, and which is granted nothing. Counts alone bound no products
+// and no rates, so each of these is a budget of one peer: what goes over it is skipped or waits, is counted and shown,
+// and takes nothing from others. They are far above what a large mesh does (10,000 services), and low enough that a
+// dozen hostile peers together leave a small machine working.
+
+/// Bytes of all records of one peer, as they stand on the wire and in a store: 100,000 of 335 bytes, or 10,000 of 3 KiB.
+/// An eighth of what an embedded store holds.
+pub const PEER_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Ports, members, entries of tiers and sources of keys of all records of one peer: ten each for as many records as are
+/// mirrored. Each takes some 100 bytes of memory and may take as few as 4 on the wire.
+pub const PEER_PARTS_MAX: usize = 10 * SYNC_RECORDS_PER_PEER_MAX;
+
+/// Points of all different rings (members and seed) that one peer's records ask for: 80 MB, and a second of building.
+/// 5,000 services with a seed of their own and five members each, or any number that share theirs.
+pub const PEER_POINTS_MAX: u64 = 1 << 22;
+
+/// What the smallest ring counts as among [`PEER_POINTS_MAX`]: four members of the usual weight. A contract without
+/// members is placed on those who serve, and a ring costs something beside its points.
+pub const RING_POINTS_MIN: u64 = 4 * RING_BASE as u64;
+
+/// Records, and deletions, that are read of one peer in a second, once it has used up a burst of
+/// [`SYNC_RECORDS_PER_PEER_MAX`]: a change of every service of a large cluster each ten seconds. Further ones wait on the
+/// stream.
+pub const SYNC_RECORDS_PER_SECOND: u32 = 1_000;
+
+/// Bytes of events that are read of one peer in a second, once it has used up a burst of [`PEER_BYTES_MAX`]. Further ones
+/// wait on the stream. Reading and decoding them costs about 10 ms.
+pub const SYNC_BYTES_PER_SECOND: u32 = 1024 * 1024;
+
+/// Sync streams of one peer that are answered at once, and how long it takes until another one is: two for each of the
+/// gateways that may import, then two a second. Each may cost a snapshot of all that we export; further ones wait.
+pub const SYNC_STREAMS_BURST: u32 = 32;
+/// See [`SYNC_STREAMS_BURST`].
+pub const SYNC_STREAM_EVERY: Duration = Duration::from_millis(500);
+
+/// One record is written to our registry at most so often, after the first time; what changes meanwhile goes with the
+/// next write. Nothing is served by what stands there while a gateway has a tunnel.
+pub const RECORD_WRITE_EVERY: Duration = Duration::from_secs(10);
+
+/// Writes and deletions of one peer's records in our registry that are made at once, and in a second after that: all
+/// services of a large cluster, then its 100th part. Others wait their turn.
+pub const PEER_WRITES_BURST: u32 = 10_000;
+/// See [`PEER_WRITES_BURST`].
+pub const PEER_WRITES_PER_SECOND: u32 = 100;
+
+/// Bytes of one peer's records that are written to our registry in a second, once a burst of [`PEER_BYTES_MAX`] is used
+/// up: an etcd of 2 GiB that forgets nothing lasts nine hours of the worst that a peer can do, and is nearly full then,
+/// so that nothing of peers is written any more.
+pub const PEER_WRITE_BYTES_PER_SECOND: u32 = 64 * 1024;
+
+/// The words on one applied object that are written to our registry at once, and how long each takes to be allowed
+/// again: peers make conditions come and go.
+pub const STATUS_WRITES_BURST: u32 = 8;
+/// See [`STATUS_WRITES_BURST`].
+pub const STATUS_WRITE_EVERY: Duration = Duration::from_secs(10);
+
+/// A peer's contract counts for so long without a word from the peer: longer than a restart, an upgrade or a usual
+/// outage of a line, for which no key shall move. After that the others' contracts count, or none.
+pub const CONTRACT_KEPT: Duration = Duration::from_secs(60 * 60);
+
+/// How far a peer's generation may lie above the highest of the others who serve: nobody counts to four thousand
+/// millions by hand, and whoever was outbid can still go above it. See `registry::union` for the times that people use.
+pub const GENERATION_STEP_MAX: u64 = 1 << 32;
+
+/// Gateways of one peer that are known at once, each with its tunnels: as many as it can tell addresses of.
+pub const PEER_GATEWAYS_MAX: usize = HELLO_ADDRESSES_MAX;
+
+/// How long a gateway of a peer is remembered, and shown, that has gone while others of it are there.
+pub const GATEWAY_KEPT: Duration = Duration::from_secs(10 * 60);
+
+/// What the gateways of a peer tell of their addresses is taken at most so often: the last word counts.
+pub const TOLD_EVERY: Duration = Duration::from_secs(3);
+
+/// Places that a peer tells, and that are not dialled yet, which are dialled at once, and how long each takes to be
+/// allowed again: all of a list, then one a second. Who tells the same places, however often, never waits.
+pub const TOLD_PLACES_BURST: u32 = HELLO_ADDRESSES_MAX as u32;
+/// See [`TOLD_PLACES_BURST`].
+pub const TOLD_PLACE_EVERY: Duration = Duration::from_secs(1);
+
+/// Dials of told places that one cluster may have under way at once: every other one may hang for five seconds.
+pub const TOLD_DIALS_MAX: usize = 16;
+/// Those of all clusters.
+pub const TOLD_DIALS_IN_ALL_MAX: usize = 64;
+
+/// Dials of told places that begin at once, and in a second after that, of one cluster: eight gateways on three ways
+/// each, then one for each. A dial in vain sends some 7 KB, so a third party gets at most 60 KB/s of it.
+pub const TOLD_DIALS_BURST: u32 = 32;
+/// See [`TOLD_DIALS_BURST`].
+pub const TOLD_DIALS_PER_SECOND: u32 = 8;
+/// Those of all clusters.
+pub const TOLD_DIALS_IN_ALL_BURST: u32 = 256;
+/// See [`TOLD_DIALS_IN_ALL_BURST`].
+pub const TOLD_DIALS_IN_ALL_PER_SECOND: u32 = 64;
+
+/// Told sockets whose pace of dialling is remembered for one cluster, under whatever name or id they come again.
+pub const TOLD_PACES_MAX: usize = 1024;
+
+/// How long such a pace is remembered after the last dial.
+pub const TOLD_PACE_KEPT: Duration = Duration::from_secs(5 * 60);
+
+/// A peer that went over a budget is shown as such for so long after the last time.
+pub const OVER_BUDGET_SHOWN: Duration = Duration::from_secs(60);

@@ -25,11 +25,12 @@ const ONCE_GRANTED_MAX: usize = 1024;
 
 /// The exported services of this cluster with the revision of each one's last change.
 ///
-/// # One revision, one state
+/// # One history, one process
 ///
-/// Peers resume by revision, so none may ever name two states, not even after a crash before the last one was saved
-/// or a restored backup. Therefore a start counts on from the clock, in microseconds: no run makes a million changes
-/// a second. Should the clock have been set back as well, [`Export::admit`] notices as soon as a peer knows more.
+/// Peers resume by epoch and revision, so none may ever name two states, not even after a crash before the last one was
+/// saved, or a restored backup. Therefore every start begins a history, and so an epoch, of its own: what was deleted
+/// while nothing ran is not known anyway, and every peer gets a snapshot. No word of a peer changes the epoch: see
+/// [`Feed`]. Revisions count on from the clock, in microseconds, so that peers can tell whose is behind.
 #[derive(Clone, Debug)]
 pub struct Export {
     position: Position,
@@ -71,11 +72,8 @@ impl Entry {
 }
 
 impl Export {
-    /// The export of `declared`, continuing the history that `saved` left off; every peer gets a snapshot first,
-    /// since what was deleted while nothing ran is not known. `now_unix_ms`: the time, in Unix milliseconds.
-    ///
-    /// A clock that was set back behind what was saved cannot vouch for what was told and not saved after it: then a
-    /// new epoch begins.
+    /// The export of `declared` in a new epoch, with revisions above those that were `saved` by an earlier run and that
+    /// the time makes likely. `now_unix_ms`: the time, in Unix milliseconds.
     pub fn new(
         saved: Position,
         declared: &Declared,
@@ -84,10 +82,8 @@ impl Export {
         rng: &mut fastrand::Rng,
     ) -> Self {
         let clock = now_unix_ms.saturating_mul(1000);
-        let vouched = saved.revision == 0 || clock > saved.revision;
-        let epoch = if vouched { saved.epoch } else { random_epoch(rng) };
         let mut export = Self {
-            position: Position { epoch, revision: saved.revision.max(clock) },
+            position: Position { epoch: random_epoch(rng), revision: saved.revision.max(clock) },
             floor: 0,
             services: BTreeMap::new(),
             by_revision: BTreeMap::new(),
@@ -128,16 +124,6 @@ impl Export {
     /// The epoch and the revision of the last change; its owner saves it when it changed.
     pub fn position(&self) -> Position {
         self.position
-    }
-
-    /// Notices a peer that has seen more of this epoch than there is, which proves that our state was set back (a
-    /// restored backup): what it calls known is then another history, and a new epoch begins. True: it did.
-    pub fn admit(&mut self, watch: &sync::Watch, rng: &mut fastrand::Rng) -> bool {
-        let behind = watch.epoch == self.position.epoch && watch.revision > self.position.revision;
-        if behind {
-            self.position.epoch = random_epoch(rng);
-        }
-        behind
     }
 
     /// What `peer` may use now, by name.

@@ -43,7 +43,7 @@
 //! spec: { trustDomain: acme.example, import: [{ namespace: shop, union: true }] }
 //! "#)?.declared;
 //! let mut mirror = Mirror::new(&declared.links[&east], Arc::default());
-//! let mut feed = Feed::new(west.clone(), &mirror.watch())?;
+//! let mut feed = Feed::new(west.clone(), &mirror.watch(), &export, &mut fastrand::Rng::new())?;
 //! for event in feed.next(&export, 100) {
 //!     mirror.apply(&event, now_unix_ms)?;
 //! }
@@ -70,6 +70,7 @@ pub mod mirror;
 pub mod model;
 pub mod owned;
 pub mod probation;
+pub mod rate;
 pub mod reader;
 pub mod record;
 pub mod recorder;

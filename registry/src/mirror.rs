@@ -5,7 +5,12 @@
 //!
 //! A snapshot is authoritative whatever the revisions in it; between snapshots the newer revision of a service wins.
 //! One stream at a time feeds a mirror: what an older one still delivers is not applied.
+//!
+//! A peer has a budget: what its records add up to is bounded, whether they come from its stream, the state directory or
+//! the store. A record that goes over it is left out, and what was known of its service stays.
 
+mod budget;
+mod left_out;
 mod selection;
 #[cfg(test)]
 mod tests;
@@ -17,9 +22,13 @@ use std::time::Duration;
 use proto::sync::event::Kind;
 use proto::{limits, sync};
 
+use self::budget::Budget;
 use self::selection::Selection;
 use crate::model::{Import, Link, PeerImports, Position, ServiceName};
 use crate::record;
+
+pub use self::budget::Over;
+pub use self::left_out::{LeftOut, Why};
 
 /// How long services stay that vanished in a mass from a snapshot: a half-started peer has mended itself by then.
 pub const HOLD: Duration = Duration::from_secs(60);
@@ -82,6 +91,11 @@ pub struct Mirror {
     imports: Arc<PeerImports>,
     selection: Selection,
     services_max: usize,
+    /// What `imports` adds up to.
+    budget: Budget,
+    left_out: LeftOut,
+    /// Grows with what [`Self::notes`] tells of.
+    notes: u64,
     expire_after: Duration,
     /// Whether `imports` is what stood in the store: what its writer heard since then is not told.
     followed: bool,
@@ -107,6 +121,7 @@ struct Stream {
 #[derive(Clone, Debug)]
 struct Snapshot {
     position: Position,
+    /// Of those that are mirrored or left out: others need not be remembered, and may be endless.
     seen: BTreeSet<ServiceName>,
     /// Services known before it.
     known: usize,
@@ -119,10 +134,14 @@ impl Mirror {
     ///
     /// What was kept is served at once; the first watch asks for a snapshot.
     pub fn new(link: &Link, kept: Arc<PeerImports>) -> Self {
+        let services_max = limits::SYNC_RECORDS_PER_PEER_MAX;
         let mut mirror = Self {
-            imports: kept,
+            imports: Arc::default(),
             selection: Selection::of(link),
-            services_max: limits::SYNC_RECORDS_PER_PEER_MAX,
+            services_max,
+            budget: Budget::new(services_max),
+            left_out: LeftOut::default(),
+            notes: 0,
             expire_after: link.expire_after,
             followed: false,
             stream: None,
@@ -131,8 +150,28 @@ impl Mirror {
             gone: BTreeMap::new(),
             skipped: 0,
         };
+        mirror.take(kept);
         mirror.drop_unselected();
         mirror
+    }
+
+    /// Takes `imports` in the place of what is mirrored, as far as they fit.
+    fn take(&mut self, mut imports: Arc<PeerImports>) {
+        self.budget = Budget::new(self.services_max);
+        self.left_out = LeftOut::default();
+        let mut over = Vec::new();
+        for import in imports.services.values() {
+            if let Err(why) = self.budget.replace(None, import) {
+                over.push((import.name.clone(), why));
+            }
+        }
+        for (name, why) in over {
+            Arc::make_mut(&mut imports).services.remove(&name);
+            self.left_out.note(Some(&name), why.into());
+            self.skipped += 1;
+        }
+        self.imports = imports;
+        self.notes += 1;
     }
 
     /// All that is mirrored, as the catalog takes it.
@@ -150,9 +189,19 @@ impl Mirror {
         self.held.values().min().copied()
     }
 
-    /// Records skipped since the start: wrong, not understood, or above the limit of services.
+    /// Records skipped since the start: wrong, not understood, or above what the peer may cost.
     pub fn skipped(&self) -> u64 {
         self.skipped
+    }
+
+    /// What is offered and not mirrored at the moment.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
+    }
+
+    /// A number that grows whenever [`Self::left_out`], or whether the peer's contracts count, may have changed.
+    pub fn notes(&self) -> u64 {
+        self.notes
     }
 
     /// Whether events may be applied; if not, [`Mirror::watch`] comes first.
@@ -206,7 +255,7 @@ impl Mirror {
         (self.complete, self.followed) = (false, true);
         self.held.clear();
         self.gone.clear();
-        self.imports = Arc::new(stored);
+        self.take(Arc::new(stored));
         self.drop_unselected();
         true
     }
@@ -255,17 +304,25 @@ impl Mirror {
             }
         };
         self.followed = false;
-        let synced = self.imports.synced_unix_ms.max(now_unix_ms);
-        Arc::make_mut(&mut self.imports).synced_unix_ms = synced;
+        let imports = Arc::make_mut(&mut self.imports);
+        imports.synced_unix_ms = imports.synced_unix_ms.max(now_unix_ms);
+        self.notes += u64::from(std::mem::take(&mut imports.contracts_lapsed));
         Ok(changes)
     }
 
-    /// What time alone changes: held services go once their time is over, everything after the
-    /// link's `expireAfter` without a word. Call it every few seconds.
+    /// What time alone changes: held services go once their time is over, the peer's contracts count no more after
+    /// [`limits::CONTRACT_KEPT`] without a word, and everything goes after the link's `expireAfter`. Call it every few
+    /// seconds.
     pub fn tick(&mut self, now_unix_ms: u64) -> Vec<Changed> {
         let silent_ms = now_unix_ms.saturating_sub(self.imports.synced_unix_ms);
         let unknown = if self.followed { FOLLOWED_SLACK } else { Duration::ZERO };
-        let expired = u128::from(silent_ms) >= (self.expire_after + unknown).as_millis();
+        let silent_for = |most: Duration| u128::from(silent_ms) >= (most + unknown).as_millis();
+        let lapsed = silent_for(limits::CONTRACT_KEPT);
+        if lapsed != self.imports.contracts_lapsed {
+            Arc::make_mut(&mut self.imports).contracts_lapsed = lapsed;
+            self.notes += 1;
+        }
+        let expired = silent_for(self.expire_after);
         if expired && (self.is_filling() || !self.imports.services.is_empty()) {
             self.complete = false;
             self.stream = None;
@@ -292,6 +349,7 @@ impl Mirror {
             self.complete = false;
             let imports = Arc::make_mut(&mut self.imports);
             imports.partial_since_ms.get_or_insert(imports.synced_unix_ms);
+            self.left_out.begin();
             // An earlier history's deletions say nothing of this one's records.
             self.gone.clear();
         }
@@ -308,32 +366,36 @@ impl Mirror {
             Ok(import) => Some(import.name.clone()),
             Err(_) => ServiceName::new(&record.namespace, &record.name).ok(),
         };
-        let snapshot = self.stream.as_mut().and_then(|stream| stream.snapshot.as_mut());
-        let in_snapshot = snapshot.is_some();
-        // Seen even if it cannot be read: it did not vanish.
-        let first_seen = match (snapshot, &name) {
-            (Some(snapshot), Some(name)) => snapshot.seen.insert(name.clone()),
-            _ => false,
-        };
+        let in_snapshot = self.stream.as_ref().is_some_and(|stream| stream.snapshot.is_some());
+        // Seen even if it cannot be used: it did not vanish.
+        let known =
+            |name: &&ServiceName| self.imports.services.contains_key(*name) || self.left_out.names(name);
+        let first_seen = name.clone().filter(|name| known(&name)).is_some_and(|name| self.see(name));
         let was_held = name.as_ref().is_some_and(|name| self.held.remove(name).is_some());
-        let Ok(import) = import else {
-            self.skip();
-            return Vec::new();
+        let import = match import {
+            Ok(import) => import,
+            Err(bad) => return self.skip(name, bad.into()),
         };
         if !self.selection.takes(&import.name) || self.is_replay(&import, first_seen || was_held, in_snapshot)
         {
             return Vec::new();
         }
-        if !self.imports.services.contains_key(&import.name)
-            && self.imports.services.len() >= self.services_max
-        {
-            self.skip();
-            return Vec::new();
+        let before = self.imports.services.get(&import.name);
+        if let Err(over) = self.budget.replace(before.map(|before| &**before), &import) {
+            return self.skip(name, over.into());
         }
+        self.see(import.name.clone());
+        self.notes += u64::from(self.left_out.forget(&import.name));
         let import = Arc::new(import);
         let services = &mut Arc::make_mut(&mut self.imports).services;
         let before = services.insert(import.name.clone(), Arc::clone(&import));
         if before.is_some_and(|before| before == import) { Vec::new() } else { vec![Changed::Put(import)] }
+    }
+
+    /// Notes that the snapshot under way, if one is, names a service; true: for the first time.
+    fn see(&mut self, name: ServiceName) -> bool {
+        let snapshot = self.stream.as_mut().and_then(|stream| stream.snapshot.as_mut());
+        snapshot.is_some_and(|snapshot| snapshot.seen.insert(name))
     }
 
     /// Whether a record says nothing new. `overrides`: whatever is known of the service is of an older snapshot.
@@ -348,9 +410,9 @@ impl Mirror {
     }
 
     fn remove(&mut self, removed: &sync::Removed) -> Vec<Changed> {
-        let Ok(name) = ServiceName::new(&removed.namespace, &removed.name) else {
-            self.skip();
-            return Vec::new();
+        let name = match ServiceName::new(&removed.namespace, &removed.name) {
+            Ok(name) => name,
+            Err(bad) => return self.skip(None, Why::Bad(bad.into())),
         };
         let snapshot = self.stream.as_ref().and_then(|stream| stream.snapshot.as_ref());
         let superseded =
@@ -359,6 +421,7 @@ impl Mirror {
         if known.is_some_and(|known| !superseded && known.revision >= removed.revision) {
             return Vec::new();
         }
+        self.notes += u64::from(self.left_out.forget(&name));
         if self.gone.len() < self.services_max {
             let gone = self.gone.entry(name.clone()).or_default();
             *gone = removed.revision.max(*gone);
@@ -376,6 +439,8 @@ impl Mirror {
         };
         self.complete = whole;
         self.gone.retain(|_, gone| *gone > revision);
+        self.left_out.end(&seen);
+        self.notes += 1;
         let imports = Arc::make_mut(&mut self.imports);
         (imports.epoch, imports.revision) = (position.epoch, position.revision);
         imports.partial_since_ms = None;
@@ -418,8 +483,10 @@ impl Mirror {
         let mut changes = Vec::new();
         for name in names {
             self.held.remove(&name);
-            if self.imports.services.contains_key(&name) {
-                Arc::make_mut(&mut self.imports).services.remove(&name);
+            if self.imports.services.contains_key(&name)
+                && let Some(gone) = Arc::make_mut(&mut self.imports).services.remove(&name)
+            {
+                self.budget.remove(&gone);
                 changes.push(Changed::Delete(name));
             }
         }
@@ -427,11 +494,16 @@ impl Mirror {
     }
 
     /// What was skipped is not known, so the next stream asks for everything again.
-    fn skip(&mut self) {
+    fn skip(&mut self, name: Option<ServiceName>, why: Why) -> Vec<Changed> {
         self.skipped += 1;
+        self.notes += u64::from(self.left_out.note(name.as_ref(), why));
+        if let Some(name) = name.filter(|name| self.left_out.names(name)) {
+            self.see(name);
+        }
         self.complete = false;
         if let Some(snapshot) = self.stream.as_mut().and_then(|stream| stream.snapshot.as_mut()) {
             snapshot.whole = false;
         }
+        Vec::new()
     }
 }

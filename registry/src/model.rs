@@ -198,6 +198,18 @@ pub struct ImportRule {
     pub namespace: Option<String>,
     /// Whether the service joins the union name, or is reachable by its pinned name only.
     pub union: bool,
+    /// Whether the placement that the peer declares of it counts here.
+    pub placement: Placement,
+}
+
+/// What becomes of the placement contracts that a peer declares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// They count as our own do.
+    #[default]
+    Accept,
+    /// They do not, nor does it matter whether others leave the peer out.
+    Ignore,
 }
 
 impl Link {

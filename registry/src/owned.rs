@@ -16,7 +16,7 @@ use crate::applied::StoredObjects;
 use crate::cluster::{self, Settled, Uid, UidError};
 use crate::model::ClusterName;
 use crate::store::{
-    Changes, Entry, Event, Expect, LeaseId, Outcome, Range, Store, StoreError, Transaction, Watch, keys,
+    Changes, Entry, Event, Expect, LeaseId, Outcome, Range, Room, Store, StoreError, Transaction, Watch, keys,
 };
 
 /// Whose a store is, as it was seen last.
@@ -135,6 +135,10 @@ impl<S: Store> Store for Owned<S> {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.inner.revoke(lease).await
+    }
+
+    async fn room(&self) -> Result<Room, StoreError> {
+        self.inner.room().await
     }
 
     async fn watch(&self, prefix: &str, from: u64) -> Result<Self::Watch, StoreError> {

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use prost::Message;
 use proto::{limits, sync};
 
 use crate::model::{
@@ -58,6 +59,12 @@ pub enum BadRecord {
     /// A member's weight is above [`MEMBER_WEIGHT_MAX`].
     #[error("a member's weight of {0} is above {MEMBER_WEIGHT_MAX}")]
     Weight(u32),
+    /// The members ask for a larger ring than [`limits::CONTRACT_POINTS_MAX`] points.
+    #[error("its members ask for {0} points of the ring, {max} are allowed", max = limits::CONTRACT_POINTS_MAX)]
+    Points(u64),
+    /// The record is longer than [`limits::RECORD_BYTES_MAX`].
+    #[error("it has {0} bytes, {max} are allowed", max = limits::RECORD_BYTES_MAX)]
+    Bytes(usize),
 }
 
 /// The record of `import` in the history `epoch`.
@@ -133,11 +140,26 @@ fn encode_hash_key(key: &HashKey) -> sync::HashKey {
     sync::HashKey { kind: Some(kind) }
 }
 
+/// The record of `import` as it stands in a store: without its place in a history, which is of one gateway of the peer.
+pub fn stored(import: &Import) -> sync::Record {
+    sync::Record { revision: 0, ..encode(import, 0) }
+}
+
+/// Points that the ring of `members` has, as `ring-v1` counts them.
+pub fn points(members: &[Member]) -> u64 {
+    let of = |member: &Member| u64::from(limits::RING_BASE) * u64::from(member.weight) / 100;
+    members.iter().map(of).sum()
+}
+
 /// The import that `record` says, every name and number checked.
 ///
 /// # Errors
-/// [`BadRecord`]: the record is wrong, or says something that this version does not understand.
+/// [`BadRecord`]: the record is wrong, too large, or says something that this version does not understand.
 pub fn decode(record: &sync::Record) -> Result<Import, BadRecord> {
+    let bytes = record.encoded_len();
+    if bytes > limits::RECORD_BYTES_MAX {
+        return Err(BadRecord::Bytes(bytes));
+    }
     Ok(Import {
         name: ServiceName::new(&record.namespace, &record.name)?,
         ports: decode_ports(&record.ports)?,
@@ -212,6 +234,10 @@ pub(crate) fn decode_members(members: &sync::Members) -> Result<Vec<Member>, Bad
     all_differ(members.iter().map(|member| &member.cluster), "members")?;
     if members.iter().all(|member| member.weight == 0) {
         return Err(BadRecord::NoMembers);
+    }
+    let points = points(&members);
+    if points > limits::CONTRACT_POINTS_MAX {
+        return Err(BadRecord::Points(points));
     }
     Ok(members)
 }

@@ -5,12 +5,17 @@
 //! that is elected no more changes nothing, and in a store that was put back to an older state none follows on one that
 //! is lost. A record says nothing of epoch and revision, for they are of the history of that gateway of the peer which
 //! ours happens to follow: equal content is equal bytes whoever writes it, and a takeover writes only what differs.
+//!
+//! How fast a peer's records are written is bounded ([`Paces`]), and what room they may take ([`Recorder::allow`]): what
+//! may not be written yet is written later as it is then. Deletions need no room.
 
+mod pace;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
@@ -21,11 +26,16 @@ use crate::applied;
 use crate::cluster;
 use crate::election::{self, Guard};
 use crate::mirror::STAMP_MS;
-use crate::model::{ClusterName, Import, ObjectName, PeerImports};
+use crate::model::{ClusterName, Import, ObjectName, PeerImports, ServiceName};
 use crate::record;
 use crate::registration::Registered;
 use crate::status::{self, Statuses};
 use crate::store::{Expect, Op, Outcome, Store, StoreError, Transaction, batches, keys};
+
+pub use self::pace::Paces;
+
+/// How long records that have no room in the store wait until it is looked again.
+const ROOM_LOOK: Duration = Duration::from_secs(5);
 
 /// What is mirrored of each linked peer. None: its first snapshot is under way, and what the store has of it stays.
 pub type Picture = BTreeMap<ClusterName, Option<Arc<PeerImports>>>;
@@ -46,6 +56,27 @@ pub struct Recorder {
     statuses: Statuses,
     /// The revision of the last transaction: as long as the office's key has it, everything before is there.
     signed: u64,
+    /// Short sections without await.
+    paces: Arc<Mutex<Paces>>,
+    /// Bytes that records of peers may still take.
+    room: u64,
+    /// What the last call left for later.
+    later: Later,
+}
+
+/// What was not written yet, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Later {
+    /// How long to wait until some of it may be; none: nothing is left, or it waits for nothing but room.
+    pub wait: Option<Duration>,
+    /// Records of peers for which the store has no room.
+    pub no_room: usize,
+}
+
+impl Later {
+    fn wait(&mut self, wait: Duration) {
+        self.wait = Some(self.wait.map_or(wait, |before| before.min(wait)));
+    }
 }
 
 /// Why a picture is not in the store.
@@ -105,10 +136,44 @@ impl Recorder {
     /// # Errors
     /// [`RecordError`].
     pub async fn begin<S: Store>(store: &S, guard: &Guard) -> Result<Self, RecordError> {
+        Self::begin_at(store, guard, Arc::default()).await
+    }
+
+    /// The same at the pace of those before it.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub async fn begin_at<S: Store>(
+        store: &S,
+        guard: &Guard,
+        paces: Arc<Mutex<Paces>>,
+    ) -> Result<Self, RecordError> {
         let office = store.get(&guard.office()).await?.ok_or(RecordError::Deposed)?;
-        let mut recorder = Self { held: BTreeMap::new(), statuses: Statuses::new(), signed: office.modified };
+        let mut recorder = Self {
+            held: BTreeMap::new(),
+            statuses: Statuses::new(),
+            signed: office.modified,
+            paces,
+            room: u64::MAX,
+            later: Later::default(),
+        };
         recorder.sign(store, guard, &[]).await?;
         Ok(recorder)
+    }
+
+    /// Lets records of peers take so many more bytes in the store.
+    pub fn allow(&mut self, bytes: u64) {
+        self.room = bytes;
+    }
+
+    /// Bytes that are left of what was allowed.
+    pub fn room(&self) -> u64 {
+        self.room
+    }
+
+    /// What the last [`Recorder::take_over`] or [`Recorder::bring`] left for later.
+    pub fn later(&self) -> Later {
+        self.later
     }
 
     /// Takes over from whoever wrote before: writes what differs between `picture` and `stored`, and removes what is of
@@ -123,18 +188,17 @@ impl Recorder {
         stored: &Stored,
         picture: &Picture,
     ) -> Result<usize, RecordError> {
-        let held = picture.iter().map(|(peer, imports)| {
-            let left = || Arc::new(stored.of(peer).unwrap_or_default());
-            (peer.clone(), imports.clone().unwrap_or_else(left))
-        });
+        let held = picture.keys().map(|peer| (peer.clone(), Arc::new(stored.of(peer).unwrap_or_default())));
         self.held = held.collect();
         self.statuses = stored.statuses.clone();
-        let ops = against(picture, stored);
+        let mut ops = self.nobodys(stored, picture);
+        ops.extend(self.towards(picture, now()));
         self.commit(store, guard, &ops).await?;
         Ok(ops.len())
     }
 
-    /// Writes what differs between `picture` and what was written last; gives how many keys that were.
+    /// Writes what differs between `picture` and what was written last, as far as it may be yet: see
+    /// [`Recorder::later`]. Gives how many keys that were.
     ///
     /// # Errors
     /// [`RecordError`]; then this recorder is of no further use.
@@ -144,19 +208,91 @@ impl Recorder {
         guard: &Guard,
         picture: &Picture,
     ) -> Result<usize, RecordError> {
+        let ops = self.towards(picture, now());
+        self.commit(store, guard, &ops).await?;
+        Ok(ops.len())
+    }
+
+    /// What `stored` has that is no record of a peer in `held`: of no linked peer, or nothing that this version reads and
+    /// that its peer would send again.
+    fn nobodys(&self, stored: &Stored, picture: &Picture) -> Vec<Op> {
+        let mut left: BTreeSet<&str> = stored.values.keys().map(|key| &**key).collect();
+        for (peer, imports) in &self.held {
+            left.remove(&*keys::mirrored(peer));
+            if picture.get(peer).is_some_and(Option::is_none) {
+                let prefix = keys::imports(peer);
+                left.retain(|key| !key.starts_with(&prefix));
+            }
+            for name in imports.services.keys() {
+                left.remove(&*keys::import(peer, name));
+            }
+        }
+        left.into_iter().map(|key| Op::Delete(key.into())).collect()
+    }
+
+    /// What is to be written at `now` on the way to `picture`; taken for written.
+    fn towards(&mut self, picture: &Picture, now: Instant) -> Vec<Op> {
         let mut ops = Vec::new();
+        self.later = Later::default();
         let none = Arc::default();
+        // Not a method: `self` is taken apart below.
+        let mut paces = lock(&self.paces);
         for (peer, imports) in picture {
-            let Some(now) = imports else { continue };
+            let Some(target) = imports else { continue };
             let before = self.held.get(peer).unwrap_or(&none);
-            if Arc::ptr_eq(before, now) {
+            if Arc::ptr_eq(before, target) {
                 continue;
             }
-            let written = ops.len();
-            differing(peer, now, before, &mut ops);
-            if ops.len() > written || now.synced_unix_ms >= before.synced_unix_ms + STAMP_MS {
-                ops.push(stamp(peer, now));
-                self.held.insert(peer.clone(), now.clone());
+            let pace = paces.of(peer);
+            let wait = pace.wait(now);
+            if !wait.is_zero() {
+                self.later.wait(wait);
+                continue;
+            }
+            let (written, mut reached) = (ops.len(), None::<PeerImports>);
+            let (mut left, room) = (false, self.room);
+            for name in differing(target, before) {
+                let wait = pace.wait_for(name, now);
+                let op = if wait.is_zero() { Some(write(peer, name, target)) } else { None };
+                let needs = op.as_ref().map_or(0, |op| match op {
+                    Op::Put { key, value, .. } => (key.len() + value.len()) as u64,
+                    Op::Delete(_) => 0,
+                });
+                let taken = match &op {
+                    Some(_) if needs > self.room => {
+                        self.later.no_room += 1;
+                        Err(ROOM_LOOK)
+                    }
+                    Some(op) => pace.take(name.clone(), op.bytes(), now),
+                    None => Err(wait),
+                };
+                if let Err(wait) = taken {
+                    left = true;
+                    self.later.wait(wait);
+                    continue;
+                }
+                self.room -= needs;
+                ops.extend(op);
+                let reached = &mut reached.get_or_insert_with(|| PeerImports::clone(before)).services;
+                match target.services.get(name) {
+                    Some(import) => drop(reached.insert(name.clone(), import.clone())),
+                    None => drop(reached.remove(name)),
+                }
+            }
+            let due = target.synced_unix_ms >= before.synced_unix_ms + STAMP_MS && room > 0;
+            if left {
+                pace.flushed(now);
+            }
+            if ops.len() > written || due {
+                ops.push(stamp(peer, target));
+                pace.flushed(now);
+                let reached = if left {
+                    let services = reached.map_or_else(|| before.services.clone(), |now| now.services);
+                    Arc::new(PeerImports { services, ..PeerImports::clone(target) })
+                } else {
+                    target.clone()
+                };
+                self.held.insert(peer.clone(), reached);
             }
         }
         let unlinked: Vec<_> =
@@ -166,8 +302,8 @@ impl Recorder {
             ops.extend(before.services.keys().map(|name| Op::Delete(keys::import(&peer, name))));
             ops.push(Op::Delete(keys::mirrored(&peer)));
         }
-        self.commit(store, guard, &ops).await?;
-        Ok(ops.len())
+        paces.retain(|peer| picture.contains_key(peer));
+        ops
     }
 
     /// Writes what is new of how applied objects are, and removes what is said of those that are gone from the store;
@@ -183,15 +319,21 @@ impl Recorder {
         now_unix_ms: u64,
     ) -> Result<usize, RecordError> {
         let mut ops = Vec::new();
+        let moment = now();
         for (name, wanted) in wanted {
             let before = self.statuses.get(name);
             if before.is_some_and(|before| status::same(before, wanted)) {
                 continue;
             }
             let now = status::follow(before, wanted.clone(), now_unix_ms);
-            ops.push(Op::Put { key: status::key(name), value: now.encode_to_vec().into(), lease: None });
-            self.statuses.insert(name.clone(), now);
+            let put = Op::Put { key: status::key(name), value: now.encode_to_vec().into(), lease: None };
+            // Peers make conditions come and go: the next look writes how it is then.
+            if lock(&self.paces).statuses.take(name.clone(), put.bytes(), moment).is_ok() {
+                ops.push(put);
+                self.statuses.insert(name.clone(), now);
+            }
         }
+        lock(&self.paces).statuses.flushed(moment);
         let unknown = |name: &&ObjectName| !wanted.contains_key(name);
         let mut gone: Vec<_> = self.statuses.keys().filter(unknown).cloned().collect();
         if !gone.is_empty() {
@@ -236,9 +378,23 @@ impl Recorder {
     }
 }
 
-fn put(peer: &ClusterName, import: &Import) -> Op {
-    let record = sync::Record { revision: 0, ..record::encode(import, 0) };
-    Op::Put { key: keys::import(peer, &import.name), value: record.encode_to_vec().into(), lease: None }
+/// The moment, by the clock that the tests of this room stop.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// A lock whose holder panicked still guards plain values that are whole at any time.
+fn lock(paces: &Mutex<Paces>) -> MutexGuard<'_, Paces> {
+    paces.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes the record of a service what it is in `target`.
+fn write(peer: &ClusterName, name: &ServiceName, target: &PeerImports) -> Op {
+    let key = keys::import(peer, name);
+    match target.services.get(name) {
+        Some(import) => Op::Put { key, value: record::stored(import).encode_to_vec().into(), lease: None },
+        None => Op::Delete(key),
+    }
 }
 
 fn stamp(peer: &ClusterName, imports: &PeerImports) -> Op {
@@ -246,37 +402,11 @@ fn stamp(peer: &ClusterName, imports: &PeerImports) -> Op {
     Op::Put { key: keys::mirrored(peer), value: mirrored.encode_to_vec().into(), lease: None }
 }
 
-/// The records that must be written where `before` is: mostly by comparing pointers, for most of them stayed.
-fn differing(peer: &ClusterName, now: &PeerImports, before: &PeerImports, ops: &mut Vec<Op>) {
+/// The services whose records must be written where `before` is: mostly by comparing pointers, for most of them stayed.
+fn differing<'a>(target: &'a PeerImports, before: &'a PeerImports) -> impl Iterator<Item = &'a ServiceName> {
     let same =
         |known: &Arc<Import>, import: &Arc<Import>| Arc::ptr_eq(known, import) || known.same_content(import);
-    ops.extend(now.services.differing(&before.services, same).map(|name| match now.services.get(name) {
-        Some(import) => put(peer, import),
-        None => Op::Delete(keys::import(peer, name)),
-    }));
-}
-
-/// What must be written where these keys are: what nobody knows any more goes.
-fn against(picture: &Picture, stored: &Stored) -> Vec<Op> {
-    let mut held: BTreeMap<&str, &Bytes> = stored.values.iter().map(|(key, value)| (&**key, value)).collect();
-    let mut ops = Vec::new();
-    for (peer, imports) in picture {
-        let Some(imports) = imports else {
-            let prefix = keys::imports(peer);
-            held.retain(|key, _| *key != keys::mirrored(peer) && !key.starts_with(&prefix));
-            continue;
-        };
-        let records = imports.services.values().map(|import| put(peer, import));
-        for op in records.chain([stamp(peer, imports)]) {
-            if let Op::Put { key, value, .. } = &op
-                && held.remove(&**key) != Some(value)
-            {
-                ops.push(op);
-            }
-        }
-    }
-    ops.extend(held.into_keys().map(|key| Op::Delete(key.into())));
-    ops
+    target.services.differing(&before.services, same)
 }
 
 /// What a value says that stands under `key`, in a line for people; none: this version does not know it.

@@ -265,7 +265,14 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Loaded, StateError> {
         skipped += peer.records.len() - imports.len();
         let services = imports.into_iter().map(|import| (import.name.clone(), Arc::new(import))).collect();
         let PeerCatalog { epoch, revision, synced_unix_ms, partial_since_ms, .. } = *peer;
-        let imports = PeerImports { epoch, revision, synced_unix_ms, partial_since_ms, services };
+        let imports = PeerImports {
+            epoch,
+            revision,
+            synced_unix_ms,
+            partial_since_ms,
+            services,
+            ..PeerImports::default()
+        };
         peers.insert(cluster, Arc::new(imports));
     }
     let object = |last: LastApplied| {

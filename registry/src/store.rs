@@ -151,6 +151,25 @@ pub enum Event {
     Deleted(String),
 }
 
+/// How full a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes in use.
+    pub used: u64,
+    /// Bytes that may be, as far as that is known.
+    pub max: u64,
+    /// Whether the store says that it takes nothing more.
+    pub full: bool,
+}
+
+impl Room {
+    /// Bytes that may still be taken for what can be had again from others: the last quarter is for what this cluster
+    /// declares, and for its leases.
+    pub fn for_others(&self) -> u64 {
+        if self.full { 0 } else { (self.max - self.max / 4).saturating_sub(self.used) }
+    }
+}
+
 /// Why the store did not do it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -288,6 +307,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Ends the lease and deletes its keys in one revision. One that is gone already is no error.
     fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// How full it is.
+    fn room(&self) -> impl Future<Output = Result<Room, StoreError>> + Send;
+
     /// Every change under `prefix` from revision `from` on, that one included: at most the one after a revision that
     /// this store has told of. [`StoreError::Compacted`] or [`StoreError::SetBack`] if it cannot tell them.
     fn watch(&self, prefix: &str, from: u64) -> impl Future<Output = Result<Self::Watch, StoreError>> + Send;
@@ -312,7 +334,7 @@ impl Op {
     }
 
     /// Its key and value, in bytes.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Put { key, value, .. } => key.len() + value.len(),
             Self::Delete(key) => key.len(),

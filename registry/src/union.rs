@@ -11,9 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{
-    Algorithm, Catalog, ClusterName, Condition, Contract, Import, Member, Policy, Port, Retry, Service,
-    ServiceName, Timeout,
+    Algorithm, Catalog, ClusterName, Condition, Contract, Import, ImportRule, Member, PeerImports, Placement,
+    Policy, Port, Retry, Service, ServiceName, Timeout,
 };
+
+pub use contract::DECLARER_SILENT;
 
 /// The weight of a member that no contract names, in hundredths.
 pub const DEFAULT_WEIGHT: u32 = 100;
@@ -80,6 +82,18 @@ pub struct Placed {
     pub balance: Algorithm,
 }
 
+impl Placed {
+    /// The clusters that serve, as members that nobody declared.
+    pub fn servers(&self) -> Vec<Member> {
+        let member = |(cluster, server): (&ClusterName, &Server)| Member {
+            cluster: cluster.clone(),
+            region: server.region.clone(),
+            weight: DEFAULT_WEIGHT,
+        };
+        self.servers.iter().map(member).collect()
+    }
+}
+
 /// A cluster that serves a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
@@ -93,6 +107,18 @@ struct Offer<'a> {
     region: &'a str,
     ports: &'a Arc<[Port]>,
     contract: Option<&'a Contract>,
+    say: Say,
+}
+
+/// Whether a cluster has a say in the contract of what it serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Say {
+    /// It has.
+    Has,
+    /// The Link to it says `placement: ignore`.
+    Ignored,
+    /// It has been silent for too long.
+    Lapsed,
 }
 
 /// What one name of a catalog means.
@@ -136,8 +162,10 @@ fn offers_of<'a>(catalog: &'a Catalog, name: &ServiceName) -> Vec<Offer<'a>> {
     let mut offers: Vec<_> =
         catalog.declared.services.get(name).map(|own| ours(catalog, own)).into_iter().collect();
     for (cluster, imports) in &catalog.imports {
-        let taken = catalog.declared.links.get(cluster).is_some_and(|link| link.import_rule(name).is_some());
-        offers.extend(imports.services.get(name).filter(|_| taken).map(|import| theirs(cluster, import)));
+        let Some(rule) = catalog.declared.links.get(cluster).and_then(|link| link.import_rule(name)) else {
+            continue;
+        };
+        offers.extend(imports.services.get(name).map(|import| theirs(cluster, import, imports, rule)));
     }
     offers.sort_by_key(|offer| offer.cluster);
     offers
@@ -147,7 +175,7 @@ fn offers_of<'a>(catalog: &'a Catalog, name: &ServiceName) -> Vec<Offer<'a>> {
 pub fn disagreements(catalog: &Catalog, name: &ServiceName) -> BTreeMap<ClusterName, Disagreement> {
     let mut found = Found::default();
     let offers = offers_of(catalog, name);
-    contract::choose(name, &join(catalog, name, &offers, &mut found), &mut found);
+    contract::choose(name, &catalog.cluster, &join(catalog, name, &offers, &mut found), &mut found);
     found.disagreements.remove(&catalog.cluster);
     found.disagreements
 }
@@ -165,6 +193,9 @@ pub fn changed<'a>(before: &'a Catalog, after: &'a Catalog) -> Option<BTreeSet<&
     names.extend(new.policies.differing(&old.policies, Arc::eq));
     for cluster in before.imports.keys().chain(after.imports.keys()) {
         match (before.imports.get(cluster), after.imports.get(cluster)) {
+            (Some(old), Some(new)) if old.contracts_lapsed != new.contracts_lapsed => {
+                names.extend(old.services.keys().chain(new.services.keys()));
+            }
             (Some(old), Some(new)) => names.extend(new.services.differing(&old.services, Arc::eq)),
             (only, None) | (None, only) => names.extend(only.iter().flat_map(|only| only.services.keys())),
         }
@@ -177,7 +208,7 @@ fn mean(catalog: &Catalog, name: &ServiceName, offers: &[Offer<'_>]) -> Meaning 
     let policy = catalog.declared.policies.get(name).map(|policy| &**policy);
     let mut found = Found::default();
     let joined = join(catalog, name, offers, &mut found);
-    let union = (!joined.is_empty()).then(|| place(name, policy, &joined, &mut found));
+    let union = (!joined.is_empty()).then(|| place(catalog, name, policy, &joined, &mut found));
     let pinned = |offer: &Offer<'_>| {
         // A cluster in the union serves by the union's contract, whoever declared it; one outside by its own.
         let of_union = union.as_ref().filter(|placed| placed.servers.contains_key(offer.cluster));
@@ -198,8 +229,9 @@ fn offers(catalog: &Catalog) -> BTreeMap<&ServiceName, Vec<Offer<'_>>> {
     }
     for (cluster, imports) in &catalog.imports {
         let Some(link) = catalog.declared.links.get(cluster) else { continue };
-        for import in imports.services.values().filter(|import| link.import_rule(&import.name).is_some()) {
-            by_name.entry(&import.name).or_default().push(theirs(cluster, import));
+        for import in imports.services.values() {
+            let Some(rule) = link.import_rule(&import.name) else { continue };
+            by_name.entry(&import.name).or_default().push(theirs(cluster, import, imports, rule));
         }
     }
     for offers in by_name.values_mut() {
@@ -215,11 +247,23 @@ fn ours<'a>(catalog: &'a Catalog, service: &'a Service) -> Offer<'a> {
         region: &catalog.region,
         ports: &service.ports,
         contract: policy.and_then(|policy| policy.placement.as_ref()),
+        say: Say::Has,
     }
 }
 
-fn theirs<'a>(cluster: &'a ClusterName, import: &'a Import) -> Offer<'a> {
-    Offer { cluster, region: &import.region, ports: &import.ports, contract: import.contract.as_deref() }
+fn theirs<'a>(
+    cluster: &'a ClusterName,
+    import: &'a Import,
+    imports: &PeerImports,
+    rule: &ImportRule,
+) -> Offer<'a> {
+    let say = match (rule.placement, imports.contracts_lapsed) {
+        (Placement::Ignore, _) => Say::Ignored,
+        (Placement::Accept, true) => Say::Lapsed,
+        (Placement::Accept, false) => Say::Has,
+    };
+    let contract = import.contract.as_deref();
+    Offer { cluster, region: &import.region, ports: &import.ports, contract, say }
 }
 
 /// The offers that make up the union name: ours, and those imported with `union: true` whose ports are the same.
@@ -276,8 +320,14 @@ fn list_ports(ports: &[Port]) -> String {
 }
 
 /// The union name of `joined`, which is not empty and agrees on the ports.
-fn place(name: &ServiceName, policy: Option<&Policy>, joined: &[&Offer<'_>], found: &mut Found) -> Placed {
-    let (contract, contract_from) = match contract::choose(name, joined, found) {
+fn place(
+    catalog: &Catalog,
+    name: &ServiceName,
+    policy: Option<&Policy>,
+    joined: &[&Offer<'_>],
+    found: &mut Found,
+) -> Placed {
+    let (contract, contract_from) = match contract::choose(name, &catalog.cluster, joined, found) {
         Some((contract, from)) => (contract.clone(), Some(from.clone())),
         None => (Contract::default(), None),
     };
@@ -293,11 +343,19 @@ fn place(name: &ServiceName, policy: Option<&Policy>, joined: &[&Offer<'_>], fou
     }
 }
 
-/// The name of `offer` alone.
+/// The name of `offer` alone. Its ring has this one cluster: of the contract the key counts, which places a request among
+/// the cluster's endpoints, and the seed that it is hashed by.
 fn pin(name: &ServiceName, policy: Option<&Policy>, offer: &Offer<'_>, union: Option<&Placed>) -> Placed {
-    let (contract, contract_from) = match (union, offer.contract) {
-        (Some(union), _) => (union.contract.clone(), union.contract_from.clone()),
-        (None, Some(own)) => (own.clone(), Some(offer.cluster.clone())),
+    let alone = |Contract { generation, seed, hash, .. }: &Contract| Contract {
+        generation: *generation,
+        seed: *seed,
+        hash: hash.clone(),
+        ..Contract::default()
+    };
+    let own = offer.contract.filter(|_| offer.say == Say::Has);
+    let (contract, contract_from) = match (union, own) {
+        (Some(union), _) => (alone(&union.contract), union.contract_from.clone()),
+        (None, Some(own)) => (alone(own), Some(offer.cluster.clone())),
         (None, None) => (Contract::default(), None),
     };
     Placed { contract, contract_from, ..named(name, policy, &[offer]) }

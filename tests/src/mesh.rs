@@ -129,6 +129,16 @@ impl Mesh {
         self.issue_to(ca, cluster, "gw-1", peers, out);
     }
 
+    /// An identity of the gateway `gateway` of `cluster`, which knows the bundles of `peers`, and where it is.
+    ///
+    /// # Panics
+    /// When `ringway pki issue` fails.
+    pub fn identity(&self, cluster: &str, gateway: &str, peers: &[&str]) -> PathBuf {
+        let dir = self.dir().join(format!("{cluster}-{gateway}-pki"));
+        self.issue_to("ca", cluster, gateway, peers, &dir);
+        dir
+    }
+
     fn issue_to(&self, ca: &str, cluster: &str, gateway: &str, peers: &[&str], out: &Path) {
         let out = out.to_string_lossy();
         let mut args =

@@ -101,28 +101,34 @@ impl Peer {
     pub fn shake(identity_dir: &Path, cluster: &str, address: SocketAddr) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|e| e.to_string())?;
-        let (endpoint, connection) = runtime.block_on(async {
-            let credentials = load(identity_dir)?;
-            let (trust, problems) = Trust::load(identity_dir, [(cluster, TRUST_DOMAIN)]);
-            if let Some((_, problem)) = problems.first() {
-                return Err(problem.to_string());
-            }
-            let tls = identity::client_config(&credentials, Arc::new(trust), cluster, &[ALPN]);
-            let tls = tls.map_err(|e| e.to_string())?;
-            let crypto = QuicClientConfig::try_from(tls).map_err(|e| e.to_string())?;
-            let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-            let mut transport = quinn::TransportConfig::default();
-            transport.keep_alive_interval(Some(Duration::from_millis(500)));
-            config.transport_config(Arc::new(transport));
-            let any = (Ipv4Addr::LOCALHOST, 0).into();
-            let endpoint = quinn::Endpoint::client(any).map_err(|e| e.to_string())?;
-            let connecting =
-                endpoint.connect_with(config, address, "x.invalid").map_err(|e| e.to_string())?;
-            let connection = soon(connecting).await.map_err(|e| e.to_string())?;
-            tokio::spawn(answer_probes(connection.clone()));
-            Ok((endpoint, connection))
-        })?;
+        let (endpoint, connection) = runtime.block_on(Self::connect(identity_dir, cluster, address))?;
         Ok(Self { runtime, _endpoint: endpoint, connection, control: None })
+    }
+
+    /// The connection alone, and what it needs; it answers probes.
+    pub(crate) async fn connect(
+        identity_dir: &Path,
+        cluster: &str,
+        address: SocketAddr,
+    ) -> Result<(quinn::Endpoint, quinn::Connection), String> {
+        let credentials = load(identity_dir)?;
+        let (trust, problems) = Trust::load(identity_dir, [(cluster, TRUST_DOMAIN)]);
+        if let Some((_, problem)) = problems.first() {
+            return Err(problem.to_string());
+        }
+        let tls = identity::client_config(&credentials, Arc::new(trust), cluster, &[ALPN]);
+        let tls = tls.map_err(|e| e.to_string())?;
+        let crypto = QuicClientConfig::try_from(tls).map_err(|e| e.to_string())?;
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        let mut transport = quinn::TransportConfig::default();
+        transport.keep_alive_interval(Some(Duration::from_millis(500)));
+        config.transport_config(Arc::new(transport));
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let endpoint = quinn::Endpoint::client(any).map_err(|e| e.to_string())?;
+        let connecting = endpoint.connect_with(config, address, "x.invalid").map_err(|e| e.to_string())?;
+        let connection = soon(connecting).await.map_err(|e| e.to_string())?;
+        tokio::spawn(answer_probes(connection.clone()));
+        Ok((endpoint, connection))
     }
 
     /// The same, and exchanges HELLOs.
@@ -292,7 +298,7 @@ impl Peer {
 }
 
 /// The credentials in `dir` as of the day they were valid, so that expired ones can be shown to a gateway.
-fn load(dir: &Path) -> Result<Credentials, String> {
+pub(crate) fn load(dir: &Path) -> Result<Credentials, String> {
     match Credentials::load(dir) {
         Err(identity::IdentityError::Expired { .. }) => {
             let day = Duration::from_secs(24 * 3600);

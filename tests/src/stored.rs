@@ -37,6 +37,11 @@ impl Stored {
         Some(self.runtime.block_on(self.store.range(prefix)).ok()?.entries)
     }
 
+    /// How many changes it has seen; none while etcd does not answer.
+    pub fn revision(&self) -> Option<u64> {
+        Some(self.runtime.block_on(self.store.range(keys::CLUSTER)).ok()?.revision)
+    }
+
     /// Waits until something was written of a service `shop/NAME` of a peer.
     ///
     /// # Panics

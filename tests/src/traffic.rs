@@ -189,6 +189,14 @@ impl Report {
         servers
     }
 
+    /// What this share of the answers took at most.
+    pub fn quantile(&self, share: f64) -> Duration {
+        let mut took: Vec<_> = self.done.iter().map(|d| d.took).collect();
+        took.sort_unstable();
+        let at = (took.len().saturating_sub(1) as f64 * share) as usize;
+        took.get(at).copied().unwrap_or_default()
+    }
+
     /// The slowest answer.
     pub fn slowest(&self) -> Duration {
         self.done.iter().map(|d| d.took).max().unwrap_or_default()

@@ -30,7 +30,7 @@ static ON_DISK: LazyLock<Reader> = LazyLock::new(Reader::default);
 static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 
 /// Every check: its id, which never changes, and what it asks.
-pub(crate) const CHECKS: [(&str, &str); 29] = [
+pub(crate) const CHECKS: [(&str, &str); 31] = [
     ("manifests.accepted", "the manifests on disk are those in use"),
     (
         "identity.certificate",
@@ -47,7 +47,9 @@ pub(crate) const CHECKS: [(&str, &str); 29] = [
     ("link.tcp", "each address of a link accepts TCP connections"),
     ("link.udp", "a tunnel runs over QUIC, which is UDP"),
     ("link.tunnel", "each link has a tunnel that is up"),
+    ("link.budget", "each peer keeps within what it may cost"),
     ("registry.store", "the registry's store answers, in time"),
+    ("registry.room", "the registry's store has room"),
     ("registry.owner", "the registry's store is of this cluster"),
     ("registry.member", "this gateway has its place among those of its cluster"),
     ("registry.elected", "a gateway is elected, which writes for the cluster"),

@@ -169,6 +169,9 @@ pub(super) fn refresh_gauges(admin: &Admin) {
             .and_then(|i| age_seconds(i, &admin.shared.clock))
             .and_then(|age| i64::try_from(age).ok());
         admin.shared.metrics.set_peer(name.as_str(), tunnels, rtt, age);
+        for (over, count) in cluster.over.counts().filter(|(_, count)| *count > 0) {
+            admin.shared.metrics.set_over_budget(name.as_str(), over.as_str(), count);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use registry::election::Standing;
 use registry::model::{Backend, ClusterName};
 use registry::owned::Owner;
-use registry::store::{Store, keys};
+use registry::store::{Room, Store, keys};
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
@@ -51,6 +51,8 @@ pub(super) struct Registry {
     catalog_age_seconds: u64,
     /// Peers of which many services are missing at once: they are held.
     held: Vec<Held>,
+    /// Records of peers that are not written because the store has no room for them.
+    unwritten: usize,
 }
 
 /// A mass removal that is held.
@@ -105,13 +107,16 @@ pub(super) fn registry(admin: &Admin) -> Registry {
         catalog,
         catalog_age_seconds,
         held: admin.knowledge.held().into_iter().map(held).collect(),
+        unwritten: admin.knowledge.unwritten(),
     }
 }
 
 /// Every check of it.
 pub(super) async fn checks(admin: &Admin) -> Vec<Check> {
     let asked = Instant::now();
-    let answer = timeout(ANSWER_WAIT, admin.registry.inner().get(keys::CLUSTER)).await;
+    let store = admin.registry.inner();
+    let (answer, room) =
+        tokio::join!(timeout(ANSWER_WAIT, store.get(keys::CLUSTER)), timeout(ANSWER_WAIT, store.room()));
     let answer = match answer {
         Ok(Ok(_)) => Ok(asked.elapsed()),
         Ok(Err(error)) => Err(registry::causes::chain(&error)),
@@ -121,7 +126,33 @@ pub(super) async fn checks(admin: &Admin) -> Vec<Check> {
         Standing::IdTaken(other) => Some(other.clone()),
         _ => None,
     };
-    judge(&admin.gateway.id, &registry(admin), answer, other, crate::clock::unix_ms())
+    let room = room.ok().and_then(Result::ok);
+    let registry = registry(admin);
+    let mut checks = judge(&admin.gateway.id, &registry, answer, other, crate::clock::unix_ms());
+    checks.push(judge_room(&registry, room));
+    checks
+}
+
+/// What to say of a registry that is as full as this; none: it does not say.
+fn judge_room(registry: &Registry, room: Option<Room>) -> Check {
+    let (id, store) = ("registry.room", &registry.store);
+    let Some(room) = room else {
+        return Check::unknown(id, store, "it does not say how full it is");
+    };
+    let mib = |bytes: u64| bytes / (1024 * 1024);
+    let seen = format!("{} of {} MiB are in use", mib(room.used), mib(room.max));
+    if room.full {
+        let fix = "make room: compact and defragment an etcd or raise `--quota-backend-bytes`, then `etcdctl alarm \
+                   disarm`; until then nothing can be applied or registered";
+        return Check::fail(id, store, format!("it is full, and takes nothing: {seen}"), fix);
+    }
+    if registry.unwritten > 0 || room.for_others() == 0 {
+        let fix = "make room (compact and defragment an etcd), or import less; what is left is kept for what this cluster \
+                   declares and for its leases";
+        let seen = format!("{seen}: {} records of peers are served and not written", registry.unwritten);
+        return Check::warn(id, store, seen, fix);
+    }
+    Check::ok(id, store, seen)
 }
 
 /// What to say of a registry that gave this `answer`, and why none, while another process has our id (`taken_by`).
@@ -236,7 +267,19 @@ mod tests {
             catalog: "registry",
             catalog_age_seconds: 0,
             held: Vec::new(),
+            unwritten: 0,
         }
+    }
+
+    #[test]
+    fn a_store_that_fills_up_is_told_of_before_it_is_full() {
+        let room = |used, full| Some(Room { used, max: 1_000, full });
+        let result = |unwritten, room| judge_room(&Registry { unwritten, ..well() }, room).result;
+        assert_eq!(result(0, room(749, false)), Outcome::Ok);
+        assert_eq!(result(0, room(750, false)), Outcome::Warn);
+        assert_eq!(result(1, room(10, false)), Outcome::Warn);
+        assert_eq!(result(0, room(999, true)), Outcome::Fail);
+        assert_eq!(result(0, None), Outcome::Unknown);
     }
 
     fn bad(

@@ -275,6 +275,7 @@ pub(super) async fn judge_tunnels(shared: Arc<Shared>, and_others: impl Fn(&Loca
         let now = local.borrow_and_update().clone();
         let time = SystemTime::now();
         shared.peers.judge(&now.trust, &now.credentials, time);
+        shared.peers.forget_gone();
         and_others(&now, time);
         tokio::select! {
             () = shared.stop.cancelled() => {}

@@ -249,8 +249,9 @@ impl Traffic {
     fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Requests by how they ended";
         let mut family = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
-        for ((direction, service, peer), counters) in lock(&self.requests).iter().filter(|(_, c)| is_used(c))
-        {
+        // A series begins with the first request: peers may export services without end that nobody asks for.
+        let shown = |counters: &Arc<Outcomes>| is_used(counters) && counters.have_counted();
+        for ((direction, service, peer), counters) in lock(&self.requests).iter().filter(|(_, c)| shown(c)) {
             for (outcome, count) in Outcome::ALL.into_iter().zip(counters.sum()) {
                 // Thousands of services times all outcomes would be mostly zeros.
                 if count == 0 && outcome != Outcome::Answered {
@@ -272,7 +273,8 @@ impl Traffic {
         let help = "From the head of the request to the head of the answer";
         let unit = Some(&Unit::Seconds);
         let mut family = encoder.encode_descriptor("request_duration", help, unit, MetricType::Histogram)?;
-        for ((direction, service), buckets) in lock(&self.durations).iter().filter(|(_, b)| is_used(b)) {
+        let shown = |buckets: &Arc<Buckets>| is_used(buckets) && buckets.have_counted();
+        for ((direction, service), buckets) in lock(&self.durations).iter().filter(|(_, b)| shown(b)) {
             let counts = buckets.sum();
             let bound = |at: usize| match at {
                 LONGER => f64::INFINITY,
@@ -346,6 +348,22 @@ mod tests {
             assert!(text.contains(&format!("{line}\n")), "no `{line}` in\n{text}");
         }
         assert!(!text.contains("outcome=\"cut\""));
+    }
+
+    #[test]
+    fn a_series_begins_with_the_first_request() {
+        let metrics = Metrics::new(NonZeroU8::MIN);
+        let handles = |service: &str| {
+            let requests = metrics.requests(Direction::Outbound, service, "east");
+            (requests, metrics.durations(Direction::Outbound, service))
+        };
+        let unasked: Vec<_> = (0..1_000).map(|n| handles(&format!("shop/s{n}"))).collect();
+        let asked = handles("shop/cart");
+        asked.0.ended(Outcome::Timeout);
+        let text = metrics.encode().unwrap_or_default();
+        assert!(text.contains("shop/cart") && !text.contains("shop/s"), "{text}");
+        assert!(text.contains("outcome=\"answered\"} 0\n"), "a rate of none is one: {text}");
+        drop(unasked);
     }
 
     #[test]

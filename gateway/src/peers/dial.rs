@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use tunnel::{DirectEndpoint, Driver, Endpoint, Kind, Peer, Tunnel, TunnelError};
 
-use super::{PeerCluster, Peers};
+use super::address::{Class, Classes, is_own};
+use super::pace::now;
+use super::{Over, PeerCluster, Peers, lock};
 
 /// Resolved addresses tried per dial.
 const ADDRESSES_MAX: usize = 16;
@@ -102,8 +104,8 @@ pub async fn each_address(cluster: &PeerCluster, mut begin: impl FnMut(HostPort,
 /// there has none but such as are to be replaced, with jittered exponential backoff. `serve` gets each tunnel and returns
 /// at once. A tunnel through an address that is no longer one of the link's is to be replaced by one through another.
 ///
-/// With `of`, the id of the gateway that is to be there, it begins when that one has none, and a tunnel stays when its
-/// address is told no more.
+/// With `of`, the id of the gateway that is to be there as a peer tells, it begins when that one has none, and a tunnel
+/// stays when its address is told no more. What is told is dialled at the pace, and only where, a peer may have us dial.
 pub async fn keep_dialling(
     dialler: Dialler<'_>,
     of: Option<&str>,
@@ -126,7 +128,12 @@ pub async fn keep_dialling(
         }
         let dialled = tokio::select! {
             () = stop.cancelled() => return,
-            dialled = dial(&dialler, &peers, &cluster) => dialled,
+            dialled = async {
+                match of {
+                    None => dial(&dialler, &peers, &cluster).await,
+                    Some(_) => dial_told(&dialler, pace, &peers, &cluster).await,
+                }
+            } => dialled,
         };
         match dialled {
             Ok((tunnel, driver)) => {
@@ -147,7 +154,8 @@ pub async fn keep_dialling(
             }
             Err(error) => {
                 let text = format!("{dialler}: {error}");
-                if failures.is_multiple_of(SAY_AGAIN) {
+                // What a peer tells may be endless, and is shown in `status`.
+                if of.is_none() && failures.is_multiple_of(SAY_AGAIN) {
                     warn!(peer = %cluster.name, address = %dialler, %carrier, error = %error, "No tunnel.");
                 } else {
                     debug!(peer = %cluster.name, address = %dialler, %carrier, error = %error, "No tunnel.");
@@ -166,36 +174,123 @@ pub async fn keep_dialling(
     }
 }
 
+/// Dials an address that our own operator named.
 async fn dial(
     dialler: &Dialler<'_>,
     peers: &Peers,
     cluster: &PeerCluster,
 ) -> Result<(Tunnel, Driver), TunnelError> {
-    let (name, admit) = (cluster.name.as_str(), |peer: &Peer| peers.admit(peer));
     let address = match dialler {
-        Dialler::Unix(endpoint, path) => return endpoint.dial_unix(path, name, admit).await,
+        Dialler::Unix(endpoint, path) => {
+            return endpoint.dial_unix(path, cluster.name.as_str(), |peer: &Peer| peers.admit(peer)).await;
+        }
         Dialler::Quic(_, address) | Dialler::Tcp(_, address) => address,
     };
-    let resolving = lookup_host((&*address.host, address.port));
-    let resolved: Vec<SocketAddr> = match tokio::time::timeout(RESOLVE_WAIT, resolving).await {
-        Ok(Ok(found)) => found.take(ADDRESSES_MAX).collect(),
-        Ok(Err(e)) => return Err(TunnelError::Connect(format!("cannot resolve {}: {e}", address.host))),
-        Err(_) => return Err(TunnelError::Connect(format!("resolving {} took too long", address.host))),
-    };
+    let resolved = resolve(address).await?;
+    cluster.names(address, &resolved);
     let mut last = TunnelError::Connect(format!("{} has no address", address.host));
     for socket in resolved {
-        let dialled = match dialler {
-            Dialler::Quic(endpoint, _) => endpoint.dial(socket, name, admit).await,
-            Dialler::Tcp(endpoint, _) | Dialler::Unix(endpoint, _) => {
-                endpoint.dial(socket, name, admit).await
-            }
-        };
-        match dialled {
+        match dial_socket(dialler, socket, peers, cluster).await {
             Ok(up) => return Ok(up),
             Err(e) => last = e,
         }
     }
     Err(last)
+}
+
+/// Dials an address that the peer told.
+async fn dial_told(
+    dialler: &Dialler<'_>,
+    pace: Pace,
+    peers: &Peers,
+    cluster: &PeerCluster,
+) -> Result<(Tunnel, Driver), TunnelError> {
+    let (Dialler::Quic(_, address) | Dialler::Tcp(_, address)) = dialler else {
+        return Err(TunnelError::Connect("a peer tells no paths".into()));
+    };
+    let _of_cluster = cluster.gate.enter().await;
+    let is_name = address.host.parse::<std::net::IpAddr>().is_err();
+    if is_name {
+        // Whoever answers for it is asked once more.
+        cluster.gate.begin().await;
+    }
+    let resolved = resolve(address).await?;
+    let allowed = cluster.named();
+    let mut last = TunnelError::Connect(format!("{} has no address", address.host));
+    for socket in resolved {
+        // Judged by where it leads and not by its name, which may mean something else each time.
+        let class = Class::of(socket.ip(), is_own);
+        if !allowed.allow(class) {
+            cluster.over.note(&cluster.name, Over::Forbidden, now());
+            last = TunnelError::Connect(format!(
+                "the peer tells {}, which is {}: it is not dialled unless `addresses` of the Link name such",
+                socket.ip(),
+                class.as_str()
+            ));
+            continue;
+        }
+        let way = (dialler.carrier(), dialler.lane(), socket);
+        let turn = lock(&cluster.sockets).begin(way, pace, now());
+        if let Err(wait) = turn {
+            last =
+                TunnelError::Connect(format!("{socket} was dialled a moment ago, and is again in {wait:?}"));
+            continue;
+        }
+        cluster.gate.begin().await;
+        let _of_all = peers.gate.enter().await;
+        peers.gate.begin().await;
+        match dial_socket(dialler, socket, peers, cluster).await {
+            Ok(up) => {
+                lock(&cluster.sockets).worked(&way, pace);
+                return Ok(up);
+            }
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+async fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, TunnelError> {
+    let resolving = lookup_host((&*address.host, address.port));
+    match tokio::time::timeout(RESOLVE_WAIT, resolving).await {
+        Ok(Ok(found)) => Ok(found.take(ADDRESSES_MAX).collect()),
+        Ok(Err(e)) => Err(TunnelError::Connect(format!("cannot resolve {}: {e}", address.host))),
+        Err(_) => Err(TunnelError::Connect(format!("resolving {} took too long", address.host))),
+    }
+}
+
+async fn dial_socket(
+    dialler: &Dialler<'_>,
+    socket: SocketAddr,
+    peers: &Peers,
+    cluster: &PeerCluster,
+) -> Result<(Tunnel, Driver), TunnelError> {
+    let (name, admit) = (cluster.name.as_str(), |peer: &Peer| peers.admit(peer));
+    match dialler {
+        Dialler::Quic(endpoint, _) => endpoint.dial(socket, name, admit).await,
+        Dialler::Tcp(endpoint, _) | Dialler::Unix(endpoint, _) => endpoint.dial(socket, name, admit).await,
+    }
+}
+
+impl PeerCluster {
+    /// An address of the link leads there.
+    fn names(&self, address: &HostPort, resolved: &[SocketAddr]) {
+        let classes = resolved.iter().fold(Classes::default(), |classes, socket| classes.with(*socket));
+        lock(&self.named).insert(address.clone(), classes);
+    }
+
+    /// The kinds of addresses that the link names, itself or by names that lead there.
+    fn named(&self) -> Classes {
+        let link = self.link();
+        let mut named = lock(&self.named);
+        named.retain(|address, _| link.addresses.contains(address));
+        let literal = |address: &HostPort| {
+            let ip = address.host.parse::<std::net::IpAddr>().ok()?;
+            Some(Classes::default().with((ip, address.port).into()))
+        };
+        let of = |address: &HostPort| named.get(address).copied().or_else(|| literal(address));
+        link.addresses.iter().filter_map(of).fold(Classes::default(), Classes::and)
+    }
 }
 
 /// Waits until there is no open tunnel to the gateway on the dialler's carrier and lane, whoever dialled it, but such as are

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use proto::code::CloseCode;
 use registry::model::ClusterName;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tunnel::{CloseReason, Kind, Tunnel};
 
 use super::{Offer, Peers, lock};
@@ -41,13 +42,15 @@ pub struct PeerGateway {
     pub changed: Notify,
     /// Told when the first request goes out on an idle tunnel: silence counts from now.
     pub(super) busy: Arc<Notify>,
+    /// Cancelled when it is forgotten, and with its cluster.
+    pub(super) stop: CancellationToken,
     /// Told when its state changes: whoever follows how peers are.
     news: News,
 }
 
 impl PeerGateway {
     /// A gateway that no tunnel leads to yet.
-    pub(super) fn new(cluster: ClusterName, id: String, news: News) -> Self {
+    pub(super) fn new(cluster: ClusterName, id: String, news: News, stop: &CancellationToken) -> Self {
         Self {
             cluster,
             id,
@@ -60,8 +63,19 @@ impl PeerGateway {
             quic_fails: AtomicBool::new(false),
             changed: Notify::new(),
             busy: Arc::default(),
+            stop: stop.child_token(),
             news,
         }
+    }
+
+    /// Whether no tunnel leads to it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.tunnels.load().is_empty()
+    }
+
+    /// It is no longer in the list of its cluster.
+    pub(super) fn forget(&self) {
+        self.stop.cancel();
     }
 
     /// How it is.

@@ -27,7 +27,7 @@ pub fn own(
         ),
     }
     if offer == Offer::TakenFromNew {
-        spawn_local(watch(gateway.clone(), clock.epoch(), cluster.stop.clone()));
+        spawn_local(watch(gateway.clone(), clock.epoch()));
     }
     let mut replaced = gateway.replaced(peers);
     if offer == Offer::Duplicate {

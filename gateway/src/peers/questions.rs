@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use registry::rate::{Rate, SharedBucket};
+
 use crate::metrics::InProgress;
-use crate::rate::Rate;
 
 /// KiB of questions about objects a second, and at once: the largest change is asked about twice and may be changed once
 /// more, and what is read all the time takes a sixth of a core.
@@ -19,17 +20,17 @@ pub struct Questions {
     /// Those under way.
     pub open: Arc<InProgress>,
     /// What they are long, in KiB, and their answers.
-    pub kib: Rate,
+    pub kib: SharedBucket,
     /// Of those that are denied so many leave an audit line.
-    pub denials: Rate,
+    pub denials: SharedBucket,
 }
 
 impl Default for Questions {
     fn default() -> Self {
         Self {
             open: Arc::default(),
-            kib: Rate::new(QUESTIONS_KIB_PER_SECOND, QUESTIONS_KIB_AT_ONCE),
-            denials: Rate::new(1, DENIALS_SAID_AT_ONCE),
+            kib: SharedBucket::new(Rate::per_second(QUESTIONS_KIB_AT_ONCE, QUESTIONS_KIB_PER_SECOND)),
+            denials: SharedBucket::new(Rate::per_second(DENIALS_SAID_AT_ONCE, 1)),
         }
     }
 }

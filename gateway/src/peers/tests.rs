@@ -50,6 +50,25 @@ fn what_stays_is_kept_and_what_goes_is_stopped() {
 }
 
 #[test]
+fn a_gateway_that_is_gone_for_good_is_forgotten_while_others_are_there() {
+    let east = get(&peers(&[link("east", &[1])]), "east").unwrap();
+    let gateway =
+        |id: &str| Arc::new(PeerGateway::new(east.name.clone(), id.into(), east.news.clone(), &east.stop));
+    let (one, other) = (gateway("gw-1"), gateway("gw-2"));
+    east.gateways.store(Arc::new(vec![one.clone(), other.clone()]));
+    let kept = u64::try_from(GATEWAY_KEPT.as_millis()).unwrap();
+    let over = one.since_unix_ms().max(other.since_unix_ms()) + kept;
+    east.forget_gone(true, one.since_unix_ms() + kept - 1);
+    assert!(!east.gateways().is_empty(), "it may be back at any moment");
+    east.forget_gone(false, over);
+    assert!(!east.gateways().is_empty(), "nobody else is there to be shown");
+    east.forget_gone(true, over);
+    assert!(east.gateways().is_empty());
+    assert!(one.stop.is_cancelled() && other.stop.is_cancelled(), "nobody watches it any more");
+    assert!(!east.stop.is_cancelled());
+}
+
+#[test]
 fn a_link_that_did_not_change_tells_nobody() {
     let peers = peers(&[link("east", &[1])]);
     let changes = get(&peers, "east").unwrap().link_changes();

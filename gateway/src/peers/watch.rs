@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
 use tunnel::{Event, Tunnel};
 
 use super::gateway::way_of;
@@ -34,15 +33,15 @@ impl PeerGateway {
     }
 }
 
-/// Watches `gateway` until `stop`: ticks its detectors when one is due and whenever an idle tunnel becomes busy or a way is
+/// Watches `gateway` until it is forgotten: ticks its detectors when one is due and whenever an idle tunnel becomes busy or a way is
 /// lost, and sends the probes that they ask for.
-pub async fn watch(gateway: Arc<PeerGateway>, epoch: Instant, stop: CancellationToken) {
+pub async fn watch(gateway: Arc<PeerGateway>, epoch: Instant) {
     let mut sequence = 0u64;
     let mut last_heard = [0u64; 2];
     loop {
         let scheduled = lock(&gateway.ways).due(Instant::now());
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = gateway.stop.cancelled() => return,
             // While there is no tunnel nothing is due; the change that brings one wakes this task.
             () = gateway.changed.notified(), if scheduled.is_none() => {}
             () = tokio::time::sleep_until(scheduled.unwrap_or_else(|| Instant::now() + PROBE_IDLE).into()) => {}

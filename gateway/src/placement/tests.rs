@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
-use super::Availability::{Down, Suspect, Unreachable, Up};
+use super::Availability::{Down, Suspect, Unreachable, Unready, Up};
 use super::*;
 
 fn name(text: &str) -> ClusterName {
@@ -244,7 +244,7 @@ fn one_declaration_is_one_ring_while_somebody_holds_it() {
 fn equal_declarations_share_one_placement() {
     let mut placements = Placements::default();
     let mut get = |contract: &Contract, known: &[Member], here: &str, region: &str| {
-        placements.get(contract, known, &name(here), region).unwrap()
+        placements.get(contract, known, Vec::new(), &name(here), region).unwrap()
     };
     let undeclared = Contract::default();
     let first = get(&undeclared, &four(), "west", "us");
@@ -260,6 +260,71 @@ fn equal_declarations_share_one_placement() {
     // Whom a contract that lists its members leaves out is not looked at.
     let declared = get(&contract(Mode::LocalFirst), &four(), "west", "us");
     assert!(Arc::ptr_eq(&declared, &get(&contract(Mode::LocalFirst), &[], "west", "us")));
+}
+
+/// The contract of east and west alone, where north and south serve as well.
+fn with_spares(contract: &Contract) -> Placement {
+    let two = four().into_iter().filter(|m| m.region == "us").collect();
+    bind(&Contract { members: Some(two), ..contract.clone() }, "north").with_spares(&four())
+}
+
+#[test]
+fn while_no_member_can_serve_those_who_serve_are_tried() {
+    for mode in [Mode::LocalFirst, Mode::Sharded] {
+        let placement = with_spares(&contract(mode));
+        assert_eq!(names(&placement, &[NodeIndex(0), NodeIndex(1)]), ["east", "west"]);
+        assert_eq!(names(&placement, &[NodeIndex(2), NodeIndex(3)]), ["north", "south"]);
+        assert_eq!((placement.members().len(), placement.node("south")), (2, None));
+        for hash in [None, Some(placement.hash(b"ada"))] {
+            let tried = |states: [Availability; 4]| {
+                let order = placement.order(hash, |node| states[node.get()], &mut rng());
+                names(&placement, &order).into_iter().collect::<BTreeSet<_>>()
+            };
+            let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
+            // A member that can serve is asked alone, and its answer is the answer.
+            assert_eq!(tried([Up, Up, Up, Up]), set(&["east", "west"]), "{mode:?} {hash:?}");
+            assert_eq!(tried([Down, Up, Up, Up]), set(&["west"]));
+            assert_eq!(tried([Down, Suspect, Up, Up]), set(&["west"]));
+            assert_eq!(tried([Down, Unreachable, Up, Up]), set(&["north", "south"]));
+            assert_eq!(tried([Down, Down, Down, Suspect]), set(&["south"]));
+            assert_eq!(tried([Down, Down, Down, Unreachable]), set(&[]));
+            // One that says that nothing is ready is asked at last, whoever it is.
+            assert_eq!(tried([Down, Up, Unready, Up]), set(&["west"]));
+            assert_eq!(tried([Up, Unready, Up, Up]), set(&["east", "west"]));
+            let order = |states: [Availability; 4]| {
+                names(&placement, &placement.order(hash, |node| states[node.get()], &mut rng()))
+            };
+            assert_eq!(order([Unready, Down, Suspect, Down]), ["north", "east"]);
+            assert_eq!(order([Unready, Down, Unready, Up]), ["south", "east", "north"]);
+        }
+        let one = |states: [Availability; 4]| {
+            let first = placement.next(None, &[], |node| states[node.get()], &mut rng()).unwrap();
+            names(&placement, &[first]).remove(0)
+        };
+        assert_eq!(one([Down, Down, Suspect, Up]), "south", "who is up comes before who is suspect");
+    }
+}
+
+#[test]
+fn spares_have_no_place_in_the_ring() {
+    let placement = with_spares(&contract(Mode::Sharded));
+    let two = four().into_iter().filter(|m| m.region == "us").collect();
+    let without = bind(&Contract { members: Some(two), ..contract(Mode::Sharded) }, "north");
+    assert_eq!(placement.ring().fingerprint(), without.ring().fingerprint());
+    let hash = placement.hash(b"ada");
+    assert_eq!(placement.owner(hash), without.owner(hash));
+    assert_eq!(placement.members(), without.members());
+}
+
+#[test]
+fn what_is_closed_on_purpose_stays_closed() {
+    let down = |node: NodeIndex| if node.get() < 2 { Down } else { Up };
+    let closed = Contract { tiers: Some(vec![vec![Tier::Any]]), ..contract(Mode::LocalFirst) };
+    assert!(with_spares(&closed).order(None, down, &mut rng()).is_empty());
+    let fails = Contract { on_owner_unavailable: OnOwnerUnavailable::Fail, ..contract(Mode::Sharded) };
+    let placement = with_spares(&fails);
+    assert!(placement.order(Some(7), down, &mut rng()).is_empty());
+    assert_eq!(placement.order(None, down, &mut rng()).len(), 2, "without a key there is no owner");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use registry::model::{Catalog, Declared, Endpoint, Grant, HostRule, Hosts, Port,
 use registry::registration::Registered;
 use registry::registration::place::CameFrom;
 use registry::store::memory::{MemoryStore, MemoryWatch};
-use registry::store::{Cause, Entry, LeaseId, Outcome, Range, StoreError, Transaction, keys};
+use registry::store::{Cause, Entry, LeaseId, Outcome, Range, Room, StoreError, Transaction, keys};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -61,6 +61,9 @@ impl Store for Failing {
     }
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.ask().await?.revoke(lease).await
+    }
+    async fn room(&self) -> Result<Room, StoreError> {
+        self.ask().await?.room().await
     }
     async fn watch(&self, prefix: &str, from: u64) -> Result<MemoryWatch, StoreError> {
         self.ask().await?.watch(prefix, from).await

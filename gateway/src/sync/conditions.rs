@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hashring::NodeIndex;
 use registry::model::{Condition, Member, Object, ObjectName};
@@ -68,6 +69,8 @@ pub fn conditions(shared: &Shared, view: &View, now: u64) -> Vec<Condition> {
     let mut conditions = view.conditions.clone();
     conditions.extend(rings_differ(view, now));
     conditions.extend(objections(shared, view, now));
+    let moment = Instant::now();
+    conditions.extend(shared.peers.iter().filter_map(|peer| peer.over.condition(&peer.name, moment)));
     conditions
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use registry::model::{Condition, Declared, ServiceName};
+use registry::mirror::LeftOut;
+use registry::model::{ClusterName, Condition, Declared, ServiceName};
 use registry::probation::Endpoints;
 use registry::sources::{AppliedObjects, Files, Sources};
 
@@ -77,8 +78,9 @@ impl Knowledge {
     /// What does not hold of what is declared, and of the files.
     pub(super) fn conditions(&self) -> Vec<Condition> {
         let state = self.lock();
-        let State { of_files, untrusted, merged, .. } = &*state;
-        of_files.iter().chain(untrusted).chain(merged.conditions()).cloned().collect()
+        let State { of_files, untrusted, merged, mirrors, .. } = &*state;
+        let left_out = mirrors.iter().filter_map(|(peer, mirror)| left_out(peer, mirror.left_out()));
+        of_files.iter().chain(untrusted).chain(merged.conditions()).cloned().chain(left_out).collect()
     }
 
     /// Joins the sources anew: exports, mirrors and view follow.
@@ -104,4 +106,22 @@ impl Knowledge {
         }
         Change { before: before.declared, after: declared, conditions }
     }
+}
+
+/// The reason of the condition that shows records which are left out.
+pub const RECORDS_LEFT_OUT: &str = "RecordsLeftOut";
+
+/// What is to be said of the Link to a peer of whose records some are left out.
+fn left_out(peer: &ClusterName, left_out: &LeftOut) -> Option<Condition> {
+    let (name, why) = left_out.example()?;
+    Some(Condition {
+        object: format!("Link {peer}"),
+        kind: "Programmed",
+        status: false,
+        reason: RECORDS_LEFT_OUT,
+        message: format!(
+            "{} of the records that the cluster exports are left out, such as {name}: {why}",
+            left_out.len()
+        ),
+    })
 }

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
+use proto::limits;
 use proto::sync::Event;
 use registry::election::Standing;
 use registry::model::ClusterName;
+use registry::rate::{Bucket, Rate};
 use registry::recorder::Stored;
 use registry::store::{Store, StoreError, keys};
 use tokio::sync::watch;
-use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info};
 use tunnel::{Tunnel, TunnelError};
 
 use super::Knowledge;
-use crate::peers::{PeerCluster, Peers};
+use crate::peers::{Over, PeerCluster, Peers};
 
 /// Three missed signs of life: the exporter is stuck, though its tunnel is up.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -67,10 +70,38 @@ impl<S: Store> Others<S> {
     }
 }
 
+/// How fast events of one peer are read, over all its streams.
+#[derive(Debug)]
+struct Pace {
+    events: Bucket,
+    bytes: Bucket,
+}
+
+impl Pace {
+    fn new() -> Self {
+        let burst = |most: usize| u32::try_from(most).unwrap_or(u32::MAX);
+        let events = burst(limits::SYNC_RECORDS_PER_PEER_MAX);
+        let bytes = burst(limits::PEER_BYTES_MAX);
+        Self {
+            events: Bucket::new(Rate::per_second(events, limits::SYNC_RECORDS_PER_SECOND)),
+            bytes: Bucket::new(Rate::per_second(bytes, limits::SYNC_BYTES_PER_SECOND)),
+        }
+    }
+
+    /// How long `event`, which came at `now`, has to wait; then it is as if it had.
+    fn hold(&mut self, event: &Event, now: std::time::Instant) -> Duration {
+        let wait = self.events.wait(1, now).max(self.bytes.wait(event.encoded_len(), now));
+        let _ = self.events.take(1, now + wait);
+        let _ = self.bytes.take(event.encoded_len(), now + wait);
+        wait
+    }
+}
+
 /// Mirrors the exports of `peer` until its link is removed or the process drains.
 async fn import_from<S: Store>(knowledge: Arc<Knowledge>, peer: Arc<PeerCluster>, mut others: Others<S>) {
     let (cluster, stop) = (&peer.name, &peer.stop);
     let mut pause = PAUSE_MIN;
+    let mut pace = Pace::new();
     loop {
         let tunnel = tokio::select! {
             () = stop.cancelled() => return,
@@ -79,7 +110,7 @@ async fn import_from<S: Store>(knowledge: Arc<Knowledge>, peer: Arc<PeerCluster>
         let started = Instant::now();
         let ended = tokio::select! {
             () = stop.cancelled() => return,
-            ended = follow(&knowledge, &peer, &tunnel) => ended,
+            ended = follow(&knowledge, &peer, &tunnel, &mut pace) => ended,
         };
         if let Some(mirror) = knowledge.lock().mirrors.get_mut(cluster) {
             mirror.lost();
@@ -116,14 +147,19 @@ async fn a_tunnel<S: Store>(knowledge: &Knowledge, peer: &PeerCluster, others: &
 }
 
 /// Follows one stream to its end; says why it ended.
-async fn follow(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> String {
-    match import(knowledge, peer, tunnel).await {
+async fn follow(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel, pace: &mut Pace) -> String {
+    match import(knowledge, peer, tunnel, pace).await {
         Ok(why) => why,
         Err(error) => error.to_string(),
     }
 }
 
-async fn import(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> Result<String, TunnelError> {
+async fn import(
+    knowledge: &Knowledge,
+    peer: &PeerCluster,
+    tunnel: &Tunnel,
+    pace: &mut Pace,
+) -> Result<String, TunnelError> {
     let cluster = &peer.name;
     // Before the mirror is asked by which rules: a change after that is seen.
     let mut rules = peer.link_changes();
@@ -152,17 +188,24 @@ async fn import(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> R
         };
         let Some(event) = event else { return Ok("the peer ended the stream".into()) };
         heard = Instant::now();
+        let wait = pace.hold(&event, heard.into_std());
+        if !wait.is_zero() {
+            peer.over.note(cluster, Over::Records, heard.into_std());
+            // Meanwhile the stream is not read, so that the peer waits as well.
+            sleep(wait).await;
+            heard = Instant::now();
+        }
         let mut state = knowledge.lock();
         let Some(mirror) = state.mirrors.get_mut(cluster) else {
             return Ok("there is no mirror for it".into());
         };
-        let skipped = mirror.skipped();
+        let (skipped, notes) = (mirror.skipped(), mirror.notes());
         match mirror.apply(&event, knowledge.clock.unix_ms()) {
             Ok(writes) => {
                 if mirror.skipped() > skipped {
-                    warn!(peer = %cluster, "Skipped a record that this version cannot use.");
+                    peer.over.note(cluster, Over::LeftOut, heard.into_std());
                 }
-                if !writes.is_empty() {
+                if !writes.is_empty() || mirror.notes() != notes {
                     knowledge.touch(&mut state);
                 }
             }
@@ -185,8 +228,38 @@ async fn replaced(peer: &PeerCluster, tunnel: &Tunnel) {
 
 fn tick(knowledge: &Knowledge, peer: &PeerCluster) {
     let mut state = knowledge.lock();
-    let gone = state.mirrors.get_mut(&peer.name).map(|mirror| mirror.tick(knowledge.clock.unix_ms()));
-    if gone.is_some_and(|writes| !writes.is_empty()) {
+    let Some(mirror) = state.mirrors.get_mut(&peer.name) else { return };
+    let notes = mirror.notes();
+    let gone = mirror.tick(knowledge.clock.unix_ms());
+    if !gone.is_empty() || mirror.notes() != notes {
         knowledge.touch(&mut state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::sync::{Record, event};
+
+    use super::*;
+
+    #[test]
+    fn a_burst_of_records_is_read_at_once_and_more_at_the_pace_of_one_peer() {
+        let event = |bytes: usize| Event {
+            kind: Some(event::Kind::Upsert(Record { region: "r".repeat(bytes), ..Record::default() })),
+        };
+        for (bytes, burst, a_second) in [
+            (1, limits::SYNC_RECORDS_PER_PEER_MAX, limits::SYNC_RECORDS_PER_SECOND as usize),
+            (60_000, limits::PEER_BYTES_MAX / 60_100, limits::SYNC_BYTES_PER_SECOND as usize / 60_000),
+        ] {
+            let (event, mut pace, start) = (event(bytes), Pace::new(), std::time::Instant::now());
+            assert!((0..burst).all(|_| pace.hold(&event, start).is_zero()), "{bytes} bytes");
+            let seconds = 20;
+            let mut now = start;
+            for _ in 0..a_second * seconds {
+                now += pace.hold(&event, now);
+            }
+            let took = (now - start).as_secs_f64();
+            assert!((took - seconds as f64).abs() < 2.0, "{bytes} bytes: {took} s");
+        }
     }
 }

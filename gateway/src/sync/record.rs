@@ -1,10 +1,11 @@
 //! Keeps the registry's store at what is known, while this gateway is the one that writes for its cluster.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use registry::election::{Guard, Standing, TTL};
-use registry::recorder::{RecordError, Recorder, Stored};
+use registry::recorder::{Paces, RecordError, Recorder, Stored};
 use registry::store::{Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -16,8 +17,14 @@ use crate::worker::Shared;
 
 /// Writes follow each other at most so often: what changes meanwhile goes with the next.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Wait after a write that failed.
+/// Wait after a write that failed; twice as long each time.
 const RETRY: Duration = Duration::from_secs(1);
+/// At most: a store that is full, or has gone, is not asked for everything over and over.
+const RETRY_MAX: Duration = Duration::from_secs(16);
+/// The same failure again is only said every so often.
+const SAY_AGAIN: u32 = 20;
+/// How often it is asked how full the store is.
+const ROOM_LOOK: Duration = Duration::from_secs(5);
 /// How often it is looked whether the last words of peers are due, and whether the store still has what was written.
 const LOOK: Duration = Duration::from_secs(5);
 /// The statuses of applied objects are written at most so often.
@@ -32,6 +39,14 @@ enum Failed {
     Record(#[from] RecordError),
     #[error("the store has not answered for {0:?}")]
     Silent(Duration),
+}
+
+/// What is known of the store, whoever holds the office.
+#[derive(Default)]
+struct Known {
+    paces: Arc<Mutex<Paces>>,
+    /// Bytes that were left for records of peers, and when that was asked.
+    room: Option<(Instant, u64)>,
 }
 
 /// What one office has written.
@@ -53,6 +68,8 @@ pub async fn record<S: Store>(
     let stop = shared.stop.clone();
     // None: what the store holds must be read.
     let mut office: Option<Office> = None;
+    let mut known = Known::default();
+    let mut failures = 0u32;
     loop {
         // Before the look, so that what changes during the writes is seen.
         let stopping = stop.is_cancelled();
@@ -69,10 +86,11 @@ pub async fn record<S: Store>(
         };
         let wait = if stopping { TTL } else { WRITE_WAIT };
         let held = office.take().filter(|office| office.guard.is_of(&guard));
-        let written = timeout(wait, bring(&knowledge, &shared, &store, guard, held));
+        let written = timeout(wait, bring(&knowledge, &shared, &store, &mut known, guard, held));
         let pause = match written.await.unwrap_or(Err(Failed::Silent(wait))) {
             Ok(brought) => {
                 office = Some(brought);
+                failures = 0;
                 PAUSE
             }
             Err(Failed::Record(RecordError::Store(StoreError::Closed))) => return,
@@ -84,8 +102,15 @@ pub async fn record<S: Store>(
             }
             Err(error) => {
                 // Whether a failed write was kept is not known.
-                warn!(error = &error as &dyn std::error::Error, "The registry does not follow; tried again.");
-                RETRY
+                if failures.is_multiple_of(SAY_AGAIN) {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "The registry does not follow; tried again."
+                    );
+                }
+                failures += 1;
+                known.room = None;
+                (RETRY * 2_u32.pow((failures - 1).min(8))).min(RETRY_MAX)
             }
         };
         if stopping {
@@ -114,7 +139,8 @@ fn viewed(shared: &Shared) -> u64 {
 impl Office {
     /// When it is due again, if nothing happens.
     fn look_at(&self, shared: &Shared) -> Instant {
-        let look = Instant::now() + LOOK;
+        let left = self.recorder.later().wait.unwrap_or(LOOK);
+        let look = Instant::now() + LOOK.min(left);
         match self.stated {
             Some((at, revision)) if revision != viewed(shared) => look.min(at + STATUS_PAUSE),
             _ => look,
@@ -134,17 +160,21 @@ async fn bring<S: Store>(
     knowledge: &Knowledge,
     shared: &Shared,
     store: &S,
+    known: &mut Known,
     guard: Guard,
     office: Option<Office>,
 ) -> Result<Office, Failed> {
+    let room = room(store, known).await;
     let (mut office, mut written) = match office {
         Some(mut office) => {
             office.recorder.verify(store, &guard).await?;
+            office.recorder.allow(room);
             let written = office.recorder.bring(store, &guard, &knowledge.picture()).await?;
             (Office { guard, ..office }, written)
         }
         None => {
-            let mut recorder = Recorder::begin(store, &guard).await?;
+            let mut recorder = Recorder::begin_at(store, &guard, known.paces.clone()).await?;
+            recorder.allow(room);
             let stored = Stored::read(store).await.map_err(RecordError::from)?;
             // Who wrote before may know of peers that we do not reach.
             knowledge.follow(&stored);
@@ -152,6 +182,9 @@ async fn bring<S: Store>(
             (Office { guard, recorder, stated: None }, written)
         }
     };
+    // Counted as used until it is asked again.
+    known.room = known.room.map(|(at, _)| (at, office.recorder.room()));
+    knowledge.unwritten.store(office.recorder.later().no_room, Relaxed);
     if office.states(shared) {
         let view = shared.view.load_full();
         let statuses = knowledge.statuses(shared, &view);
@@ -162,4 +195,23 @@ async fn bring<S: Store>(
         debug!(written, "The registry holds what is known.");
     }
     Ok(office)
+}
+
+/// Bytes that records of peers may still take: the last quarter of the store is for what this cluster declares and for its
+/// leases. A store that does not say is trusted to refuse.
+async fn room<S: Store>(store: &S, known: &mut Known) -> u64 {
+    if let Some((at, left)) = known.room
+        && at.elapsed() < ROOM_LOOK
+    {
+        return left;
+    }
+    let left = match store.room().await {
+        Ok(room) => room.for_others(),
+        Err(error) => {
+            debug!(%error, "The registry does not say how full it is.");
+            u64::MAX
+        }
+    };
+    known.room = Some((Instant::now(), left));
+    left
 }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::unleased::UNLEASED_AFTER;
 use super::*;
 use crate::store::memory::{MemoryStore, MemoryWatch};
-use crate::store::{Cause, Range, conformance};
+use crate::store::{Cause, Range, Room, conformance};
 
 /// A gateway that stands, and the way to have it resign.
 struct Stands {
@@ -268,6 +268,11 @@ impl Store for Freezing {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.answers().await;
         self.store.revoke(lease).await
+    }
+
+    async fn room(&self) -> Result<Room, StoreError> {
+        self.answers().await;
+        self.store.room().await
     }
 
     async fn watch(&self, prefix: &str, from: u64) -> Result<MemoryWatch, StoreError> {

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use proto::sync::event::Kind;
 use proto::{limits, sync};
 
-use super::{Entry, Export};
+use super::{Entry, Export, random_epoch};
 use crate::model::{ClusterName, Position, ServiceName};
 
 /// A watch that selects more namespaces than [`limits::SYNC_SELECTORS_MAX`].
@@ -18,9 +18,15 @@ use crate::model::{ClusterName, Position, ServiceName};
 pub struct TooManySelectors(pub usize);
 
 /// What one watching peer has heard of an [`Export`], and so what it is told next.
+///
+/// What a watch claims is believed for its own stream alone. One that claims more than there is, which no peer can have
+/// heard of this process, is told everything in an epoch of its own: it would take a snapshot of the epoch that it claims
+/// to know better for an old one. Nobody else hears of it.
 #[derive(Clone, Debug)]
 pub struct Feed {
     peer: ClusterName,
+    /// Under which all is told.
+    epoch: u64,
     /// Empty: every namespace.
     namespaces: BTreeSet<String>,
     /// What the peer has, complete.
@@ -39,11 +45,16 @@ struct Snapshot {
 }
 
 impl Feed {
-    /// The feed of `peer`, which [`Export::admit`] has seen, from where its watch resumes.
+    /// The feed of `peer` over `export`, from where its watch resumes.
     ///
     /// # Errors
     /// [`TooManySelectors`]: the watch is refused.
-    pub fn new(peer: ClusterName, watch: &sync::Watch) -> Result<Self, TooManySelectors> {
+    pub fn new(
+        peer: ClusterName,
+        watch: &sync::Watch,
+        export: &Export,
+        rng: &mut fastrand::Rng,
+    ) -> Result<Self, TooManySelectors> {
         if watch.selectors.len() > limits::SYNC_SELECTORS_MAX {
             return Err(TooManySelectors(watch.selectors.len()));
         }
@@ -53,7 +64,15 @@ impl Feed {
             namespaces.clear();
         }
         let position = Position { epoch: watch.epoch, revision: watch.revision };
-        Ok(Self { peer, namespaces, position, snapshot: None, told: None })
+        let Position { epoch, revision } = export.position();
+        let claims_more = position.epoch == epoch && position.revision > revision;
+        let epoch = if claims_more { random_epoch(rng) } else { epoch };
+        Ok(Self { peer, epoch, namespaces, position, snapshot: None, told: None })
+    }
+
+    /// Whether the peer claimed to know more of `export` than there is.
+    pub fn claims_more(&self, export: &Export) -> bool {
+        self.epoch != export.position().epoch
     }
 
     /// The next events, of about `max` services at most; empty: the peer has everything.
@@ -72,14 +91,20 @@ impl Feed {
 
     /// A sign of life for a quiet moment, once [`Feed::next`] has nothing; none: it still has.
     pub fn heartbeat(&self, export: &Export) -> Option<sync::Event> {
-        let Position { epoch, revision } = export.position();
-        (self.told == Some(export.position()))
+        let now = self.at(export);
+        let Position { epoch, revision } = now;
+        (self.told == Some(now))
             .then_some(sync::Event { kind: Some(Kind::Current(sync::Current { epoch, revision })) })
+    }
+
+    /// Where `export` stands, as the peer is told.
+    fn at(&self, export: &Export) -> Position {
+        Position { epoch: self.epoch, ..export.position() }
     }
 
     /// Begins a snapshot where the peer's position is of another history, or too old to say what was deleted since.
     fn restart_if_lost(&mut self, export: &Export, events: &mut Vec<Kind>) {
-        let Position { epoch, revision } = export.position();
+        let Position { epoch, revision } = self.at(export);
         let same_epoch = self.position.epoch == epoch;
         let resumable = (export.floor..=revision).contains(&self.position.revision);
         if same_epoch && (resumable || self.snapshot.is_some()) {
@@ -114,7 +139,7 @@ impl Feed {
     }
 
     fn next_deltas(&mut self, export: &Export, max: usize, events: &mut Vec<Kind>) {
-        let Position { epoch, revision } = export.position();
+        let Position { epoch, revision } = self.at(export);
         let newer = export.by_revision.range((Bound::Excluded(self.position.revision), Bound::Unbounded));
         for (at, name) in newer {
             if events.len() >= max.max(1) {

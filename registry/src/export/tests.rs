@@ -51,8 +51,12 @@ fn watch(position: Position) -> sync::Watch {
     sync::Watch { epoch: position.epoch, revision: position.revision, selectors: Vec::new() }
 }
 
-fn feed(peer: &str, position: Position) -> Feed {
-    Feed::new(cluster(peer), &watch(position)).unwrap()
+fn feed_of(peer: &str, watch: &sync::Watch, export: &Export) -> Result<Feed, TooManySelectors> {
+    Feed::new(cluster(peer), watch, export, &mut fastrand::Rng::with_seed(8))
+}
+
+fn feed(peer: &str, position: Position, export: &Export) -> Feed {
+    feed_of(peer, &watch(position), export).unwrap()
 }
 
 /// All that `feed` has to say, in short.
@@ -81,7 +85,7 @@ fn the_first_watch_gets_a_snapshot_of_what_it_is_granted() {
     declare(&mut declared, "other", 80, clusters(&["north"]));
     declare(&mut declared, "west", 80, clusters(&["west"]));
     let export = export(&declared);
-    let mut feed = feed("west", Position::default());
+    let mut feed = feed("west", Position::default(), &export);
     assert_eq!(said(&mut feed, &export), ["begin", "+all", "+west", "end"]);
     assert!(said(&mut feed, &export).is_empty());
     assert_eq!(export.granted_to(&cluster("west")).count(), 2);
@@ -93,7 +97,7 @@ fn a_change_is_one_delta_and_unchanged_declarations_are_none() {
     declare(&mut declared, "a", 80, Grant::Everyone);
     declare(&mut declared, "b", 80, Grant::Everyone);
     let mut export = export(&declared);
-    let mut feed = feed("west", Position::default());
+    let mut feed = feed("west", Position::default(), &export);
     said(&mut feed, &export);
     assert!(!export.update(&declared, "us-east"));
     declare(&mut declared, "b", 81, Grant::Everyone);
@@ -106,7 +110,7 @@ fn many_changes_of_one_service_are_told_once() {
     let mut declared = Declared::default();
     declare(&mut declared, "a", 80, Grant::Everyone);
     let mut export = export(&declared);
-    let mut feed = feed("west", Position::default());
+    let mut feed = feed("west", Position::default(), &export);
     said(&mut feed, &export);
     for number in 81..99 {
         declare(&mut declared, "a", number, Grant::Everyone);
@@ -121,7 +125,7 @@ fn revoking_a_grant_is_a_deletion_for_that_peer_alone() {
     let mut declared = Declared::default();
     declare(&mut declared, "a", 80, clusters(&["west", "south"]));
     let mut export = export(&declared);
-    let mut feeds = ["west", "south", "north"].map(|peer| feed(peer, Position::default()));
+    let mut feeds = ["west", "south", "north"].map(|peer| feed(peer, Position::default(), &export));
     for feed in &mut feeds {
         said(feed, &export);
     }
@@ -142,18 +146,18 @@ fn a_deletion_is_told_to_whoever_resumes_and_was_granted_it() {
     let before = export.position();
     declared.services = SharedMap::default();
     export.update(&declared, "us-east");
-    assert_eq!(said(&mut feed("west", before), &export), ["-a", "-b", "current"]);
-    assert_eq!(said(&mut feed("north", before), &export), ["-b", "current"]);
+    assert_eq!(said(&mut feed("west", before, &export), &export), ["-a", "-b", "current"]);
+    assert_eq!(said(&mut feed("north", before, &export), &export), ["-b", "current"]);
     assert_eq!(export.granted_to(&cluster("west")).count(), 0);
     declare(&mut declared, "a", 80, clusters(&["west"]));
     export.update(&declared, "us-east");
-    assert_eq!(said(&mut feed("west", before), &export), ["-b", "+a", "current"]);
+    assert_eq!(said(&mut feed("west", before, &export), &export), ["-b", "+a", "current"]);
 }
 
 #[test]
 fn resuming_where_nothing_changed_is_told_so() {
     let export = export(&Declared::default());
-    let mut feed = feed("west", export.position());
+    let mut feed = feed("west", export.position(), &export);
     assert_eq!(feed.heartbeat(&export), None, "the position is not confirmed yet");
     assert_eq!(said(&mut feed, &export), ["current"]);
     let Position { epoch, revision } = export.position();
@@ -165,7 +169,7 @@ fn resuming_where_nothing_changed_is_told_so() {
 fn no_heartbeat_claims_what_was_not_sent() {
     let mut declared = Declared::default();
     let mut export = export(&declared);
-    let mut feed = feed("west", Position::default());
+    let mut feed = feed("west", Position::default(), &export);
     said(&mut feed, &export);
     declare(&mut declared, "a", 80, Grant::Everyone);
     export.update(&declared, "us-east");
@@ -173,27 +177,19 @@ fn no_heartbeat_claims_what_was_not_sent() {
 }
 
 #[test]
-fn a_restart_answers_with_a_snapshot_in_the_same_epoch() {
+fn every_start_begins_an_epoch_and_answers_with_a_snapshot_whatever_the_clock_says() {
     let mut declared = Declared::default();
     declare(&mut declared, "a", 80, Grant::Everyone);
     let before = export(&declared).position();
-    let mut export = start(before, &declared, 2 * NOW_UNIX_MS);
-    assert!(!export.admit(&watch(before), &mut fastrand::Rng::with_seed(1)));
-    assert_eq!(export.position().epoch, before.epoch);
-    assert_eq!(said(&mut feed("west", before), &export), ["begin", "+a", "end"]);
-    let empty = start(before, &Declared::default(), 2 * NOW_UNIX_MS);
-    assert_eq!(said(&mut feed("west", before), &empty), ["begin", "end"]);
-}
-
-#[test]
-fn a_clock_behind_what_was_saved_begins_a_new_epoch() {
-    let declared = Declared::default();
-    let before = export(&declared).position();
-    let back = start(before, &declared, before.revision / 1_000);
-    assert_ne!(back.position().epoch, before.epoch, "what was told and not saved may be counted again");
-    let ahead = start(before, &declared, before.revision / 1_000 + 1);
-    assert_eq!(ahead.position().epoch, before.epoch);
-    assert_eq!(start(Position { revision: 0, ..before }, &declared, 0).position().epoch, before.epoch);
+    for now_unix_ms in [0, before.revision / 1_000, 2 * NOW_UNIX_MS] {
+        let mut rng = fastrand::Rng::with_seed(now_unix_ms);
+        let again = Export::new(before, &declared, "us-east", now_unix_ms, &mut rng);
+        assert_ne!(again.position().epoch, before.epoch);
+        assert!(again.position().revision > before.revision, "{:?}", again.position());
+        assert_eq!(said(&mut feed("west", before, &again), &again), ["begin", "+a", "end"]);
+        let empty = Export::new(before, &Declared::default(), "us-east", now_unix_ms, &mut rng);
+        assert_eq!(said(&mut feed("west", before, &empty), &empty), ["begin", "end"]);
+    }
 }
 
 #[test]
@@ -210,24 +206,37 @@ fn a_restored_backup_never_counts_a_revision_twice() {
     let told = run(1_000, 5, "a").position();
     // The second run makes more changes than the first, so that counting alone would overtake what was told.
     let restored = run(1_001, 50, "b");
-    assert_eq!(said(&mut feed("west", told), &restored), ["begin", "+b", "end"]);
+    assert_eq!(said(&mut feed("west", told, &restored), &restored), ["begin", "+b", "end"]);
 }
 
 #[test]
-fn an_exporter_behind_what_a_peer_has_seen_begins_a_new_epoch() {
+fn what_a_watch_claims_is_believed_for_its_own_stream_alone() {
     let mut declared = Declared::default();
     declare(&mut declared, "a", 80, Grant::Everyone);
     let mut export = export(&declared);
-    let mut other = feed("north", Position::default());
+    let mut other = feed("north", Position::default(), &export);
     said(&mut other, &export);
     let Position { epoch, revision } = export.position();
-    let mut rng = fastrand::Rng::with_seed(1);
-    assert!(!export.admit(&watch(Position { epoch, revision }), &mut rng));
-    let ahead = Position { epoch, revision: revision + 1 };
-    assert!(export.admit(&watch(ahead), &mut rng));
-    assert_ne!(export.position().epoch, epoch);
-    assert_eq!(said(&mut feed("west", ahead), &export), ["begin", "+a", "end"]);
-    assert_eq!(said(&mut other, &export), ["begin", "+a", "end"], "every feed follows into the new epoch");
+    assert!(!other.claims_more(&export));
+    for claimed in [revision + 1, 1 << 63, u64::MAX] {
+        let claim = Position { epoch, revision: claimed };
+        let mut liar = feed("west", claim, &export);
+        assert!(liar.claims_more(&export));
+        let Some(Kind::SnapshotBegin(begin)) = liar.next(&export, 1).remove(0).kind else { panic!() };
+        assert_ne!(begin.epoch, epoch, "its mirror would take it for a snapshot that it knows");
+        assert_eq!(export.position(), Position { epoch, revision });
+        assert!(said(&mut other, &export).is_empty(), "nobody else hears of it");
+    }
+    // It goes on as any other, and so does the next stream, which resumes in the epoch that it was given.
+    let mut liar = feed("west", Position { epoch, revision: u64::MAX }, &export);
+    assert_eq!(said(&mut liar, &export), ["begin", "+a", "end"]);
+    declare(&mut declared, "b", 80, Grant::Everyone);
+    export.update(&declared, "us-east");
+    assert_eq!(said(&mut liar, &export), ["+b", "current"]);
+    let heard = liar.heartbeat(&export).unwrap().kind.unwrap();
+    let Kind::Current(sync::Current { epoch, revision }) = heard else { panic!("{heard:?}") };
+    let mut again = feed("west", Position { epoch, revision }, &export);
+    assert_eq!(said(&mut again, &export), ["begin", "+a", "+b", "end"]);
 }
 
 #[test]
@@ -237,7 +246,7 @@ fn a_change_during_a_snapshot_follows_as_a_delta() {
         declare(&mut declared, service, 80, Grant::Everyone);
     }
     let mut export = export(&declared);
-    let mut feed = feed("west", Position::default());
+    let mut feed = feed("west", Position::default(), &export);
     assert_eq!(feed.next(&export, 3).len(), 3);
     declare(&mut declared, "a", 81, Grant::Everyone);
     declared.services.remove(&name("b"));
@@ -254,11 +263,11 @@ fn selectors_narrow_a_watch_and_too_many_are_refused() {
     let select = |namespace: &str| sync::Selector { namespace: namespace.into() };
     for (selectors, count) in [(vec![select("bank")], 2), (vec![select("shop")], 3), (vec![select("")], 3)] {
         let mut feed =
-            Feed::new(cluster("west"), &sync::Watch { selectors, ..watch(Position::default()) }).unwrap();
+            feed_of("west", &sync::Watch { selectors, ..watch(Position::default()) }, &export).unwrap();
         assert_eq!(said(&mut feed, &export).len(), count);
     }
     let selectors = (0..=SYNC_SELECTORS_MAX).map(|i| select(&i.to_string())).collect();
-    let refused = Feed::new(cluster("west"), &sync::Watch { selectors, ..watch(Position::default()) });
+    let refused = feed_of("west", &sync::Watch { selectors, ..watch(Position::default()) }, &export);
     assert_eq!(refused.unwrap_err(), TooManySelectors(SYNC_SELECTORS_MAX + 1));
 }
 
@@ -274,8 +283,8 @@ fn past_the_limit_of_deletions_older_resumes_get_a_snapshot() {
     export.update(&declared, "us-east");
     assert!(export.services.len() <= DELETIONS_MAX);
     assert_eq!(export.services.len(), export.deleted);
-    assert_eq!(said(&mut feed("west", before), &export), ["begin", "end"]);
-    assert_eq!(said(&mut feed("west", export.position()), &export), ["current"]);
+    assert_eq!(said(&mut feed("west", before, &export), &export), ["begin", "end"]);
+    assert_eq!(said(&mut feed("west", export.position(), &export), &export), ["current"]);
 }
 
 #[test]

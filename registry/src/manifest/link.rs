@@ -10,7 +10,7 @@ use super::scope::Scope;
 use super::suggest;
 use super::units::{self, Wrong};
 use crate::mirror::EXPIRE_AFTER;
-use crate::model::{ApplyRule, ClusterName, Gateway, ImportRule, Kind, Link};
+use crate::model::{ApplyRule, ClusterName, Gateway, ImportRule, Kind, Link, Placement};
 
 /// Most addresses of one peer.
 const ADDRESSES_MAX: usize = 64;
@@ -72,15 +72,22 @@ fn expiry(text: &str) -> Result<Duration, Wrong> {
 /// The import rules; left out: everything, by pinned names only.
 fn import(spec: &LinkSpec, scope: &mut Scope<'_, '_>) -> Option<Vec<ImportRule>> {
     if spec.import.is_none() {
-        return Some(vec![ImportRule { namespace: None, union: false }]);
+        return Some(vec![ImportRule { namespace: None, union: false, placement: Placement::Accept }]);
     }
     let mut rules: Vec<ImportRule> = Vec::new();
     let list = scope.list(&spec.import, "spec.import", IMPORT_RULES_MAX)?;
     let mut whole = true;
     for entry in list {
         let namespace = scope.optional(&entry.value.namespace, "spec.import.namespace", units::label);
-        whole &= namespace.is_some();
-        let rule = ImportRule { namespace: namespace.flatten(), union: entry.value.union.unwrap_or(false) };
+        let placements = [("accept", Placement::Accept), ("ignore", Placement::Ignore)];
+        let placement = units::word(&placements, &[]);
+        let placement = scope.optional(&entry.value.placement, "spec.import.placement", placement);
+        whole &= namespace.is_some() && placement.is_some();
+        let rule = ImportRule {
+            namespace: namespace.flatten(),
+            union: entry.value.union.unwrap_or(false),
+            placement: placement.flatten().unwrap_or_default(),
+        };
         if rules.iter().any(|r| r.namespace.is_none() || r.namespace == rule.namespace) {
             let hint = "the first rule that fits wins: put the general rule last";
             scope.warning(entry.referenced, "spec.import: this rule is never reached", hint);

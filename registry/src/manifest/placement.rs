@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message;
+use proto::limits::{CONTRACT_BYTES_MAX, CONTRACT_POINTS_MAX};
 use serde_saphyr::{Location, Spanned};
 
 use super::raw::{self, List};
@@ -9,6 +11,7 @@ use super::scope::{Scope, Target};
 use super::suggest;
 use super::units::{self, number};
 use crate::model::{ClusterName, Contract, HashKey, Member, Mode, OnOwnerUnavailable, Tier};
+use crate::record;
 
 /// Most members: far above any real number of clusters, and cheap for every gateway to hold as a ring.
 const MEMBERS_MAX: usize = 256;
@@ -59,7 +62,7 @@ pub(super) fn read(field: &Spanned<raw::Placement>, scope: &mut Scope<'_, '_>) -
             scope.warning(raw.mode.as_ref().map_or(field.referenced, |m| m.referenced), message, hint);
         }
     }
-    Some(Contract {
+    let contract = Contract {
         generation: generation?.unwrap_or(1),
         mode,
         members: members?,
@@ -67,7 +70,17 @@ pub(super) fn read(field: &Spanned<raw::Placement>, scope: &mut Scope<'_, '_>) -
         tiers: tiers?,
         hash: hash?,
         on_owner_unavailable: outcome?.unwrap_or(OnOwnerUnavailable::Next),
-    })
+    };
+    let bytes = record::encode_contract(&contract).encoded_len();
+    if bytes > CONTRACT_BYTES_MAX {
+        let message = format!(
+            "spec.placement has {bytes} bytes where it is told to peers, {CONTRACT_BYTES_MAX} are allowed"
+        );
+        let hint = "shorten `tiers` (`any` stands for every member) and the names of members and regions";
+        scope.error(field.referenced, message, hint);
+        return None;
+    }
+    Some(contract)
 }
 
 /// The members by ascending name: clusters unique, not all of weight 0.
@@ -111,7 +124,20 @@ fn members(at: Location, list: &List<raw::Member>, scope: &mut Scope<'_, '_>) ->
         );
         return None;
     }
-    Some(members.into_values().collect())
+    let members: Vec<_> = members.into_values().collect();
+    let points = record::points(&members);
+    if points > CONTRACT_POINTS_MAX {
+        let message = format!(
+            "{NAME}: weights like these ask for {points} points of the ring, {CONTRACT_POINTS_MAX} are allowed"
+        );
+        let hint = format!(
+            "divide all weights by {}: what counts is how they stand to each other",
+            points.div_ceil(CONTRACT_POINTS_MAX)
+        );
+        scope.error(at, message, hint);
+        return None;
+    }
+    Some(members)
 }
 
 /// The tiers. `members` is `None` where those are wrong, `Some(None)` where there are none.

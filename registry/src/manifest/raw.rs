@@ -111,6 +111,7 @@ pub(super) struct ApplyRule {
 pub(super) struct Import {
     pub(super) namespace: Field<String>,
     pub(super) union: Option<bool>,
+    pub(super) placement: Field<String>,
 }
 
 #[derive(Deserialize)]

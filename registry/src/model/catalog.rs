@@ -61,6 +61,8 @@ pub struct PeerImports {
     /// A snapshot began and has not ended, so that what is not here may only not have come: when all of it was known
     /// last, Unix milliseconds (0: never). None: this is all.
     pub partial_since_ms: Option<u64>,
+    /// The peer has said nothing for so long that its contracts count no more. Follows from the time, and is not kept.
+    pub contracts_lapsed: bool,
     /// The records, shared with every catalog that holds them.
     pub services: SharedMap<ServiceName, Arc<Import>>,
 }

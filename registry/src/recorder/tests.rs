@@ -46,6 +46,16 @@ async fn elected(store: &MemoryStore, id: &str) -> Guard {
     }
 }
 
+/// Brings the store to `picture`, however long that takes; gives how many keys were written.
+async fn settle(recorder: &mut Recorder, store: &MemoryStore, guard: &Guard, picture: &Picture) -> usize {
+    let mut written = 0;
+    loop {
+        written += recorder.bring(store, guard, picture).await.unwrap();
+        let Some(wait) = recorder.later().wait else { return written };
+        tokio::time::sleep(wait).await;
+    }
+}
+
 async fn take_over(store: &MemoryStore, guard: &Guard, picture: &Picture) -> (Recorder, usize) {
     let mut recorder = Recorder::begin(store, guard).await.unwrap();
     let stored = Stored::read(store).await.unwrap();
@@ -72,7 +82,7 @@ async fn a_store_is_brought_to_every_picture_from_any_other() {
             let store = MemoryStore::default();
             let guard = elected(&store, "gw-1").await;
             let (mut recorder, _) = take_over(&store, &guard, from).await;
-            recorder.bring(&store, &guard, to).await.unwrap();
+            settle(&mut recorder, &store, &guard, to).await;
             let after = Stored::read(&store).await.unwrap();
             for (name, imports) in to {
                 let services = |imports: &PeerImports| -> Vec<_> {
@@ -132,10 +142,104 @@ async fn the_last_word_is_written_with_every_change_and_each_minute() {
     let at = |ms| picture([("east", imports(ms, std::slice::from_ref(&a)))]);
     let (mut recorder, _) = take_over(&store, &guard, &at(1_000)).await;
     assert_eq!(recorder.bring(&store, &guard, &at(1_000 + STAMP_MS - 1)).await.unwrap(), 0);
-    assert_eq!(recorder.bring(&store, &guard, &at(1_000 + STAMP_MS)).await.unwrap(), 1);
+    assert_eq!(settle(&mut recorder, &store, &guard, &at(1_000 + STAMP_MS)).await, 1);
     let read = Stored::read_peer(&store, &peer("east")).await.unwrap();
     assert_eq!(read.of(&peer("east")).unwrap().synced_unix_ms, 1_000 + STAMP_MS);
     assert_eq!(read.of(&peer("eas")), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_changes_all_the_time_is_written_seldom_and_ends_right() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let (mut recorder, _) = take_over(&store, &guard, &picture([])).await;
+    let mut rng = fastrand::Rng::with_seed(11);
+    let (start, mut written, mut last) = (now(), 0, picture([]));
+    let names: Vec<_> = (0..40).map(|n| format!("s{n}")).collect();
+    for revision in 1..3_000 {
+        // Each comes, changes or goes.
+        let change = |name: &String| (rng.u8(..4) > 0).then(|| import(name, revision, rng.u16(1..1_000)));
+        let all: Vec<_> = names.iter().filter_map(change).collect();
+        last = picture([("east", imports(revision, &all))]);
+        written += recorder.bring(&store, &guard, &last).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let seconds = (now() - start).as_secs() as usize;
+    // The stamp goes with each flush.
+    assert!(written <= 40 * (seconds / 10 + 2) + seconds + 1, "{written} in {seconds} s");
+    settle(&mut recorder, &store, &guard, &last).await;
+    let held = Stored::read(&store).await.unwrap().of(&peer("east")).unwrap();
+    let content = |imports: &PeerImports| -> Vec<_> {
+        imports.services.values().map(|import| (import.name.clone(), import.ports.clone())).collect()
+    };
+    assert_eq!(content(&held), content(last[&peer("east")].as_ref().unwrap()));
+    assert_eq!(recorder.bring(&store, &guard, &last).await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_peers_take_the_room_that_is_theirs_and_what_is_deleted_needs_none() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let (mut recorder, _) = take_over(&store, &guard, &picture([])).await;
+    let many: Vec<_> = (0..100).map(|n| import(&format!("s{n:02}"), 1, 80)).collect();
+    let full = picture([("east", imports(1, &many))]);
+    let bytes =
+        record::stored(&many[0]).encode_to_vec().len() + keys::import(&peer("east"), &many[0].name).len();
+    recorder.allow(10 * bytes as u64);
+    recorder.bring(&store, &guard, &full).await.unwrap();
+    assert_eq!((recorder.later().no_room, recorder.room()), (90, 0));
+    assert_eq!(Stored::read(&store).await.unwrap().of(&peer("east")).unwrap().services.len(), 10);
+    // Two go, and what is new has still no room.
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    let fewer = picture([("east", imports(2, &many[2..]))]);
+    assert_eq!(recorder.bring(&store, &guard, &fewer).await.unwrap(), 3, "two deleted, and the stamp");
+    assert_eq!(recorder.later().no_room, 90);
+    recorder.allow(u64::MAX);
+    settle(&mut recorder, &store, &guard, &fewer).await;
+    assert_eq!(Stored::read(&store).await.unwrap().of(&peer("east")).unwrap().services.len(), 98);
+    assert_eq!(recorder.later(), Later::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_takeover_does_not_begin_the_pace_anew_and_removes_what_nobody_can_read() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let paces = Arc::<Mutex<Paces>>::default();
+    let take_over = async |picture: &Picture| {
+        let mut recorder = Recorder::begin_at(&store, &guard, paces.clone()).await.unwrap();
+        let stored = Stored::read(&store).await.unwrap();
+        let written = recorder.take_over(&store, &guard, &stored, picture).await.unwrap();
+        (recorder, written)
+    };
+    let at = |port| picture([("east", imports(1, &[import("a", 1, port)]))]);
+    take_over(&at(80)).await;
+    let junk = |key: &str| Op::Put { key: key.into(), value: vec![0xff; 100].into(), lease: None };
+    let keys = ["/ringway/v1/imports/east/shop/x", "/ringway/v1/imports/east/", "/ringway/v1/imports/../x"];
+    put(&store, keys.map(junk).into()).await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let (mut recorder, written) = take_over(&at(81)).await;
+    assert_eq!(written, 3, "what is no record goes, and `a` waits");
+    settle(&mut recorder, &store, &guard, &at(81)).await;
+    assert_eq!(Stored::read(&store).await.unwrap().of(&peer("east")).unwrap().services.len(), 1);
+    assert_eq!(store.range(&keys::all_imports()).await.unwrap().entries.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_peers_make_flap_is_written_seldom_and_ends_right() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let (mut recorder, _) = take_over(&store, &guard, &picture([])).await;
+    let mut written = 0;
+    for second in 0..600 {
+        let flapping = statuses(1, second % 2 == 0);
+        written += recorder.bring_statuses(&store, &guard, &flapping, second).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    assert!(written <= 8 + 60, "{written}");
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    recorder.bring_statuses(&store, &guard, &statuses(1, true), 700).await.unwrap();
+    let stored = &status::range(&store).await.unwrap()[&cart()];
+    assert!(status::same(stored, &statuses(1, true)[&cart()]));
 }
 
 #[tokio::test(start_paused = true)]

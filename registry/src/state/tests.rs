@@ -39,7 +39,14 @@ fn sample() -> Saved {
     };
     let services = [(name, Arc::new(import))].into_iter().collect();
     let synced_unix_ms = 1_700_000_000_000;
-    let east = PeerImports { epoch: 5, revision: 14, synced_unix_ms, partial_since_ms: Some(0), services };
+    let east = PeerImports {
+        epoch: 5,
+        revision: 14,
+        synced_unix_ms,
+        partial_since_ms: Some(0),
+        services,
+        ..PeerImports::default()
+    };
     let stored =
         Stored { text: "spec: 1\n".into(), generation: 2, by: "root".into(), unix_ms: 4, revision: 9 };
     Saved {

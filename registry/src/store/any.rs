@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::embedded::{self, EmbeddedStore, EmbeddedWatch};
 use super::etcd::{self, EtcdStore, EtcdWatch};
-use super::{Changes, Entry, LeaseId, Outcome, Range, Store, StoreError, Transaction, Watch};
+use super::{Changes, Entry, LeaseId, Outcome, Range, Room, Store, StoreError, Transaction, Watch};
 use crate::model::{Backend, Gateway};
 
 /// One of the stores in which a registry is kept.
@@ -100,6 +100,13 @@ impl Store for AnyStore {
         match self {
             Self::Embedded(store) => store.revoke(lease).await,
             Self::Etcd(store) => store.revoke(lease).await,
+        }
+    }
+
+    async fn room(&self) -> Result<Room, StoreError> {
+        match self {
+            Self::Embedded(store) => store.room().await,
+            Self::Etcd(store) => store.room().await,
         }
     }
 

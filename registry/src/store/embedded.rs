@@ -25,8 +25,8 @@ use self::queue::{Queue, Write};
 use self::writer::Writer;
 use super::state::{Kept, Limits, State};
 use super::{
-    Cause, Changes, Entry, HISTORY_EVENTS, LeaseId, Outcome, Range, Store, StoreError, Transaction, Watch,
-    check_key, check_ttl,
+    Cause, Changes, Entry, HISTORY_EVENTS, LeaseId, Outcome, Range, Room, Store, StoreError, Transaction,
+    Watch, check_key, check_ttl,
 };
 
 const FILE: &str = "registry.redb";
@@ -218,6 +218,10 @@ impl Store for EmbeddedStore {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.write(|reply| Write::Revoke(lease, reply)).await
+    }
+
+    async fn room(&self) -> Result<Room, StoreError> {
+        Ok(self.shared().state().room())
     }
 
     async fn watch(&self, prefix: &str, from: u64) -> Result<EmbeddedWatch, StoreError> {

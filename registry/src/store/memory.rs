@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::staged::Staged;
 use super::state::{Limits, State};
 use super::{
-    Changes, Entry, HISTORY_EVENTS, LeaseId, Outcome, Range, Store, StoreError, Transaction, Watch,
+    Changes, Entry, HISTORY_EVENTS, LeaseId, Outcome, Range, Room, Store, StoreError, Transaction, Watch,
     check_key, check_ttl, unix_ms,
 };
 
@@ -80,6 +80,10 @@ impl Store for MemoryStore {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.shared.write(|staged| staged.end(lease));
         Ok(())
+    }
+
+    async fn room(&self) -> Result<Room, StoreError> {
+        Ok(self.shared.now().room())
     }
 
     async fn watch(&self, prefix: &str, from: u64) -> Result<MemoryWatch, StoreError> {

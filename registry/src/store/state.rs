@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::staged::Batch;
 use super::{
-    Changes, Entry, HISTORY_AGE, HISTORY_BYTES, HISTORY_EVENTS, LEASES_MAX, LeaseId, Range, STORE_BYTES_MAX,
-    StoreError,
+    Changes, Entry, HISTORY_AGE, HISTORY_BYTES, HISTORY_EVENTS, LEASES_MAX, LeaseId, Range, Room,
+    STORE_BYTES_MAX, StoreError,
 };
 
 /// How much a store holds.
@@ -147,6 +147,10 @@ impl State {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    pub(super) fn room(&self) -> Room {
+        Room { used: self.bytes as u64, max: self.limits.bytes as u64, full: false }
     }
 
     pub(super) fn last_lease(&self) -> u64 {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Declared, Grant, HashKey, Hosts, ImportRule, Link, Mode, OnOwnerUnavailable, Protocol};
+use crate::model::{
+    Declared, Grant, HashKey, Hosts, ImportRule, Link, Mode, OnOwnerUnavailable, Protocol, Tier,
+};
 
 fn cluster(name: &str) -> ClusterName {
     ClusterName::new(name).unwrap()
@@ -70,6 +72,7 @@ fn link(catalog: &mut Catalog, peer: &str, import: &[(Option<&str>, bool)]) {
     let rule = |(namespace, union): &(Option<&str>, bool)| ImportRule {
         namespace: namespace.map(Into::into),
         union: *union,
+        placement: Placement::Accept,
     };
     let link = Link {
         cluster: cluster(peer),
@@ -244,6 +247,192 @@ fn explicit_members_stay_in_the_ring_without_a_link_and_leave_others_out() {
     assert!(resolved.conditions[0].message.contains("`east`"));
 }
 
+fn closed(generation: u64, names: &[&str]) -> Contract {
+    Contract { members: Some(members(names)), ..contract(generation, 0) }
+}
+
+fn kinds(resolved: &Resolved) -> Vec<(&str, &str)> {
+    resolved.conditions.iter().map(|condition| (condition.kind, condition.reason)).collect()
+}
+
+#[test]
+fn a_peers_contract_that_leaves_out_who_serves_is_a_conflict_and_no_candidate() {
+    let mut catalog = west();
+    serve(&mut catalog, 80);
+    // Ten, so that the generation alone would win.
+    join_peer(&mut catalog, "east", Some(closed(10, &["east"])));
+    let resolved = resolve(&catalog);
+    assert_eq!(union_of(&resolved).contract.generation, 0);
+    assert_eq!(union_of(&resolved).members, members(&["east", "west"]));
+    assert_eq!(kinds(&resolved), [("Conflict", "LeavesOut")]);
+    assert!(resolved.conditions[0].message.starts_with("`east` declares"), "{:?}", resolved.conditions);
+    // It takes another's place no more than ours.
+    join_peer(&mut catalog, "north", None);
+    join_peer(&mut catalog, "east", Some(closed(10, &["east", "west"])));
+    let resolved = resolve(&catalog);
+    assert_eq!(
+        (union_of(&resolved).contract.generation, kinds(&resolved)),
+        (0, vec![("Conflict", "LeavesOut")])
+    );
+    assert!(resolved.conditions[0].message.contains("leaves out `north`"));
+    // Where we only call it is the same.
+    catalog.declared.services.remove(&cart());
+    assert_eq!(reasons(&resolve(&catalog)), ["LeavesOut"]);
+}
+
+#[test]
+fn whoever_is_left_out_may_agree_by_declaring_the_same() {
+    for agrees in [false, true] {
+        let mut catalog = west();
+        serve(&mut catalog, 80);
+        let rule = closed(3, &["east"]);
+        policy(&mut catalog, agrees.then(|| rule.clone()));
+        join_peer(&mut catalog, "east", Some(rule.clone()));
+        let resolved = resolve(&catalog);
+        let counts = if agrees { 3 } else { 0 };
+        assert_eq!(union_of(&resolved).contract.generation, counts);
+        // A cluster may always leave out itself.
+        join_peer(&mut catalog, "east", Some(closed(4, &["west"])));
+        assert_eq!(union_of(&resolve(&catalog)).contract.generation, 4);
+    }
+}
+
+#[test]
+fn no_peer_voids_what_we_declare_by_serving_as_well() {
+    let mut catalog = west();
+    serve(&mut catalog, 80);
+    policy(&mut catalog, Some(closed(2, &["south", "west"])));
+    for contract in [None, Some(closed(9, &["east"])), Some(closed(2, &["east"]))] {
+        join_peer(&mut catalog, "east", contract);
+        let resolved = resolve(&catalog);
+        assert_eq!(union_of(&resolved).contract_from, Some(cluster("west")));
+        assert_eq!(union_of(&resolved).members, members(&["south", "west"]));
+    }
+}
+
+#[test]
+fn weight_zero_and_tiers_leave_out_as_well_as_members_do() {
+    let mut weightless = members(&["east", "west"]);
+    weightless[1].weight = 0;
+    let tier = |tiers: Vec<Tier>| Contract {
+        mode: Mode::LocalFirst,
+        tiers: Some(tiers.into_iter().map(|tier| vec![tier]).collect()),
+        ..closed(7, &["east", "west"])
+    };
+    let east = || Tier::Cluster(cluster("east"));
+    for (contract, counts) in [
+        (Contract { members: Some(weightless), ..contract(7, 0) }, false),
+        (tier(vec![east()]), false),
+        (tier(vec![east(), Tier::Cluster(cluster("west"))]), true),
+        (tier(vec![east(), Tier::Any]), true),
+        (tier(vec![Tier::Local]), true),
+        (closed(7, &["east", "west"]), true),
+        (contract(7, 0), true),
+    ] {
+        let mut catalog = west();
+        serve(&mut catalog, 80);
+        join_peer(&mut catalog, "east", Some(contract.clone()));
+        let resolved = resolve(&catalog);
+        assert_eq!(union_of(&resolved).contract.generation == 7, counts, "{contract:?}");
+        assert_eq!(resolved.conditions.is_empty(), counts);
+    }
+}
+
+#[test]
+fn a_link_may_ignore_what_its_peer_declares() {
+    let mut catalog = west();
+    serve(&mut catalog, 80);
+    join_peer(&mut catalog, "east", Some(contract(9, 1)));
+    join_peer(&mut catalog, "north", Some(closed(2, &["north", "west"])));
+    assert_eq!(union_of(&resolve(&catalog)).contract.generation, 9);
+    catalog.declared.links.get_mut(&cluster("east")).unwrap().import[0].placement = Placement::Ignore;
+    let resolved = resolve(&catalog);
+    // Nor does it void north's by being left out of it.
+    assert_eq!(union_of(&resolved).contract_from, Some(cluster("north")));
+    assert_eq!(servers(union_of(&resolved)), ["east", "north", "west"], "it serves all the same");
+    assert_eq!(reasons(&resolved), ["NotAMember"]);
+    let mut alone = west();
+    join_peer(&mut alone, "east", Some(contract(9, 1)));
+    alone.declared.links.get_mut(&cluster("east")).unwrap().import[0].placement = Placement::Ignore;
+    assert_eq!(resolve(&alone).pinned[&(cart(), cluster("east"))].contract, Contract::default());
+}
+
+#[test]
+fn a_generation_that_nobody_counts_to_is_refused_and_a_time_is_none() {
+    const STEP: u64 = proto::limits::GENERATION_STEP_MAX;
+    let counts = |ours: Option<u64>, theirs: &[u64]| {
+        let mut catalog = west();
+        serve(&mut catalog, 80);
+        policy(&mut catalog, ours.map(|generation| contract(generation, 0)));
+        for (peer, generation) in ["east", "north", "south"].iter().zip(theirs) {
+            join_peer(&mut catalog, peer, Some(contract(*generation, 0)));
+        }
+        let resolved = resolve(&catalog);
+        let refused = reasons(&resolved).iter().filter(|reason| **reason == "GenerationTooHigh").count();
+        (union_of(&resolved).contract.generation, refused)
+    };
+    assert_eq!(counts(None, &[u64::MAX]), (0, 1));
+    assert_eq!(counts(None, &[STEP]), (STEP, 0));
+    assert_eq!(counts(None, &[STEP + 1]), (0, 1));
+    assert_eq!(counts(Some(5), &[STEP + 5]), (STEP + 5, 0));
+    assert_eq!(counts(Some(5), &[STEP + 6]), (5, 1));
+    // Ours is never refused, and raises what others may.
+    assert_eq!(counts(Some(u64::MAX - 1), &[u64::MAX]), (u64::MAX, 0));
+    // Two who agree with each other are no better than one.
+    assert_eq!(counts(Some(5), &[u64::MAX, u64::MAX, 6]), (6, 2));
+    // Seconds, milliseconds, microseconds, nanoseconds; a date, with the time, with the seconds.
+    for time in [
+        1_795_973_307,
+        1_795_973_307_123,
+        1_795_973_307_123_456,
+        1_795_973_307_123_456_789,
+        20_261_129,
+        2_026_112_901,
+        202_611_291_748,
+        20_261_129_174_827,
+    ] {
+        assert_eq!(counts(Some(5), &[time]), (time, 0), "{time}");
+    }
+    for none in [1 << 63, 9_999_999_999_999, 5_000_000_000] {
+        assert_eq!(counts(Some(5), &[none]), (5, 1), "{none}");
+    }
+}
+
+#[test]
+fn a_peer_that_is_gone_does_not_rule() {
+    let mut catalog = west();
+    serve(&mut catalog, 80);
+    join_peer(&mut catalog, "east", Some(contract(9, 1)));
+    let before = catalog.clone();
+    assert_eq!(union_of(&resolve(&catalog)).contract.generation, 9);
+    Arc::make_mut(catalog.imports.get_mut(&cluster("east")).unwrap()).contracts_lapsed = true;
+    let resolved = resolve(&catalog);
+    assert_eq!(union_of(&resolved).contract.generation, 0);
+    assert_eq!(servers(union_of(&resolved)), ["east", "west"]);
+    assert_eq!(reasons(&resolved), [DECLARER_SILENT]);
+    assert_eq!(changed(&before, &catalog).unwrap(), [&cart()].into());
+    assert!(changed(&catalog, &catalog).unwrap().is_empty());
+    // It voids nobody's by being left out.
+    join_peer(&mut catalog, "north", Some(closed(2, &["north", "west"])));
+    assert_eq!(union_of(&resolve(&catalog)).contract_from, Some(cluster("north")));
+}
+
+#[test]
+fn a_pinned_name_has_a_ring_of_one_whatever_its_cluster_declares() {
+    let mut catalog = west();
+    link(&mut catalog, "east", &[(None, false)]);
+    let many: Vec<_> = (0..1_000).map(|n| format!("c{n}")).collect();
+    let many: Vec<_> = many.iter().map(|name| &**name).collect();
+    let rule = Contract { tiers: Some(vec![]), ..closed(9, &many) };
+    import(&mut catalog, "east", 80, Some(rule.clone()));
+    let pinned = &resolve(&catalog).pinned[&(cart(), cluster("east"))];
+    assert_eq!(pinned.members, members(&["east"]));
+    assert_eq!((pinned.contract.members.as_ref(), pinned.contract.tiers.as_ref()), (None, None));
+    // What places a request among its endpoints is as it was.
+    assert_eq!((&pinned.contract.hash, pinned.contract.seed), (&rule.hash, rule.seed));
+    assert_eq!(pinned.contract.generation, 9);
+}
+
 #[test]
 fn other_ports_keep_a_peer_out_of_the_union_but_not_from_its_pinned_name() {
     let mut catalog = west();
@@ -300,5 +489,36 @@ proptest! {
         prop_assert_eq!(&chosen[1], &chosen[2]);
         let highest = generations.iter().filter_map(|(generation, _)| *generation).max().unwrap_or(0);
         prop_assert_eq!(chosen[0].0.generation, highest);
+    }
+}
+
+/// What one cluster of three declares: a generation, and members or none.
+fn declaration() -> impl Strategy<Value = Option<Contract>> {
+    let names = prop::sample::subsequence(vec!["east", "north", "west"], 1..=3);
+    let generation = prop_oneof![1_u64..4, Just(u64::MAX), Just(1_795_973_307_123)];
+    let some = (generation, prop::option::of(names)).prop_map(|(generation, names)| Contract {
+        members: names.map(|names| members(&names)),
+        ..contract(generation, 0)
+    });
+    prop::option::of(some)
+}
+
+proptest! {
+    /// Whatever peers declare, our callers are kept from our own endpoints only by our own word.
+    #[test]
+    fn no_declaration_of_peers_takes_our_callers_away(east in declaration(), north in declaration(), ours in declaration()) {
+        let mut catalog = west();
+        serve(&mut catalog, 80);
+        policy(&mut catalog, ours.clone());
+        join_peer(&mut catalog, "east", east);
+        join_peer(&mut catalog, "north", north);
+        let resolved = resolve(&catalog);
+        let placed = union_of(&resolved);
+        let we_are_in = placed.members.iter().any(|member| member.cluster == cluster("west"));
+        prop_assert!(we_are_in || Some(&placed.contract) == ours.as_ref(), "{:?}", placed);
+        // And what we declare is outbid only by what includes everyone who does not agree.
+        if let Some(ours) = ours {
+            prop_assert!(placed.contract.generation >= ours.generation);
+        }
     }
 }

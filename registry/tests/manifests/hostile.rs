@@ -139,3 +139,29 @@ fn what_is_built_to_exhaust_is_refused() {
         survives(&bomb);
     }
 }
+
+/// A policy with these members and tiers, and what is wrong with it.
+fn refused(members: &str, tiers: &str) -> Vec<String> {
+    let text = format!(
+        "apiVersion: ringway.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{ name: cart, namespace: shop }}\n\
+         spec: {{ service: cart, placement: {{ members: [{members}], tiers: [{tiers}] }} }}\n"
+    );
+    let problems = manifest::parse(&[source("m.yaml", &text)]).err();
+    problems.iter().flat_map(|problems| problems.iter()).map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_contract_that_every_peer_would_refuse_is_refused_where_it_is_declared() {
+    let members = |count: usize, weight: u32| -> String {
+        (0..count).map(|n| format!("{{ cluster: c{n}, region: r, weight: {weight} }}, ")).collect()
+    };
+    assert!(refused(&members(16, 10_000), "[any]").is_empty());
+    assert!(refused(&members(256, 640), "[any]").is_empty());
+    let points = refused(&members(256, 10_000), "[any]").concat();
+    assert!(points.contains("4096000 points") && points.contains("divide all weights by 16"), "{points}");
+    let name = |n: usize| format!("c{n:0>60}");
+    let long: String = (0..64).map(|n| format!("{{ cluster: {}, region: r }}, ", name(n))).collect();
+    let tier = format!("[{}], ", (0..64).map(name).collect::<Vec<_>>().join(", "));
+    let bytes = refused(&long, &tier.repeat(64)).concat();
+    assert!(bytes.contains("40960 are allowed") && bytes.contains("shorten `tiers`"), "{bytes}");
+}

@@ -7,8 +7,8 @@ use registry::manifest::{self, Manifests};
 use registry::model::{
     Algorithm, Backend, ClusterName, Contract, Endpoint, Gateway, GatewayAddress, Grant, HashKey,
     HealthCheck, HostPort, HostRule, Hosts, ImportRule, Kind, Link, Listen, Member, Mode, ObjectName,
-    OnOwnerUnavailable, Policy, Port, Probe, Protocol, Retry, RetryOn, Service, ServiceName, Sidecar, Tier,
-    Timeout,
+    OnOwnerUnavailable, Placement, Policy, Port, Probe, Protocol, Retry, RetryOn, Service, ServiceName,
+    Sidecar, Tier, Timeout,
 };
 use registry::store::etcd::{EtcdOptions, EtcdUser};
 
@@ -110,7 +110,11 @@ fn the_example_of_the_design_means_what_the_design_says() {
         cluster: cluster("east"),
         addresses: vec![at("gw.east.example", 7443), at("2001:db8::1", 7443)],
         trust_domain: "acme.example".into(),
-        import: vec![ImportRule { namespace: Some("shop".into()), union: true }],
+        import: vec![ImportRule {
+            namespace: Some("shop".into()),
+            union: true,
+            placement: Placement::Accept,
+        }],
         expire_after: registry::mirror::EXPIRE_AFTER,
         allow_apply: Vec::new(),
     };
@@ -192,7 +196,7 @@ spec: { service: cart, placement: {} }
     assert_eq!((gateway.advertise.len(), gateway.domain.as_str()), (0, "mesh"));
     let link = &manifests.declared.links[&cluster("east")];
     assert_eq!((link.addresses.len(), link.trust_domain.as_str()), (0, "acme.example"));
-    assert_eq!(link.import, [ImportRule { namespace: None, union: false }]);
+    assert_eq!(link.import, [ImportRule { namespace: None, union: false, placement: Placement::Accept }]);
     let name = ServiceName::new("default", "cart").unwrap();
     let service = &manifests.declared.services[&name];
     assert_eq!(service.export, Grant::Nobody);
@@ -214,7 +218,7 @@ fn everything_that_can_be_said_is_understood() {
 apiVersion: ringway.dev/v1alpha1
 kind: Link
 metadata: { name: east }
-spec: { trustDomain: east.example, import: [{ namespace: shop }, { union: true }] }
+spec: { trustDomain: east.example, import: [{ namespace: shop, placement: accept }, { union: true, placement: ignore }] }
 ---
 apiVersion: ringway.dev/v1alpha1
 kind: Link
@@ -261,8 +265,9 @@ spec:
     );
     let east = &manifests.declared.links[&cluster("east")];
     assert_eq!(east.trust_domain, "east.example");
-    assert!(!east.import_rule(&cart()).unwrap().union);
-    assert!(east.import_rule(&ServiceName::new("other", "cart").unwrap()).unwrap().union);
+    let rule = |name: &ServiceName| east.import_rule(name).map(|rule| (rule.union, rule.placement));
+    assert_eq!(rule(&cart()), Some((false, Placement::Accept)));
+    assert_eq!(rule(&ServiceName::new("other", "cart").unwrap()), Some((true, Placement::Ignore)));
     let north = &manifests.declared.links[&cluster("north")];
     assert_eq!(north.import_rule(&cart()), None);
     assert_eq!(east.allow_apply, []);

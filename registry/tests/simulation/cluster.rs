@@ -94,10 +94,6 @@ impl Cluster {
 
     /// The process starts again from what was saved, which may be a good deal older than what peers know. `half`: it
     /// has read only some of its manifests when peers come, and reads the others with its next change.
-    ///
-    /// Left out, for `Export` does not yet survive it: a clock behind what was saved, and changes that were told and
-    /// not saved. Revisions then count on from what was saved, name other states than those told before, and a peer
-    /// that comes back late enough resumes in the wrong history.
     pub(crate) fn restart(&mut self, half: bool, rng: &mut fastrand::Rng) {
         let mut read = self.declared.clone();
         if half {

@@ -9,7 +9,8 @@ use prost::Message;
 use proto::store::Leader;
 use registry::store::memory::{MemoryStore, MemoryWatch};
 use registry::store::{
-    Cause, Changes, Entry, Expect, LeaseId, Op, Outcome, Range, Store, StoreError, Transaction, Watch, keys,
+    Cause, Changes, Entry, Expect, LeaseId, Op, Outcome, Range, Room, Store, StoreError, Transaction, Watch,
+    keys,
 };
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -321,6 +322,10 @@ impl Store for Client {
         let store = self.travel().await?;
         let answer = store.revoke(self.inner(lease)?).await;
         self.answer(answer).await?
+    }
+
+    async fn room(&self) -> Result<Room, StoreError> {
+        self.travel().await?.room().await
     }
 
     async fn watch(&self, prefix: &str, from: u64) -> Result<ClientWatch, StoreError> {

@@ -7,7 +7,7 @@ use proto::sync::Event;
 use proto::sync::event::Kind;
 use registry::export::{Export, Feed};
 use registry::mirror::{BELIEVED_AT_ONCE, Changed, Desync, EXPIRE_AFTER, HOLD, Mirror};
-use registry::model::{ClusterName, Import, ImportRule, Link, PeerImports, ServiceName};
+use registry::model::{ClusterName, Import, ImportRule, Link, PeerImports, Placement, Position, ServiceName};
 
 use crate::cluster::owns;
 
@@ -79,15 +79,20 @@ impl SimLink {
         }
     }
 
-    pub(crate) fn connect(&mut self, export: &mut Export, rng: &mut fastrand::Rng) -> bool {
+    /// Watches, seldom with a lie. True: it claims to know more than there is.
+    pub(crate) fn connect(&mut self, export: &Export, rng: &mut fastrand::Rng) -> bool {
         if self.cut || self.stream.is_some() && self.mirror.is_watching() {
             return false;
         }
-        let watch = self.mirror.watch();
-        let admitted = export.admit(&watch, rng);
-        let feed = Feed::new(self.importer.clone(), &watch).unwrap();
+        let mut watch = self.mirror.watch();
+        if rng.u8(..10) == 0 {
+            let Position { epoch, revision } = export.position();
+            (watch.epoch, watch.revision) = (epoch, revision.saturating_add(rng.u64(..)));
+        }
+        let feed = Feed::new(self.importer.clone(), &watch, export, rng).unwrap();
+        let lies = feed.claims_more(export);
         self.stream = Some(Stream { feed, on_the_way: VecDeque::new() });
-        admitted
+        lies
     }
 
     /// The tunnel broke: what was on its way is lost, and nothing that is known.
@@ -292,7 +297,11 @@ impl History {
 }
 
 fn declared(exporter: &ClusterName, namespaces: &[Option<&str>]) -> Link {
-    let rule = |namespace: &Option<&str>| ImportRule { namespace: namespace.map(Into::into), union: true };
+    let rule = |namespace: &Option<&str>| ImportRule {
+        namespace: namespace.map(Into::into),
+        union: true,
+        placement: Placement::Accept,
+    };
     Link {
         cluster: exporter.clone(),
         addresses: Vec::new(),

@@ -20,7 +20,7 @@ pub(crate) struct World {
 pub(crate) struct Seen {
     crashes: usize,
     restores: usize,
-    new_epochs: usize,
+    lies: usize,
     partitions: usize,
     held: usize,
     released: usize,
@@ -31,7 +31,7 @@ impl Seen {
     pub(crate) fn add(&mut self, other: Self) {
         self.crashes += other.crashes;
         self.restores += other.restores;
-        self.new_epochs += other.new_epochs;
+        self.lies += other.lies;
         self.partitions += other.partitions;
         self.held += other.held;
         self.released += other.released;
@@ -39,8 +39,8 @@ impl Seen {
     }
 
     pub(crate) fn everything(&self) -> bool {
-        let Self { crashes, restores, new_epochs, partitions, held, released, expired } = *self;
-        [crashes, restores, new_epochs, partitions, held, released, expired].iter().all(|&count| count > 100)
+        let Self { crashes, restores, lies, partitions, held, released, expired } = *self;
+        [crashes, restores, lies, partitions, held, released, expired].iter().all(|&count| count > 100)
     }
 }
 
@@ -154,9 +154,9 @@ impl World {
     }
 
     fn connect(&mut self, pair: (usize, usize)) {
-        let export = &mut self.clusters[pair.1].export;
-        let new_epoch = self.links.get_mut(&pair).unwrap().connect(export, &mut self.rng);
-        self.seen.new_epochs += usize::from(new_epoch);
+        let export = &self.clusters[pair.1].export;
+        let lies = self.links.get_mut(&pair).unwrap().connect(export, &mut self.rng);
+        self.seen.lies += usize::from(lies);
     }
 
     fn send(&mut self, pair: (usize, usize)) -> bool {

@@ -1,13 +1,14 @@
 //! Checks of services: rings, contracts, grants, endpoints, and what is declared for nothing.
 
 use registry::model::{Catalog, ClusterName, Condition, Gateway, Grant, ServiceName};
-use registry::union::Disagreement;
+use registry::union::{DECLARER_SILENT, Disagreement};
 
 use super::Check;
 use crate::admin::explain::clusters::why_unreachable;
 use crate::balance::Eligibility;
 use crate::metrics::Outcome as Answered;
-use crate::sync::{HELD, NOT_BEFORE, NOT_READ, other_rings, told_ring};
+use crate::peers::OVER_BUDGET;
+use crate::sync::{HELD, NOT_BEFORE, NOT_READ, RECORDS_LEFT_OUT, other_rings, told_ring};
 use crate::view::{LocalService, Server, Service, View};
 
 /// All checks of services, of whose objects the conditions are `known`, at `now` of the process's clock.
@@ -65,6 +66,16 @@ fn conditions(conditions: &[Condition], gateway: &Gateway) -> Vec<Check> {
                 said,
                 "declare the same in every cluster, and raise `generation` with every change",
             )),
+            (_, false) if matches!(condition.reason, OVER_BUDGET | RECORDS_LEFT_OUT) => {
+                let fix = "ask its operator what it does; a peer that means harm is better not linked";
+                Some(Check::warn("link.budget", object.trim_start_matches("Link "), said, fix))
+            }
+            (_, false) if condition.reason == DECLARER_SILENT => Some(Check::warn(
+                "contract.conflict",
+                object,
+                said,
+                "bring the link up, or declare the placement in every cluster that serves",
+            )),
             // A bundle is a check of its own.
             (_, false) if !object.starts_with("Link ") => {
                 let fix = "declare what it refers to where the message says, or remove it";
@@ -75,6 +86,7 @@ fn conditions(conditions: &[Condition], gateway: &Gateway) -> Vec<Check> {
     }
     for (id, nothing) in [
         ("manifests.accepted", "what is on disk is in use"),
+        ("link.budget", "no peer goes over what it may cost"),
         ("union.conflict", "none"),
         ("contract.conflict", "none"),
         ("orphan.policy", "none"),

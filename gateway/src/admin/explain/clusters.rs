@@ -41,7 +41,7 @@ impl Asks<'_> {
         order
     }
 
-    /// All members: first `order`, then those that it leaves out.
+    /// All members: first `order`, then those that it leaves out. Spares only where they would be tried.
     pub(super) fn clusters(&self, order: &[NodeIndex], view: &View, here: &ClusterName) -> Vec<Cluster> {
         let placement = &self.service.placement;
         let near: Vec<NodeIndex> =
@@ -65,7 +65,8 @@ impl Asks<'_> {
                 },
             }
         };
-        let mut clusters: Vec<Cluster> = placement.nodes().map(cluster).collect();
+        let spares = placement.spares().filter(|(node, _)| order.contains(node));
+        let mut clusters: Vec<Cluster> = placement.nodes().chain(spares).map(cluster).collect();
         clusters.sort_by_key(|cluster| (cluster.place.unwrap_or(usize::MAX), cluster.near));
         clusters
     }
@@ -79,6 +80,9 @@ impl Asks<'_> {
         let last = if suspect { "; suspect, so behind all that are up" } else { "" };
         let why = match (placement.mode(), self.hash) {
             _ if self.service.pinned => "the name pins it".to_owned(),
+            _ if node.get() >= placement.members().len() => {
+                "no member of the placement, but none of the members can serve".to_owned()
+            }
             (Mode::Sharded, Some(hash)) if placement.ring().owner(hash) == Some(node) => {
                 "owns the key".into()
             }

@@ -93,7 +93,7 @@ impl Moment {
             };
             (member.cluster.clone(), State { reach, ready: service.capacity(node, port, now) })
         };
-        let states = service.placement.nodes().map(state);
+        let states = service.placement.nodes().chain(service.placement.spares()).map(state);
         let states = states.filter(|(cluster, _)| placed.servers.contains_key(cluster)).collect();
         let serves_here = placed.servers.contains_key(&self.catalog.cluster);
         let local = found.local.as_deref().filter(|_| serves_here);
@@ -136,7 +136,7 @@ impl Found {
         let service = &self.service;
         let port = service.ports.first().map_or(0, |port| port.number);
         let (mut hasher, mut until) = (DefaultHasher::new(), None);
-        for (node, _) in service.placement.nodes() {
+        for (node, _) in service.placement.nodes().chain(service.placement.spares()) {
             // What sidecars judge by themselves is no news to them.
             if matches!(service.server(node), Server::Local(_)) {
                 continue;

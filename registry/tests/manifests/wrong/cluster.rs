@@ -203,6 +203,10 @@ pub(super) const LINK: &[Case] = &[
 ", said: &[
         "4:35 warning: Link default/east: spec.import: this rule is never reached => the first rule that fits wins: put the general rule last",
     ] },
+    Case { head: LINK_HEAD, rest: "spec: { import: [{ union: true, placement: none }] }
+", said: &[
+        "4:44 Link default/east: spec.import.placement: `none` is not known => write one of `accept` and `ignore`",
+    ] },
     Case { head: LINK_HEAD, rest: "spec:
   allow: { apply: [{}, { namespace: Shop }, { namespace: shop, kinds: [] }, { namespace: shop, kinds: ['*'] }] }
 ", said: &[
