@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use arc_swap::ArcSwap;
 use identity::Role;
 use proto::code::CloseCode;
+use proto::limits::QUOTED_BYTES_MAX;
+use proto::text::clean;
 use registry::model::{ClusterName, Link};
 use tokio::sync::{Notify, watch as changes};
 use tokio_util::sync::CancellationToken;
@@ -331,7 +333,8 @@ impl PeerCluster {
     pub fn dialled(&self, carrier: Kind, error: Option<String>) {
         let mut errors = lock(&self.last_errors);
         match error {
-            Some(error) => errors.insert(carrier, error),
+            // The peer tells addresses and says why it refuses.
+            Some(error) => errors.insert(carrier, clean(&error, QUOTED_BYTES_MAX)),
             None => errors.remove(&carrier),
         };
     }

@@ -123,3 +123,7 @@ pub const REPLAY_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes of the reason in a GOAWAY or in the close of a connection that are shown: it ends in a log line.
 pub const REASON_BYTES_MAX: usize = 256;
+
+/// Bytes of any other text of somebody else that are shown, such as the name of what is refused, or an error of the
+/// registry's store: a sentence with an identity in it fits. It ends in a log line, too.
+pub const QUOTED_BYTES_MAX: usize = 1024;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use proto::code::Code as Reset;
 use proto::limits::{OBJECTS_ANSWER_BYTES_MAX, OBJECTS_ASK_BYTES_MAX, OPERATOR_BYTES_MAX};
 use proto::message::encode_message;
+use proto::text::clean;
 use registry::apply::Author;
 use registry::model::ClusterName;
 use registry::store::Store;
@@ -126,12 +127,7 @@ async fn find<S: Store>(objects: &Objects<S>, peer: &ClusterName, ask: Ask) -> A
 
 /// Who asks, for people: the cluster is certain, its operator is hearsay.
 fn told(peer: &ClusterName, operator: &str) -> String {
-    let clean: String = operator.chars().filter(|c| !c.is_control()).collect();
-    let mut end = clean.len().min(OPERATOR_BYTES_MAX);
-    while !clean.is_char_boundary(end) {
-        end -= 1;
-    }
-    match &clean[..end] {
+    match &*clean(operator, OPERATOR_BYTES_MAX) {
         "" => format!("cluster {peer}"),
         operator => format!("cluster {peer}, told operator {operator}"),
     }
@@ -222,9 +218,9 @@ mod tests {
         let west = ClusterName::new("west").unwrap();
         assert_eq!(told(&west, "uid 1000"), "cluster west, told operator uid 1000");
         assert_eq!(told(&west, ""), "cluster west");
-        assert_eq!(told(&west, "a\nAudit: b\u{1b}"), "cluster west, told operator aAudit: b");
+        assert_eq!(told(&west, "a\nAudit: b\u{1b}"), "cluster west, told operator a\\nAudit: b\\u001b");
         let long = told(&west, &"ä".repeat(1000));
-        assert_eq!(long.len(), "cluster west, told operator ".len() + OPERATOR_BYTES_MAX);
+        assert!(long.len() <= "cluster west, told operator ".len() + OPERATOR_BYTES_MAX, "{long}");
     }
 
     #[test]

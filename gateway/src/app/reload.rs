@@ -24,7 +24,7 @@ use super::load::{Believed, LoadError, Loaded, believe, load};
 use crate::audit;
 use crate::sync::{Change, Knowledge};
 use crate::worker::Shared;
-use registry::causes::chain;
+use registry::causes::line;
 
 /// How often tunnels are held against the clock and the certificates of the moment.
 const JUDGE: Duration = Duration::from_secs(5);
@@ -235,7 +235,7 @@ impl Reloader {
     }
 
     fn refuse(&self, refused: &Refused) {
-        let message = chain(refused).lines().map(str::trim).collect::<Vec<_>>().join("; ");
+        let message = line(refused);
         error!(
             reason = refused.reason(),
             error = message,

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::{Credentials, Role, Trust};
+use registry::causes::line;
 use registry::manifest;
 use registry::model::{ClusterName, Link, Sidecar};
 use tokio::runtime::{Builder, LocalOptions};
@@ -198,7 +199,7 @@ fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
     let sidecar = manifests.require_sidecar().map_err(LoadError::Manifests)?.clone();
     let look = look.and_identity(&sidecar.identity_dir);
     for warning in &manifests.warnings {
-        warn!("{warning}");
+        warn!("{}", warning.in_one_line());
     }
     let credentials = Credentials::load(&sidecar.identity_dir)?;
     let found = credentials.identity();
@@ -234,8 +235,7 @@ async fn reload(mut files: Files, sidecar: Arc<Sidecar>, shared: Arc<Shared>, mu
         let loaded = match spawn_blocking(move || load(&manifests)).await {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(failed)) => {
-                let source = std::error::Error::source(&failed).map(ToString::to_string);
-                error!(error = %failed, source, "A change of the files was refused; the old state serves on.");
+                error!(error = line(&failed), "A change of the files was refused; the old state serves on.");
                 continue;
             }
             Err(panic) => {

@@ -250,5 +250,7 @@ fn process(stream: &UnixStream) -> PeerAddress {
 /// Why a TLS handshake failed.
 fn failed(error: &std::io::Error) -> TunnelError {
     let tls = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
-    TunnelError::Connect(tls.map_or_else(|| format!("TLS: {error}"), identity::reason))
+    let text = tls.map_or_else(|| format!("TLS: {error}"), identity::reason);
+    // It may quote the peer's certificate.
+    TunnelError::Connect(proto::text::clean(&text, limits::QUOTED_BYTES_MAX))
 }
