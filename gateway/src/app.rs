@@ -43,7 +43,8 @@ use crate::admin::{self, Admin, StartedWithout};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::checks;
 use crate::clock::Clock;
-use crate::dataplane::Control;
+use crate::dataplane::{Control, Handshakes};
+use crate::limited;
 use crate::metrics::{Direction, InProgress, Metrics};
 use crate::peers::Peers;
 use crate::registrations;
@@ -205,7 +206,8 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let (registrars, incoming_registrars) = mpsc::channel(REGISTRARS_QUEUE);
     let sidecars = Sidecars::new(gateway.cluster.clone(), stop.clone());
     let (asks, incoming_asks) = mpsc::channel(OBJECTS_QUEUE);
-    let control = Arc::new(Control { syncs, lookups, registrars, objects: asks, sidecars });
+    let handshakes = Handshakes::default();
+    let control = Arc::new(Control { syncs, lookups, registrars, objects: asks, sidecars, handshakes });
     let metrics = Metrics::new(options.workers);
     let shared = Arc::new(Shared {
         domain: gateway.domain.clone(),
@@ -215,7 +217,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         view: ArcSwap::from_pointee(View::default()),
         peers,
         attempts: metrics.attempts(),
-        nameless: metrics.requests(Direction::Outbound, "", ""),
+        nameless: metrics.requests(Direction::Outbound, &"".into(), None),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock,
@@ -243,7 +245,6 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         boot,
     };
     let admin_ends = drained.clone();
-    let admin_listener = tokio::net::TcpListener::from_std(admin_listener).map_err(StartError::Thread)?;
     tasks.spawn(async move {
         if let Err(failed) = admin::serve(admin, admin_listener, admin_ends).await {
             error!(error = %failed, "The admin port failed.");
@@ -252,6 +253,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     tasks.spawn(sync::export_to_peers(knowledge.clone(), incoming_syncs, shared.stop.clone()));
     let imported = (registry.clone(), standing.clone());
     tasks.spawn(sync::import_from_peers(knowledge.clone(), shared.peers.clone(), imported.0, imported.1));
+    tasks.spawn(until(shared.stop.clone(), limited::count()));
     tasks.spawn(checks::run(shared.clone()));
     tasks.spawn(shifts::watch(shared.clone()));
     let (told, gateways) = watch::channel(Arc::default());

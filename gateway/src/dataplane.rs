@@ -1,6 +1,7 @@
 //! The data plane: threads, each with a current-thread runtime that owns its listener, its tunnels and its pools.
 
-use std::fmt::Display;
+mod accept;
+
 use std::future::Future;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -11,15 +12,13 @@ use std::time::Duration;
 use proto::code::{CloseCode, Code};
 use registry::model::{ClusterName, HostPort};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Barrier, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::sync::{Barrier, mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet, spawn_local};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
-use tunnel::endpoint::HANDSHAKES_MAX;
-use tunnel::{
-    Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Incoming, Peer, Port, Tunnel, TunnelError,
-};
+use tracing::{debug, error, warn};
+use tunnel::{Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Peer, Port, Tunnel};
 
+use crate::limited::limited;
 use crate::line::Line;
 use crate::metrics::{self, InProgress};
 use crate::peers::{self, Dialler, Pace, PeerCluster};
@@ -30,6 +29,8 @@ use crate::worker::{
     LookupStream, ObjectsStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker,
 };
 use crate::{exchange, inbound, listener, outbound};
+
+pub use accept::Handshakes;
 
 /// Workers that dial a peer, and so the tunnels of a pair of gateways: more would not carry more, and each costs its
 /// share of probes and handshakes.
@@ -67,6 +68,8 @@ pub struct Control {
     pub objects: mpsc::Sender<ObjectsStream>,
     /// The sidecars.
     pub sidecars: Sidecars,
+    /// Tunnels that are not up yet.
+    pub handshakes: Handshakes,
 }
 
 /// A worker with its share of the tunnels.
@@ -125,8 +128,10 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         let worker = Rc::new(Worker { shared, number, pool: Rc::default(), stalls: Stalls::default() });
         let plane = Rc::new(Plane { worker: worker.clone(), endpoint, direct, control });
         let _ = ready.send(Ok(()));
-        let accepting = spawn_local(accept_tunnels(plane.clone()));
-        let accepting_direct = spawn_local(accept_direct_tunnels(plane.clone(), tcp, unix));
+        let mut accepting = JoinSet::new();
+        accepting.spawn_local(accept::on_quic(plane.clone()));
+        accepting.spawn_local(accept::on_tcp(plane.clone(), tcp));
+        unix.map(|unix| accepting.spawn_local(accept::on_unix(plane.clone(), unix)));
         let listening = spawn_local(listener::serve(worker.clone(), http));
         let sweeping = spawn_local(sweep(worker.clone()));
         spawn_local(follow_local(plane.clone()));
@@ -135,8 +140,7 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         }
         worker.shared.stop.cancelled().await;
         drain(&plane, listening, &drained).await;
-        accepting.abort();
-        accepting_direct.abort();
+        accepting.abort_all();
         sweeping.abort();
         Ok(())
     })
@@ -239,80 +243,19 @@ pub async fn sweep(worker: Rc<Worker>) {
         let now = rounds.tick().await;
         let given_up = worker.stalls.sweep(now);
         if given_up > 0 {
-            warn!(given_up, "Cut off readers that take nothing: what waits for them holds up others.");
+            limited!(
+                WARN,
+                KNOWN,
+                "",
+                "Cut off readers that take nothing: what waits for them holds up others.",
+                given_up
+            );
         }
         if now.duration_since(pool_swept) >= POOL_SWEEP {
             worker.pool.sweep();
             pool_swept = now;
         }
     }
-}
-
-/// Accepts tunnels on QUIC for as long as the endpoint lives; [`HANDSHAKES_MAX`] at a time.
-async fn accept_tunnels(plane: Rc<Plane>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        // Never closed, so there is always a permit sooner or later.
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-        let admitting = plane.clone();
-        let crowded = || handshakes.available_permits() < HANDSHAKES_MAX / 2;
-        let handshake = plane.endpoint.accept(&crowded, move |peer| admitting.admit(peer)).await;
-        let Some(handshake) = handshake else { return };
-        spawn_local(take_tunnel(plane.clone(), handshake, permit));
-    }
-}
-
-/// Accepts tunnels on TCP and on the Unix socket, [`HANDSHAKES_MAX`] at a time: whoever connects and says nothing holds up
-/// none on QUIC.
-async fn accept_direct_tunnels(
-    plane: Rc<Plane>,
-    tcp: tokio::net::TcpListener,
-    unix: Option<tokio::net::UnixListener>,
-) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-        let admitting = plane.clone();
-        match accept_direct(&tcp, unix.as_ref()).await {
-            Ok(incoming) => {
-                let handshake = plane.direct.answer(incoming, move |peer| admitting.admit(peer));
-                spawn_local(take_tunnel(plane.clone(), handshake, permit));
-            }
-            Err(error) => {
-                warn!(%error, "Cannot accept a connection.");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// The next connection on a byte stream.
-async fn accept_direct(
-    tcp: &tokio::net::TcpListener,
-    unix: Option<&tokio::net::UnixListener>,
-) -> std::io::Result<Incoming> {
-    let on_unix = async {
-        match unix {
-            Some(unix) => unix.accept().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        accepted = tcp.accept() => accepted.map(|(stream, from)| Incoming::Tcp(stream, from)),
-        accepted = on_unix => accepted.map(|(stream, _)| Incoming::Unix(stream)),
-    }
-}
-
-async fn take_tunnel<A: Display>(
-    plane: Rc<Plane>,
-    handshake: impl Future<Output = Result<(Tunnel, Driver), (A, TunnelError)>>,
-    permit: OwnedSemaphorePermit,
-) {
-    match handshake.await {
-        Ok((tunnel, driver)) => own_tunnel(&plane, tunnel, driver),
-        Err((from, error)) => warn!(%from, %error, "Refused a tunnel."),
-    }
-    drop(permit);
 }
 
 /// Takes a tunnel into use and runs it on this worker until its end.
@@ -330,14 +273,15 @@ fn own_tunnel(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
 /// Takes a sidecar's tunnel into use and runs it on this worker until its end.
 fn own_sidecar(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
     let (sidecar, workload) = (tunnel.peer().hello.gateway.clone(), tunnel.peer().identity.to_string());
-    info!(sidecar, workload, carrier = %tunnel.carrier(), "Sidecar up.");
+    let by = format!("{workload} {sidecar}");
+    limited!(INFO, KNOWN, by, "Sidecar up.", sidecar, workload, carrier = %tunnel.carrier());
     plane.control.sidecars.begun(&tunnel);
     spawn_local(serve_sidecar(plane.clone(), tunnel.clone()));
     let plane = plane.clone();
     spawn_local(async move {
         // It answers for nobody: whether it is well is its own affair.
         let reason = driver.run(|_| {}).await;
-        info!(sidecar, workload, %reason, "Sidecar gone.");
+        limited!(INFO, KNOWN, by, "Sidecar gone.", sidecar, workload, %reason);
         plane.control.sidecars.ended(&tunnel);
     });
 }

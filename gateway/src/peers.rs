@@ -23,12 +23,12 @@ use proto::text::clean;
 use registry::model::{ClusterName, Link};
 use tokio::sync::{Notify, watch as changes};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 use tunnel::{CloseReason, Kind, Peer, Tunnel};
 
 use crate::audit;
 use crate::facts::Told;
 use crate::health::State;
+use crate::limited::limited;
 use crate::metrics::InProgress;
 use crate::placement::Availability;
 
@@ -187,11 +187,15 @@ impl Peers {
                 let text = format!(
                     "another cluster named `{name}` is linked and up; every cluster needs its own name"
                 );
-                warn!(peer = %name, gateway = %peer.hello.gateway, "DuplicateCluster: {text}");
+                limited!(
+                    WARN, KNOWN, name, "Refused a tunnel: DuplicateCluster.",
+                    peer = %name, gateway = %peer.hello.gateway, why = text
+                );
                 return Err((CloseCode::DuplicateCluster, text));
             }
             Some(known) if known != peer.hello.cluster_uid => {
-                audit::change(
+                audit::change_by(
+                    name,
                     "cluster has a new UID and is taken over",
                     format_args!("cluster {name}"),
                     "its state was lost, or it was rebuilt",

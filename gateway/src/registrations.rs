@@ -22,10 +22,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use self::keeper::{Done, Wanted, keep};
 use self::session::Session;
+use crate::limited::limited;
 use crate::line::Cut;
 use crate::metrics::{InProgress, InProgressGuard};
 use crate::view::View;
@@ -83,7 +84,7 @@ pub async fn serve<S: Store>(shared: Arc<Shared>, store: S, mut incoming: mpsc::
                 let who = stream.who.clone();
                 let room = rooms.enter(&who).filter(|_| sessions.len() < REGISTRARS_MAX);
                 let Some(room) = room else {
-                    warn!(%who, "Refused a registrar: as many as are allowed talk to this gateway.");
+                    limited!(WARN, KNOWN, who, "Refused a registrar: as many as are allowed talk to this gateway.", %who);
                     rooms.forget(&who);
                     continue;
                 };
@@ -143,7 +144,7 @@ async fn converse<S: Store>(
     let begin = match admitted {
         Ok(begin) => begin,
         Err(refusal) => {
-            info!(%who, %refusal, "Refused a registrar.");
+            limited!(INFO, KNOWN, who, "Refused a registrar.", %who, %refusal);
             let refused = Told { endpoints: Vec::new(), refused: refusal.to_string() };
             // It may be gone already. It hangs up when it has heard: to end the stream before would take the word back.
             let _ = timeout(SEND_WAIT, async {
@@ -165,7 +166,11 @@ async fn converse<S: Store>(
     };
     match ended {
         Ok(()) => debug!(%who, "A registrar has left."),
-        Err(end) => info!(%who, %end, "A registrar is gone; its endpoints stay until its lease lapses."),
+        Err(end) => {
+            limited!(
+                INFO, KNOWN, who, "A registrar is gone; its endpoints stay until its lease lapses.", %who, %end
+            );
+        }
     }
     room
 }

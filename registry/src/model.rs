@@ -163,6 +163,8 @@ pub struct Listen {
     pub http: std::net::SocketAddr,
     /// Health, metrics and status.
     pub admin: std::net::SocketAddr,
+    /// Host names under which `admin` may be asked, beside those that no web page can own.
+    pub admin_hosts: Vec<String>,
 }
 
 /// The declared relation to one peer (`kind: Link`).

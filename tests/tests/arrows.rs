@@ -37,10 +37,23 @@ const FOREIGN: [(&str, &[&str]); 4] = [
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
 const FLOORS: [&[&str]; 10] = [
     &[
-        "audit", "balance", "budget", "clock", "facts", "fields", "grpc", "health", "line", "retry", "route",
-        "rpc", "stall",
+        "balance",
+        "budget",
+        "clock",
+        "descriptors",
+        "facts",
+        "fields",
+        "grpc",
+        "health",
+        "limited",
+        "line",
+        "places",
+        "retry",
+        "route",
+        "rpc",
+        "stall",
     ],
-    &["body", "metrics", "placement"],
+    &["audit", "body", "metrics", "placement"],
     &["endpoint", "peers", "sidecars"],
     &["answer", "view"],
     &["access", "error", "exchange", "worker"],
@@ -52,11 +65,13 @@ const FLOORS: [&[&str]; 10] = [
 ];
 
 /// Pure: no input or output, no await; time and randomness are parameters.
-const PURE: [&str; 17] = [
+const PURE: [&str; 19] = [
     "gateway/src/balance",
     "gateway/src/grpc",
     "gateway/src/health",
+    "gateway/src/limited/repeats",
     "gateway/src/placement",
+    "gateway/src/places/slots",
     "gateway/src/retry",
     "gateway/src/route",
     "hashring/src",

@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::files::of_files;
-use super::{Admin, problem};
+use super::{Admin, found, problem};
 
 /// Checks look at disks and dial addresses: one run at a time, whoever asks.
 static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
@@ -161,12 +161,15 @@ pub(super) async fn answer(State(admin): State<Admin>) -> Response {
     };
     checks.extend(links);
     checks.extend(store);
-    checks.extend(process(&admin));
-    let now = admin.shared.clock.micros();
-    let known = crate::sync::conditions(&admin.shared, &view, now);
-    checks.extend(services::checks(&view, &known, &admin.gateway, now));
-    let gateway = format!("{}/{}", admin.gateway.cluster, admin.gateway.id);
-    Json(Report::new(gateway, checks)).into_response()
+    found(move || {
+        checks.extend(process(&admin));
+        let now = admin.shared.clock.micros();
+        let known = crate::sync::conditions(&admin.shared, &view, now);
+        checks.extend(services::checks(&view, &known, &admin.gateway, now));
+        let gateway = format!("{}/{}", admin.gateway.cluster, admin.gateway.id);
+        Report::new(gateway, checks)
+    })
+    .await
 }
 
 fn process(admin: &Admin) -> [Check; 2] {

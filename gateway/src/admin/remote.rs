@@ -19,11 +19,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::{Code, Status};
-use tracing::{debug, info};
+use tracing::debug;
 use tunnel::{Tunnel, TunnelError};
 
 use super::objects::{Objects, now_unix_ms, refusal};
 use crate::audit;
+use crate::limited::limited;
 use crate::peers::{PeerCluster, Peers};
 use crate::rpc::{Answer, ApplyRequest, Ask, DeleteRequest, answer, ask};
 use crate::worker::ObjectsStream;
@@ -51,7 +52,10 @@ pub async fn serve<S: Store>(objects: Objects<S>, mut incoming: mpsc::Receiver<O
                 *count += 1;
                 let busy = *count > ASKS_PER_PEER_MAX;
                 if *count > 2 * ASKS_PER_PEER_MAX {
-                    info!(peer = %stream.peer, "Refused a question about objects: too many are open.");
+                    limited!(
+                        INFO, KNOWN, stream.peer, "Refused a question about objects: too many are open.",
+                        peer = %stream.peer
+                    );
                     *count -= 1;
                     continue;
                 }
@@ -116,7 +120,8 @@ async fn find<S: Store>(objects: &Objects<S>, peer: &ClusterName, ask: Ask) -> A
     if let Some(answer::Kind::Refusal(refused)) = &answer.kind
         && refused.code == Code::PermissionDenied as u32
     {
-        audit::change("what a linked cluster asked for is denied", &refused.message, &author.by, "nothing");
+        let message = "what a linked cluster asked for is denied";
+        audit::change_by(peer, message, &refused.message, &author.by, "nothing");
     }
     if encode_message(&answer).len() > OBJECTS_ANSWER_BYTES_MAX {
         let text = format!("the answer is larger than {} MiB; ask for less", OBJECTS_ANSWER_BYTES_MAX >> 20);

@@ -34,7 +34,7 @@ use crate::sidecar::{self, Names, Proxy, admin};
 use crate::stall::Stalls;
 use crate::view::{View, ViewBuilder};
 use crate::worker::{Shared, Worker};
-use crate::{dataplane, listener};
+use crate::{dataplane, limited, listener};
 
 /// How long the last bytes may take once everything is over.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -70,9 +70,9 @@ async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
     let Signals { mut end, hangup } = Signals::listen().map_err(StartError::Thread)?;
     let Loaded { sidecar, credentials, trust, look } = loaded;
     let local = Local { hello: hello(&sidecar), credentials, trust };
-    let tokio_listener = |l| tokio::net::TcpListener::from_std(l).map_err(StartError::Thread);
-    let proxy_listener = tokio_listener(bind::tcp("proxy", sidecar.proxy)?)?;
-    let admin_listener = tokio_listener(bind::tcp("admin", sidecar.admin)?)?;
+    let proxy_listener = bind::tcp("proxy", sidecar.proxy)?;
+    let proxy_listener = tokio::net::TcpListener::from_std(proxy_listener).map_err(StartError::Thread)?;
+    let admin_listener = bind::tcp("admin", sidecar.admin)?;
     let endpoint = Rc::new(DirectEndpoint::new(local.clone(), 0)?);
 
     let stop = CancellationToken::new();
@@ -92,6 +92,7 @@ async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
     let proxy = Proxy { worker: worker.clone(), names, passthrough: sidecar.passthrough };
     let listening = spawn_local(listener::serve(Rc::new(proxy), proxy_listener));
     spawn_local(dataplane::sweep(worker));
+    spawn_local(limited::count());
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();
     let admin = admin::Admin { sidecar: sidecar.clone(), shared: shared.clone() };
@@ -168,7 +169,7 @@ fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: Cancellation
         view: ArcSwap::from_pointee(View::default()),
         peers,
         attempts: metrics.attempts(),
-        nameless: metrics.requests(Direction::Outbound, "", ""),
+        nameless: metrics.requests(Direction::Outbound, &"".into(), None),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock: Clock::start(),

@@ -6,13 +6,12 @@ use std::path::PathBuf;
 use std::process;
 use std::thread;
 
-use nix::sys::resource::Resource::RLIMIT_NOFILE;
-use nix::sys::resource::{getrlimit, setrlimit};
 use tracing::warn;
 
 use super::output::Format;
 use super::{Failure, log};
 use crate::app::{self, LoadError, Options, StartError};
+use crate::descriptors;
 
 /// Run a gateway until SIGTERM, then drain.
 #[derive(Debug, clap::Args)]
@@ -67,15 +66,10 @@ fn cores() -> NonZeroU8 {
     u8::try_from(cores).ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MAX)
 }
 
-/// Takes as many open files as the system lets this process have. Shells and service managers begin with 1,024, for the
-/// sake of programs that use select(2); a gateway has a connection for every caller and for every request at an endpoint.
+/// Takes as many open files as there are to be had: see [`descriptors::allow`].
 pub(super) fn allow_files() {
-    let raised = getrlimit(RLIMIT_NOFILE).and_then(|(now, most)| match now < most {
-        true => setrlimit(RLIMIT_NOFILE, most, most),
-        false => Ok(()),
-    });
-    if let Err(error) = raised {
-        warn!(%error, "Cannot raise the limit of open files: it bounds the connections that this process takes.");
+    if let Err(error) = descriptors::allow() {
+        warn!(%error, "Cannot set the limit of open files: it bounds the connections that this process takes.");
     }
 }
 

@@ -10,10 +10,11 @@ use std::time::Duration;
 use registry::model::HostPort;
 use tokio::net::lookup_host;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 use tunnel::{DirectEndpoint, Driver, Endpoint, Kind, Peer, Tunnel, TunnelError};
 
 use super::{PeerCluster, Peers};
+use crate::limited::limited;
 
 /// Resolved addresses tried per dial.
 const ADDRESSES_MAX: usize = 16;
@@ -148,7 +149,10 @@ pub async fn keep_dialling(
             Err(error) => {
                 let text = format!("{dialler}: {error}");
                 if failures.is_multiple_of(SAY_AGAIN) {
-                    warn!(peer = %cluster.name, address = %dialler, %carrier, error = %error, "No tunnel.");
+                    limited!(
+                        WARN, KNOWN, cluster.name, "No tunnel.",
+                        peer = %cluster.name, address = %dialler, %carrier, error = %error
+                    );
                 } else {
                     debug!(peer = %cluster.name, address = %dialler, %carrier, error = %error, "No tunnel.");
                 }

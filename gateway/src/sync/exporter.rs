@@ -10,10 +10,11 @@ use registry::model::ClusterName;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::Knowledge;
 use crate::audit;
+use crate::limited::limited;
 use crate::worker::SyncStream;
 
 /// The watch must be there by then: the peer sends it at once.
@@ -39,7 +40,10 @@ pub async fn export_to_peers(
             Some(stream) = syncs.recv() => {
                 let count = open.entry(stream.peer.clone()).or_default();
                 if *count >= STREAMS_PER_PEER_MAX {
-                    info!(peer = %stream.peer, "Refused a sync stream: it has {STREAMS_PER_PEER_MAX} already.");
+                    limited!(
+                        INFO, KNOWN, stream.peer, "Refused a sync stream: it has as many as are allowed.",
+                        peer = %stream.peer, most = STREAMS_PER_PEER_MAX
+                    );
                     continue;
                 }
                 *count += 1;
@@ -69,7 +73,8 @@ async fn feed(knowledge: &Knowledge, stream: SyncStream) {
     };
     let mut changes = knowledge.exported.subscribe();
     if knowledge.lock().export.admit(&watch, &mut fastrand::Rng::new()) {
-        audit::change(
+        audit::change_by(
+            &peer,
             "a new epoch of our exports begins",
             "exports",
             format_args!("{peer} knows more of them than we do: was a backup restored?"),
@@ -79,7 +84,10 @@ async fn feed(knowledge: &Knowledge, stream: SyncStream) {
     }
     let mut feed = match Feed::new(peer.clone(), &watch) {
         Ok(feed) => feed,
-        Err(error) => return info!(%peer, %error, "Refused a watch."),
+        Err(error) => {
+            limited!(INFO, KNOWN, peer, "Refused a watch.", %peer, %error);
+            return;
+        }
     };
     debug!(%peer, epoch = watch.epoch, revision = watch.revision, "Exporting.");
     loop {

@@ -10,10 +10,11 @@ use registry::recorder::Stored;
 use registry::store::{Store, StoreError, keys};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::debug;
 use tunnel::{Tunnel, TunnelError};
 
 use super::Knowledge;
+use crate::limited::limited;
 use crate::peers::{PeerCluster, Peers};
 
 /// Three missed signs of life: the exporter is stuck, though its tunnel is up.
@@ -84,7 +85,10 @@ async fn import_from<S: Store>(knowledge: Arc<Knowledge>, peer: Arc<PeerCluster>
         if let Some(mirror) = knowledge.lock().mirrors.get_mut(cluster) {
             mirror.lost();
         }
-        info!(peer = %cluster, reason = %ended, "Mirror interrupted; its services stay as they were.");
+        limited!(
+            INFO, KNOWN, cluster, "Mirror interrupted; its services stay as they were.",
+            peer = %cluster, reason = %ended
+        );
         pause = if started.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         tokio::select! {
             () = stop.cancelled() => return,
@@ -160,7 +164,9 @@ async fn import(knowledge: &Knowledge, peer: &PeerCluster, tunnel: &Tunnel) -> R
         match mirror.apply(&event, knowledge.clock.unix_ms()) {
             Ok(writes) => {
                 if mirror.skipped() > skipped {
-                    warn!(peer = %cluster, "Skipped a record that this version cannot use.");
+                    limited!(
+                        WARN, KNOWN, cluster, "Skipped a record that this version cannot use.", peer = %cluster
+                    );
                 }
                 if !writes.is_empty() {
                     knowledge.touch(&mut state);

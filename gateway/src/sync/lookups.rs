@@ -15,9 +15,10 @@ use registry::model::{Catalog, ClusterName, Endpoint, Member};
 use registry::union::{self, Placed};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::debug;
 use tunnel::TunnelError;
 
+use crate::limited::limited;
 use crate::placement::Availability;
 use crate::route;
 use crate::view::{Server, Service, View};
@@ -47,7 +48,10 @@ pub async fn answer_sidecars(shared: Arc<Shared>, mut lookups: mpsc::Receiver<Lo
                 if streams.len() < STREAMS_MAX {
                     streams.spawn(answer(shared.clone(), moment.clone(), stream));
                 } else {
-                    warn!(sidecar = stream.sidecar, "Refused a lookup stream: {STREAMS_MAX} are open.");
+                    limited!(
+                        WARN, KNOWN, stream.sidecar, "Refused a lookup stream: as many as are allowed are open.",
+                        sidecar = stream.sidecar, most = STREAMS_MAX
+                    );
                 }
             }
             Some(_) = streams.join_next() => {}

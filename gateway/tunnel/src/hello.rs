@@ -1,7 +1,5 @@
 //! HELLO: the first message each way. A tunnel is up only after both.
 
-use std::time::Duration;
-
 use identity::{Identity, Role};
 use proto::code::CloseCode;
 use proto::control::Hello;
@@ -75,12 +73,10 @@ pub(crate) async fn receive(
     reader: &mut MessageReader,
     identity: Identity,
 ) -> Result<Peer, (CloseCode, TunnelError)> {
-    let wait: Duration = limits::HELLO_WAIT;
-    let hello: Hello = match tokio::time::timeout(wait, reader.next()).await {
-        Ok(Ok(Some(hello))) => hello,
-        Ok(Ok(None)) => return Err((CloseCode::ProtocolError, said("the control stream ended"))),
-        Ok(Err(e)) => return Err((CloseCode::ProtocolError, e)),
-        Err(_) => return Err((CloseCode::HelloTimeout, said(&format!("nothing within {wait:?}")))),
+    let hello: Hello = match reader.next().await {
+        Ok(Some(hello)) => hello,
+        Ok(None) => return Err((CloseCode::ProtocolError, said("the control stream ended"))),
+        Err(e) => return Err((CloseCode::ProtocolError, e)),
     };
     check(hello, identity)
 }

@@ -38,7 +38,7 @@ mod tunnel;
 
 pub use carrier::{Kind, PeerAddress};
 pub use direct::{DirectEndpoint, Incoming};
-pub use endpoint::{Endpoint, EndpointError, Local};
+pub use endpoint::{Attempt, Endpoint, EndpointError, Local};
 pub use error::{CloseReason, TunnelError};
 pub use hello::{HelloInfo, Peer};
 pub use port::{Port, Strays};
