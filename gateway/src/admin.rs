@@ -4,6 +4,7 @@
 pub(crate) mod check;
 pub(crate) mod explain;
 pub mod objects;
+pub mod pool;
 pub mod port;
 pub(crate) mod registry;
 pub mod remote;

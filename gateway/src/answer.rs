@@ -6,23 +6,26 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use proto::frame::Frame as TunnelFrame;
 use proto::limits;
 use tokio::time::{Instant, Sleep};
 
-use crate::body::BodyError;
+use crate::body::{BodyError, Upload};
 use crate::budget::{ByteBudget, Reservation};
 use crate::clock::Activity;
-use crate::endpoint::EndpointBody;
-use crate::fields::{self, Declared};
+use crate::endpoint::{EndpointAnswer, EndpointBody};
+use crate::fields::Declared;
+use crate::message;
 
 /// The head of an answer with its body to come.
 #[derive(Debug)]
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
+    /// What stood behind the status, if it was unusual and came by HTTP/1.1.
+    pub reason: Option<Bytes>,
     /// Its fields, hop-by-hop ones removed.
     pub headers: HeaderMap,
     /// Its body.
@@ -51,6 +54,8 @@ pub struct Whole {
 #[derive(Debug)]
 pub struct Streaming {
     source: Source,
+    /// What is still to be sent of the request.
+    upload: Option<Upload>,
     limit: Option<Limit>,
 }
 
@@ -59,18 +64,8 @@ pub struct Streaming {
 pub enum Source {
     /// A local endpoint.
     Endpoint(EndpointBody),
-    /// A peer; the upload of the request, if it still goes on, lives as long as the answer.
-    Tunnel(tunnel::Receiver, Declared, Option<AbortOnDrop>),
-}
-
-/// A task of the exchange that must not outlive it.
-#[derive(Debug)]
-pub struct AbortOnDrop(pub tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    /// A peer.
+    Tunnel(tunnel::Receiver, Declared),
 }
 
 /// How long a body may take.
@@ -89,29 +84,35 @@ impl Limit {
     }
 }
 
-impl From<Response<EndpointBody>> for Answer {
-    fn from(response: Response<EndpointBody>) -> Self {
-        let (parts, body) = response.into_parts();
-        let body = AnswerBody::stream(Source::Endpoint(body));
-        Self { status: parts.status, headers: parts.headers, body }
+impl From<EndpointAnswer> for Answer {
+    fn from(answer: EndpointAnswer) -> Self {
+        let EndpointAnswer { status, reason, headers, body, upload } = answer;
+        Self { status, reason, headers, body: AnswerBody::stream(Source::Endpoint(body), upload) }
     }
 }
 
 impl Answer {
     /// Collects a small answer: declared to be at most [`limits::SMALL_BODY_BYTES`], or complete with its head. Others
-    /// are left to stream, as is everything while the budget is spent.
+    /// are left to stream, as is everything while the budget is spent. What is still to be sent of the request ends when
+    /// nothing moves for `idle`.
     ///
     /// # Errors
     /// When the body is cut: the attempt has failed, and nothing of it was forwarded.
-    pub async fn settle(self, budget: &std::sync::Arc<ByteBudget>) -> Result<Self, BodyError> {
-        let Self { status, headers, body } = self;
-        let AnswerBody::Stream(mut stream) = body else { return Ok(Self { status, headers, body }) };
-        let small = fields::content_length(&headers).is_some_and(|n| n <= limits::SMALL_BODY_BYTES as u64);
+    pub async fn settle(
+        self,
+        budget: &std::sync::Arc<ByteBudget>,
+        idle: Duration,
+    ) -> Result<Self, BodyError> {
+        let Self { status, reason, headers, body } = self;
+        let AnswerBody::Stream(mut stream) = body else {
+            return Ok(Self { status, reason, headers, body });
+        };
+        let small = stream.source.length().is_some_and(|n| n <= limits::SMALL_BODY_BYTES as u64);
         let mut reserved = budget.reservation();
         let room = reserved.grow(limits::SMALL_BODY_BYTES);
         let mut whole = Whole { data: None, trailers: None, _reserved: Some(reserved) };
         if !room || !(small || stream.source.end_is_here()) {
-            return Ok(Self { status, headers, body: AnswerBody::Stream(stream) });
+            return Ok(Self { status, reason, headers, body: AnswerBody::Stream(stream) });
         }
         let mut gathered = BytesMut::new();
         while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_frame(cx)).await {
@@ -129,7 +130,10 @@ impl Answer {
         if !gathered.is_empty() {
             whole.data = Some(gathered.freeze());
         }
-        Ok(Self { status, headers, body: AnswerBody::Whole(whole) })
+        if let Some(upload) = stream.upload.take() {
+            upload.go_on(idle);
+        }
+        Ok(Self { status, reason, headers, body: AnswerBody::Whole(whole) })
     }
 }
 
@@ -139,9 +143,9 @@ impl AnswerBody {
         Self::Whole(Whole { data: (!data.is_empty()).then_some(data), trailers: None, _reserved: None })
     }
 
-    /// A body to come.
-    pub fn stream(source: Source) -> Self {
-        Self::Stream(Box::new(Streaming { source, limit: None }))
+    /// A body to come, beside which `upload` goes on.
+    pub fn stream(source: Source, upload: Option<Upload>) -> Self {
+        Self::Stream(Box::new(Streaming { source, upload, limit: None }))
     }
 
     /// Ends it with an error when nothing moves for `idle`, and at `total`.
@@ -165,6 +169,14 @@ impl Whole {
 }
 
 impl Source {
+    /// What is to come of it, if that is known.
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::Endpoint(body) => body.size_hint().exact(),
+            Self::Tunnel(_, declared) => declared.length(),
+        }
+    }
+
     /// Whether the end of the body came with the head.
     fn end_is_here(&mut self) -> bool {
         match self {
@@ -176,18 +188,18 @@ impl Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Endpoint(body) => Pin::new(body).poll_frame(cx),
-            Self::Tunnel(receiver, declared, _) => receiver.poll_frame(cx).map(|frame| match frame {
+            Self::Tunnel(receiver, declared) => receiver.poll_frame(cx).map(|frame| match frame {
                 Ok(Some(TunnelFrame::Data(bytes))) if declared.take(bytes.len()) => {
                     Some(Ok(Frame::data(bytes)))
                 }
                 Ok(Some(TunnelFrame::Data(_))) => Some(Err(BodyError::Length)),
-                Ok(Some(TunnelFrame::Trailers(bytes))) => {
-                    Some(fields::trailers(&bytes).map(Frame::trailers).ok_or(BodyError::Trailers))
-                }
+                Ok(Some(TunnelFrame::Trailers(bytes))) => Some(
+                    message::trailers_from_tunnel(&bytes).map(Frame::trailers).ok_or(BodyError::Trailers),
+                ),
                 Ok(Some(TunnelFrame::End) | None) if declared.is_met() => None,
                 Ok(Some(TunnelFrame::End) | None) => Some(Err(BodyError::Length)),
-                // The decoder lets a head stand only at the beginning.
-                Ok(Some(TunnelFrame::Head(_))) => Some(Err(BodyError::Trailers)),
+                // The decoder lets heads stand only at the beginning.
+                Ok(Some(TunnelFrame::Head(_) | TunnelFrame::Interim(_))) => Some(Err(BodyError::Trailers)),
                 Err(e) => Some(Err(BodyError::Tunnel(e))),
             }),
         }
@@ -207,6 +219,11 @@ impl Body for Streaming {
         let Some(limit) = &mut this.limit else { return polled };
         if polled.is_ready() {
             limit.activity.touch();
+            if matches!(polled, Poll::Ready(None))
+                && let Some(upload) = this.upload.take()
+            {
+                upload.go_on(limit.idle);
+            }
             return polled;
         }
         loop {
@@ -219,7 +236,8 @@ impl Body for Streaming {
                 return Poll::Pending;
             }
             if limit.due() <= Instant::now() {
-                return Poll::Ready(Some(Err(BodyError::TooSlow)));
+                let late = limit.total.is_some_and(|total| total <= Instant::now());
+                return Poll::Ready(Some(Err(if late { BodyError::Deadline } else { BodyError::Idle })));
             }
         }
     }

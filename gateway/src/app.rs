@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::Trust;
 use registry::election::{self, Standing};
-use registry::model::Gateway;
+use registry::model::{Gateway, Listen};
 use registry::owned::Owned;
 use registry::sources::Sources;
 use registry::state::StateDir;
@@ -39,12 +39,14 @@ use self::members::Known;
 use self::reload::Reloader;
 use self::workers::Workers;
 use crate::admin::objects::Objects;
+use crate::admin::pool::Pool;
 use crate::admin::{self, Admin, StartedWithout};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::checks;
 use crate::clock::Clock;
 use crate::dataplane::{Control, Handshakes};
 use crate::limited;
+use crate::listener;
 use crate::metrics::{Direction, InProgress, Metrics};
 use crate::peers::Peers;
 use crate::registrations;
@@ -52,7 +54,7 @@ use crate::shifts;
 use crate::sidecars::Sidecars;
 use crate::sync::{self, Knowledge};
 use crate::view::{View, ViewBuilder};
-use crate::worker::Shared;
+use crate::worker::{Room, Shared};
 
 pub use self::load::LoadError;
 
@@ -215,12 +217,14 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         via: HeaderValue::try_from(format!("1.1 {}.gateway", gateway.cluster))
             .unwrap_or_else(|_| HeaderValue::from_static("1.1 gateway")),
         view: ArcSwap::from_pointee(View::default()),
+        news: peers.news().clone(),
         peers,
         attempts: metrics.attempts(),
         nameless: metrics.requests(Direction::Outbound, &"".into(), None),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock,
+        callers: Room::new(listener::connections_max(bind::descriptors())),
         in_progress: Arc::new(InProgress::default()),
         local: watch::Sender::new(local),
         stop,
@@ -273,7 +277,9 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     });
     tasks.spawn(sync::keep_owned(knowledge.clone(), registry.clone(), shared.stop.clone()));
     tasks.spawn(sync::answer_sidecars(shared.clone(), incoming_lookups));
-    tasks.spawn(registrations::serve(shared.clone(), registry.clone(), incoming_registrars));
+    let Listen { tunnel, http, admin, .. } = &gateway.listen;
+    let listeners = [*tunnel, *http, *admin].into();
+    tasks.spawn(registrations::serve(shared.clone(), registry.clone(), listeners, incoming_registrars));
     let registers = knowledge.clone();
     let register = move |changes| registers.register_endpoints(changes);
     tasks.spawn(registrations::follow(shared.clone(), registry.clone(), book, register));
@@ -282,6 +288,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         shared: shared.clone(),
         knowledge: knowledge.clone(),
         store: registry.clone(),
+        pool: Pool::start().map_err(StartError::Thread)?,
     };
     tasks.spawn(admin::remote::serve(objects.clone(), incoming_asks));
     let admin_socket = match admin_socket {

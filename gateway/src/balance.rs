@@ -7,16 +7,18 @@
 
 mod endpoint;
 mod latency;
+mod outlier;
 mod schedule;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hashring::Ring;
-use registry::model::{Algorithm, HostPort};
+use registry::model::{Algorithm, HostPort, Protocol};
 
-use endpoint::WHOLE_SHARE;
-pub use endpoint::{Cause, Change, EndpointState, InFlight, SKIP_REFUSED_MICROS, Standing};
+use endpoint::{Begun, WHOLE_SHARE};
+pub use endpoint::{Cause, Change, Connecting, Eligibility, EndpointState, InFlight, Probe};
 use schedule::Schedule;
 
 /// An endpoint as it is declared, seen through one port of its service.
@@ -26,6 +28,8 @@ pub struct EndpointSpec {
     pub id: Arc<str>,
     /// Where it listens.
     pub address: HostPort,
+    /// What it speaks.
+    pub protocol: Protocol,
     /// In hundredths; 0 takes nothing.
     pub weight: u32,
     /// Requests it can hold at once, if declared.
@@ -41,7 +45,33 @@ pub struct Rule {
     pub ring: Option<Arc<Ring>>,
     /// Whether they are checked: such an endpoint is not ready before its checks say so.
     pub checked: bool,
+    /// Whether all are asked when the checks of all fail.
+    pub fail_open: bool,
 }
+
+/// How well the endpoints of a port are, all together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Readiness {
+    /// Half of those whose checks pass, or more, are eligible.
+    Ready,
+    /// Fewer are: another cluster that is well comes first, and these before none.
+    Degraded,
+    /// There are none, or the checks of all fail.
+    None,
+}
+
+/// [`Readiness`], and the weight of those that are eligible, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Summary {
+    readiness: Readiness,
+    weight: u32,
+}
+
+/// A summary of many endpoints counts for so long, in microseconds: it is a look at all of them.
+const SUMMARY_MICROS: u64 = 4_096;
+/// Of so few endpoints it is made anew each time.
+const SUMMARY_OF: usize = 16;
 
 /// The endpoints of one port of a service, and how one is picked.
 #[derive(Debug)]
@@ -51,6 +81,8 @@ pub struct Endpoints {
     /// Places in the list by node of the rule's ring.
     places: Box<[Option<usize>]>,
     schedule: Schedule,
+    /// The last summary, packed with its time.
+    summary: AtomicU64,
 }
 
 /// What belongs to an endpoint as long as the declaration stays.
@@ -98,12 +130,15 @@ impl Endpoints {
         let weights: Vec<u32> = specs.iter().map(|spec| spec.weight).collect();
         // Where all are new there is nobody to leave the requests to.
         let opened_at = if kept.is_empty() { 0 } else { now.max(1) };
-        let mut state = |id: Arc<str>, address: HostPort| match kept.remove(&*id) {
-            Some(state) if *state.address() == address => {
+        let mut state = |spec: EndpointSpec| match kept.remove(&*spec.id) {
+            Some(state) if *state.address() == spec.address && state.protocol() == spec.protocol => {
                 state.declare_checked(rule.checked);
                 state.clone()
             }
-            _ => Arc::new(EndpointState::new(id, address, rule.checked, opened_at)),
+            _ => {
+                let EndpointSpec { id, address, protocol, .. } = spec;
+                Arc::new(EndpointState::new(id, address, protocol, rule.checked, opened_at))
+            }
         };
         let list: Box<[Slot]> = specs
             .into_iter()
@@ -111,57 +146,92 @@ impl Endpoints {
                 weight: spec.weight,
                 capacity: spec.capacity.unwrap_or(u32::MAX),
                 burden: total / (serving.max(1) as f64) / f64::from(spec.weight.max(1)),
-                state: state(spec.id, spec.address),
+                state: state(spec),
             })
             .collect();
         let places = rule.ring.as_deref().map_or_else(Box::default, |ring| places(ring, &list));
-        Self { rule, list, places, schedule: Schedule::new(&weights) }
+        Self { rule, list, places, schedule: Schedule::new(&weights), summary: AtomicU64::new(0) }
     }
 
     /// Begins a request at the endpoint that serves it next, and gives its place in the set; `None` when there is
     /// none that is not in `tried`. `key` is the hash of the request's key, as the head carries it; only
-    /// [`Algorithm::Ring`] looks at it.
+    /// [`Algorithm::Ring`] looks at it. What is learned of an endpoint on the way goes to `news`.
     pub fn take(
         &self,
         now: u64,
         rng: &mut fastrand::Rng,
         key: Option<u64>,
         tried: &[usize],
+        mut news: impl FnMut(&Arc<EndpointState>, Change),
     ) -> Option<(usize, InFlight)> {
         loop {
             let index = self.pick(now, rng, key, tried)?;
-            // Else another worker's request has become its probe, so it is not ready any more.
-            if let Some(in_flight) = self.list[index].state.begin(now) {
-                return Some((index, in_flight));
+            match self.list[index].state.begin(now) {
+                Begun::Here(in_flight) => return Some((index, in_flight)),
+                // It is not eligible any more, so it is not picked again but as a last resort.
+                Begun::Elsewhere(change) => {
+                    if let Some(change) = change {
+                        news(&self.list[index].state, change);
+                    }
+                }
             }
         }
     }
 
     /// The endpoint for the next attempt of a request, by its place in the set.
     ///
-    /// One at its capacity is taken only when all others that are ready are full, too, and one that fails or is being
-    /// probed only when none is ready: to ask it may help, to ask nobody does not.
+    /// One at its capacity is taken only when all others that are eligible are full, too. One that is out by passive signs
+    /// is asked only when no eligible one is left, the one that was asked longest ago first: to ask it may help, to ask
+    /// nobody does not. One whose checks fail is asked only where all of them fail, and the operator wants that.
     fn pick(&self, now: u64, rng: &mut fastrand::Rng, key: Option<u64>, tried: &[usize]) -> Option<usize> {
-        let is = |index: usize, standing: Standing| {
-            self.list[index].state.standing(now) == standing && !tried.contains(&index)
+        let is = |index: usize, eligibility: Eligibility| {
+            let state = &self.list[index].state;
+            state.eligibility(now) == eligibility && !tried.contains(&index) && !state.is_crowded(now)
         };
-        let ready = |index: usize| is(index, Standing::Ready);
-        let free = |index: usize| ready(index) && !self.list[index].full();
-        let last_choice = |index: usize| is(index, Standing::LastChoice);
+        let eligible = |index: usize| is(index, Eligibility::Eligible);
+        let free = |index: usize| eligible(index) && !self.list[index].full();
+        let ejected = |index: usize| is(index, Eligibility::Ejected);
+        let unhealthy = |index: usize| {
+            self.rule.fail_open && is(index, Eligibility::Unhealthy) && self.readiness(now) != Readiness::None
+        };
         if let (Some(ring), Some(key)) = (&self.rule.ring, key) {
             let key = hashring::inner(key);
             let first = |takes: &dyn Fn(usize) -> bool| {
                 ring.near(key).filter_map(|node| self.places[node.get()]).find(|&place| takes(place))
             };
-            return first(&free).or_else(|| first(&ready)).or_else(|| first(&last_choice));
+            return first(&free)
+                .or_else(|| first(&eligible))
+                .or_else(|| first(&ejected))
+                .or_else(|| first(&unhealthy));
         }
         // One throw for all: each that warms up is passed over as often as its share says.
         let thrown = rng.u32(0..WHOLE_SHARE);
         let in_turn = |index: usize| free(index) && self.list[index].state.share(now) > thrown;
         self.pick_among(now, rng, in_turn)
             .or_else(|| self.pick_among(now, rng, free))
-            .or_else(|| self.pick_among(now, rng, ready))
-            .or_else(|| self.pick_among(now, rng, last_choice))
+            .or_else(|| self.pick_among(now, rng, eligible))
+            .or_else(|| {
+                let out = (0..self.list.len()).filter(|&index| self.list[index].weight > 0 && ejected(index));
+                out.min_by_key(|&index| self.list[index].state.asked_at())
+            })
+            .or_else(|| self.pick_among(now, rng, unhealthy))
+    }
+
+    /// Whether an endpoint that was not tried has room for no more that wait for a connection.
+    pub fn is_crowded(&self, now: u64, tried: &[usize]) -> bool {
+        let mut list = self.list.iter().enumerate();
+        list.any(|(index, slot)| slot.weight > 0 && slot.state.is_crowded(now) && !tried.contains(&index))
+    }
+
+    /// Whether an endpoint is left that is eligible and was not tried.
+    pub fn has_others(&self, now: u64, tried: &[usize], but: usize) -> bool {
+        let mut list = self.list.iter().enumerate();
+        list.any(|(index, slot)| {
+            index != but
+                && slot.weight > 0
+                && slot.state.eligibility(now) == Eligibility::Eligible
+                && !tried.contains(&index)
+        })
     }
 
     fn pick_among(&self, now: u64, rng: &mut fastrand::Rng, takes: impl Fn(usize) -> bool) -> Option<usize> {
@@ -203,16 +273,6 @@ impl Endpoints {
         drawn
     }
 
-    /// A request was cut, or answered 502, 503 or 504: after a few in a row its endpoint is ejected, as long as that
-    /// leaves half of the endpoints in use.
-    pub fn failed(&self, request: &InFlight, now: u64) -> Option<Change> {
-        request.failed(now, || {
-            let serving = || self.list.iter().filter(|slot| slot.weight > 0);
-            let ejected = serving().filter(|slot| slot.state.is_ejected()).count();
-            (ejected + 1) * 2 <= serving().count()
-        })
-    }
-
     /// The endpoint at a place that [`Endpoints::take`] gave.
     ///
     /// # Panics
@@ -226,25 +286,64 @@ impl Endpoints {
         self.list.iter().map(|slot| &slot.state)
     }
 
-    /// The best that there is to pick now, tried or not.
-    pub fn standing(&self, now: u64) -> Standing {
-        let mut best = Standing::Out;
-        for slot in self.list.iter().filter(|slot| slot.weight > 0) {
-            match slot.state.standing(now) {
-                Standing::Ready => return Standing::Ready,
-                Standing::LastChoice => best = Standing::LastChoice,
-                Standing::Out => {}
-            }
-        }
-        best
+    /// How well they are, all together.
+    pub fn readiness(&self, now: u64) -> Readiness {
+        self.summary(now).readiness
     }
 
-    /// The weight of the endpoints that take requests now, in hundredths. Where there are only last choices it is the
+    /// The weight of the endpoints that take requests now, in hundredths. Where there are only last resorts it is the
     /// least there is, and not nothing.
     pub fn ready_weight(&self, now: u64) -> u32 {
-        let ready = self.list.iter().filter(|slot| slot.state.standing(now) == Standing::Ready);
-        let weight = ready.map(|slot| slot.weight).fold(0, u32::saturating_add);
-        if weight == 0 && self.standing(now) != Standing::Out { 1 } else { weight }
+        let Summary { readiness, weight } = self.summary(now);
+        if weight == 0 && readiness != Readiness::None { 1 } else { weight }
+    }
+
+    /// The summary of this moment, or of one just before.
+    fn summary(&self, now: u64) -> Summary {
+        if self.list.len() <= SUMMARY_OF {
+            return self.look(now);
+        }
+        // 30 bits of time, two of readiness, 32 of weight; none of it is read without the rest.
+        let stamp = ((now / SUMMARY_MICROS) & 0x3fff_ffff).max(1);
+        let packed = self.summary.load(Relaxed);
+        if packed >> 34 == stamp {
+            let readiness = match packed >> 32 & 3 {
+                0 => Readiness::Ready,
+                1 => Readiness::Degraded,
+                _ => Readiness::None,
+            };
+            return Summary { readiness, weight: packed as u32 };
+        }
+        let summary = self.look(now);
+        let packed = stamp << 34 | (summary.readiness as u64) << 32 | u64::from(summary.weight);
+        self.summary.store(packed, Relaxed);
+        summary
+    }
+
+    /// Looks at all of them.
+    fn look(&self, now: u64) -> Summary {
+        let (mut eligible, mut healthy, mut weight, mut all, mut all_weight) = (0, 0, 0u32, 0, 0u32);
+        for slot in self.list.iter().filter(|slot| slot.weight > 0) {
+            all += 1;
+            all_weight = all_weight.saturating_add(slot.weight);
+            match slot.state.eligibility(now) {
+                Eligibility::Eligible => {
+                    (eligible, healthy) = (eligible + 1, healthy + 1);
+                    weight = weight.saturating_add(slot.weight);
+                }
+                Eligibility::Ejected => healthy += 1,
+                Eligibility::Unhealthy => {}
+            }
+        }
+        if healthy == 0 && self.rule.fail_open && all > 0 {
+            return Summary { readiness: Readiness::Degraded, weight: all_weight };
+        }
+        let readiness = match healthy {
+            0 => Readiness::None,
+            _ if eligible * 2 < healthy => Readiness::Degraded,
+            _ => Readiness::Ready,
+        };
+        Summary { readiness, weight }
     }
 
     /// How an endpoint is picked.

@@ -1,28 +1,38 @@
 //! Bodies: a request's, which may have to be sent twice, and an answer's, which must never look whole when it is cut.
 
+pub mod http2;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use proto::frame::Frame as TunnelFrame;
 use proto::limits;
+use tokio_util::sync::CancellationToken;
 
 use crate::budget::Reservation;
 use crate::clock::Activity;
-use crate::fields::{self, Declared};
+use crate::fields::Declared;
+use crate::message;
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The HTTP connection that it came from failed.
+    /// The HTTP/1.1 message that it is of is cut or malformed.
     #[error("the HTTP message was cut")]
-    Http(#[source] hyper::Error),
+    Http1(#[source] http1::BodyError),
+    /// The HTTP/2 stream that it came on failed.
+    #[error("the HTTP message was cut")]
+    Http2(#[source] h2::Error),
+    /// It ended without saying that it was at its end.
+    #[error("the HTTP message ended early")]
+    Truncated,
     /// The tunnel that it came through failed.
     #[error("the exchange was cut")]
     Tunnel(#[source] tunnel::TunnelError),
@@ -35,15 +45,59 @@ pub enum BodyError {
     /// Trailers that are no HTTP.
     #[error("malformed trailers")]
     Trailers,
-    /// Nothing moved for too long, or the whole exchange took too long.
-    #[error("idle for too long, or past its deadline")]
-    TooSlow,
+    /// Nothing moved for too long.
+    #[error("idle for too long")]
+    Idle,
+    /// The whole exchange took too long.
+    #[error("past its deadline")]
+    Deadline,
+}
+
+/// A body as it comes from a caller's connection.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Of HTTP/1.1.
+    Http1(http1::server::Body),
+    /// Of HTTP/2.
+    Http2(http2::Received),
+}
+
+impl Incoming {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Http1(body) => Poll::Ready(match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(mut frame)) => {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        message::trailers(trailers);
+                    }
+                    Some(Ok(frame))
+                }
+                Some(Err(error)) => Some(Err(BodyError::Http1(error))),
+                None => None,
+            }),
+            Self::Http2(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::Http1(body) => body.size_hint().exact(),
+            Self::Http2(body) => body.size_hint().exact(),
+        }
+    }
 }
 
 /// Where the bytes of a request's body come from.
 #[derive(Debug)]
 enum Source {
-    Http(Incoming),
+    Caller(Incoming),
     Tunnel(Box<tunnel::Receiver>, Declared),
     /// Read to its end.
     Ended,
@@ -52,6 +106,50 @@ enum Source {
     /// Chunks that a test wrote down.
     #[cfg(test)]
     Script(VecDeque<Bytes>),
+}
+
+/// A task of an exchange that must not outlive it.
+#[derive(Debug)]
+pub struct AbortOnDrop(pub tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is still to be sent of a request whose answer has begun. It ends with the answer, if that ends early; behind a
+/// whole answer it goes on for as long as it moves: whoever answered may still want the rest.
+#[derive(Debug)]
+pub struct Upload {
+    task: AbortOnDrop,
+    body: RequestBody,
+    /// Cancelled when the process drains.
+    stop: CancellationToken,
+}
+
+impl Upload {
+    /// `sending` sends `body`, until `stop` is cancelled if that comes after the answer.
+    pub fn begin(
+        sending: impl Future<Output = ()> + 'static,
+        body: RequestBody,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { task: AbortOnDrop(tokio::task::spawn_local(sending)), body, stop }
+    }
+
+    /// The answer is through: from now on it ends when nothing moves for `idle`.
+    pub fn go_on(self, idle: Duration) {
+        let Self { mut task, body, stop } = self;
+        if !task.0.is_finished() {
+            tokio::task::spawn_local(async move {
+                tokio::select! {
+                    _ = &mut task.0 => {}
+                    () = body.until_idle(idle, &stop) => {}
+                }
+            });
+        }
+    }
 }
 
 /// The body of a request, read as it comes and kept from its beginning up to [`limits::REPLAY_BODY_BYTES_MAX`], so that
@@ -85,13 +183,13 @@ impl RequestBody {
         Self(None)
     }
 
-    /// The body of a request that came over HTTP.
-    pub fn from_http(body: Incoming, reserved: Reservation, activity: Activity) -> Self {
+    /// The body of a request that a caller sends.
+    pub fn from_caller(body: Incoming, reserved: Reservation, activity: Activity) -> Self {
         if body.is_end_stream() {
             return Self::empty();
         }
-        let length = body.size_hint().exact();
-        Self::new(Source::Http(body), length, reserved, activity)
+        let length = body.length();
+        Self::new(Source::Caller(body), length, reserved, activity)
     }
 
     /// The body of a request that came through a tunnel; its head was read.
@@ -144,6 +242,27 @@ impl RequestBody {
     /// Since when the caller has nothing more to send; `None` while it still sends.
     pub fn ended_at(&self, started: tokio::time::Instant) -> Option<tokio::time::Instant> {
         self.0.as_ref().map_or(Some(started), |s| s.borrow().ended_at)
+    }
+
+    /// Waits until nothing has moved for `idle`, or `stop` is cancelled; then nothing more of it is taken.
+    pub async fn until_idle(&self, idle: Duration, stop: &CancellationToken) {
+        let Some(shared) = &self.0 else { return };
+        let activity = shared.borrow().activity.clone();
+        loop {
+            let due = activity.last() + idle;
+            if due <= tokio::time::Instant::now() {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        let mut shared = shared.borrow_mut();
+        if !matches!(shared.source, Source::Ended) {
+            // Whoever sends it is told so by the end of its connection.
+            shared.source = Source::Failed;
+        }
     }
 
     /// Whether the caller is at fault: its body broke off.
@@ -207,24 +326,20 @@ impl Shared {
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             let next = match &mut self.source {
-                Source::Http(body) => match ready!(Pin::new(body).poll_frame(cx)) {
-                    None => Ok(None),
-                    Some(Ok(frame)) => Ok(Some(frame)),
-                    Some(Err(e)) => Err(BodyError::Http(e)),
-                },
+                Source::Caller(body) => ready!(body.poll_frame(cx)).transpose(),
                 Source::Tunnel(receiver, declared) => match ready!(receiver.poll_frame(cx)) {
                     Ok(Some(TunnelFrame::Data(bytes))) if declared.take(bytes.len()) => {
                         Ok(Some(Frame::data(bytes)))
                     }
                     Ok(Some(TunnelFrame::Data(_))) => Err(BodyError::Length),
-                    Ok(Some(TunnelFrame::Trailers(bytes))) => match fields::trailers(&bytes) {
+                    Ok(Some(TunnelFrame::Trailers(bytes))) => match message::trailers_from_tunnel(&bytes) {
                         Some(map) => Ok(Some(Frame::trailers(map))),
                         None => Err(BodyError::Trailers),
                     },
                     Ok(Some(TunnelFrame::End) | None) if declared.is_met() => Ok(None),
                     Ok(Some(TunnelFrame::End) | None) => Err(BodyError::Length),
-                    // The decoder lets a head stand only at the beginning.
-                    Ok(Some(TunnelFrame::Head(_))) => Err(BodyError::Trailers),
+                    // The decoder lets heads stand only at the beginning.
+                    Ok(Some(TunnelFrame::Head(_) | TunnelFrame::Interim(_))) => Err(BodyError::Trailers),
                     Err(e) => Err(BodyError::Tunnel(e)),
                 },
                 #[cfg(test)]

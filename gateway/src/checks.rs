@@ -2,7 +2,6 @@
 //! [`EndpointState::checked`] what came of it. What that means is decided there. Runs on the control plane.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use registry::model::{HealthCheck, HostPort, Probe, Protocol};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -43,7 +41,7 @@ enum CheckError {
     Request(#[source] http::Error),
     /// No connection.
     #[error("cannot connect")]
-    Connect(#[source] io::Error),
+    Connect(#[source] endpoint::ConnectError),
     /// No answer, or none that is HTTP.
     #[error("no answer")]
     Answer(#[source] hyper::Error),
@@ -143,11 +141,15 @@ async fn keep_checking(
     // Never closed.
     while let Ok(permit) = permits.acquire().await {
         let started = Instant::now();
-        let asked = ask(endpoint.address(), &check.probe);
+        let asked = ask(endpoint.address(), &check.probe, check.timeout);
         let result = tokio::time::timeout(check.timeout, asked).await;
         let result = result.unwrap_or(Err(CheckError::TooSlow(check.timeout)));
         drop(permit);
+        let failed = endpoint.fails_checks();
         let change = endpoint.checked(result.is_ok(), check.rise, check.fall, shared.clock.micros());
+        if endpoint.fails_checks() != failed {
+            shared.news.tell();
+        }
         if let Err(error) = &result {
             let (id, address) = (endpoint.id(), endpoint.address());
             let error: &dyn std::error::Error = error;
@@ -164,9 +166,9 @@ async fn keep_checking(
 }
 
 /// One check, on a connection of its own: that one can be had is part of the question.
-async fn ask(address: &HostPort, probe: &Probe) -> Result<(), CheckError> {
-    let connecting = TcpStream::connect((&*address.host, address.port));
-    let stream = connecting.await.map_err(CheckError::Connect)?;
+async fn ask(address: &HostPort, probe: &Probe, wait: Duration) -> Result<(), CheckError> {
+    // At whichever address of the name a request would be; it is the caller's timeout that bounds it.
+    let stream = endpoint::connect(address, wait).await.map_err(CheckError::Connect)?;
     let Probe::Http { path, expected_status } = probe else { return Ok(()) };
     let request = Request::get(path)
         .header(HOST, address.to_string())
@@ -217,7 +219,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
             String::from_utf8_lossy(&asked[..n]).into_owned()
         };
-        let (result, asked) = tokio::join!(ask(&address, &probe), server);
+        let (result, asked) = tokio::join!(ask(&address, &probe, Duration::from_secs(5)), server);
         (result.map_err(|e| e.to_string()), asked)
     }
 
@@ -262,7 +264,10 @@ mod tests {
         // One that is never given to whoever asks for any.
         let address = HostPort { host: "127.0.0.1".into(), port: 1 };
         for probe in [Probe::Tcp, http(None)] {
-            assert_eq!(ask(&address, &probe).await.map_err(|e| e.to_string()), Err("cannot connect".into()));
+            assert_eq!(
+                ask(&address, &probe, Duration::from_secs(5)).await.map_err(|e| e.to_string()),
+                Err("cannot connect".into())
+            );
         }
     }
 }

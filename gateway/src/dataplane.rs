@@ -2,6 +2,7 @@
 
 mod accept;
 
+use std::fmt::Display;
 use std::future::Future;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -11,24 +12,29 @@ use std::time::Duration;
 
 use proto::code::{CloseCode, Code};
 use registry::model::{ClusterName, HostPort};
+use registry::registration::place::CameFrom;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Barrier, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet, spawn_local};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
-use tunnel::{Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Peer, Port, Tunnel};
+use tunnel::{
+    Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Exchange, Peer, PeerAddress, Port, Tunnel,
+};
 
 use crate::limited::limited;
 use crate::line::Line;
 use crate::metrics::{self, InProgress};
 use crate::peers::{self, Dialler, Pace, PeerCluster};
 use crate::placement::Availability;
-use crate::sidecars::{REGISTRARS_EACH_MAX, REQUESTS_EACH_MAX, Sidecars};
-use crate::stall::Stalls;
+use crate::sidecars::{
+    LOOKUPS_EACH_MAX, LOOKUPS_OF_ONE_MAX, REGISTRARS_EACH_MAX, REQUESTS_EACH_MAX, REQUESTS_OF_ONE_MAX,
+    Sidecars,
+};
 use crate::worker::{
     LookupStream, ObjectsStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker,
 };
-use crate::{exchange, inbound, listener, outbound};
+use crate::{admin, exchange, inbound, listener, outbound};
 
 pub use accept::Handshakes;
 
@@ -125,7 +131,7 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         let tcp = tokio::net::TcpListener::from_std(tcp)?;
         let unix = unix.map(tokio::net::UnixListener::from_std).transpose()?;
         let number = endpoint.worker();
-        let worker = Rc::new(Worker { shared, number, pool: Rc::default(), stalls: Stalls::default() });
+        let worker = Rc::new(Worker::new(shared, number));
         let plane = Rc::new(Plane { worker: worker.clone(), endpoint, direct, control });
         let _ = ready.send(Ok(()));
         let mut accepting = JoinSet::new();
@@ -241,6 +247,7 @@ pub async fn sweep(worker: Rc<Worker>) {
     let mut pool_swept = tokio::time::Instant::now();
     loop {
         let now = rounds.tick().await;
+        worker.timers.sweep(now);
         let given_up = worker.stalls.sweep(now);
         if given_up > 0 {
             limited!(
@@ -290,38 +297,60 @@ fn own_sidecar(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
 async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
     let peer = Rc::new(tunnel.peer().clone());
     let caller: Rc<str> = peer.identity.to_string().into();
+    let workload = plane.control.sidecars.workload(&caller);
+    tunnel.share(&workload.unread);
     let (asking, registering) = (Arc::<InProgress>::default(), Arc::<InProgress>::default());
+    let looking_up = Arc::<InProgress>::default();
     while let Ok(accepted) = tunnel.accept().await {
-        let (plane, peer, caller) = (plane.clone(), peer.clone(), caller.clone());
+        let (plane, tunnel, peer, caller) = (plane.clone(), tunnel.clone(), peer.clone(), caller.clone());
         let (of_all, of_it) = (plane.control.sidecars.asking.clone(), asking.clone());
-        let registering = registering.clone();
+        let (registering, looking_up) = (registering.clone(), looking_up.clone());
+        let workload = workload.clone();
         // Ends with its stream; streams are limited per tunnel by the transport.
         spawn_local(async move {
             match accepted.begin().await {
-                Ok(Begun::Exchange(mut exchange)) => {
-                    let rooms = (of_all.enter(SIDECAR_REQUESTS_MAX), of_it.enter(REQUESTS_EACH_MAX));
-                    let (Some(_of_all), Some(_of_it)) = rooms else {
-                        return exchange::refuse(
-                            &mut exchange.sender,
-                            &mut exchange.receiver,
-                            Code::Overloaded,
-                        );
-                    };
+                Ok(Begun::Exchange(exchange)) => {
+                    let rooms = [
+                        of_all.enter(SIDECAR_REQUESTS_MAX),
+                        workload.asking.enter(REQUESTS_OF_ONE_MAX),
+                        of_it.enter(REQUESTS_EACH_MAX),
+                    ];
+                    let clock = plane.worker.shared.clock;
+                    let began = clock.micros();
+                    if rooms.iter().any(Option::is_none) || !workload.resets.admits(began) {
+                        return refuse(exchange);
+                    }
+                    let fate = exchange.fate();
                     outbound::serve_sidecar(&plane.worker, &peer, &caller, exchange).await;
+                    if workload.resets.ended(fate.answered(), began, clock.micros()) {
+                        say_gives_up(&caller);
+                    }
                 }
                 Ok(Begun::Lookup(reader, writer)) => {
-                    let stream = LookupStream { sidecar: peer.hello.gateway.clone(), reader, writer };
+                    let rooms =
+                        (looking_up.enter(LOOKUPS_EACH_MAX), workload.lookups.enter(LOOKUPS_OF_ONE_MAX));
+                    let (Some(of_it), Some(of_all)) = rooms else {
+                        return debug!(%caller, "Too many lookup streams; refused.");
+                    };
+                    let sidecar = peer.hello.gateway.clone();
+                    let room = [of_it, of_all];
+                    let stream = LookupStream { sidecar, workload, reader, writer, room };
                     if plane.control.lookups.try_send(stream).is_err() {
                         debug!("Too many lookup streams wait; the sidecar tries again.");
                     }
                 }
                 Ok(Begun::Register(reader, writer)) => {
                     let Some(who) = Who::workload(&peer.identity) else { return };
+                    let from = match tunnel.remote_address() {
+                        PeerAddress::Process(_) => CameFrom::Host,
+                        PeerAddress::Ip(address) => CameFrom::Address(address.ip()),
+                    };
                     let room = registering.enter(REGISTRARS_EACH_MAX);
                     if room.is_none() {
                         return debug!(%caller, "Too many register streams of one tunnel; refused.");
                     }
-                    let stream = RegisterStream { who, line: Line::tunnel(reader, writer), room };
+                    let line = Line::tunnel(reader, writer);
+                    let stream = RegisterStream { who, from, line, room };
                     if plane.control.registrars.try_send(stream).is_err() {
                         debug!("Too many register streams wait; the sidecar tries again.");
                     }
@@ -344,7 +373,16 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
         spawn_local(async move {
             match accepted.begin().await {
                 Ok(Begun::Exchange(exchange)) => {
+                    let clock = plane.worker.shared.clock;
+                    let began = clock.micros();
+                    if !cluster.resets.admits(began) {
+                        return refuse(exchange);
+                    }
+                    let fate = exchange.fate();
                     inbound::serve(plane.worker.clone(), &cluster, &peer, exchange).await;
+                    if cluster.resets.ended(fate.answered(), began, clock.micros()) {
+                        say_gives_up(&format_args!("{}/{}", cluster.name, peer.hello.gateway));
+                    }
                 }
                 Ok(Begun::Sync(reader, writer)) => {
                     let Ok(peer) = ClusterName::new(&peer.hello.cluster) else { return };
@@ -353,8 +391,11 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                     }
                 }
                 Ok(Begun::Objects(reader, writer)) => {
-                    let stream =
-                        ObjectsStream { peer: cluster.name.clone(), line: Line::tunnel(reader, writer) };
+                    let line = Line::tunnel(reader, writer);
+                    if cluster.link().allow_apply.is_empty() {
+                        return admin::remote::refuse(&cluster.name, line).await;
+                    }
+                    let stream = ObjectsStream { peer: cluster.name.clone(), line };
                     if plane.control.objects.try_send(stream).is_err() {
                         debug!(peer = %cluster.name, "Too many questions about objects wait.");
                     }
@@ -366,6 +407,19 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
             }
         });
     }
+}
+
+/// `who` opens exchanges and resets them.
+fn say_gives_up(who: &dyn Display) {
+    limited!(
+        WARN, KNOWN, who,
+        "It gives up more requests than it lets be answered; what it asks is refused until fewer are.", %who
+    );
+}
+
+/// Refuses an exchange before any work.
+fn refuse(mut exchange: Exchange) {
+    exchange::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Overloaded);
 }
 
 impl Plane {

@@ -6,6 +6,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::answer::{Answer, AnswerBody};
 use crate::grpc;
+use crate::message::BadRequest;
 use crate::retry::Failure;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -35,6 +36,16 @@ pub enum ProxyError {
     HttpMethodUnsupported,
     /// The caller stopped sending in the middle.
     ConnectionReadTimeout,
+    /// A transfer coding or a version that is not understood here.
+    HttpNotImplemented(StatusCode),
+    /// The answer is not one that may go on.
+    HttpProtocolError,
+    /// The answer's head does not fit.
+    HttpResponseHeadTooLarge,
+    /// This process has run out of something.
+    ProxyInternalError,
+    /// It has come through here too often.
+    ProxyLoopDetected,
 }
 
 impl ProxyError {
@@ -56,6 +67,11 @@ impl ProxyError {
             // RFC 9209 has no type of its own for it.
             Self::HttpMethodUnsupported => ("http_request_error", StatusCode::NOT_IMPLEMENTED),
             Self::ConnectionReadTimeout => ("connection_read_timeout", StatusCode::REQUEST_TIMEOUT),
+            Self::HttpNotImplemented(status) => ("http_request_error", status),
+            Self::HttpProtocolError => ("http_protocol_error", StatusCode::BAD_GATEWAY),
+            Self::HttpResponseHeadTooLarge => ("http_response_header_section_size", StatusCode::BAD_GATEWAY),
+            Self::ProxyInternalError => ("proxy_internal_error", StatusCode::SERVICE_UNAVAILABLE),
+            Self::ProxyLoopDetected => ("proxy_loop_detected", StatusCode::BAD_GATEWAY),
         }
     }
 }
@@ -65,14 +81,19 @@ impl ProxyError {
     fn grpc(self) -> grpc::Status {
         match self {
             Self::DestinationNotFound => grpc::Status::Unimplemented,
-            Self::DestinationUnavailable | Self::ConnectionRefused | Self::ConnectionTerminated => {
-                grpc::Status::Unavailable
+            Self::DestinationUnavailable
+            | Self::ConnectionRefused
+            | Self::ConnectionTerminated
+            | Self::ProxyInternalError => grpc::Status::Unavailable,
+            Self::ConnectionLimitReached | Self::HttpRequestHeadTooLarge | Self::HttpResponseHeadTooLarge => {
+                grpc::Status::ResourceExhausted
             }
-            Self::ConnectionLimitReached | Self::HttpRequestHeadTooLarge => grpc::Status::ResourceExhausted,
             Self::HttpResponseTimeout => grpc::Status::DeadlineExceeded,
             Self::HttpRequestDenied => grpc::Status::PermissionDenied,
-            Self::HttpRequestError => grpc::Status::Internal,
-            Self::HttpMethodUnsupported => grpc::Status::Unimplemented,
+            Self::HttpRequestError | Self::HttpProtocolError | Self::ProxyLoopDetected => {
+                grpc::Status::Internal
+            }
+            Self::HttpMethodUnsupported | Self::HttpNotImplemented(_) => grpc::Status::Unimplemented,
             Self::ConnectionReadTimeout => grpc::Status::Cancelled,
         }
     }
@@ -85,6 +106,17 @@ pub struct Rejection {
     pub error: ProxyError,
     /// For people: what is missing, and where to look.
     pub details: String,
+}
+
+impl From<BadRequest> for Rejection {
+    fn from(bad: BadRequest) -> Self {
+        let error = match bad {
+            BadRequest::Connect => ProxyError::HttpMethodUnsupported,
+            BadRequest::TooManyFields => ProxyError::HttpRequestHeadTooLarge,
+            _ => ProxyError::HttpRequestError,
+        };
+        Self::new(error, bad.to_string())
+    }
 }
 
 impl Rejection {
@@ -111,12 +143,20 @@ impl Rejection {
                 (E::DestinationNotFound, "the cluster that serves it does not know it (any more)")
             }
             Failure::TooLarge => {
-                (E::HttpRequestHeadTooLarge, "the request's head is over 64 KiB or 128 fields")
+                (E::HttpRequestHeadTooLarge, "the request's head is over 64 KiB with what is added to it")
             }
             Failure::PeerLost => (E::ConnectionTerminated, "the tunnel broke after the request was sent"),
             Failure::Reset | Failure::Status(_) | Failure::GrpcUnavailable => {
                 (E::ConnectionTerminated, "the endpoint broke off before its answer")
             }
+            Failure::Malformed => (E::HttpProtocolError, "the endpoint's answer is malformed"),
+            Failure::AnswerTooLarge => {
+                (E::HttpResponseHeadTooLarge, "the answer's head is over 64 KiB or 256 fields")
+            }
+            Failure::NoRoom => (
+                E::ProxyInternalError,
+                "this process is out of file descriptors, ports or memory for another connection; raise `ulimit -n`",
+            ),
             Failure::Deadline => (E::HttpResponseTimeout, "no answer in time"),
             Failure::Cancelled => (E::ConnectionTerminated, "cancelled"),
         };
@@ -130,7 +170,7 @@ impl Rejection {
         self.put_proxy_status(gateway, &mut headers);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         let body = AnswerBody::whole(format!("{gateway}: {name}: {}\n", self.details).into());
-        Answer { status, headers, body }
+        Answer { status, reason: None, headers, body }
     }
 
     /// The same to a caller of gRPC: nothing but a status of gRPC, which is 200 to HTTP.
@@ -140,7 +180,7 @@ impl Rejection {
         self.put_proxy_status(gateway, &mut headers);
         let message = format!("{gateway}: {name}: {}", self.details);
         grpc::put_status(&mut headers, self.error.grpc(), &message);
-        Answer { status: StatusCode::OK, headers, body: AnswerBody::whole(Bytes::new()) }
+        Answer { status: StatusCode::OK, reason: None, headers, body: AnswerBody::whole(Bytes::new()) }
     }
 
     fn put_proxy_status(&self, gateway: &str, headers: &mut HeaderMap) {

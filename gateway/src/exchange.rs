@@ -1,17 +1,17 @@
 //! The serving side of an exchange: the head and body of a request that came through a tunnel, and the way of its
-//! answer back.
+//! answer back, interim ones first.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue};
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, StatusCode};
 use http_body::Body;
 use proto::code::Code;
 use proto::frame::{END, Frame, FrameKind, put_frame, put_frame_header};
 use proto::head::ResponseHead;
+use tokio::sync::Notify;
 use tracing::debug;
 use tunnel::{Peer, Receiver, Sender};
 
@@ -19,7 +19,6 @@ use crate::answer::{Answer, AnswerBody};
 use crate::body::RequestBody;
 use crate::budget::ByteBudget;
 use crate::clock::Activity;
-use crate::endpoint::RequestHead;
 use crate::fields::{self, Declared};
 use crate::metrics::Outcome;
 
@@ -39,19 +38,53 @@ pub async fn head(peer: &Peer, sender: &mut Sender, receiver: &mut Receiver) -> 
     None
 }
 
-/// The request of a head as endpoints are asked, and the length of its body; `None`: it is not HTTP.
-pub fn request(
-    bytes: &Bytes,
-    head: &proto::head::RequestHead<'_>,
-    head_fields: proto::head::Fields<'_>,
-) -> Option<(RequestHead, Declared)> {
-    let mut headers = fields::to_headers(bytes, head_fields)?;
-    fields::strip_hop_by_hop(&mut headers);
-    let declared = Declared::of(&headers).ok()?;
-    headers.insert(HOST, HeaderValue::from_str(head.authority).ok()?);
-    let method = Method::from_bytes(head.method.as_bytes()).ok()?;
-    let target = Uri::try_from(head.path).ok()?;
-    Some((RequestHead { method, target, headers }, declared))
+/// Interim answers on their way to the peer: sent as they come, while the final one is awaited.
+#[derive(Debug, Default)]
+pub struct Interims {
+    frames: std::cell::RefCell<Vec<u8>>,
+    count: std::cell::Cell<u8>,
+    came: Notify,
+}
+
+impl Interims {
+    /// Takes one; those that are too many are left out, as any may be.
+    pub fn push(&self, status: StatusCode, headers: &HeaderMap) {
+        if self.count.get() >= proto::limits::INTERIM_FRAMES_MAX {
+            return;
+        }
+        let head = ResponseHead { status: status.as_u16(), endpoint: None };
+        let mut frames = self.frames.borrow_mut();
+        let put = put_frame(&mut frames, FrameKind::Interim, |out| head.encode(fields::of(headers), out));
+        if put.is_ok() {
+            self.count.set(self.count.get() + 1);
+            self.came.notify_one();
+        }
+    }
+
+    /// What `answering` gives; what comes meanwhile is sent to the peer. `None`: the peer wants no answer any more.
+    pub async fn while_answering<T>(
+        &self,
+        sender: &mut Sender,
+        answering: impl Future<Output = T>,
+    ) -> Option<T> {
+        let stopped = sender.stopped();
+        let (mut answering, mut stopped) = (std::pin::pin!(answering), std::pin::pin!(stopped));
+        loop {
+            let answered = tokio::select! {
+                biased;
+                answered = &mut answering => Some(answered),
+                () = &mut stopped => return None,
+                () = self.came.notified() => None,
+            };
+            let frames = std::mem::take(&mut *self.frames.borrow_mut());
+            if !frames.is_empty() && sender.write(frames.into()).await.is_err() {
+                return None;
+            }
+            if answered.is_some() {
+                return answered;
+            }
+        }
+    }
 }
 
 /// The body of a request whose head was read.
@@ -78,7 +111,7 @@ pub fn refuse(sender: &mut Sender, receiver: &mut Receiver, code: Code) {
 
 /// Sends an answer to the peer.
 pub async fn forward(sender: &mut Sender, answer: Answer) -> Outcome {
-    let Answer { status, headers, mut body } = answer;
+    let Answer { status, headers, mut body, .. } = answer;
     let mut first = Vec::with_capacity(512);
     if put_head(&mut first, status, &headers).is_err() {
         sender.reset(Code::Internal);

@@ -2,13 +2,15 @@
 //! are old.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use proto::control::{self, Digest, Objection, ServiceDigest};
 use proto::limits::DIGEST_SERVICES_MAX;
 use registry::model::ServiceName;
 use registry::union::Disagreement;
+
+use crate::balance::Readiness;
 
 /// How long a word counts, in microseconds: several were due since. What is older is unknown, which is not nothing.
 const FRESH_MICROS: u64 = 5_000_000;
@@ -17,6 +19,7 @@ const FRESH_MICROS: u64 = 5_000_000;
 #[derive(Debug, Default)]
 pub struct Facts {
     ready: AtomicU32,
+    degraded: AtomicBool,
     load: AtomicU32,
     /// Zero: it has none.
     ring: AtomicU64,
@@ -27,17 +30,30 @@ pub struct Facts {
 impl Facts {
     /// What the gateways of the peer say together: they share the endpoints, and of what each sees the best counts, so
     /// that one that cannot reach an endpoint makes nothing flap. The requests that each has on its way add up.
-    fn tell(&self, words: &[Word], now: u64) {
+    /// Gives whether more than the requests on their way has changed.
+    fn tell(&self, words: &[Word], now: u64) -> bool {
+        let before = (self.ready(now), self.ring(now));
         let load = words.iter().fold(0u32, |load, word| load.saturating_add(word.load));
         self.ready.store(words.iter().map(|word| word.ready).max().unwrap_or(0), Relaxed);
+        self.degraded.store(words.iter().all(|word| word.degraded), Relaxed);
         self.load.store(load, Relaxed);
         self.ring.store(words.first().map_or(0, |word| word.ring), Relaxed);
         self.told_at.store(now.max(1), Relaxed);
+        before != (self.ready(now), self.ring(now))
     }
 
     /// The weight of its endpoints that take requests, in hundredths; 0: none does. `None`: unknown.
     pub fn ready(&self, now: u64) -> Option<u32> {
         self.is_fresh(now).then(|| self.ready.load(Relaxed))
+    }
+
+    /// How well its endpoints are, all together; `None`: unknown.
+    pub fn readiness(&self, now: u64) -> Option<Readiness> {
+        Some(match (self.ready(now)?, self.degraded.load(Relaxed)) {
+            (0, _) => Readiness::None,
+            (_, true) => Readiness::Degraded,
+            (_, false) => Readiness::Ready,
+        })
     }
 
     /// Requests that its endpoints hold; `None`: unknown.
@@ -48,6 +64,11 @@ impl Facts {
     /// Fingerprint of the ring that the peer places it by; `None`: unknown, or it has none.
     pub fn ring(&self, now: u64) -> Option<u64> {
         self.is_fresh(now).then(|| self.ring.load(Relaxed)).filter(|&ring| ring != 0)
+    }
+
+    /// When it becomes unknown unless it is told again, in microseconds; `None`: it is unknown already.
+    pub fn counts_until(&self, now: u64) -> Option<u64> {
+        self.is_fresh(now).then(|| self.told_at.load(Relaxed).saturating_add(FRESH_MICROS))
     }
 
     fn is_fresh(&self, now: u64) -> bool {
@@ -63,6 +84,7 @@ impl Facts {
 struct Word {
     teller: Box<str>,
     ready: u32,
+    degraded: bool,
     load: u32,
     ring: u64,
     told_at: u64,
@@ -109,21 +131,23 @@ impl Told {
         if now.saturating_sub(*told_at) < FRESH_MICROS { objections.clone() } else { Vec::new() }
     }
 
-    /// A digest came from the gateway `teller`.
-    pub fn tell(&self, teller: &str, digest: &Digest, now: u64) {
+    /// A digest came from the gateway `teller`. Gives whether more has changed than the requests on their way.
+    pub fn tell(&self, teller: &str, digest: &Digest, now: u64) -> bool {
         if !digest.objections.is_empty() {
             let objections =
                 digest.objections.iter().take(DIGEST_SERVICES_MAX).filter_map(objection).collect();
             *self.objections.lock().unwrap_or_else(PoisonError::into_inner) = (objections, now);
         }
+        let mut changed = false;
         let mut services = self.lock();
         for service in &digest.services {
             let heard = services.get_mut(&format!("{}/{}", service.namespace, service.name));
             let Some(heard) = heard else { continue };
             let Some(facts) = heard.facts.upgrade() else { continue };
             heard.hear(teller, service, now);
-            facts.tell(&heard.words, now);
+            changed |= facts.tell(&heard.words, now);
         }
+        changed
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Heard>> {
@@ -144,18 +168,20 @@ fn objection(told: &Objection) -> Option<(ServiceName, Disagreement)> {
 
 impl Heard {
     fn hear(&mut self, teller: &str, digest: &ServiceDigest, now: u64) {
-        let ServiceDigest { ready, load, ring, .. } = *digest;
+        let ServiceDigest { ready, load, ring, degraded, .. } = *digest;
         let ring = ring.unwrap_or(0);
         self.words.retain(|word| *word.teller == *teller || now.saturating_sub(word.told_at) < FRESH_MICROS);
         match self.words.binary_search_by(|word| (*word.teller).cmp(teller)) {
             Ok(at) => {
                 let word = &mut self.words[at];
                 (word.ready, word.load, word.ring, word.told_at) = (ready, load, ring, now);
+                word.degraded = degraded;
             }
             Err(at) => {
                 // A peer has few gateways, and thousands of services.
                 self.words.reserve_exact(1);
-                self.words.insert(at, Word { teller: teller.into(), ready, load, ring, told_at: now });
+                self.words
+                    .insert(at, Word { teller: teller.into(), ready, degraded, load, ring, told_at: now });
             }
         }
     }
@@ -172,7 +198,8 @@ mod tests {
     }
 
     fn digest(service: &str, ready: u32, ring: Option<u64>) -> Digest {
-        let service = ServiceDigest { namespace: "shop".into(), name: service.into(), ready, load: 3, ring };
+        let (namespace, name) = ("shop".into(), service.into());
+        let service = ServiceDigest { namespace, name, ready, load: 3, ring, degraded: false };
         Digest { services: vec![service], objections: Vec::new() }
     }
 
@@ -225,6 +252,27 @@ mod tests {
         // What is gone has no word any more.
         told.tell("gw-1", &digest("cart", 100, Some(7)), 3 + FRESH_MICROS);
         assert_eq!((facts.ready(3 + FRESH_MICROS), facts.load(3 + FRESH_MICROS)), (Some(100), Some(3)));
+    }
+
+    #[test]
+    fn a_peer_is_as_well_as_the_gateway_that_sees_it_best() {
+        let told = Told::default();
+        let facts = told.of(&name("cart"));
+        let of = |ready, degraded| {
+            let mut digest = digest("cart", ready, None);
+            digest.services[0].degraded = degraded;
+            digest
+        };
+        assert_eq!(facts.readiness(0), None);
+        for (first, second, readiness) in [
+            (of(100, true), of(0, true), Readiness::Degraded),
+            (of(100, true), of(200, false), Readiness::Ready),
+            (of(0, true), of(0, true), Readiness::None),
+        ] {
+            told.tell("gw-1", &first, 1);
+            told.tell("gw-2", &second, 2);
+            assert_eq!(facts.readiness(2), Some(readiness));
+        }
     }
 
     #[test]

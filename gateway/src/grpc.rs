@@ -73,6 +73,11 @@ pub fn is_unavailable(head: &HeaderMap) -> bool {
 /// The fields of an answer that is nothing but `status`, with `message` for people.
 pub fn put_status(headers: &mut HeaderMap, status: Status, message: &str) {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    put_trailers(headers, status, message);
+}
+
+/// The trailers of a call that ends with `status`.
+pub fn put_trailers(headers: &mut HeaderMap, status: Status, message: &str) {
     headers.insert(STATUS, HeaderValue::from(status as u16));
     if let Ok(message) = HeaderValue::try_from(percent_encoded(message)) {
         headers.insert(MESSAGE, message);

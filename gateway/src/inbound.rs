@@ -1,12 +1,14 @@
 //! A request of a peer on its way to an endpoint of this cluster. It is given no tunnels: a request crosses the WAN at
 //! most once.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use identity::{Identity, Role};
 use proto::code::Code;
+use registry::model::Timeout;
 use tokio::time::Instant;
 use tracing::debug;
 use tunnel::{Exchange, Peer};
@@ -15,9 +17,11 @@ use crate::access::{Counted, Line};
 use crate::answer::Answer;
 use crate::body::RequestBody;
 use crate::clock::Activity;
-use crate::endpoint::{self, Allowance, RequestHead};
-use crate::exchange;
+use crate::endpoint::{Allowance, Ask};
+use crate::error::Rejection;
+use crate::exchange::{self, Interims};
 use crate::fields::Declared;
+use crate::message::{self, RequestHead};
 use crate::metrics::{Direction, Outcome, RequestCounters};
 use crate::peers::PeerCluster;
 use crate::retry::Failure;
@@ -50,15 +54,12 @@ pub async fn serve(worker: Rc<Worker>, cluster: &PeerCluster, peer: &Peer, excha
     if body.failed() {
         return sender.reset(Code::Internal);
     }
-    let stopped = sender.stopped();
-    let answered = tokio::select! {
-        biased;
-        answered = request.call(&worker, &body) => answered,
-        () = stopped => return,
-    };
+    let interims = Interims::default();
+    let answering = request.call(&worker, &body, &interims);
+    let Some(answered) = interims.while_answering(&mut sender, answering).await else { return };
     match answered {
         // The peer's body broke off: whatever the endpoint made of that is no answer.
-        _ if body.failed() => sender.reset(Code::Internal),
+        _ if body.failed() => sender.reset(Code::Cancelled),
         Ok(mut answer) => {
             if let Some(left) = request.deadline {
                 answer.body.limit(left, Some(started + left), Activity::new(started));
@@ -73,10 +74,17 @@ pub async fn serve(worker: Rc<Worker>, cluster: &PeerCluster, peer: &Peer, excha
                 sender.stopped().await;
             }
         }
+        // It would be everywhere: said in an answer, as no code could say it.
+        Err(failure @ Failure::AnswerTooLarge) => {
+            counted.outcome = failure.into();
+            let rejection = Rejection::from_failure(failure, &request.local.name);
+            exchange::forward(&mut sender, rejection.into_answer(&worker.shared.name)).await;
+        }
         Err(failure) => {
             counted.outcome = failure.into();
             let code = match failure {
                 Failure::Connect | Failure::Unavailable | Failure::Refused => Code::Refused,
+                Failure::Overloaded | Failure::NoRoom => Code::Overloaded,
                 Failure::Deadline => Code::Deadline,
                 Failure::Cancelled => Code::Cancelled,
                 _ => Code::Internal,
@@ -130,8 +138,8 @@ impl Request {
             // The caller has looked again and still disagrees: served, and said.
             worker.shared.metrics.mismatch(&local.name, asks.as_str());
         }
-        let request = exchange::request(bytes, &head, head_fields);
-        let (request_head, declared) = request.ok_or(Refusal(Code::Internal, Outcome::Broken))?;
+        let request = message::request_from_tunnel(bytes, &head, head_fields);
+        let (request_head, declared) = request.ok_or(Refusal(Code::Internal, Outcome::Malformed))?;
         let mut line = Line::begin(Direction::Inbound, head.method, &local.name, head.caller, started);
         if let Some(line) = &mut line {
             line.peer(asks.as_str());
@@ -144,6 +152,7 @@ impl Request {
             allowance: Allowance {
                 replayable: head.replayable,
                 attempts: head.attempts_left.saturating_add(1),
+                connect: Timeout::default().connect,
             },
             deadline: (head.deadline_ms > 0).then(|| Duration::from_millis(head.deadline_ms)),
             counters,
@@ -152,13 +161,32 @@ impl Request {
         })
     }
 
-    async fn call(&self, worker: &Rc<Worker>, body: &RequestBody) -> Result<Answer, Failure> {
+    async fn call(
+        &self,
+        worker: &Rc<Worker>,
+        body: &RequestBody,
+        interims: &Interims,
+    ) -> Result<Answer, Failure> {
         let port = self.local.port(self.port).ok_or(Failure::Unavailable)?;
+        let shared = &worker.shared;
+        // Whoever placed the request says when its time is over, and it may be a short one.
+        let expired = Cell::new(false);
+        let ask = Ask {
+            pool: &worker.pool,
+            port,
+            clock: shared.clock,
+            head: &self.head,
+            body,
+            key: self.key,
+            allowance: self.allowance,
+            expired: &expired,
+            interim: &|status, headers| interims.push(status, headers),
+            stop: &shared.stop,
+        };
+        let idle = Timeout::default().idle;
         let calling = async {
-            let clock = &worker.shared.clock;
-            let response =
-                endpoint::call(&worker.pool, port, clock, &self.head, body, self.key, self.allowance).await?;
-            Answer::from(response).settle(&worker.shared.budget).await.map_err(|_| Failure::Reset)
+            let answer = Answer::from(ask.send().await?);
+            answer.settle(&shared.budget, idle).await.map_err(|_| Failure::Reset)
         };
         match self.deadline {
             None => calling.await,

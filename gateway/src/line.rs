@@ -51,4 +51,12 @@ impl<In: Message + Default, Out: Message> Line<In, Out> {
             Self::Queues(_, outgoing) => outgoing.send(message).await.map_err(|_| Cut::HungUp),
         }
     }
+
+    /// Hangs up after the last word, which arrives all the same; nothing more is heard.
+    pub fn end(self) {
+        if let Self::Tunnel(stream) = self {
+            let (_, writer) = *stream;
+            writer.finish();
+        }
+    }
 }

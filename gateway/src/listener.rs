@@ -1,38 +1,39 @@
 //! HTTP from callers, of a gateway or of a sidecar: HTTP/1.1 and, by prior knowledge (RFC 9113, section 3.3), HTTP/2 on one port.
 
+mod http1;
 mod http2;
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use ::http1::server::{Options, Reply};
+use http::Request;
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::spawn_local;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
 
-use crate::outbound::{self, Outgoing};
-use crate::worker::Worker;
+use crate::body::Incoming;
+use crate::endpoint;
+use crate::limited::limited;
+use crate::outbound::{self, Caller, Outgoing};
+use crate::worker::{Room, Worker};
 
-/// Client connections of one worker; more wait in the kernel's accept queue.
-const CONNECTIONS_MAX: u32 = 20_000;
+/// Client connections of a process, if its descriptors allow so many; more wait in the kernel's accept queue.
+const CONNECTIONS_MAX: usize = 20_000;
+/// Descriptors that client connections leave for everything else.
+const DESCRIPTORS_KEPT: u64 = 128;
+/// The least that is served, whatever the limit of descriptors is.
+const CONNECTIONS_LEAST: usize = 16;
+/// While a connection waits for room, another idle one makes way after so long.
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
 /// A head must be whole, and an idle connection used again, within this time.
 const HEAD_WAIT: Duration = Duration::from_secs(75);
-/// Buffer per connection: twice the largest head, so that the answer to one that is too large is ours (431 with
-/// `Proxy-Status`), and hyper's only beyond that.
-const BUFFER_BYTES: usize = 2 * proto::limits::HEAD_BYTES_MAX;
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -40,19 +41,22 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// HTTP/1.1 begins like this (section 11.6): these bytes are enough to tell.
 const PREFACE: &[u8] = b"PRI ";
 
+/// How many client connections a process may hold that may have so many descriptors open: most of them, for many callers
+/// are idle, and those that are not share connections to endpoints or need one each.
+pub fn connections_max(descriptors: u64) -> usize {
+    let room = descriptors.saturating_sub(DESCRIPTORS_KEPT) / 4 * 3;
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    room.clamp(CONNECTIONS_LEAST, CONNECTIONS_MAX)
+}
+
 /// Who answers what a listener takes.
 pub trait Front: Clone + 'static {
     /// The thread that it runs on.
     fn worker(&self) -> &Rc<Worker>;
 
-    /// Answers one request of a caller at `source`. `give_up` is cancelled when the caller does not take the answer: the
-    /// connection is to be closed then.
-    fn answer(
-        &self,
-        request: Request<Incoming>,
-        source: SocketAddr,
-        give_up: &CancellationToken,
-    ) -> impl Future<Output = Response<Outgoing>>;
+    /// Answers one request.
+    fn answer(&self, request: Request<Incoming>, caller: Caller<'_>)
+    -> impl Future<Output = Reply<Outgoing>>;
 }
 
 /// A gateway's: every request is for a name of the mesh.
@@ -61,13 +65,8 @@ impl Front for Rc<Worker> {
         self
     }
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        source: SocketAddr,
-        give_up: &CancellationToken,
-    ) -> Response<Outgoing> {
-        outbound::serve(self, request, source, give_up).await
+    async fn answer(&self, request: Request<Incoming>, caller: Caller<'_>) -> Reply<Outgoing> {
+        outbound::serve(self, request, caller).await
     }
 }
 
@@ -81,31 +80,69 @@ enum Version {
 /// Accepts and serves connections until the process drains; then each ends after the requests that it is in, and this
 /// after the last of them.
 pub async fn serve(front: impl Front, listener: TcpListener) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
-    let stop = front.worker().shared.stop.clone();
+    let worker = front.worker().clone();
+    let stop = worker.shared.stop.clone();
+    let options = Rc::new(http1::options(&worker));
+    let connections = TaskTracker::new();
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
+            () = worker.shared.callers.wanted.notified() => {
+                worker.timers.expire_oldest();
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, source)) => {
-                spawn_local(connection(front.clone(), stream, source, permit));
+                let permit = tokio::select! {
+                    () = stop.cancelled() => break,
+                    permit = room(&worker) => permit,
+                };
+                let Some(permit) = permit else { return };
+                let served = connection(front.clone(), stream, source, options.clone(), permit);
+                connections.spawn_local(served);
             }
-            Err(error) => {
-                warn!(%error, "Cannot accept a connection.");
+            // What is accepted needs a connection to an endpoint, and more than it can be served would be refused.
+            Err(error) if endpoint::is_ours(&error) => {
+                limited!(WARN, STRANGERS, "", "Cannot accept a connection of a caller.", %error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+            Err(error) => debug!(%error, "A connection ended before it was accepted."),
         }
+        worker.pool.recovered().await;
     }
     drop(listener);
-    // Every connection holds one.
-    let _ = connections.acquire_many(CONNECTIONS_MAX).await;
+    connections.close();
+    connections.wait().await;
 }
 
-async fn connection(front: impl Front, stream: TcpStream, source: SocketAddr, _permit: OwnedSemaphorePermit) {
+/// Room for one more connection. Where there is none, those that have idled for longest make way: their callers open
+/// another when they need it.
+async fn room(worker: &Worker) -> Option<OwnedSemaphorePermit> {
+    let Room { left, wanted } = &worker.shared.callers;
+    loop {
+        if let Ok(permit) = left.clone().try_acquire_owned() {
+            return Some(permit);
+        }
+        if !worker.timers.expire_oldest() {
+            // Others may have some.
+            wanted.notify_waiters();
+        }
+        if let Ok(permit) = tokio::time::timeout(ROOM_PAUSE, left.clone().acquire_owned()).await {
+            // Closed it never is.
+            return permit.ok();
+        }
+    }
+}
+
+async fn connection(
+    front: impl Front,
+    stream: TcpStream,
+    source: SocketAddr,
+    options: Rc<Options>,
+    _permit: OwnedSemaphorePermit,
+) {
     let stop = front.worker().shared.stop.clone();
     let version = tokio::select! {
         biased;
@@ -118,39 +155,17 @@ async fn connection(front: impl Front, stream: TcpStream, source: SocketAddr, _p
         Ok(version) => version,
         Err(error) => return debug!(%source, %error, "The connection ended before it began."),
     };
-    let ended = match version {
-        Version::Http1 => serve_http1(front, stream, source).await,
-        Version::Http2 => http2::serve(front, stream, source).await,
-    };
-    if let Err(error) = ended {
-        debug!(%source, %error, "Connection ended.");
-    }
-}
-
-async fn serve_http1(front: impl Front, stream: TcpStream, source: SocketAddr) -> hyper::Result<()> {
-    let stop = front.worker().shared.stop.clone();
-    let give_up = CancellationToken::new();
-    let service = service_fn(|request: Request<Incoming>| {
-        let (front, give_up) = (front.clone(), give_up.clone());
-        async move { Ok::<_, Infallible>(front.answer(request, source, &give_up).await) }
-    });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WAIT)
-        .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        // A sidecar may be asked for a connection (CONNECT); whoever does not take it has none.
-        .with_upgrades();
-    let mut serving = std::pin::pin!(serving);
-    tokio::select! {
-        ended = &mut serving => return ended,
-        // Dropping the connection resets it, and with it what waits for its reader.
-        () = give_up.cancelled() => return Ok(()),
-        () = stop.cancelled() => serving.as_mut().graceful_shutdown(),
-    }
-    tokio::select! {
-        ended = serving => ended,
-        () = give_up.cancelled() => Ok(()),
+    match version {
+        Version::Http1 => {
+            if let Err(error) = http1::serve(front, stream, source, options).await {
+                debug!(%source, error = &error as &dyn std::error::Error, "Connection ended.");
+            }
+        }
+        Version::Http2 => {
+            if let Err(error) = http2::serve(front, stream, source).await {
+                debug!(%source, %error, "Connection ended.");
+            }
+        }
     }
 }
 

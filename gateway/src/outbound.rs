@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, StatusCode};
 use hashring::NodeIndex;
 use tokio::time::Instant;
 use tracing::debug;
@@ -22,21 +22,19 @@ use tracing::debug;
 use crate::answer::Answer;
 use crate::body::RequestBody;
 use crate::clock::Activity;
-use crate::endpoint::RequestHead;
 use crate::error::{ProxyError, Rejection};
 use crate::grpc;
+use crate::message::RequestHead;
 use crate::metrics::{AttemptKind, Outcome};
 use crate::retry::{self, Failure, Progress, Verdict};
 use crate::route;
 use crate::view::{Server, Service, View};
 use crate::worker::Worker;
 
-pub(crate) use http::target;
-pub use http::{Outgoing, authority, pass_on, reject, serve};
+pub use http::{Caller, Outgoing, pass_on, reject, serve};
 pub use sidecar::serve as serve_sidecar;
 
 /// One request with everything that does not change over its attempts.
-#[derive(Debug)]
 struct Call<'a> {
     worker: &'a Rc<Worker>,
     service: &'a Arc<Service>,
@@ -57,6 +55,10 @@ struct Call<'a> {
     caller: Option<&'a str>,
     /// It was hedged: one hedge a request.
     hedged: Cell<bool>,
+    /// The time that the policy gives to the endpoint is over.
+    expired: Cell<bool>,
+    /// Sends an interim answer to the caller.
+    interim: &'a dyn Fn(StatusCode, &HeaderMap),
 }
 
 /// How a call came out: the answer, and the node that gave it.
@@ -142,6 +144,8 @@ impl Call<'_> {
             let due = ended.map_or(idle, |ended| ended + timeout.head);
             let due = total.map_or(due, |total| total.min(due));
             if due <= Instant::now() {
+                // Who gave it less time than it usually takes has no reason to complain of the endpoint.
+                self.expired.set(ended.is_some() && total.is_none_or(|total| total > due));
                 return ended.is_none() && total.is_none_or(|total| total > due);
             }
             tokio::time::sleep_until(due).await;

@@ -7,6 +7,7 @@ mod dial;
 mod gateway;
 mod learned;
 mod own;
+mod questions;
 mod replace;
 #[cfg(test)]
 mod tests;
@@ -18,27 +19,34 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use arc_swap::ArcSwap;
 use identity::Role;
 use proto::code::CloseCode;
-use proto::limits::QUOTED_BYTES_MAX;
+use proto::limits::{PEER_TUNNELS_MAX, PEER_UNREAD_BYTES_MAX, QUOTED_BYTES_MAX};
 use proto::text::clean;
 use registry::model::{ClusterName, Link};
 use tokio::sync::{Notify, watch as changes};
 use tokio_util::sync::CancellationToken;
-use tunnel::{CloseReason, Kind, Peer, Tunnel};
+use tunnel::{Account, CloseReason, Kind, Peer, Tunnel};
 
 use crate::audit;
 use crate::facts::Told;
 use crate::health::State;
 use crate::limited::limited;
 use crate::metrics::InProgress;
+use crate::news::News;
 use crate::placement::Availability;
+use crate::resets::{self, ResetBudget};
 
 use self::learned::Learned;
 pub use dial::{Dialler, Pace, each_address, keep_dialling};
 pub use gateway::PeerGateway;
 pub use learned::each_learned;
 pub use own::own;
+pub use questions::Questions;
 pub use replace::close_replaced;
 pub use watch::watch;
+
+/// Requests that a linked cluster may give up before they are answered: more than callers who go away do by themselves;
+/// and as many as it may have under way, once so many were answered.
+const RESETS: resets::Limits = resets::Limits { per_second: 256, free: 1024, earned: 8192 };
 
 /// All peers, by cluster.
 #[derive(Debug)]
@@ -47,6 +55,8 @@ pub struct Peers {
     us: (String, String),
     /// Swapped whole when links come or go. Requests do not look here: views hold the clusters themselves.
     clusters: changes::Sender<Arc<Clusters>>,
+    /// Told of whatever changes of any of them.
+    news: News,
     /// Cancelled when the process drains.
     stop: CancellationToken,
 }
@@ -66,6 +76,13 @@ pub struct PeerCluster {
     pub facts: Told,
     /// Its requests that we work on.
     pub asking: Arc<InProgress>,
+    /// Those that it may give up before they are answered.
+    pub resets: ResetBudget,
+    /// What it may have unread here over all its tunnels.
+    pub unread: Arc<Account>,
+    /// What it may ask of us about objects.
+    pub questions: Questions,
+    news: News,
     link: changes::Sender<Arc<Link>>,
     gateways: ArcSwap<Vec<Arc<PeerGateway>>>,
     /// The UID it showed first; another one under the same name is another cluster.
@@ -101,7 +118,7 @@ impl Peers {
         stop: CancellationToken,
     ) -> Self {
         let us = (cluster.to_string(), id.to_owned());
-        let peers = Self { us, clusters: changes::Sender::default(), stop };
+        let peers = Self { us, clusters: changes::Sender::default(), news: News::default(), stop };
         peers.relink(links);
         peers
     }
@@ -111,7 +128,8 @@ impl Peers {
         let before = self.all();
         let after = links.values().map(|link| {
             let cluster = before.get(&link.cluster).cloned();
-            let cluster = cluster.unwrap_or_else(|| Arc::new(PeerCluster::new(link, &self.stop)));
+            let cluster =
+                cluster.unwrap_or_else(|| Arc::new(PeerCluster::new(link, self.news.clone(), &self.stop)));
             cluster.link.send_if_modified(|known| {
                 let differs = **known != *link;
                 if differs {
@@ -127,6 +145,11 @@ impl Peers {
             gone.stop.cancel();
             gone.close("the link was removed");
         }
+    }
+
+    /// Where every change is told of how a peer is, of its tunnels, and of what it tells of its services.
+    pub fn news(&self) -> &News {
+        &self.news
     }
 
     /// Calls `begin` for every linked cluster, and for each that is linked later, until the process drains.
@@ -178,6 +201,11 @@ impl Peers {
         let cluster = self
             .cluster_of(peer)
             .ok_or_else(|| (CloseCode::LinkRemoved, format!("there is no link to cluster `{name}` here")))?;
+        if cluster.tunnels() >= PEER_TUNNELS_MAX {
+            let text =
+                format!("`{name}` has {PEER_TUNNELS_MAX} tunnels to this gateway, and may have no more");
+            return Err((CloseCode::DuplicateTunnel, text));
+        }
         if self.is_own(peer) {
             return Ok(());
         }
@@ -237,13 +265,14 @@ impl Peers {
         }
         let (gateway, new) = cluster.gateway(tunnel);
         let offer = gateway.take(tunnel, self.are_smaller_than(&gateway));
+        tunnel.share(&cluster.unread);
         if self.stop.is_cancelled() {
             // Too late to be told GOAWAY with the others.
             tunnel.go_away("the gateway drains");
         } else if cluster.stop.is_cancelled() {
             cluster.close("the link was removed");
         }
-        cluster.changed.notify_waiters();
+        cluster.tunnels_changed();
         let offer = if new && offer == Offer::Taken { Offer::TakenFromNew } else { offer };
         Some((cluster, gateway, offer))
     }
@@ -261,13 +290,17 @@ impl Peers {
 }
 
 impl PeerCluster {
-    fn new(link: &Link, stop: &CancellationToken) -> Self {
+    fn new(link: &Link, news: News, stop: &CancellationToken) -> Self {
         Self {
             name: link.cluster.clone(),
             changed: Notify::new(),
             stop: stop.child_token(),
             facts: Told::default(),
             asking: Arc::default(),
+            resets: ResetBudget::new(RESETS),
+            unread: Account::new(PEER_UNREAD_BYTES_MAX),
+            questions: Questions::default(),
+            news,
             link: changes::Sender::new(Arc::new(link.clone())),
             gateways: ArcSwap::default(),
             uid: Mutex::default(),
@@ -346,7 +379,13 @@ impl PeerCluster {
     /// A tunnel to `gateway` has ended.
     pub fn ended(&self, gateway: &PeerGateway, tunnel: &Tunnel, reason: &CloseReason) {
         gateway.drop_tunnel(tunnel, reason);
+        self.tunnels_changed();
+    }
+
+    /// A tunnel came or went, or shall be replaced.
+    fn tunnels_changed(&self) {
         self.changed.notify_waiters();
+        self.news.tell();
     }
 
     /// Closes every tunnel at once, for a link that does not hold any more.
@@ -354,6 +393,11 @@ impl PeerCluster {
         for gateway in self.gateways().iter() {
             gateway.tunnels().iter().for_each(|tunnel| tunnel.close(CloseCode::LinkRemoved, reason));
         }
+    }
+
+    /// Its tunnels, those included that are to be closed.
+    fn tunnels(&self) -> usize {
+        self.gateways.load().iter().map(|gateway| gateway.tunnels().len()).sum()
     }
 
     fn has_tunnel(&self) -> bool {
@@ -368,7 +412,7 @@ impl PeerCluster {
         if let Some(gateway) = known.iter().find(|g| &g.id == id) {
             return (gateway.clone(), false);
         }
-        let gateway = Arc::new(PeerGateway::new(self.name.clone(), id.clone()));
+        let gateway = Arc::new(PeerGateway::new(self.name.clone(), id.clone(), self.news.clone()));
         let mut list = known.to_vec();
         list.push(gateway.clone());
         self.gateways.store(Arc::new(list));

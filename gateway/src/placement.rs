@@ -24,9 +24,12 @@ pub use rings::Rings;
 pub enum Availability {
     /// Linked, imported (or our own), with something ready.
     Up,
-    /// Its gateways are silent while something is owed: taken only when nothing better is left.
+    /// Its gateways are silent while something is owed, or fewer than half of its endpoints are eligible: taken only when
+    /// nothing better is left.
     Suspect,
-    /// Its gateways are down, or it has nothing ready.
+    /// It has told that nothing there is ready, which may have changed since: asked behind all others.
+    Unready,
+    /// Its gateways are down, or it is our own and has nothing to ask.
     Down,
     /// A member that is not linked, not imported or not joined to the union name.
     Unreachable,
@@ -38,6 +41,7 @@ impl Availability {
         match self {
             Self::Up => "up",
             Self::Suspect => "suspect",
+            Self::Unready => "unready",
             Self::Down => "down",
             Self::Unreachable => "unreachable",
         }
@@ -136,7 +140,7 @@ impl Placement {
     /// The cluster for the next attempt of a request: the first in the contract's order that is available and not in
     /// `tried`; `None` when no cluster is left. `hash` is the key's, from [`Placement::hash`] or the head.
     ///
-    /// Suspect clusters come behind all others, in the same order among themselves. Only `rng` decides between
+    /// Suspect clusters come behind all others, in the same order among themselves, and behind those the unready ones. Only `rng` decides between
     /// clusters of one tier when there is no key.
     pub fn next(
         &self,
@@ -161,6 +165,10 @@ impl Placement {
         let up = |node: NodeIndex| availability(node) == Availability::Up && !tried.contains(&node);
         // Not "is suspect": a cluster that came up between the two looks must not be missed by both.
         let usable = |node: NodeIndex| availability(node).usable() && !tried.contains(&node);
+        let askable = |node: NodeIndex| {
+            let availability = availability(node);
+            (availability.usable() || availability == Availability::Unready) && !tried.contains(&node)
+        };
         match (self.mode, hash) {
             (Mode::Sharded, Some(hash)) => {
                 let owner = self.ring.owner(hash)?;
@@ -168,17 +176,20 @@ impl Placement {
                     return Some(owner);
                 }
                 match self.on_owner_unavailable {
-                    OnOwnerUnavailable::Fail => usable(owner).then_some(owner),
+                    OnOwnerUnavailable::Fail => askable(owner).then_some(owner),
                     OnOwnerUnavailable::Next => {
                         let mut near = self.ring.near(hash);
                         near.find(|&node| up(node))
                             .or_else(|| self.ring.near(hash).find(|&node| usable(node)))
+                            .or_else(|| self.ring.near(hash).find(|&node| askable(node)))
                     }
                 }
             }
             (Mode::LocalFirst, _) | (Mode::Sharded, None) => {
                 let first = self.first_in_tiers(hash, up, &capacity, rng);
-                first.or_else(|| self.first_in_tiers(hash, usable, &capacity, rng))
+                first
+                    .or_else(|| self.first_in_tiers(hash, usable, &capacity, rng))
+                    .or_else(|| self.first_in_tiers(hash, askable, &capacity, rng))
             }
         }
     }

@@ -5,26 +5,30 @@
 
 mod follow;
 mod keeper;
+mod place;
 mod session;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::register::{Say, Told, say};
 use registry::model::ServiceName;
 use registry::registrar::Registrar;
+use registry::registration::place::BadPlace;
 use registry::registration::{self, BadRegistration, Begin, Misfit};
 use registry::store::Store;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::keeper::{Done, Wanted, keep};
+use self::place::{Places, RESOLVED_AT_ONCE};
 use self::session::Session;
 use crate::limited::limited;
 use crate::line::Cut;
@@ -59,6 +63,9 @@ enum Refusal {
     /// It does not fit the service.
     #[error(transparent)]
     Misfit(#[from] Misfit),
+    /// It is where it may not be.
+    #[error(transparent)]
+    Place(#[from] BadPlace),
     /// The service is none of its business.
     #[error("{who} may not register endpoints of {service}: a workload serves in its own namespace")]
     Denied {
@@ -70,13 +77,20 @@ enum Refusal {
 }
 
 /// Talks to every registrar of `incoming` until the process drains.
-pub async fn serve<S: Store>(shared: Arc<Shared>, store: S, mut incoming: mpsc::Receiver<RegisterStream>) {
+/// `listeners`: where this process listens, which is no endpoint.
+pub async fn serve<S: Store>(
+    shared: Arc<Shared>,
+    store: S,
+    listeners: Arc<[SocketAddr]>,
+    mut incoming: mpsc::Receiver<RegisterStream>,
+) {
     let revision = |view: &View| view.catalog.as_ref().map_or(0, |catalog| catalog.revision);
     let views = watch::Sender::new(shared.view.load_full());
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sessions = JoinSet::new();
     let mut rooms = Rooms::default();
+    let resolving = Arc::new(Semaphore::new(RESOLVED_AT_ONCE));
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
@@ -88,7 +102,11 @@ pub async fn serve<S: Store>(shared: Arc<Shared>, store: S, mut incoming: mpsc::
                     rooms.forget(&who);
                     continue;
                 };
-                let talk = converse(shared.stop.clone(), store.clone(), views.subscribe(), stream);
+                // The user of the gateway itself may as well declare whatever address.
+                let listeners = if let Who::Host(_) = who { Arc::default() } else { listeners.clone() };
+                let places = Places { from: stream.from, listeners, resolving: resolving.clone() };
+                let views = views.subscribe();
+                let talk = converse(shared.stop.clone(), store.clone(), views, places, stream);
                 sessions.spawn(async move {
                     let least = Instant::now() + SESSION_LEAST;
                     let stream_room = talk.await;
@@ -135,17 +153,18 @@ async fn converse<S: Store>(
     stop: CancellationToken,
     store: S,
     views: watch::Receiver<Arc<View>>,
+    places: Places,
     stream: RegisterStream,
 ) -> Option<InProgressGuard> {
-    let RegisterStream { who, mut line, room } = stream;
+    let RegisterStream { who, mut line, room, .. } = stream;
     // Whoever says nothing has nothing to register.
     let Ok(Ok(first)) = timeout(BEGIN_WAIT, line.next()).await else { return room };
-    let admitted = admit(&first, &who, &views.borrow());
-    let begin = match admitted {
+    let view = views.borrow().clone();
+    let begin = match admit(&first, &who, &places, &view).await {
         Ok(begin) => begin,
         Err(refusal) => {
             limited!(INFO, KNOWN, who, "Refused a registrar.", %who, %refusal);
-            let refused = Told { endpoints: Vec::new(), refused: refusal.to_string() };
+            let refused = refused(&refusal);
             // It may be gone already. It hangs up when it has heard: to end the stream before would take the word back.
             let _ = timeout(SEND_WAIT, async {
                 line.send(refused).await?;
@@ -158,7 +177,7 @@ async fn converse<S: Store>(
     };
     let (wanted, asked) = watch::channel(Wanted { drains: begin.draining, leaves: false });
     let (tell, done) = watch::channel(Done::default());
-    let session = Session::new(line, &begin, views, wanted, done);
+    let session = Session::new(line, &begin, views, places, wanted, done);
     let registrar = Registrar::new(store, begin, who.to_string());
     let ended = tokio::select! {
         ended = session.run(stop) => ended,
@@ -175,8 +194,13 @@ async fn converse<S: Store>(
     room
 }
 
+/// The word that refuses a registrar.
+fn refused(refusal: &dyn std::error::Error) -> Told {
+    Told { endpoints: Vec::new(), refused: refusal.to_string() }
+}
+
 /// What the first message of `who` registers, if it may.
-fn admit(first: &Say, who: &Who, view: &View) -> Result<Begin, Refusal> {
+async fn admit(first: &Say, who: &Who, places: &Places, view: &View) -> Result<Begin, Refusal> {
     let Some(say::Kind::Begin(begin)) = &first.kind else { return Err(Refusal::NoBeginning) };
     let begin = Begin::decode(begin)?;
     for (service, endpoint) in &begin.endpoints {
@@ -187,6 +211,9 @@ fn admit(first: &Say, who: &Who, view: &View) -> Result<Begin, Refusal> {
             let ports: Vec<_> = local.ports.iter().map(|(port, _)| port.clone()).collect();
             registration::fits(endpoint, service, &ports)?;
         }
+    }
+    for (service, endpoint) in &begin.endpoints {
+        places.check(service, endpoint, view).await?;
     }
     Ok(begin)
 }

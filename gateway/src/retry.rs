@@ -47,6 +47,12 @@ pub enum Failure {
     PeerLost,
     /// The exchange was cut or garbled, while the peer lives.
     Reset,
+    /// An answer came that must not go on.
+    Malformed,
+    /// The head of the answer is larger than goes on: it would be everywhere.
+    AnswerTooLarge,
+    /// This process has no room for another connection; unprocessed.
+    NoRoom,
     /// An answer with this status, nothing of it forwarded yet.
     Status(u16),
     /// An answer of gRPC that is nothing but the status `UNAVAILABLE`, nothing of it forwarded yet.
@@ -73,6 +79,7 @@ impl Failure {
                 | Self::Denied
                 | Self::Unknown
                 | Self::TooLarge
+                | Self::NoRoom
         )
     }
 
@@ -80,20 +87,28 @@ impl Failure {
     /// contract are the mesh's own affairs.
     fn wanted(self, policy: &Retry) -> bool {
         match self {
-            Self::NotSent | Self::Overloaded | Self::Misplaced | Self::PeerLost => true,
+            Self::NotSent | Self::Overloaded | Self::Misplaced | Self::PeerLost | Self::NoRoom => true,
             Self::Connect => policy.on.connect,
             Self::Unavailable | Self::GrpcUnavailable => policy.on.unavailable,
             Self::Refused => policy.on.refused,
-            Self::Reset => policy.on.reset,
+            Self::Reset | Self::Malformed => policy.on.reset,
             Self::Status(status) => policy.on.statuses.contains(&status),
-            Self::Denied | Self::Unknown | Self::TooLarge | Self::Deadline | Self::Cancelled => false,
+            Self::Denied
+            | Self::Unknown
+            | Self::TooLarge
+            | Self::AnswerTooLarge
+            | Self::Deadline
+            | Self::Cancelled => false,
         }
     }
 
     /// Whether another attempt is charged to the budget: where the far side may have worked in vain, or is short of
     /// room. What never reached it, and what its death made necessary, is not; attempts bound those.
     fn charged(self) -> bool {
-        matches!(self, Self::Overloaded | Self::Reset | Self::Status(_) | Self::GrpcUnavailable)
+        matches!(
+            self,
+            Self::Overloaded | Self::Reset | Self::Malformed | Self::Status(_) | Self::GrpcUnavailable
+        )
     }
 }
 

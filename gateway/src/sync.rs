@@ -229,6 +229,7 @@ pub async fn publish(knowledge: Arc<Knowledge>, shared: Arc<Shared>, mut builder
         let previous = shared.view.load_full();
         let view = build(&mut builder, &knowledge, &shared, &previous);
         shared.view.store(Arc::new(view));
+        shared.news.tell();
         // What is said of applied objects follows from it.
         knowledge.unrecorded.notify_one();
         knowledge.unsaved.notify_one();

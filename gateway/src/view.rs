@@ -16,7 +16,7 @@ use registry::model::{
 use registry::shared_map::SharedMap;
 use registry::union::{self, Meaning, Placed};
 
-use crate::balance::{EndpointSpec, Endpoints, Rule, Standing};
+use crate::balance::{EndpointSpec, Endpoints, Readiness, Rule};
 use crate::facts::Facts;
 use crate::metrics::{Direction, Durations, Metrics, RequestCounters};
 use crate::peers::{PeerCluster, Peers};
@@ -184,16 +184,21 @@ impl Service {
     /// Whether a node can serve `port` now.
     pub fn availability(&self, node: NodeIndex, port: u16, now: u64) -> Availability {
         match self.server(node) {
-            Server::Local(local) => match local.standing(port, now) {
-                Standing::Ready => Availability::Up,
-                Standing::LastChoice => Availability::Suspect,
-                Standing::Out => Availability::Down,
+            Server::Local(local) => match local.readiness(port, now) {
+                Readiness::Ready => Availability::Up,
+                Readiness::Degraded => Availability::Suspect,
+                Readiness::None => Availability::Down,
             },
-            // It would refuse, a round trip later.
-            Server::Peer(_, facts) if facts.ready(now) == Some(0) => Availability::Down,
-            Server::Peer(peer, _) => peer.availability(),
+            Server::Peer(peer, facts) => match (peer.availability(), facts.readiness(now)) {
+                // It would most likely refuse, a round trip later.
+                (Availability::Up | Availability::Suspect, Some(Readiness::None)) => Availability::Unready,
+                (Availability::Up, Some(Readiness::Degraded)) => Availability::Suspect,
+                (availability, _) => availability,
+            },
             Server::Via(gateways, state) => match (state.reach, gateways.availability()) {
                 (Reach::Down, _) => Availability::Down,
+                // So a gateway tells that it is unready.
+                (Reach::Suspect, _) if state.ready == Some(0) => Availability::Unready,
                 (Reach::Up, Availability::Up) => Availability::Up,
                 // Without a gateway it is worth waiting for one, where nothing better is left.
                 (Reach::Up | Reach::Suspect, _) => Availability::Suspect,
@@ -237,9 +242,9 @@ impl LocalService {
         self.inbound.iter().find(|(name, _)| name.as_str() == peer).map(|(_, counters)| counters)
     }
 
-    /// The best that a port has to offer now.
-    fn standing(&self, port: u16, now: u64) -> Standing {
-        self.endpoints(port).map_or(Standing::Out, |endpoints| endpoints.standing(now))
+    /// How well the endpoints of a port are.
+    fn readiness(&self, port: u16, now: u64) -> Readiness {
+        self.endpoints(port).map_or(Readiness::None, |endpoints| endpoints.readiness(now))
     }
 }
 
@@ -450,7 +455,13 @@ impl ViewBuilder {
                 }
             },
         };
-        Rule { algorithm, ring, checked: service.health_check.is_some() }
+        let check = service.health_check.as_ref();
+        Rule {
+            algorithm,
+            ring,
+            checked: check.is_some(),
+            fail_open: check.is_some_and(|check| check.fail_open),
+        }
     }
 }
 
@@ -463,6 +474,7 @@ fn ports(service: &Declared, rule: &Rule, previous: &View, now: u64) -> Vec<(Por
             Some(EndpointSpec {
                 id: endpoint.id.clone(),
                 address: HostPort { host: endpoint.host.clone(), port: number },
+                protocol: port.protocol,
                 weight: endpoint.weight,
                 capacity: endpoint.capacity,
             })

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use http1::Timers;
 use identity::{Identity, Role};
 use proto::objects::{Answer, Ask};
 use proto::register::{Say, Told};
 use registry::model::{ClusterName, ServiceName};
-use tokio::sync::watch;
+use registry::registration::place::CameFrom;
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tunnel::{Local, MessageReader, MessageWriter};
 
@@ -19,7 +21,9 @@ use crate::clock::Clock;
 use crate::endpoint::Pool;
 use crate::line::Line;
 use crate::metrics::{AttemptCounters, InProgress, InProgressGuard, Metrics, RequestCounters};
+use crate::news::News;
 use crate::peers::Peers;
+use crate::sidecars::Workload;
 use crate::stall::Stalls;
 use crate::view::View;
 
@@ -41,6 +45,8 @@ pub struct Shared {
     pub via: HeaderValue,
     /// The moment that requests look at.
     pub view: ArcSwap<View>,
+    /// Told when another view is there, and of every change of how a peer is or an endpoint fails its checks.
+    pub news: News,
     /// The linked clusters.
     pub peers: Arc<Peers>,
     /// Metrics.
@@ -53,6 +59,8 @@ pub struct Shared {
     pub budget: Arc<ByteBudget>,
     /// Time since the start.
     pub clock: Clock,
+    /// Room for the connections of callers.
+    pub callers: Room,
     /// Requests under way.
     pub in_progress: Arc<InProgress>,
     /// Who we are to peers, and whom we believe: what new tunnels are made with.
@@ -61,6 +69,22 @@ pub struct Shared {
     pub stop: CancellationToken,
     /// Cancelled when the drain shall not wait any longer for what was accepted.
     pub cut: CancellationToken,
+}
+
+/// Room for connections, of all threads of a process.
+#[derive(Debug)]
+pub struct Room {
+    /// What is left of it.
+    pub left: Arc<Semaphore>,
+    /// Told when a thread that has no idle connection of its own needs room.
+    pub wanted: Notify,
+}
+
+impl Room {
+    /// For so many.
+    pub fn new(connections: usize) -> Self {
+        Self { left: Arc::new(Semaphore::new(connections)), wanted: Notify::new() }
+    }
 }
 
 /// A peer that wants to mirror our exports.
@@ -79,10 +103,14 @@ pub struct SyncStream {
 pub struct LookupStream {
     /// Its name.
     pub sidecar: String,
+    /// Its workload.
+    pub workload: Arc<Workload>,
     /// Its half.
     pub reader: MessageReader,
     /// Ours.
     pub writer: MessageWriter,
+    /// Its part of what one tunnel and one workload may have.
+    pub room: [InProgressGuard; 2],
 }
 
 /// A process that registers endpoints.
@@ -90,6 +118,8 @@ pub struct LookupStream {
 pub struct RegisterStream {
     /// Who.
     pub who: Who,
+    /// Where it is.
+    pub from: CameFrom,
     /// What it says, and is told.
     pub line: Line<Say, Told>,
     /// Its part of what one tunnel may have, if it came over one.
@@ -153,6 +183,15 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// Readers that may stall.
     pub stalls: Stalls,
+    /// The clock of idle connections.
+    pub timers: Rc<Timers>,
     /// Which of them, from 0.
     pub number: u8,
+}
+
+impl Worker {
+    /// The thread of this number.
+    pub fn new(shared: Arc<Shared>, number: u8) -> Self {
+        Self { shared, pool: Rc::default(), stalls: Stalls::default(), timers: Rc::default(), number }
+    }
 }

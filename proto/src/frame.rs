@@ -1,9 +1,10 @@
-//! Frames of an exchange: varint kind, varint length, payload. One HEAD, any DATA, TRAILERS if any, END; nothing after.
+//! Frames of an exchange: varint kind, varint length, payload. A few INTERIM if any, one HEAD, any DATA, TRAILERS if any,
+//! END; nothing after.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use crate::limits::{FRAME_DATA_BYTES_MAX, HEAD_BYTES_MAX, UNKNOWN_FRAME_BYTES_MAX};
+use crate::limits::{FRAME_DATA_BYTES_MAX, HEAD_BYTES_MAX, INTERIM_FRAMES_MAX, UNKNOWN_FRAME_BYTES_MAX};
 use crate::varint;
 
 /// What a frame holds.
@@ -18,6 +19,9 @@ pub enum FrameKind {
     Trailers = 2,
     /// The exchange's end in this direction; empty.
     End = 3,
+    /// The head of an interim answer (RFC 9110, section 15.2): only before the final one's. A version that does not know
+    /// it skips it, as such answers may be.
+    Interim = 4,
 }
 
 impl FrameKind {
@@ -27,6 +31,7 @@ impl FrameKind {
             1 => Some(Self::Head),
             2 => Some(Self::Trailers),
             3 => Some(Self::End),
+            4 => Some(Self::Interim),
             _ => None,
         }
     }
@@ -37,6 +42,7 @@ impl FrameKind {
             Self::Head => "HEAD",
             Self::Trailers => "TRAILERS",
             Self::End => "END",
+            Self::Interim => "INTERIM",
         }
     }
 
@@ -44,7 +50,7 @@ impl FrameKind {
     const fn max(self) -> u64 {
         match self {
             Self::Data => FRAME_DATA_BYTES_MAX,
-            Self::Head | Self::Trailers => HEAD_BYTES_MAX as u64,
+            Self::Head | Self::Trailers | Self::Interim => HEAD_BYTES_MAX as u64,
             Self::End => 0,
         }
     }
@@ -65,7 +71,7 @@ pub fn put_frame_header(out: &mut impl BufMut, kind: FrameKind, len: usize) {
     varint::put(out, len as u64);
 }
 
-/// Appends a HEAD or TRAILERS frame whose payload `write` appends, in one buffer and without a copy.
+/// Appends a HEAD, INTERIM or TRAILERS frame whose payload `write` appends, in one buffer and without a copy.
 ///
 /// # Errors
 /// What `write` returns; `out` is then as it was.
@@ -96,6 +102,8 @@ pub enum Frame {
     Head(Bytes),
     /// The next bytes of the body, never empty; where DATA frames begin and end means nothing.
     Data(Bytes),
+    /// A whole head of an interim answer, for [`ResponseHead::decode`](crate::head::ResponseHead::decode).
+    Interim(Bytes),
     /// Whole trailer fields, for [`Fields::decode`](crate::head::Fields::decode).
     Trailers(Bytes),
     /// The end of the exchange in this direction.
@@ -121,6 +129,9 @@ pub enum FrameError {
     /// Frames of unknown kinds came to more than is skipped on one stream.
     #[error("frames of unknown kinds exceed {UNKNOWN_FRAME_BYTES_MAX} bytes")]
     TooMuchUnknown,
+    /// Interim answers without an end.
+    #[error("more than {INTERIM_FRAMES_MAX} interim answers")]
+    TooManyInterim,
     /// A frame stands where it must not.
     #[error("{found} came where {expected} must")]
     Order {
@@ -150,14 +161,14 @@ enum State {
     Header,
     /// `left` bytes of a DATA payload are to come.
     Data { left: u64 },
-    /// A HEAD or TRAILERS payload of `len` bytes is being gathered.
+    /// A payload of `len` bytes that is handed out whole is being gathered.
     Gather { kind: FrameKind, len: usize, got: BytesMut },
     /// `left` bytes of an unknown frame are to be skipped.
     Skip { left: u64 },
 }
 
 /// Reads frames from the chunks of a stream, and enforces their order and limits. DATA is handed out as it comes, without
-/// a copy; at most one HEAD or TRAILERS payload is held.
+/// a copy; at most one other payload is held.
 #[derive(Debug)]
 pub struct Decoder {
     expect: Expect,
@@ -167,6 +178,7 @@ pub struct Decoder {
     header: [u8; 16],
     header_len: usize,
     unknown_bytes: u64,
+    interim: u8,
 }
 
 impl Default for Decoder {
@@ -185,6 +197,7 @@ impl Decoder {
             header: [0; 16],
             header_len: 0,
             unknown_bytes: 0,
+            interim: 0,
         }
     }
 
@@ -229,7 +242,8 @@ impl Decoder {
                 State::Gather { kind, len, got } => {
                     let kind = *kind;
                     let payload = if got.is_empty() && self.input.len() >= *len {
-                        self.input.split_to(*len)
+                        // A copy: it is kept for as long as the exchange lasts, and not the chunk that it came in.
+                        Bytes::copy_from_slice(&self.input.split_to(*len))
                     } else {
                         let piece = self.input.split_to(self.input.len().min(*len - got.len()));
                         got.extend_from_slice(&piece);
@@ -287,10 +301,10 @@ impl Decoder {
             FrameKind::End => return Ok(Some(Frame::End)),
             FrameKind::Data if len == 0 => {}
             FrameKind::Data => self.state = State::Data { left: len },
-            FrameKind::Head | FrameKind::Trailers if len == 0 => {
+            FrameKind::Head | FrameKind::Trailers | FrameKind::Interim if len == 0 => {
                 return Ok(Some(gathered(known, Bytes::new())));
             }
-            FrameKind::Head | FrameKind::Trailers => {
+            FrameKind::Head | FrameKind::Trailers | FrameKind::Interim => {
                 self.state = State::Gather { kind: known, len: usize_of(len), got: BytesMut::new() };
             }
         }
@@ -312,6 +326,13 @@ impl Decoder {
     /// Checks that a frame of `kind` may stand here, and what may follow it.
     fn step(&mut self, kind: FrameKind) -> Result<(), FrameError> {
         self.expect = match (self.expect, kind) {
+            (Expect::Head, FrameKind::Interim) => {
+                self.interim += 1;
+                if self.interim > INTERIM_FRAMES_MAX {
+                    return Err(FrameError::TooManyInterim);
+                }
+                Expect::Head
+            }
             (Expect::Head, FrameKind::Head) | (Expect::Body, FrameKind::Data) => Expect::Body,
             (Expect::Body, FrameKind::Trailers) => Expect::End,
             (Expect::Body | Expect::End, FrameKind::End) => Expect::Nothing,
@@ -330,7 +351,11 @@ impl Decoder {
 }
 
 fn gathered(kind: FrameKind, payload: Bytes) -> Frame {
-    if kind == FrameKind::Head { Frame::Head(payload) } else { Frame::Trailers(payload) }
+    match kind {
+        FrameKind::Head => Frame::Head(payload),
+        FrameKind::Interim => Frame::Interim(payload),
+        FrameKind::Trailers | FrameKind::Data | FrameKind::End => Frame::Trailers(payload),
+    }
 }
 
 /// Kind and length, once both are there.

@@ -6,8 +6,15 @@ use std::time::Duration;
 /// our own listener accepted still fits with the facts Ringway adds; small enough to hold for every open stream.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Fields in one head or one trailer section. The listener's parser takes 100; the rest is room for what gateways add.
-pub const HEADER_FIELDS_MAX: usize = 128;
+/// Fields in a head or a trailer section that a caller or an endpoint sends: more than any server sends by design, and
+/// few enough that going through them is nothing.
+pub const MESSAGE_FIELDS_MAX: usize = 256;
+
+/// Fields in one head or one trailer section on the wire: those of a message, and room for what gateways add.
+pub const HEADER_FIELDS_MAX: usize = MESSAGE_FIELDS_MAX + 32;
+
+/// Interim answers (RFC 9110, section 15.2) before the final one: a server has a few hints to give, and no stream of them.
+pub const INTERIM_FRAMES_MAX: u8 = 16;
 
 /// Bytes of a namespace, a service, a cluster, a region, a gateway id or an endpoint id on the wire: the length of a
 /// DNS name (RFC 1035, section 2.3.4), of which each of ours is a part or a neighbour.
@@ -101,6 +108,38 @@ pub const STREAM_KIND_WAIT: Duration = Duration::from_secs(5);
 
 /// Streams that a peer may hold open at once on one tunnel: exchanges in flight, long polls included.
 pub const STREAMS_MAX: u32 = 4096;
+
+/// Bytes that one stream may have unread at the receiver, on every carrier. QUIC counts them when they are written, so it
+/// is also what may be unacknowledged: larger windows let one stream gather more gaps than quinn allows.
+pub const STREAM_UNREAD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes that all streams of one tunnel may have unread: a reader that stalls holds at most its stream's window, so that
+/// 64 of them do not stop the others. What is held is copied out of the buffers that it came in, so that a tunnel on a
+/// byte stream holds no more than a sixteenth above what it says; quinn up to two and a half times as much, and 32 KiB
+/// for each stream with anything unread.
+pub const TUNNEL_UNREAD_BYTES_MAX: usize = 64 * STREAM_UNREAD_BYTES_MAX;
+
+/// What a tunnel may have unread before it is known whose it is: HELLO, and what follows at once.
+pub const NEW_TUNNEL_UNREAD_BYTES_MAX: usize = 2 * STREAM_UNREAD_BYTES_MAX;
+
+/// What a tunnel on QUIC may have unread however many others its peer has: one stream that stalls, and what passes it.
+pub const TUNNEL_UNREAD_BYTES_LEAST: usize = 2 * STREAM_UNREAD_BYTES_MAX;
+
+/// Bytes that a linked cluster may have unread here over all its tunnels on byte streams, and over all on QUIC: two whole
+/// tunnels each, as many as a pair of gateways has. On byte streams it is exact. On QUIC each of n connections has a n-th
+/// of it as its window, at most a whole one and at least [`TUNNEL_UNREAD_BYTES_LEAST`], which above 64 of them is more.
+/// Credit that was granted is not taken back, so that whoever fills each window before it opens the next of its
+/// [`PEER_TUNNELS_MAX`] tunnels comes to six times as much, where the windows of so many tunnels would add up to sixty
+/// times.
+pub const PEER_UNREAD_BYTES_MAX: usize = 2 * TUNNEL_UNREAD_BYTES_MAX;
+
+/// Tunnels of one linked cluster to one gateway: of some forty gateways two on QUIC and one on TCP each, or of half as
+/// many while their certificates are replaced.
+pub const PEER_TUNNELS_MAX: usize = 128;
+
+/// Bytes that the sidecars of one workload may have unread here over all their tunnels: some dozens of uploads that
+/// stall.
+pub const WORKLOAD_UNREAD_BYTES_MAX: usize = 32 * STREAM_UNREAD_BYTES_MAX;
 
 /// Bytes of a probe datagram; far under the smallest path MTU of QUIC (1200 bytes).
 pub const PROBE_BYTES: usize = 17;

@@ -125,7 +125,8 @@ mod tests {
         assert_eq!(long, format!("{}... (3900000 bytes)", "n".repeat(64 - 19)));
         // Between characters, and not within an escape.
         assert_eq!(clean(&"ä".repeat(50), 32), format!("{}... (100 bytes)", "ä".repeat(8)));
-        assert_eq!(clean(&"\u{1b}".repeat(50), 32), "\\u001b\\u001b... (50 bytes)");
+        assert_eq!(clean(&"\u{1b}".repeat(50), 32), "\\u001b\\u001b\\u001b... (50 bytes)");
+        assert_eq!(clean(&"\u{1b}".repeat(50), 31), "\\u001b\\u001b... (50 bytes)");
         assert_eq!(clean("0123456789", 3), "...");
     }
 

@@ -151,7 +151,7 @@ fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Read {
         loop {
             match decoder.next_frame() {
                 Ok(None) => break,
-                Ok(Some(Frame::End)) => {}
+                Ok(Some(Frame::End | Frame::Interim(_))) => {}
                 Ok(Some(Frame::Head(head))) => read.head = Some(head),
                 Ok(Some(Frame::Data(piece))) => read.body.extend_from_slice(&piece),
                 Ok(Some(Frame::Trailers(trailers))) => read.trailers = Some(trailers),

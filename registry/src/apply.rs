@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::applied::{self, Stored, StoredObjects};
-use crate::manifest::{Document, Problem, Problems, Severity, Source, parse_for};
+use crate::manifest::{self, Document, Problem, Problems, Severity, Source, parse_for};
 use crate::model::{ApplyRule, Condition, Gateway, Object, ObjectName};
 use crate::sources::{Applied, AppliedObjects, Files, Sources};
 use crate::store::{
@@ -141,10 +141,15 @@ pub enum Refused {
 /// # Errors
 /// [`Refused`]: everything that is wrong with them, by themselves and beside what is there.
 pub fn plan(there: There<'_>, sources: &[Source], author: &Author) -> Result<Plan, Refused> {
-    let manifests = parse_for(there.gateway, sources).map_err(Refused::Invalid)?;
-    if manifests.documents.len() > OBJECTS_MAX {
-        return Err(Refused::TooMany(manifests.documents.len()));
+    let count = manifest::count(sources);
+    if count > OBJECTS_MAX {
+        return Err(Refused::TooMany(count));
     }
+    // Before more is read of a document than what it is of.
+    if author.granted.is_some() {
+        manifest::names(sources).try_for_each(|name| author.check(std::iter::once(&name)))?;
+    }
+    let manifests = parse_for(there.gateway, sources).map_err(Refused::Invalid)?;
     let objects: BTreeMap<_, _> = manifests.declared.objects().map(|o| (o.name(), o)).collect();
     let mut documents = BTreeMap::new();
     for document in manifests.documents {

@@ -150,6 +150,7 @@ fn encode_retry(retry: &Retry) -> lookup::Retry {
 fn encode_timeout(timeout: &Timeout) -> lookup::Timeout {
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     lookup::Timeout {
+        connect_ms: ms(timeout.connect),
         head_ms: ms(timeout.head),
         idle_ms: ms(timeout.idle),
         total_ms: timeout.total.map_or(0, ms),
@@ -272,6 +273,7 @@ fn decode_timeout(timeout: &lookup::Timeout) -> Timeout {
     let given = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
     let default = Timeout::default();
     Timeout {
+        connect: given(timeout.connect_ms).unwrap_or(default.connect),
         head: given(timeout.head_ms).unwrap_or(default.head),
         idle: given(timeout.idle_ms).unwrap_or(default.idle),
         total: given(timeout.total_ms),

@@ -3,6 +3,7 @@
 //! Names are validated where they enter; everything here is immutable and cheap to clone.
 
 mod catalog;
+mod hosts;
 mod object;
 mod port_numbers;
 mod sidecar;
@@ -19,6 +20,7 @@ use proto::text::clean;
 use crate::store::etcd::EtcdOptions;
 
 pub use catalog::{Catalog, Condition, Declared, Import, PeerImports, Position};
+pub use hosts::{HostRule, Hosts};
 pub use object::{Kind, Object, ObjectName};
 pub use port_numbers::PortNumbers;
 pub use sidecar::{GatewayAddress, Sidecar};
@@ -230,6 +232,8 @@ pub struct Service {
     pub health_check: Option<HealthCheck>,
     /// Who of the peers may call it.
     pub export: Grant,
+    /// Where workloads may register endpoints over the network, beside at their own address.
+    pub registration: Hosts,
 }
 
 /// A port of a service, as callers see it.
@@ -282,6 +286,8 @@ pub struct HealthCheck {
     pub rise: u32,
     /// Checks in a row that must fail before it takes none.
     pub fall: u32,
+    /// Whether instances are asked all the same when the checks of all of them fail.
+    pub fail_open: bool,
 }
 
 /// What a health check asks.
@@ -306,6 +312,7 @@ impl Default for HealthCheck {
             timeout: Duration::from_millis(500),
             rise: 2,
             fall: 3,
+            fail_open: false,
         }
     }
 }
@@ -465,6 +472,8 @@ pub struct RetryOn {
 /// How long things may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeout {
+    /// A connection to an endpoint, where no other one is left; a second at most while others are.
+    pub connect: Duration,
     /// From the end of the request body to the answer's head, over all attempts.
     pub head: Duration,
     /// Without a byte in either direction.
@@ -488,7 +497,8 @@ impl Default for Retry {
 
 impl Default for Timeout {
     fn default() -> Self {
-        Self { head: Duration::from_secs(10), idle: Duration::from_secs(60), total: None }
+        let (connect, head) = (Duration::from_secs(5), Duration::from_secs(10));
+        Self { connect, head, idle: Duration::from_secs(60), total: None }
     }
 }
 

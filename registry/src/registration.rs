@@ -4,6 +4,8 @@
 //! checked as strictly as in a manifest, for it ends in the same place; whether a service has these ports is known only
 //! where both meet.
 
+pub mod place;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -123,6 +123,7 @@ impl Exports {
                         ready: 100,
                         load: 0,
                         ring: None,
+                        degraded: false,
                     };
                     let digest =
                         Digest { services: names.iter().map(ready).collect(), objections: Vec::new() };

@@ -236,6 +236,25 @@ impl Peer {
         })
     }
 
+    /// Opens a stream of these bytes and keeps it: the first that comes back on it; none: the gateway has refused it.
+    ///
+    /// # Panics
+    /// When the gateway allows no stream, or says nothing in time.
+    pub fn first_word(&self, bytes: &[u8]) -> Option<Bytes> {
+        let connection = self.connection.clone();
+        self.runtime.block_on(soon(async move {
+            let (mut send, mut receive) = connection.open_bi().await.expect("the gateway allows a stream");
+            // A gateway may refuse before it has read all: what it says then still counts.
+            let _ = send.write_all(bytes).await;
+            let word = receive.read_chunk(65_536, true).await.ok().flatten();
+            tokio::spawn(async move {
+                connection.closed().await;
+                drop((send, receive));
+            });
+            word.map(|chunk| chunk.bytes)
+        }))
+    }
+
     /// Opens `count` streams of these bytes and resets each soon after.
     ///
     /// # Panics
@@ -249,7 +268,11 @@ impl Peer {
             let mut open = VecDeque::new();
             for _ in 0..count {
                 let (mut send, receive) = connection.open_bi().await.expect("the tunnel stays");
-                send.write_all(bytes).await.expect("the tunnel stays");
+                match send.write_all(bytes).await {
+                    // What is refused need not be taken to its end.
+                    Ok(()) | Err(quinn::WriteError::Stopped(_)) => {}
+                    Err(error) => panic!("the tunnel stays: {error}"),
+                }
                 open.push_back((send, receive));
                 if open.len() > OPEN
                     && let Some((mut send, mut receive)) = open.pop_front()
@@ -303,7 +326,7 @@ async fn exchange(mut send: quinn::SendStream, mut receive: quinn::RecvStream, b
                     status = ResponseHead::decode(&head).expect("a gateway's head is well-formed").0.status;
                 }
                 Ok(Some(Frame::Data(piece))) => body.extend_from_slice(&piece),
-                Ok(Some(Frame::Trailers(_))) => {}
+                Ok(Some(Frame::Trailers(_) | Frame::Interim(_))) => {}
                 Ok(Some(Frame::End)) => return Answer::Whole { status, body },
                 Ok(None) => break,
                 Err(e) => panic!("a gateway's frames are well-formed: {e}"),

@@ -202,8 +202,13 @@ mod with_curl {
         let pair = Pair::new();
         for target in ["/cut/1000000/100000", "/cut-chunked/100000"] {
             let url = format!("http://{}{target}", pair.west.site.http);
-            let said = curl(&["--header", &format!("host: {CART}"), "--output", "/dev/null", &url]);
-            assert!(matches!(said.code, Some(PARTIAL_FILE | RECV_ERROR)), "{target}: {said:?}");
+            let host = format!("host: {CART}");
+            let said =
+                curl(&["--header", &host, "--output", "/dev/null", "--write-out", "%{http_code}", &url]);
+            // The cut may overtake the head: then it is an answer of ours, and says so.
+            let refused = said.code == Some(0) && said.out == "502";
+            let cut = matches!(said.code, Some(PARTIAL_FILE | RECV_ERROR));
+            assert!(cut || refused, "{target}: {said:?}");
         }
     }
 }

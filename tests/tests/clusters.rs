@@ -4,20 +4,21 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use e2e::backend::Backend;
 use e2e::client::Request;
 use e2e::exporter::Exporter;
 use e2e::manifest::{link, link_that_allows, object, service};
 use e2e::mesh::{Gateway, Mesh};
 use e2e::peer::{Peer, hello};
-use e2e::process::Said;
+use e2e::process::{Said, memory_kib};
 use e2e::sidecar::SidecarSite;
 use e2e::wait::SOON;
 use proto::code::Code;
 use proto::control::Hello;
-use proto::limits::OBJECTS_ASK_BYTES_MAX;
-use proto::message::encode_message;
-use proto::objects::{ApplyRequest, Ask, Source, ask};
+use proto::limits::{OBJECTS_ANSWER_BYTES_MAX, OBJECTS_ASK_BYTES_MAX};
+use proto::message::{encode_message, take_message};
+use proto::objects::{Answer, ApplyRequest, Ask, Source, answer, ask};
 use proto::stream::StreamKind;
 use serde_json::Value;
 
@@ -243,7 +244,7 @@ fn no_sidecar_and_no_stranger_changes_anything_and_too_much_is_not_read() {
     let source = Source { name: "cart.yaml".into(), text: service("cart", &[]) };
     let apply = ask::Kind::Apply(ApplyRequest { sources: vec![source], dry_run: false });
     let question = encode_message(&Ask { operator: "root".into(), kind: Some(apply) });
-    let stream = |message: &[u8]| [&[StreamKind::Objects.to_wire()], message].concat().into();
+    let stream = |message: &[u8]| -> Bytes { [&[StreamKind::Objects.to_wire()], message].concat().into() };
     let target = ("east", east.site.tunnel);
 
     // A workload of east's own, which it serves otherwise.
@@ -257,9 +258,24 @@ fn no_sidecar_and_no_stranger_changes_anything_and_too_much_is_not_read() {
     // A peer that is granted nothing, and one that is granted everything and sends more than is taken.
     mesh.site("north", &["east"]);
     let north = Peer::dial(&mesh.dir().join("north/pki"), target, &hello("north", [8; 16])).unwrap();
-    north.tell(stream(&question));
-    east.process
-        .wait_log(&["Audit: what a linked cluster asked for is denied", "cluster north, told operator root"]);
+    // Before it has asked anything: nothing is read of it.
+    let refused = |word: Option<Bytes>| {
+        let mut word = BytesMut::from(&word.unwrap()[..]);
+        let answer = take_message::<Answer>(&mut word, OBJECTS_ANSWER_BYTES_MAX).unwrap().unwrap();
+        match answer.kind {
+            Some(answer::Kind::Refusal(refusal)) => refusal.message,
+            other => panic!("{other:?}"),
+        }
+    };
+    let said = refused(north.first_word(&[StreamKind::Objects.to_wire()]));
+    assert!(said.contains("nothing is granted (`spec.allow.apply` of the Link)"), "{said}");
+    east.process.wait_log(&["Audit: what a linked cluster asked for is denied", "cluster north"]);
+    for _ in 0..100 {
+        let large = [&question[..], &[0; 60_000]].concat();
+        assert_eq!(refused(north.first_word(&stream(&large))), said);
+    }
+    let denials = east.process.log().matches("what a linked cluster asked for is denied").count();
+    assert!(denials < 50, "{denials} lines of 101 questions");
     mesh.site("west", &["east"]);
     let west = Peer::dial(&mesh.dir().join("west/pki"), target, &hello("west", [9; 16])).unwrap();
     let mut announced = Vec::new();
@@ -275,4 +291,55 @@ fn no_sidecar_and_no_stranger_changes_anything_and_too_much_is_not_read() {
             .contains("cluster west, told operator root")
             .then_some(())
     });
+}
+
+#[test]
+fn questions_that_are_asked_and_reset_are_bounded_and_the_gateway_answers_beside_them() {
+    let mesh = Mesh::new();
+    let site = mesh.site("east", &["west"]);
+    let east = site.start(&[link_that_allows("west", &[], "{ namespace: shop }")]);
+    mesh.site("west", &["east"]);
+    let target = ("east", east.site.tunnel);
+    let west = Peer::dial(&mesh.dir().join("west/pki"), target, &hello("west", [9; 16])).unwrap();
+    // As much as is taken at once, granted, and slow to read.
+    let endpoints: Vec<String> = (0..200).map(|n| format!("e{n}")).collect();
+    let endpoints: Vec<_> = endpoints.iter().map(|id| (id.as_str(), east.site.http)).collect();
+    let mut text = String::new();
+    for n in 0.. {
+        let next = service(&format!("s{n}"), &endpoints);
+        if text.len() + next.len() > OBJECTS_ASK_BYTES_MAX - 1024 {
+            break;
+        }
+        text = text + "---\n" + &next;
+    }
+    let ask = |namespace: &str| {
+        let text = text.replace("namespace: shop", &format!("namespace: {namespace}"));
+        let source = Source { name: "many.yaml".into(), text };
+        let apply = ask::Kind::Apply(ApplyRequest { sources: vec![source], dry_run: true });
+        let question = encode_message(&Ask { operator: "root".into(), kind: Some(apply) });
+        [&[StreamKind::Objects.to_wire()][..], &question].concat()
+    };
+    let said = |word: Option<Bytes>| {
+        let mut word = BytesMut::from(&word?[..]);
+        let answer = take_message::<Answer>(&mut word, OBJECTS_ANSWER_BYTES_MAX).ok()??;
+        match answer.kind {
+            Some(answer::Kind::Refusal(refusal)) => Some(refusal.message),
+            _ => None,
+        }
+    };
+    // What is not granted is found in the first of its documents, and nothing else is read of them.
+    let denied = said(west.first_word(&ask("bank"))).unwrap();
+    assert!(denied.contains("MeshService bank/s0 is not granted"), "{denied}");
+    west.open_and_reset(&ask("shop"), 30);
+    // Sooner or later it is told that it asks too much, by count or by length.
+    e2e::wait_until("west is refused", SOON, || {
+        let refused = said(west.first_word(&ask("shop")))?;
+        (refused.contains("at once") || refused.contains("more is asked")).then_some(())
+    });
+    assert_eq!(east.get("none.shop.mesh", "/").status, 404);
+    let shown = ask_at(&mesh, &east, &["get", "-o", "json"]);
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    let used = memory_kib(east.process.pid(), "VmHWM").unwrap() / 1024;
+    println!("at most {used} MiB");
+    assert!(used <= 384, "{used} MiB");
 }

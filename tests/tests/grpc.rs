@@ -219,7 +219,7 @@ mod with_grpcio {
                 let id = name.strip_prefix("east/").unwrap();
                 east.wait_status("its end is noticed", SOON, |status| {
                     let cart = find(&status["services"], "name", "shop/cart")?;
-                    (find(&cart["endpoints"], "id", id)?["state"] == "refusing").then_some(())
+                    (find(&cart["endpoints"], "id", id)?["state"] == "unreachable").then_some(())
                 });
                 servers[index] = Server::at(mesh, name, address, &[]);
                 wait_used(id);

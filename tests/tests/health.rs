@@ -176,7 +176,7 @@ fn one_bad_endpoint_of_two_is_ejected_and_comes_back_by_one_probe() {
 }
 
 #[test]
-fn the_only_endpoint_is_never_ejected() {
+fn the_only_endpoint_is_asked_whatever_it_has_done() {
     let alone = Alone::new(vec![Backend::start("west/a")], "", "retry: { attempts: 1, on: [] }");
     alone.backends[0].answer_instead("/", "/status/502");
     for _ in 0..20 {

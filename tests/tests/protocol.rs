@@ -94,6 +94,29 @@ fn a_granted_service_answers_and_one_that_was_not_granted_is_not_touched() {
 }
 
 #[test]
+fn a_peer_chooses_neither_the_host_that_an_endpoint_sees_nor_a_method_that_takes_its_connection() {
+    let stage = Stage::set();
+    let north = stage.north();
+    let named = |authority| RequestHead { authority, ..get("cart") };
+    for head in [
+        named("evil:443"),
+        named("u:p@cart.shop.mesh"),
+        named("cart.shop.mesh@evil"),
+        named("other.shop.mesh"),
+        RequestHead { method: "CONNECT", path: "/", ..get("cart") },
+        RequestHead { path: "http://evil/", ..get("cart") },
+    ] {
+        assert_eq!(north.ask(&head, &[("x-id", "odd")], b""), Answer::Reset(Code::Internal), "{head:?}");
+    }
+    for authority in ["cart.shop.mesh:80", "Cart.shop.east.mesh", "cart.shop.svc.clusterset.local"] {
+        let answer = north.ask(&named(authority), &[], b"");
+        assert!(matches!(answer, Answer::Whole { status: 200, .. }), "{authority}: {answer:?}");
+    }
+    assert!(!stage.backend.deliveries().contains_key("odd"));
+    stage.assert_others_unharmed();
+}
+
+#[test]
 fn a_caller_that_calls_itself_another_cluster_gains_nothing() {
     let stage = Stage::set();
     let head =

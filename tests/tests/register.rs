@@ -10,7 +10,7 @@ use e2e::manifest::{exported, object, policy};
 use e2e::mesh::{Gateway, Mesh, Site, find};
 use e2e::port::free_port;
 use e2e::registrar::register;
-use e2e::sidecar::{SidecarSite, unix};
+use e2e::sidecar::{SidecarSite, tcp, unix};
 use e2e::traffic::{Ask, Traffic};
 use e2e::wait::SOON;
 use e2e::wait_until;
@@ -229,6 +229,54 @@ fn a_sidecar_registers_its_workload_in_its_own_namespace() {
     let sidecar = site.start_up();
     let said = sidecar.process.wait_log(&["The gateway refuses"]);
     assert!(said.contains("ops/web") && said.contains("its own namespace"), "{said}");
+}
+
+#[test]
+fn a_workload_registers_no_address_but_its_own_unless_its_service_allows_it() {
+    let (mesh, west) = west();
+    let backend = Backend::start("a");
+    let port = backend.address().port();
+    let refused = |name: &str, gateways: String, register: &str, words: &[&str]| {
+        let mut site = SidecarSite::new(&mesh, name, "web", &west.site);
+        site.gateways = vec![gateways];
+        site.more = format!("  register: [{{ service: shop/web, id: a, {register} }}]\n");
+        let sidecar = site.start_up();
+        let said = sidecar.process.wait_log(&["The gateway refuses"]);
+        words.iter().for_each(|words| assert!(said.contains(words), "{register}: no `{words}` in {said}"));
+        assert_eq!(ids(&west).unwrap(), Vec::<String>::new(), "{register}");
+    };
+    // Over the network it says where it is reached from elsewhere, and is nowhere else.
+    let here = format!("ports: {{ web: {port} }}");
+    refused("web-1", tcp(&west.site), &here, &["loopback address", "over its Unix socket"]);
+    let elsewhere = "host: 192.0.2.7, ports: { web: 80 }";
+    refused(
+        "web-2",
+        tcp(&west.site),
+        elsewhere,
+        &["MeshService shop/web", "registration: { hosts: [", "192.0.2.7"],
+    );
+    // The gateway itself is nobody's endpoint, on its own host neither: peers would be sent there.
+    for (name, of_ours) in
+        [("web-3", west.site.admin), ("web-4", west.site.tunnel), ("web-5", west.site.http)]
+    {
+        let ours = format!("ports: {{ web: {} }}", of_ours.port());
+        refused(name, unix(&west.site), &ours, &["a port of this gateway itself"]);
+    }
+
+    let allowed = exported("web", &[], &[]).trim_end().to_owned()
+        + "\n  registration: { hosts: [192.0.2.0/24, \"*.pods.example\"] }\n";
+    west.site.write(&[allowed]);
+    west.process.hang_up();
+    let mut site = SidecarSite::new(&mesh, "web-6", "web", &west.site);
+    site.gateways = vec![tcp(&west.site)];
+    site.more = format!("  register: [{{ service: shop/web, id: a, {elsewhere} }}]\n");
+    let sidecar = site.start_up();
+    wait_ids(&west, &["a"]);
+    // What is not allowed any more goes with that.
+    west.site.write(&[exported("web", &[], &[])]);
+    west.process.hang_up();
+    wait_ids(&west, &[]);
+    sidecar.process.wait_log(&["The gateway refuses", "registration: { hosts: ["]);
 }
 
 #[test]

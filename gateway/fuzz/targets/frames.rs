@@ -26,6 +26,7 @@ fn read(data: &[u8], chunk: usize) -> Read {
                     read.body.extend_from_slice(&piece);
                 }
                 Ok(Some(Frame::Trailers(trailers))) => assert_eq!(read.trailers.replace(trailers), None),
+                Ok(Some(Frame::Interim(_))) => assert!(read.head.is_none()),
                 Ok(Some(Frame::End)) => assert!(decoder.ended()),
                 Err(error) => return Read { error: Some(error), ..read },
             }

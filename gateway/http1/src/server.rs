@@ -33,6 +33,8 @@ const INTERIM_MAX: u8 = 16;
 const LINGER: Duration = Duration::from_secs(30);
 /// ... but no longer than this after it has last sent something.
 const LINGER_IDLE: Duration = Duration::from_secs(2);
+/// ... and no longer than this once the process drains.
+const LINGER_DRAIN: Duration = Duration::from_millis(500);
 /// A drain waits no longer for the rest of a head that has begun.
 const DRAIN_HEAD_WAIT: Duration = Duration::from_secs(2);
 
@@ -237,7 +239,7 @@ where
                     match connection.exchange(service, request, framing, options, stop).await? {
                         After::Next => continue,
                         After::Close => {
-                            connection.close().await;
+                            connection.close(stop).await;
                             return Ok(());
                         }
                         After::TakenOver => return Ok(()),
@@ -252,7 +254,7 @@ where
         let asked = Asked { method: Method::GET, version: Version::HTTP_11, keep: false };
         connection.body.set(BodyState::Abandoned);
         connection.respond(service.refuse(refused), asked, stop).await?;
-        connection.close().await;
+        connection.close(stop).await;
         return Err(Ended::Refused(refused));
     }
 }
@@ -464,7 +466,7 @@ impl Connection {
                 (true, _) => {}
             }
             if !parts.headers.contains_key(DATE) {
-                put_date(head);
+                put_field(head, &DATE, &date_now());
             }
             head.extend_from_slice(b"\r\n");
             out.gathered.head_written();
@@ -517,7 +519,7 @@ impl Connection {
     }
 
     /// Ends the connection so that the caller can read what was sent to it, although it may still be sending itself.
-    async fn close(&self) {
+    async fn close(&self, stop: &CancellationToken) {
         if let Some(out) = self.out.take() {
             // Ends our half.
             drop(out.half);
@@ -536,7 +538,14 @@ impl Connection {
                 }
             }
         };
-        let _ = tokio::time::timeout(LINGER, drain).await;
+        let drains = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LINGER_DRAIN).await;
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(LINGER, drain) => {}
+            () = drains => {}
+        }
     }
 
     fn body_is(&self, state: BodyState) {
@@ -570,10 +579,14 @@ fn mode(headers: &HeaderMap, size: &SizeHint, version: Version) -> Mode {
     }
 }
 
-/// Appends `Date`: whoever forwards an answer without one adds it (RFC 9110, section 6.6.1).
-fn put_date(head: &mut Vec<u8>) {
+/// The time for `Date`, which whoever forwards an answer without one adds (RFC 9110, section 6.6.1). Made once a second.
+pub fn date() -> HeaderValue {
+    HeaderValue::from_bytes(&date_now()).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+fn date_now() -> [u8; 29] {
     thread_local! {
-        static DATE_NOW: Cell<(u64, [u8; 29])> = const { Cell::new((0, [0; 29])) };
+        static DATE_NOW: Cell<(u64, [u8; 29])> = const { Cell::new((0, [b' '; 29])) };
     }
     let now = SystemTime::now();
     let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -586,7 +599,7 @@ fn put_date(head: &mut Vec<u8>) {
             DATE_NOW.set((second, text));
         }
     }
-    put_field(head, &DATE, &text);
+    text
 }
 
 impl Interim {

@@ -37,14 +37,31 @@ impl Timers {
         self.all.borrow_mut().retain(|timer| {
             let Some(timer) = timer.upgrade() else { return false };
             if timer.due.get().is_some_and(|due| due <= now) {
-                timer.due.set(None);
-                timer.expired.set(true);
-                if let Some(waker) = timer.waker.take() {
-                    waker.wake();
-                }
+                timer.expire();
             }
             true
         });
+    }
+}
+
+impl Timers {
+    /// Makes the one due that has been set for longest, since its room is needed; false: none is set.
+    pub fn expire_oldest(&self) -> bool {
+        let all = self.all.borrow();
+        let set = all.iter().filter_map(Weak::upgrade).filter(|timer| timer.due.get().is_some());
+        let Some(oldest) = set.min_by_key(|timer| timer.due.get()) else { return false };
+        oldest.expire();
+        true
+    }
+}
+
+impl State {
+    fn expire(&self) {
+        self.due.set(None);
+        self.expired.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 }
 
@@ -96,6 +113,13 @@ mod tests {
         timers.sweep(Instant::now());
         assert!(futures_now(due.as_mut()).is_ready());
         assert!(futures_now(std::pin::pin!(poll_fn(|cx| other.poll_due(cx)))).is_pending());
+        one.set(Duration::from_secs(9));
+        other.set(Duration::from_secs(5));
+        assert!(timers.expire_oldest());
+        assert!(futures_now(std::pin::pin!(poll_fn(|cx| other.poll_due(cx)))).is_ready());
+        assert!(futures_now(std::pin::pin!(poll_fn(|cx| one.poll_due(cx)))).is_pending());
+        one.clear();
+        assert!(!timers.expire_oldest(), "none is set");
         drop(other);
         timers.sweep(Instant::now());
         assert_eq!(timers.all.borrow().len(), 1);

@@ -18,7 +18,7 @@ pub(crate) use self::document::{Cluster, Explanation, Local, Rules};
 use self::document::{Contract, Endpoint, Key, Name, Rejected, Request, Way};
 use super::status::mode;
 use super::{Admin, problem};
-use crate::balance::{Endpoints, Standing};
+use crate::balance::{Eligibility, Endpoints};
 use crate::error::{ProxyError, Rejection};
 use crate::retry::Failure;
 use crate::view::{LocalService, Server, Service};
@@ -105,7 +105,7 @@ fn explain(admin: &Admin, head: Head) -> Explanation {
     let shared = &admin.shared;
     let (view, now) = (shared.view.load_full(), shared.clock.micros());
     let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let target = outbound::target(&uri);
+    let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let mut told = Explanation {
         gateway: format!("{}/{}", admin.gateway.cluster, admin.gateway.id),
         request: Request {
@@ -138,10 +138,10 @@ fn explain(admin: &Admin, head: Head) -> Explanation {
     told.contract = Some(contract(&service));
     told.key_sources = service.hash.iter().map(source_text).collect();
     let value = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
-    let hash = route::key(&service.hash, value, &target, source).map(|key| placement.hash(&key));
+    let hash = route::key(&service.hash, value, target, source).map(|key| placement.hash(&key));
     // The same question, source by source, tells which of them gave the key.
     told.key = service.hash.iter().find_map(|hash_key| {
-        let key = route::key(std::slice::from_ref(hash_key), value, &target, source)?;
+        let key = route::key(std::slice::from_ref(hash_key), value, target, source)?;
         Some(Key {
             source: source_text(hash_key),
             value: match key {
@@ -275,7 +275,7 @@ fn balance(endpoints: &Endpoints, hash: Option<u64>, now: u64) -> Local {
         id: endpoint.id().into(),
         address: endpoint.address().to_string(),
         state: endpoint.word(now).into(),
-        takes: endpoint.standing(now) == Standing::Ready,
+        takes: endpoint.eligibility(now) == Eligibility::Eligible,
         in_flight: endpoint.in_flight(),
         latency_ms: endpoint.latency_micros(now).map(|micros| micros / 1000.0),
     };

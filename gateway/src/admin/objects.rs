@@ -20,8 +20,10 @@ use tokio::task::spawn_blocking;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
+use super::pool::{NotDone, Pool};
 use super::remote;
 use crate::audit;
+use crate::metrics::InProgressGuard;
 use crate::rpc::{
     self, Answer, ApplyRequest, Ask, AskRequest, Change, Changed, Condition, DeleteRequest, Found,
     GetRequest, Name, Object, Placement, Problem, Refusal, answer, ask,
@@ -47,18 +49,24 @@ pub struct Objects<S> {
     pub knowledge: Arc<Knowledge>,
     /// Where what is applied is kept.
     pub store: S,
+    /// Where what linked clusters ask is worked on.
+    pub pool: Pool,
 }
+
+/// That a linked cluster's question is under way: whatever is done for it holds this until it is over, whether anybody
+/// waits for that or not.
+pub type Ticket = Arc<[InProgressGuard; 2]>;
 
 #[tonic::async_trait]
 impl<S: Store> rpc::Objects for Objects<S> {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Changed>, Status> {
         let author = author(&request);
-        self.put(request.into_inner(), &author).await.map(Response::new)
+        self.put(request.into_inner(), &author, None).await.map(Response::new)
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<Changed>, Status> {
         let author = author(&request);
-        self.take_away(request.into_inner(), &author).await.map(Response::new)
+        self.take_away(request.into_inner(), &author, None).await.map(Response::new)
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Found>, Status> {
@@ -71,7 +79,7 @@ impl<S: Store> rpc::Objects for Objects<S> {
         let AskRequest { cluster, ask } = request.into_inner();
         let ask = Ask { operator: author.by.clone(), ..ask.unwrap_or_default() };
         if cluster == self.gateway.cluster.as_str() {
-            return Ok(Response::new(self.answer(ask, &author).await));
+            return Ok(Response::new(self.answer(ask, &author, None).await));
         }
         let answer = remote::ask(&self.shared.peers, &cluster, &ask).await;
         Ok(Response::new(answer.unwrap_or_else(|status| refusal(&status))))
@@ -79,12 +87,14 @@ impl<S: Store> rpc::Objects for Objects<S> {
 }
 
 impl<S: Store> Objects<S> {
-    /// Does what `author` asks of this cluster, and says how it went.
-    pub(super) async fn answer(&self, ask: Ask, author: &Author) -> Answer {
+    /// Does what `author` asks of this cluster, and says how it went; `ticket`: it is a linked cluster.
+    pub(super) async fn answer(&self, ask: Ask, author: &Author, ticket: Option<&Ticket>) -> Answer {
         let done = match ask.kind {
-            Some(ask::Kind::Apply(request)) => self.put(request, author).await.map(answer::Kind::Changed),
+            Some(ask::Kind::Apply(request)) => {
+                self.put(request, author, ticket).await.map(answer::Kind::Changed)
+            }
             Some(ask::Kind::Delete(request)) => {
-                self.take_away(request, author).await.map(answer::Kind::Changed)
+                self.take_away(request, author, ticket).await.map(answer::Kind::Changed)
             }
             Some(ask::Kind::Get(request)) => self.show(request, author).await.map(answer::Kind::Found),
             None => Err(Status::unimplemented("this version does not know yet what is asked for")),
@@ -92,30 +102,39 @@ impl<S: Store> Objects<S> {
         done.map_or_else(|status| refusal(&status), |kind| Answer { kind: Some(kind) })
     }
 
-    async fn put(&self, request: ApplyRequest, author: &Author) -> Result<Changed, Status> {
+    async fn put(
+        &self,
+        request: ApplyRequest,
+        author: &Author,
+        ticket: Option<&Ticket>,
+    ) -> Result<Changed, Status> {
         let ApplyRequest { sources, dry_run } = request;
         let sources: Vec<Source> = sources
             .into_iter()
             .map(|source| Source { name: clean(&source.name, QUOTED_BYTES_MAX).into(), text: source.text })
             .collect();
-        let applied = self.applied().await?;
+        let applied = self.applied(ticket).await?;
         let (gateway, by) = (self.gateway.clone(), author.clone());
         let (files, catalog) = (self.knowledge.sources().0, self.knowledge.catalog());
         // Thousands of documents take a while, and the control plane has other things to do.
-        let planned = spawn_blocking(move || {
+        let planned = self.work(ticket, move || {
             let there = There { gateway: &gateway, files: &files, applied: &applied };
             let plan = apply::plan(there, &sources, &by)?;
             let placements = if dry_run { preview(&catalog, there, &plan, &by) } else { Preview::default() };
             Ok((plan, placements))
         });
-        let planned = planned.await.map_err(|panic| Status::internal(panic.to_string()))?;
-        self.finish(planned, dry_run, author).await
+        self.finish(planned.await?, dry_run, author).await
     }
 
-    async fn take_away(&self, request: DeleteRequest, author: &Author) -> Result<Changed, Status> {
+    async fn take_away(
+        &self,
+        request: DeleteRequest,
+        author: &Author,
+        ticket: Option<&Ticket>,
+    ) -> Result<Changed, Status> {
         let DeleteRequest { names, dry_run } = request;
         let names = names.iter().map(name).collect::<Result<Vec<_>, _>>()?;
-        let applied = self.applied().await?;
+        let applied = self.applied(ticket).await?;
         let files = self.knowledge.sources().0;
         let there = There { gateway: &self.gateway, files: &files, applied: &applied };
         let planned = apply::plan_delete(there, &names, author);
@@ -188,14 +207,33 @@ impl<S: Store> Objects<S> {
     }
 
     /// What is applied at this moment, as the registry has it: no change is planned on what may be old.
-    async fn applied(&self) -> Result<AppliedObjects, Status> {
+    async fn applied(&self, ticket: Option<&Ticket>) -> Result<AppliedObjects, Status> {
         let range = tokio::time::timeout(CALL_WAIT, applied::range(&self.store)).await;
         let range = range.map_err(|_| Status::unavailable("the registry does not answer in time"))?;
         let (_, stored) = range.map_err(|error| refused(&error.into()))?;
         let known = self.knowledge.sources().1;
         let gateway = self.gateway.clone();
-        let read = spawn_blocking(move || applied::read_all(&gateway, &stored, &known));
-        read.await.map_err(|panic| Status::internal(panic.to_string()))
+        self.work(ticket, move || applied::read_all(&gateway, &stored, &known)).await
+    }
+
+    /// Does what takes a while, beside everything else: for a linked cluster one thing after the other.
+    async fn work<T: Send + 'static>(
+        &self,
+        ticket: Option<&Ticket>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let Some(ticket) = ticket.cloned() else {
+            return spawn_blocking(work).await.map_err(|panic| Status::internal(panic.to_string()));
+        };
+        let done = self.pool.run(move || {
+            let done = work();
+            drop(ticket);
+            done
+        });
+        done.await.map_err(|why| match why {
+            NotDone::Full => Status::resource_exhausted(why.to_string()),
+            NotDone::Broke => Status::internal(why.to_string()),
+        })
     }
 
     /// Makes the change that was planned, and says what it was.
@@ -217,13 +255,9 @@ impl<S: Store> Objects<S> {
             let committed = tokio::time::timeout(CALL_WAIT, plan.commit(&self.store)).await;
             // Whatever went wrong then, these are there.
             for step in plan.made() {
-                let what = word(step.outcome);
-                audit::change(
-                    format_args!("{what} by an operator"),
-                    format_args!("{}", step.name),
-                    &author.by,
-                    "what comes from now on",
-                );
+                let what = format!("{} by an operator", word(step.outcome));
+                // Each object has lines of its own: a large change is no flood, an object that never rests is.
+                audit::change_by(&step.name, &what, &step.name, &author.by, "what comes from now on");
             }
             let (made, of) = (plan.made().count(), plan.writes());
             let late = |_| {

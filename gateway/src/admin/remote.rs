@@ -5,9 +5,10 @@
 //! the name of its operator is only told. The cluster that is asked looks at its own grant, reads, checks and writes by
 //! itself, and passes nothing on.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
 use proto::code::Code as Reset;
 use proto::limits::{OBJECTS_ANSWER_BYTES_MAX, OBJECTS_ASK_BYTES_MAX, OPERATOR_BYTES_MAX};
 use proto::message::encode_message;
@@ -22,15 +23,22 @@ use tonic::{Code, Status};
 use tracing::debug;
 use tunnel::{Tunnel, TunnelError};
 
-use super::objects::{Objects, now_unix_ms, refusal};
+use super::objects::{Objects, Ticket, now_unix_ms, refusal};
 use crate::audit;
-use crate::limited::limited;
+use crate::line::Line;
+use crate::metrics::InProgress;
 use crate::peers::{PeerCluster, Peers};
 use crate::rpc::{Answer, ApplyRequest, Ask, DeleteRequest, answer, ask};
 use crate::worker::ObjectsStream;
 
 /// Questions of one peer at once: each may hold as much memory as its messages are allowed.
-const ASKS_PER_PEER_MAX: usize = 4;
+const ASKS_PER_PEER_MAX: u64 = 4;
+/// Those of all peers.
+const ASKS_MAX: u64 = 4 * ASKS_PER_PEER_MAX;
+/// What a question counts as at least, in KiB, however short it is: each is held against all that is applied.
+const ASK_KIB_LEAST: u64 = 64;
+/// So many KiB of an answer count as one of a question: they are read by nobody here.
+const ANSWER_KIB_OF_ONE: u64 = 8;
 /// How long a question may take to come.
 const ASK_WAIT: Duration = Duration::from_secs(5);
 /// How long an answer may take to be found: less than whoever asks waits, so that it hears why.
@@ -42,92 +50,120 @@ const PEER_WAIT: Duration = Duration::from_secs(30);
 
 /// Answers every stream of `incoming` until the process drains.
 pub async fn serve<S: Store>(objects: Objects<S>, mut incoming: mpsc::Receiver<ObjectsStream>) {
-    let mut asks: JoinSet<ClusterName> = JoinSet::new();
-    let mut open: BTreeMap<ClusterName, usize> = BTreeMap::new();
+    let mut asks = JoinSet::new();
+    let of_all = Arc::<InProgress>::default();
     loop {
         tokio::select! {
             () = objects.shared.stop.cancelled() => return,
             Some(stream) = incoming.recv() => {
-                let count = open.entry(stream.peer.clone()).or_default();
-                *count += 1;
-                let busy = *count > ASKS_PER_PEER_MAX;
-                if *count > 2 * ASKS_PER_PEER_MAX {
-                    limited!(
-                        INFO, KNOWN, stream.peer, "Refused a question about objects: too many are open.",
-                        peer = %stream.peer
-                    );
-                    *count -= 1;
-                    continue;
-                }
-                let objects = objects.clone();
-                asks.spawn(async move {
-                    let peer = stream.peer.clone();
-                    converse(&objects, stream, busy).await;
-                    peer
-                });
+                asks.spawn(converse(objects.clone(), of_all.clone(), stream));
             }
-            Some(ended) = asks.join_next() => {
-                if let Ok(peer) = ended
-                    && let Some(count) = open.get_mut(&peer)
-                {
-                    *count -= 1;
-                }
-            }
+            Some(_) = asks.join_next() => {}
         }
     }
 }
 
-async fn converse<S: Store>(objects: &Objects<S>, stream: ObjectsStream, busy: bool) {
+async fn converse<S: Store>(objects: Objects<S>, of_all: Arc<InProgress>, stream: ObjectsStream) {
     let ObjectsStream { peer, mut line } = stream;
-    let answer = if busy {
-        refusal(&Status::resource_exhausted(format!("{ASKS_PER_PEER_MAX} changes at once; try again")))
-    } else {
-        let Ok(Ok(ask)) = timeout(ASK_WAIT, line.next()).await else {
-            return debug!(%peer, "A stream about objects without a question.");
-        };
-        tokio::select! {
-            answer = find(objects, &peer, ask) => answer,
-            // It says nothing more: whatever comes is its end, and nobody waits for the answer.
-            _ = line.next() => return debug!(%peer, "Gone before its answer."),
+    let answer = match admit(&objects, &peer, &of_all) {
+        Err(refused) => refusal(&refused),
+        Ok((cluster, ticket)) => {
+            let Ok(Ok(ask)) = timeout(ASK_WAIT, line.next()).await else {
+                return debug!(%peer, "A stream about objects without a question.");
+            };
+            tokio::select! {
+                answer = find(&objects, &cluster, ask, &ticket) => answer,
+                // It says nothing more: whatever comes is its end, and nobody waits for the answer. What is done for it
+                // goes on, and has the ticket.
+                _ = line.next() => return debug!(%peer, "Gone before its answer."),
+            }
         }
     };
-    let sent = timeout(SEND_WAIT, async {
-        line.send(answer).await?;
-        // It hangs up when it has heard: to end the stream before would take the word back.
-        while line.next().await.is_ok() {}
-        Ok::<_, crate::line::Cut>(())
-    });
-    if !matches!(sent.await, Ok(Ok(()))) {
-        debug!(%peer, "An answer about objects was not taken.");
+    say(&peer, line, answer).await;
+}
+
+/// Says `answer`, and nothing is heard any more.
+async fn say(peer: &ClusterName, mut line: Line<Ask, Answer>, answer: Answer) {
+    match timeout(SEND_WAIT, line.send(answer)).await {
+        Ok(Ok(())) => line.end(),
+        _ => debug!(%peer, "An answer about objects was not taken."),
     }
 }
 
-/// The answer to what `peer` asks.
-async fn find<S: Store>(objects: &Objects<S>, peer: &ClusterName, ask: Ask) -> Answer {
-    let Some(link) = objects.shared.peers.get(peer).map(|peer| peer.link()) else {
-        return refusal(&Status::permission_denied("the link was removed"));
+/// Whether `peer` may ask anything now; nothing of its question is read yet.
+///
+/// # Errors
+/// Why it may not.
+fn admit<S: Store>(
+    objects: &Objects<S>,
+    peer: &ClusterName,
+    of_all: &Arc<InProgress>,
+) -> Result<(Arc<PeerCluster>, Ticket), Status> {
+    let removed = || Status::permission_denied("the link was removed");
+    let cluster = objects.shared.peers.get(peer).ok_or_else(removed)?;
+    if cluster.link().allow_apply.is_empty() {
+        return Err(deny(&cluster.name));
+    }
+    let rooms = (cluster.questions.open.enter(ASKS_PER_PEER_MAX), of_all.enter(ASKS_MAX));
+    let (Some(of_it), Some(of_all)) = rooms else {
+        return Err(Status::resource_exhausted(format!(
+            "{ASKS_PER_PEER_MAX} changes of one cluster at once, {ASKS_MAX} of all; try again"
+        )));
     };
+    let often = |wait: Duration| {
+        let seconds = wait.as_secs() + 1;
+        Status::resource_exhausted(format!("more is asked of it than it answers; try again in {seconds} s"))
+    };
+    cluster.questions.kib.take(ASK_KIB_LEAST, objects.shared.clock.micros()).map_err(often)?;
+    Ok((cluster, Arc::new([of_it, of_all])))
+}
+
+/// Answers a question of `cluster`, which is granted nothing, without a look at it.
+pub async fn refuse(peer: &ClusterName, line: Line<Ask, Answer>) {
+    say(peer, line, refusal(&deny(peer))).await;
+}
+
+fn deny(peer: &ClusterName) -> Status {
+    let status = Status::permission_denied("nothing is granted (`spec.allow.apply` of the Link)");
+    say_denied(peer, status.message(), &told(peer, ""));
+    status
+}
+
+fn say_denied(peer: &ClusterName, what: &str, who: &str) {
+    audit::change_by(peer, "what a linked cluster asked for is denied", what, who, "nothing");
+}
+
+/// The answer to what `cluster` asks.
+async fn find<S: Store>(objects: &Objects<S>, cluster: &PeerCluster, ask: Ask, ticket: &Ticket) -> Answer {
+    let clock = objects.shared.clock;
+    cluster.questions.kib.book(kib(ask.encoded_len()).saturating_sub(ASK_KIB_LEAST), clock.micros());
     let author = Author {
-        by: told(peer, &ask.operator),
+        by: told(&cluster.name, &ask.operator),
         unix_ms: now_unix_ms(),
-        granted: Some(link.allow_apply.clone()),
+        granted: Some(cluster.link().allow_apply.clone()),
     };
     let late = || {
         let text = "its registry did not answer in time; look with `ringway get --clusters`";
         refusal(&Status::deadline_exceeded(text))
     };
-    let answer = timeout(WORK_WAIT, objects.answer(ask, &author)).await.unwrap_or_else(|_| late());
+    let answer = timeout(WORK_WAIT, objects.answer(ask, &author, Some(ticket))).await;
+    let answer = answer.unwrap_or_else(|_| late());
     if let Some(answer::Kind::Refusal(refused)) = &answer.kind
         && refused.code == Code::PermissionDenied as u32
     {
-        let message = "what a linked cluster asked for is denied";
-        audit::change_by(peer, message, &refused.message, &author.by, "nothing");
+        say_denied(&cluster.name, &refused.message, &author.by);
     }
-    if encode_message(&answer).len() > OBJECTS_ANSWER_BYTES_MAX {
+    let bytes = answer.encoded_len();
+    cluster.questions.kib.book(kib(bytes) / ANSWER_KIB_OF_ONE, clock.micros());
+    if bytes > OBJECTS_ANSWER_BYTES_MAX {
         let text = format!("the answer is larger than {} MiB; ask for less", OBJECTS_ANSWER_BYTES_MAX >> 20);
         return refusal(&Status::resource_exhausted(text));
     }
     answer
+}
+
+fn kib(bytes: usize) -> u64 {
+    bytes as u64 / 1024
 }
 
 /// Who asks, for people: the cluster is certain, its operator is hearsay.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proto::limits::REGISTER_MESSAGE_BYTES_MAX;
 use proto::register::{Say, Told};
+use registry::registration::place::CameFrom;
 use registry::store::Store;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -130,7 +131,8 @@ impl Admin for Socket {
         let mut said = request.into_inner();
         let (say, heard) = mpsc::channel(QUEUE);
         let (tell, told) = mpsc::channel(QUEUE);
-        let stream = RegisterStream { who, line: Line::Queues(heard, tell), room: None };
+        let stream =
+            RegisterStream { who, from: CameFrom::Host, line: Line::Queues(heard, tell), room: None };
         self.registrars.try_send(stream).map_err(|error| turned_away(&error))?;
         // Ends with the caller, or with the gateway's half of the conversation.
         tokio::spawn(async move {

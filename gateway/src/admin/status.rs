@@ -8,7 +8,7 @@ use tunnel::Kind;
 
 use super::Admin;
 use super::store::{self, Registry};
-use crate::balance::Standing;
+use crate::balance::Eligibility;
 use crate::clock::Clock;
 use crate::health::State;
 use crate::peers::{PeerCluster, PeerGateway};
@@ -257,7 +257,7 @@ fn endpoints(local: &LocalService, now: u64) -> Vec<Endpoint> {
     all.map(|endpoint| Endpoint {
         id: endpoint.id().to_owned(),
         address: endpoint.address().to_string(),
-        ready: endpoint.standing(now) == Standing::Ready,
+        ready: endpoint.eligibility(now) == Eligibility::Eligible,
         state: endpoint.word(now),
         in_flight: endpoint.in_flight(),
     })

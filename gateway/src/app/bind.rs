@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit};
 use registry::model::Gateway;
 use tunnel::{EndpointError, Port, Secrets};
 
@@ -52,6 +53,12 @@ pub(super) fn tcp_shares(
 pub(super) fn tunnel(gateway: &Gateway, workers: NonZeroU8, boot: u64) -> Result<Vec<Port>, EndpointError> {
     let secrets = Secrets::load_or_create(&gateway.state_dir.join(Secrets::FILE))?;
     Port::bind(gateway.listen.tunnel, workers, &secrets, boot)
+}
+
+/// How many files this process may have open.
+pub(super) fn descriptors() -> u64 {
+    // Where that cannot be asked it is what the kernel gives at the least.
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(now, _)| now)
 }
 
 /// The file of the Unix socket for tunnels from this host, in the state directory.

@@ -31,9 +31,8 @@ use crate::metrics::{self, Direction, InProgress, Metrics};
 use crate::peers::{PeerCluster, Peers};
 use crate::registrar::Ending;
 use crate::sidecar::{self, Names, Proxy, admin};
-use crate::stall::Stalls;
 use crate::view::{View, ViewBuilder};
-use crate::worker::{Shared, Worker};
+use crate::worker::{Room, Shared, Worker};
 use crate::{dataplane, limited, listener};
 
 /// How long the last bytes may take once everything is over.
@@ -82,8 +81,7 @@ async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
     let cluster = cluster.expect("`own_cluster` is the one link of a sidecar");
     let sidecar = Arc::new(sidecar);
     let shared = Arc::new(shared(&sidecar, local, peers, stop));
-    let worker =
-        Rc::new(Worker { shared: shared.clone(), number: 0, pool: Rc::default(), stalls: Stalls::default() });
+    let worker = Rc::new(Worker::new(shared.clone(), 0));
 
     sidecar::hold(&sidecar, &shared, &cluster, &endpoint);
     let names = Rc::<Names>::default();
@@ -167,12 +165,14 @@ fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: Cancellation
             .unwrap_or_else(|_| HeaderValue::from_static("1.1 sidecar")),
         name,
         view: ArcSwap::from_pointee(View::default()),
+        news: peers.news().clone(),
         peers,
         attempts: metrics.attempts(),
         nameless: metrics.requests(Direction::Outbound, &"".into(), None),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock: Clock::start(),
+        callers: Room::new(listener::connections_max(bind::descriptors())),
         in_progress: Arc::new(InProgress::default()),
         local: watch::Sender::new(local),
         stop,

@@ -1,43 +1,35 @@
-//! Whether an endpoint takes requests: the one place that decides it, from what its checks and its requests tell.
+//! Whether an endpoint takes requests: the one place that decides it. An endpoint is eligible only if its active health
+//! checks (if any) and passive outlier detection ([`super::outlier`]) both allow it. What checks say is the operator's
+//! word; what requests tell only orders endpoints and shifts load.
 //!
-//! ```text
-//!            rise passes            refused connect: a second
-//!   waiting ------------> open <----------------------------------> blocked, nothing is sent
-//!                         |  ^  5 failures: 5 s, doubled up to 60 s
-//!             fall fails  |  +------------------------------------> blocked, a last choice
-//!                         v                                           | the time is over: one request probes
-//!                      failing                                        v fails: blocked again, succeeds: open
-//! ```
-//!
-//! What checks say and what requests tell are two locks on one door: both must be open. An endpoint that opens starts
-//! slowly. Everything is atomics, for the workers; checks come from one checker.
+//! Everything is atomics, for the workers; checks come from one checker. An endpoint that comes back starts slowly.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use registry::model::HostPort;
+use registry::model::{HostPort, Protocol};
 
 use super::latency::Latency;
+use super::outlier::{
+    EJECTED_MICROS_MAX, Ejection, FAILURES_TO_EJECT, GIVEN_UP_LATENCIES, GIVEN_UP_MICROS, PROBE_MICROS,
+    Phase, SILENT_LATENCIES, SILENT_MICROS, SILENT_WAITING, Sign, ejected_for,
+};
 
-/// How long an endpoint that refused a connect is skipped, in microseconds. Short and never longer: asking again costs
-/// a packet, and a request that is refused goes on to another endpoint unharmed.
-pub const SKIP_REFUSED_MICROS: u64 = 1_000_000;
-/// A connect that failed after so long was not refused but unanswered, which costs a request its time: such an endpoint
-/// is asked again ever more rarely.
-const SLOW_CONNECT_MICROS: u64 = 500_000;
-/// Requests that must fail in a row before an endpoint is ejected.
-const FAILURES_TO_EJECT: u32 = 5;
-/// How long the first ejection lasts, in microseconds; each further one is twice as long.
-const EJECTED_MICROS: u64 = 5_000_000;
-/// The longest ejection; and the time without one after which the next counts as the first again.
-const EJECTED_MICROS_MAX: u64 = 60_000_000;
-/// A probe that has told nothing for so long (its caller left, it still runs) makes room for another.
-const PROBE_MICROS: u64 = 10_000_000;
 /// The time in which the share of an endpoint that opens grows to the whole.
 const WARM_UP_MICROS: u64 = 10_000_000;
 /// The whole share of requests, see [`EndpointState::share`]; an endpoint that opens starts at a tenth of it.
 pub(super) const WHOLE_SHARE: u32 = 1 << 16;
+/// Requests of this process that may wait for a connection to an endpoint that accepts none: more would only wait, and
+/// fill its accept queue again once it does.
+const CONNECTING_MAX: u32 = 256;
+/// ... and to one that does: what it accepts so slowly it cannot serve either, and each takes a descriptor.
+const CONNECTING_MOST: u32 = 16_384;
+/// An endpoint that has accepted none of those that wait for so long accepts none, in microseconds.
+const ACCEPTS_MICROS: u64 = 100_000;
+/// While one accepts none, and many wait, a connection is tried so often, in microseconds: that is how it is found out.
+const TRY_MICROS: u64 = 10_000;
 
 /// The least latency that a failed request counts as, in microseconds. Failing is often fast; without a price an
 /// endpoint that fails everything would look like the best one and draw all requests to itself.
@@ -45,13 +37,13 @@ pub(super) const FAILED_MICROS: f64 = 100_000.0;
 
 /// Whether an endpoint may be picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Eligibility {
     /// It takes requests, or the one request that probes it.
-    Ready,
-    /// It fails, or is being probed: better than nothing.
-    LastChoice,
-    /// It fails its checks, has not passed them yet, or refuses connections.
-    Out,
+    Eligible,
+    /// Outlier detection has taken it out: asked behind all others.
+    Ejected,
+    /// It fails its health checks, or has not passed them yet.
+    Unhealthy,
 }
 
 /// That an endpoint was taken into use, or out of it.
@@ -71,13 +63,19 @@ pub enum Cause {
     ChecksPassed(u32),
     /// So many checks in a row failed.
     ChecksFailed(u32),
-    /// A connect was refused or unanswered.
+    /// A connect was refused.
     ConnectRefused,
+    /// A connect was not answered in time.
+    ConnectUnanswered,
     /// A connect was accepted again.
     Connected,
     /// So many requests in a row were cut or answered 502, 503 or 504.
     RequestsFailed(u32),
-    /// The request that probed it was answered.
+    /// So many requests in a row were not answered in time.
+    RequestsTimedOut(u32),
+    /// So many requests wait for an answer, and none has come for long.
+    NothingAnswered(u32),
+    /// A request was answered again.
     ProbeAnswered,
 }
 
@@ -86,9 +84,12 @@ impl fmt::Display for Cause {
         match self {
             Self::ChecksPassed(n) => write!(f, "{n} checks in a row passed"),
             Self::ChecksFailed(n) => write!(f, "{n} checks in a row failed"),
-            Self::ConnectRefused => f.write_str("it cannot be connected to"),
+            Self::ConnectRefused => f.write_str("a connect was refused"),
+            Self::ConnectUnanswered => f.write_str("a connect was not answered in time"),
             Self::Connected => f.write_str("it can be connected to again"),
             Self::RequestsFailed(n) => write!(f, "{n} requests in a row failed"),
+            Self::RequestsTimedOut(n) => write!(f, "{n} requests in a row were not answered in time"),
+            Self::NothingAnswered(n) => write!(f, "{n} requests wait, and nothing is answered"),
             Self::ProbeAnswered => f.write_str("a probing request was answered"),
         }
     }
@@ -121,38 +122,13 @@ impl Verdict {
     }
 }
 
-/// What requests told: no more of them until a time, then one that probes. One word, so that workers agree on it.
+/// What a background probe asks of an endpoint that is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Block {
-    until: u64,
-    /// A request probes it; at `until` another may.
-    probing: bool,
-    /// It fails what it is sent; else it refuses connections.
-    failing: bool,
-}
-
-impl Block {
-    /// The word for "not blocked".
-    const NONE: u64 = 0;
-
-    fn unpack(word: u64) -> Option<Self> {
-        (word != Self::NONE).then_some(Self {
-            until: word >> 3,
-            probing: word & 2 != 0,
-            failing: word & 4 != 0,
-        })
-    }
-
-    fn pack(self) -> u64 {
-        self.until << 3 | u64::from(self.failing) << 2 | u64::from(self.probing) << 1 | 1
-    }
-}
-
-/// A wait that grows with its number.
-#[derive(Clone, Copy, Debug)]
-struct Wait {
-    micros: u64,
-    number: u32,
+pub enum Probe {
+    /// Whether a connection is accepted.
+    Connect,
+    /// Whether it answers at all.
+    Answer,
 }
 
 /// An endpoint's health and measures. Counts are exact.
@@ -160,36 +136,65 @@ struct Wait {
 pub struct EndpointState {
     id: Arc<str>,
     address: HostPort,
+    protocol: Protocol,
     in_flight: AtomicU32,
+    /// Of those in flight, the ones whose answer has not begun.
+    waiting: AtomicU32,
+    /// Since when nothing was answered while something waits.
+    silent_since: AtomicU64,
+    /// Requests that wait for a connection to it.
+    connecting: AtomicU32,
+    /// When one of them last began to.
+    connect_began_at: AtomicU64,
+    /// Since when none that waits was accepted.
+    unaccepted_since: AtomicU64,
     latency: Latency,
-    /// A [`Block`], packed.
-    block: AtomicU64,
+    /// An [`Ejection`], packed.
+    ejection: AtomicU64,
+    /// When it was last asked while it was out, or became so.
+    asked_at: AtomicU64,
+    /// A background probe looks after it.
+    probed: AtomicBool,
     /// A [`Verdict`].
     verdict: AtomicU8,
     /// Checks in a row against the verdict.
     streak: AtomicU32,
     /// Requests in a row that failed.
     failures: AtomicU32,
-    /// Waits that grew, since it was last calm.
-    waits: AtomicU32,
+    /// Ejections that grew, since it was last calm.
+    ejections: AtomicU32,
     /// When it opened; zero: it was there from the start.
     opened_at: AtomicU64,
 }
 
 impl EndpointState {
     /// With `checked` it waits for its checks. Otherwise it takes requests at once, slowly from `opened_at` on.
-    pub(super) fn new(id: Arc<str>, address: HostPort, checked: bool, opened_at: u64) -> Self {
+    pub(super) fn new(
+        id: Arc<str>,
+        address: HostPort,
+        protocol: Protocol,
+        checked: bool,
+        opened_at: u64,
+    ) -> Self {
         let verdict = if checked { Verdict::Waiting } else { Verdict::Unchecked };
         Self {
             id,
             address,
+            protocol,
             in_flight: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            silent_since: AtomicU64::new(0),
+            connecting: AtomicU32::new(0),
+            connect_began_at: AtomicU64::new(0),
+            unaccepted_since: AtomicU64::new(0),
             latency: Latency::default(),
-            block: AtomicU64::new(Block::NONE),
+            ejection: AtomicU64::new(Ejection::NONE),
+            asked_at: AtomicU64::new(0),
+            probed: AtomicBool::new(false),
             verdict: AtomicU8::new(verdict as u8),
             streak: AtomicU32::new(0),
             failures: AtomicU32::new(0),
-            waits: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
             opened_at: AtomicU64::new(opened_at),
         }
     }
@@ -204,37 +209,51 @@ impl EndpointState {
         &self.address
     }
 
+    /// What it speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     /// Requests it holds now.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
     }
 
-    /// Expected latency in microseconds; `None`: never measured.
+    /// Expected latency in microseconds: what answers took, and no less than it has been silent for while requests wait.
+    /// `None`: never measured.
     pub fn latency_micros(&self, now: u64) -> Option<f64> {
-        self.latency.expected(now)
+        match (self.latency.expected(now), self.silence(now)) {
+            (None, 0) => None,
+            (expected, silence) => Some(expected.unwrap_or(0.0).max(silence as f64)),
+        }
+    }
+
+    /// How long nothing was answered while something waits.
+    fn silence(&self, now: u64) -> u64 {
+        if self.waiting.load(Relaxed) == 0 { 0 } else { now.saturating_sub(self.silent_since.load(Relaxed)) }
     }
 
     /// Whether it may be picked.
-    pub fn standing(&self, now: u64) -> Standing {
+    pub fn eligibility(&self, now: u64) -> Eligibility {
         if !self.verdict().passes() {
-            return Standing::Out;
+            return Eligibility::Unhealthy;
         }
-        match self.block() {
-            None => Standing::Ready,
-            Some(block) if now >= block.until => Standing::Ready,
-            Some(Block { failing: false, probing: false, .. }) => Standing::Out,
-            Some(_) => Standing::LastChoice,
+        match self.ejection() {
+            None => Eligibility::Eligible,
+            Some(ejection) if ejection.is_due(now) => Eligibility::Eligible,
+            Some(_) => Eligibility::Ejected,
         }
     }
 
     /// The word for status: what it is, or why it takes no requests.
     pub fn word(&self, now: u64) -> &'static str {
-        match (self.verdict(), self.block()) {
+        match (self.verdict(), self.ejection()) {
             (Verdict::Waiting, _) => "checking",
             (Verdict::Failing, _) => "check-failed",
-            (_, Some(Block { probing: true, .. })) => "probing",
-            (_, Some(Block { failing: true, .. })) => "ejected",
-            (_, Some(_)) => "refusing",
+            (_, Some(Ejection { phase: Phase::Probing, .. })) => "probing",
+            (_, Some(Ejection { sign: Sign::Unreachable, .. })) => "unreachable",
+            (_, Some(Ejection { sign: Sign::Failing, .. })) => "ejected",
+            (_, Some(Ejection { sign: Sign::Silent, .. })) => "silent",
             (_, None) if self.share(now) < WHOLE_SHARE => "warming",
             (_, None) => "ready",
         }
@@ -253,29 +272,110 @@ impl EndpointState {
         }
     }
 
-    /// Whether its requests failed so that it was ejected, the probing included.
-    pub(super) fn is_ejected(&self) -> bool {
-        self.block().is_some_and(|block| block.failing)
+    /// When it was last asked while it was out: the one that was longest ago comes first.
+    pub(super) fn asked_at(&self) -> u64 {
+        self.asked_at.load(Relaxed)
     }
 
-    /// Begins a request that was picked: counted as in flight until the guard is dropped. `None`: another request took
-    /// the one place to probe it meanwhile.
-    pub(super) fn begin(self: &Arc<Self>, now: u64) -> Option<InFlight> {
-        let word = self.block.load(Relaxed);
-        let block = Block::unpack(word);
-        if let Some(block) = block.filter(|block| now >= block.until) {
-            let probed = Block { until: now.saturating_add(PROBE_MICROS), probing: true, ..block };
-            self.block.compare_exchange(word, probed.pack(), Relaxed, Relaxed).ok()?;
+    /// Whether so many requests wait for a connection to it that no more should.
+    pub fn is_crowded(&self, now: u64) -> bool {
+        let connecting = self.connecting.load(Relaxed);
+        let ago = |at: &AtomicU64| now.saturating_sub(at.load(Relaxed));
+        connecting >= CONNECTING_MAX
+            && (connecting >= CONNECTING_MOST
+                || (ago(&self.unaccepted_since) > ACCEPTS_MICROS && ago(&self.connect_began_at) < TRY_MICROS))
+    }
+
+    /// A request needs a connection: counted until the guard is dropped.
+    pub fn connecting(self: &Arc<Self>, now: u64) -> Connecting {
+        if self.connecting.fetch_add(1, Relaxed) == 0 {
+            self.unaccepted_since.store(now, Relaxed);
+        }
+        self.connect_began_at.store(now, Relaxed);
+        Connecting(self.clone())
+    }
+
+    /// Begins a request that was picked: counted as in flight until the guard is dropped.
+    pub(super) fn begin(self: &Arc<Self>, now: u64) -> Begun {
+        let word = self.ejection.load(Relaxed);
+        let ejection = Ejection::unpack(word);
+        match ejection {
+            Some(due) if due.is_due(now) => {
+                let until = now.saturating_add(PROBE_MICROS);
+                let probed = Ejection { phase: Phase::Probing, until, ..due };
+                if self.ejection.compare_exchange(word, probed.pack(), Relaxed, Relaxed).is_err() {
+                    return Begun::Elsewhere(None);
+                }
+            }
+            Some(_) => self.asked_at.store(now, Relaxed),
+            None => {
+                let waiting = self.waiting.load(Relaxed);
+                if waiting >= SILENT_WAITING && self.is_silent(now) {
+                    let cause = Cause::NothingAnswered(waiting);
+                    return Begun::Elsewhere(self.eject(word, Sign::Silent, cause, now));
+                }
+            }
         }
         self.in_flight.fetch_add(1, Relaxed);
-        Some(InFlight { endpoint: self.clone(), started: now, blocked: block.is_some() })
+        if self.waiting.fetch_add(1, Relaxed) == 0 {
+            self.silent_since.store(now, Relaxed);
+        }
+        let (out, waits) = (ejection.is_some(), Cell::new(true));
+        Begun::Here(InFlight { endpoint: self.clone(), started: now, out, waits, over: Cell::new(false) })
+    }
+
+    /// Whether nothing was answered for so long that nothing will be.
+    fn is_silent(&self, now: u64) -> bool {
+        let usual = self.latency.usual() * SILENT_LATENCIES;
+        self.silence(now) as f64 >= usual.max(SILENT_MICROS as f64)
     }
 
     /// A connect to it was accepted. After a refusal that is another process than before: what was measured of the one
     /// that died counts no more.
     pub fn connected(&self, now: u64) -> Option<Change> {
-        let block = self.block();
-        if block.is_none_or(|block| block.failing) { None } else { self.open(now, Cause::Connected) }
+        self.unaccepted_since.store(now, Relaxed);
+        let unreachable = self.ejection().is_some_and(|ejection| ejection.sign == Sign::Unreachable);
+        if unreachable { self.open(now, Cause::Connected) } else { None }
+    }
+
+    /// It gave a sign of life: if it was silent, a request may probe it.
+    pub fn lives(&self, now: u64) {
+        let word = self.ejection.load(Relaxed);
+        let Some(ejection @ Ejection { sign: Sign::Silent, phase: Phase::Out, until }) =
+            Ejection::unpack(word)
+        else {
+            return;
+        };
+        if now >= until {
+            let due = Ejection { phase: Phase::Due, ..ejection };
+            // Else somebody knows better.
+            let _ = self.ejection.compare_exchange(word, due.pack(), Relaxed, Relaxed);
+        }
+    }
+
+    /// What a background probe is to ask now, and how long it may wait with it at the least, in microseconds; `None`:
+    /// nothing any more.
+    pub fn probe(&self, now: u64) -> Option<(Probe, u64)> {
+        match self.ejection()? {
+            Ejection { sign: Sign::Unreachable, .. } => Some((Probe::Connect, 0)),
+            Ejection { sign: Sign::Silent, phase: Phase::Out, until } => {
+                Some((Probe::Answer, until.saturating_sub(now)))
+            }
+            Ejection { sign: Sign::Silent, phase: Phase::Probing, until } => {
+                Some((Probe::Answer, until.saturating_sub(now)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a background probe should begin to look after it: true once, until [`EndpointState::unprobed`].
+    pub fn claim_probe(&self, now: u64) -> bool {
+        self.probe(now).is_some() && !self.probed.swap(true, Relaxed)
+    }
+
+    /// The background probe has ended.
+    pub fn unprobed(&self) {
+        self.probed.store(false, Relaxed);
     }
 
     /// The outcome of a check. An endpoint opens after `rise` in a row that passed, and is out after `fall` that
@@ -324,84 +424,77 @@ impl EndpointState {
         }
     }
 
-    /// A connect for a request that began at `started` was refused or unanswered.
-    fn refused(&self, started: u64, now: u64) -> Option<Change> {
-        let unanswered = now.saturating_sub(started) >= SLOW_CONNECT_MICROS;
-        let (was_ready, word) = (self.in_use(), self.block.load(Relaxed));
-        let (wait, until) = match Block::unpack(word) {
-            // Of many that were on their way only the first makes it wait longer.
-            Some(block) if !block.probing => (None, block.until.max(now.saturating_add(SKIP_REFUSED_MICROS))),
-            _ if !unanswered => (None, now.saturating_add(SKIP_REFUSED_MICROS)),
-            _ => {
-                let wait = self.next_wait(now);
-                (Some(wait), now.saturating_add(wait.micros))
-            }
-        };
-        self.latency.forget();
-        let blocked = Block { until, probing: false, failing: false };
-        self.block.compare_exchange(word, blocked.pack(), Relaxed, Relaxed).ok()?;
-        if let Some(wait) = wait {
-            self.waits.store(wait.number, Relaxed);
-        }
-        was_ready.then_some(Change { ready: false, cause: Cause::ConnectRefused })
-    }
-
-    /// A request failed; `blocked`: it began while the endpoint was.
-    fn failed(&self, blocked: bool, now: u64, may_eject: impl FnOnce() -> bool) -> Option<Change> {
-        let word = self.block.load(Relaxed);
-        let (failures, was_ready) = match Block::unpack(word) {
-            None => (self.failures.fetch_add(1, Relaxed) + 1, self.in_use()),
-            Some(Block { failing: true, probing: true, .. }) if blocked => (FAILURES_TO_EJECT, false),
-            // Sent before it was ejected, or as a last choice: nothing new.
+    /// A request failed with this sign; `out`: it began while the endpoint was out.
+    fn failed(&self, sign: Sign, out: bool, now: u64) -> Option<Change> {
+        let word = self.ejection.load(Relaxed);
+        let failures = match Ejection::unpack(word) {
+            None => self.failures.fetch_add(1, Relaxed) + 1,
+            Some(Ejection { phase: Phase::Probing, .. }) if out => FAILURES_TO_EJECT,
+            // Sent before it was ejected, or although it was: nothing new.
             Some(_) => return None,
         };
-        if failures < FAILURES_TO_EJECT || (was_ready && !may_eject()) {
+        if failures < FAILURES_TO_EJECT {
             return None;
         }
-        let wait = self.next_wait(now);
-        let ejected = Block { until: now.saturating_add(wait.micros), probing: false, failing: true };
-        self.block.compare_exchange(word, ejected.pack(), Relaxed, Relaxed).ok()?;
-        self.waits.store(wait.number, Relaxed);
+        let cause = match sign {
+            Sign::Silent => Cause::RequestsTimedOut(failures),
+            _ => Cause::RequestsFailed(failures),
+        };
+        self.eject(word, sign, cause, now)
+    }
+
+    /// Takes it out, if `word` still holds.
+    fn eject(&self, word: u64, sign: Sign, cause: Cause, now: u64) -> Option<Change> {
+        let was_ready = self.in_use();
+        let grows = sign != Sign::Unreachable;
+        let number = if grows { self.ejection_number(now) } else { 0 };
+        let until = if grows { now.saturating_add(ejected_for(sign, number)) } else { 0 };
+        let ejected = Ejection { sign, phase: Phase::Out, until };
+        self.ejection.compare_exchange(word, ejected.pack(), Relaxed, Relaxed).ok()?;
+        if grows {
+            self.ejections.store(number + 1, Relaxed);
+        }
         self.failures.store(0, Relaxed);
+        self.asked_at.store(now, Relaxed);
         // The one request that probes it must not have to wait until a bad past has faded.
         self.latency.forget();
-        was_ready.then_some(Change { ready: false, cause: Cause::RequestsFailed(failures) })
+        was_ready.then_some(Change { ready: false, cause })
     }
 
-    /// A request was answered; `blocked`: it began while the endpoint was.
-    fn answered(&self, blocked: bool, now: u64) -> Option<Change> {
-        // The load keeps the line shared between cores, since this is the answer nearly always.
-        if self.failures.load(Relaxed) != 0 {
-            self.failures.store(0, Relaxed);
+    /// The head of an answer came; `out`: its request began while the endpoint was out.
+    fn answered(&self, out: bool, now: u64) -> Option<Change> {
+        self.ejection()?;
+        if out {
+            return self.open(now, Cause::ProbeAnswered);
         }
-        if blocked && self.is_ejected() { self.open(now, Cause::ProbeAnswered) } else { None }
+        // A late one is a sign of life.
+        self.lives(now);
+        None
     }
 
-    /// Takes every block off; it warms up from now on.
+    /// Takes every ejection off; it warms up from now on.
     fn open(&self, now: u64, cause: Cause) -> Option<Change> {
         self.failures.store(0, Relaxed);
         self.latency.forget();
         self.opened_at.store(now.max(1), Relaxed);
-        self.block.store(Block::NONE, Relaxed);
+        self.ejection.store(Ejection::NONE, Relaxed);
         self.verdict().passes().then_some(Change { ready: true, cause })
     }
 
-    /// How long it shall wait this time: twice as long as the last, unless it was calm for long.
-    fn next_wait(&self, now: u64) -> Wait {
+    /// Which ejection the next one is, from 0: it starts anew after a long calm.
+    fn ejection_number(&self, now: u64) -> u32 {
         let open_for = now.saturating_sub(self.opened_at.load(Relaxed));
-        let calm = self.block().is_none() && open_for > EJECTED_MICROS_MAX;
-        let before = if calm { 0 } else { self.waits.load(Relaxed) };
-        // 5, 10, 20, 40, 60 seconds.
-        Wait { micros: (EJECTED_MICROS << before.min(4)).min(EJECTED_MICROS_MAX), number: before + 1 }
+        let calm = self.ejection().is_none() && open_for > EJECTED_MICROS_MAX;
+        if calm { 0 } else { self.ejections.load(Relaxed) }
     }
 
     /// Whether it takes requests without any reservation but warming up.
     fn in_use(&self) -> bool {
-        self.verdict().passes() && self.block().is_none()
+        self.verdict().passes() && self.ejection().is_none()
     }
 
-    fn block(&self) -> Option<Block> {
-        Block::unpack(self.block.load(Relaxed))
+    fn ejection(&self) -> Option<Ejection> {
+        Ejection::unpack(self.ejection.load(Relaxed))
     }
 
     fn verdict(&self) -> Verdict {
@@ -409,13 +502,36 @@ impl EndpointState {
     }
 }
 
-/// A request in flight at an endpoint; dropped when the whole answer is through, or given up.
+/// What became of a request that was picked for an endpoint.
+#[derive(Debug)]
+pub(super) enum Begun {
+    Here(InFlight),
+    /// It is better off elsewhere; that is news of the endpoint, perhaps.
+    Elsewhere(Option<Change>),
+}
+
+/// A request that waits for a connection.
+#[derive(Debug)]
+pub struct Connecting(Arc<EndpointState>);
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.connecting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A request in flight at an endpoint; dropped when the whole answer is through, or given up. However it ends, one of its
+/// methods is to be told.
 #[derive(Debug)]
 pub struct InFlight {
     endpoint: Arc<EndpointState>,
     started: u64,
-    /// The endpoint was blocked when this began: it is a probe, or was a last choice.
-    blocked: bool,
+    /// The endpoint was out when this began: it is a probe, or was a last resort.
+    out: bool,
+    /// Its answer has not begun.
+    waits: Cell<bool>,
+    /// How it ended was told.
+    over: Cell<bool>,
 }
 
 impl InFlight {
@@ -424,34 +540,114 @@ impl InFlight {
         &self.endpoint
     }
 
-    /// The head of an answer came: its latency counts.
+    /// The head of a good answer came: its latency counts.
     pub fn answered(&self, now: u64) -> Option<Change> {
-        let change = self.endpoint.answered(self.blocked, now);
-        self.endpoint.latency.observe(now.saturating_sub(self.started) as f64, now);
+        let change = self.endpoint.answered(self.out, now);
+        self.endpoint.latency.answered(now.saturating_sub(self.started) as f64);
+        self.head_came(now);
+        self.observe(0.0, now);
         change
     }
 
-    /// It was answered with an error of the endpoint's own making, such as a 500: counts as slow, however fast it was,
-    /// and says nothing about the health of the endpoint.
+    /// The head of an answer came that is an error of the endpoint's own making, such as a 500: counts as slow, however
+    /// fast it was, and says nothing about the health of the endpoint.
     pub fn erred(&self, now: u64) {
-        let sample = now.saturating_sub(self.started) as f64;
-        self.endpoint.latency.observe(sample.max(FAILED_MICROS), now);
+        self.endpoint.latency.answered(now.saturating_sub(self.started) as f64);
+        self.head_came(now);
+        self.observe(FAILED_MICROS, now);
+        self.over.set(true);
     }
 
-    /// The connect for it was refused, or not answered in time.
+    /// All of its answer is through.
+    pub fn completed(&self) {
+        // The load keeps the line shared between cores, since this is the answer nearly always.
+        if !self.over.replace(true) && self.endpoint.failures.load(Relaxed) != 0 {
+            self.endpoint.failures.store(0, Relaxed);
+        }
+    }
+
+    /// It was cut, in its answer or before, or answered 502, 503 or 504.
+    pub fn failed(&self, now: u64) -> Option<Change> {
+        self.over.set(true);
+        self.head_came(now);
+        self.observe(FAILED_MICROS, now);
+        self.endpoint.failed(Sign::Failing, self.out, now)
+    }
+
+    /// It was not answered in the time that its policy gives.
+    pub fn timed_out(&self, now: u64) -> Option<Change> {
+        self.over.set(true);
+        self.observe(FAILED_MICROS, now);
+        self.endpoint.failed(Sign::Silent, self.out, now)
+    }
+
+    /// Its caller gave it up, or another attempt was faster. That says nothing, unless it had to wait for long.
+    pub fn given_up(&self, now: u64) -> Option<Change> {
+        if self.over.replace(true) || !self.waits.get() {
+            return None;
+        }
+        let waited = now.saturating_sub(self.started);
+        let usual = self.endpoint.latency.usual() * GIVEN_UP_LATENCIES;
+        self.observe(0.0, now);
+        if waited as f64 >= usual.max(GIVEN_UP_MICROS as f64) {
+            return self.endpoint.failed(Sign::Silent, self.out, now);
+        }
+        self.make_room();
+        None
+    }
+
+    /// What ended it was none of the endpoint's doing.
+    pub fn unblamed(&self) {
+        self.over.set(true);
+        self.make_room();
+    }
+
+    /// The connect for it was refused.
     pub fn refused(&self, now: u64) -> Option<Change> {
-        self.endpoint.refused(self.started, now)
+        self.unreachable(Cause::ConnectRefused, now)
     }
 
-    /// It was cut, or answered 502, 503 or 504. `may_eject` is asked if that makes too many in a row.
-    pub(super) fn failed(&self, now: u64, may_eject: impl FnOnce() -> bool) -> Option<Change> {
-        self.erred(now);
-        self.endpoint.failed(self.blocked, now, may_eject)
+    /// The connect for it was not answered in time.
+    pub fn unanswered(&self, now: u64) -> Option<Change> {
+        self.unreachable(Cause::ConnectUnanswered, now)
+    }
+
+    fn unreachable(&self, cause: Cause, now: u64) -> Option<Change> {
+        self.over.set(true);
+        let word = self.endpoint.ejection.load(Relaxed);
+        self.endpoint.eject(word, Sign::Unreachable, cause, now)
+    }
+
+    /// If this was the probe, another may be.
+    fn make_room(&self) {
+        let word = self.endpoint.ejection.load(Relaxed);
+        if let Some(probing @ Ejection { phase: Phase::Probing, .. }) = Ejection::unpack(word)
+            && self.out
+        {
+            let due = Ejection { phase: Phase::Due, ..probing };
+            let _ = self.endpoint.ejection.compare_exchange(word, due.pack(), Relaxed, Relaxed);
+        }
+    }
+
+    fn observe(&self, at_least: f64, now: u64) {
+        let sample = now.saturating_sub(self.started) as f64;
+        self.endpoint.latency.observe(sample.max(at_least), now);
+    }
+
+    /// It waits no longer, and the endpoint is not silent.
+    fn head_came(&self, now: u64) {
+        if self.waits.replace(false) {
+            self.endpoint.waiting.fetch_sub(1, Relaxed);
+            self.endpoint.silent_since.store(now, Relaxed);
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if self.waits.get() {
+            self.endpoint.waiting.fetch_sub(1, Relaxed);
+        }
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
     }
 }

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// The time in which the weight of a sample falls to 1/e, in microseconds.
 const DECAY_MICROS: f64 = 10_000_000.0;
 
+/// The weight of one answer in what answers usually take.
+const ANSWER_WEIGHT: f64 = 0.125;
+
 /// A peak EWMA. Of two samples that end at the same instant one may be lost, which an average does not notice.
 #[derive(Debug, Default)]
 pub(super) struct Latency {
@@ -12,6 +15,8 @@ pub(super) struct Latency {
     mean: AtomicU64,
     /// When `mean` was true.
     measured_at: AtomicU64,
+    /// What answers took, without those that never came; in microseconds, as the bits of an `f64`; zero: never measured.
+    answers: AtomicU64,
 }
 
 impl Latency {
@@ -30,6 +35,18 @@ impl Latency {
         let mean = if sample >= old { sample } else { old * faded + sample * (1.0 - faded) };
         self.mean.store(mean.to_bits(), Relaxed);
         self.measured_at.store(now, Relaxed);
+    }
+
+    /// What an answer usually takes, in microseconds; zero: there was none.
+    pub(super) fn usual(&self) -> f64 {
+        f64::from_bits(self.answers.load(Relaxed))
+    }
+
+    /// An answer came after so long.
+    pub(super) fn answered(&self, sample: f64) {
+        let old = self.usual();
+        let mean = if old == 0.0 { sample.max(1.0) } else { old + (sample - old) * ANSWER_WEIGHT };
+        self.answers.store(mean.to_bits(), Relaxed);
     }
 
     /// As if never measured.

@@ -8,12 +8,13 @@ use super::*;
 
 mod health;
 mod ring;
+mod simulation;
 
 const SECOND: u64 = 1_000_000;
 
 fn spec(id: &str, weight: u32) -> EndpointSpec {
     let address = HostPort { host: "127.0.0.1".into(), port: 9000 + u16::from(id.as_bytes()[0]) };
-    EndpointSpec { id: id.into(), address, weight, capacity: None }
+    EndpointSpec { id: id.into(), address, protocol: Protocol::Http, weight, capacity: None }
 }
 
 fn set(algorithm: Algorithm, weights: &[u32]) -> Endpoints {
@@ -22,11 +23,18 @@ fn set(algorithm: Algorithm, weights: &[u32]) -> Endpoints {
 }
 
 fn rule(algorithm: Algorithm) -> Rule {
-    Rule { algorithm, ring: None, checked: false }
+    Rule { algorithm, ring: None, checked: false, fail_open: false }
 }
 
 fn start(set: &Endpoints, index: usize, now: u64) -> InFlight {
-    set.get(index).begin(now).unwrap()
+    begin(set.get(index), now).unwrap()
+}
+
+fn begin(endpoint: &Arc<EndpointState>, now: u64) -> Option<InFlight> {
+    match endpoint.begin(now) {
+        Begun::Here(in_flight) => Some(in_flight),
+        Begun::Elsewhere(_) => None,
+    }
 }
 
 fn refuse(set: &Endpoints, index: usize, now: u64) {
@@ -34,7 +42,7 @@ fn refuse(set: &Endpoints, index: usize, now: u64) {
 }
 
 fn fail(set: &Endpoints, index: usize, now: u64) {
-    let _ = set.failed(&start(set, index, now), now);
+    let _ = start(set, index, now).failed(now);
 }
 
 fn rng() -> fastrand::Rng {
@@ -70,19 +78,17 @@ fn round_robin_spreads_what_a_refusing_endpoint_leaves() {
 }
 
 #[test]
-fn a_refused_connect_skips_for_a_second() {
+fn a_refused_connect_puts_an_endpoint_behind_all_others_until_one_is_accepted() {
     for algorithm in [Algorithm::RoundRobin, Algorithm::P2cEwma] {
-        let set = set(algorithm, &[100]);
+        let set = set(algorithm, &[100, 100]);
         refuse(&set, 0, SECOND);
-        assert_eq!(set.pick(2 * SECOND - 1, &mut rng(), None, &[]), None);
-        assert_eq!(set.standing(2 * SECOND - 1), Standing::Out);
-        assert_eq!(set.pick(2 * SECOND, &mut rng(), None, &[]), Some(0));
-        // A late word of an earlier refusal does not shorten it; an accepted connect ends it.
-        refuse(&set, 0, 3 * SECOND);
-        refuse(&set, 0, 2 * SECOND);
-        assert_eq!(set.pick(4 * SECOND - 1, &mut rng(), None, &[]), None);
-        let _ = set.get(0).connected(0);
-        assert_eq!(set.pick(3 * SECOND, &mut rng(), None, &[]), Some(0));
+        assert_eq!(counts(&set, 10, 100 * SECOND), [0, 10], "no request has to find out");
+        assert_eq!(set.pick(100 * SECOND, &mut rng(), None, &[1]), Some(0), "but it is better than none");
+        assert_eq!(set.readiness(100 * SECOND), Readiness::Ready, "half of them are eligible");
+        refuse(&set, 1, SECOND);
+        assert_eq!(set.readiness(100 * SECOND), Readiness::Degraded);
+        let _ = set.get(0).connected(101 * SECOND);
+        assert_eq!(counts(&set, 10, 101 * SECOND), [10, 0]);
     }
 }
 
@@ -117,7 +123,7 @@ fn nothing_declared_is_nothing_ready() {
         for algorithm in [Algorithm::RoundRobin, Algorithm::P2cEwma] {
             let set = set(algorithm, weights);
             assert_eq!(set.pick(0, &mut rng(), None, &[]), None);
-            assert_eq!(set.standing(0), Standing::Out);
+            assert_eq!(set.readiness(0), Readiness::None);
         }
     }
 }
@@ -173,11 +179,11 @@ fn p2c_loads_by_weight() {
     // Requests that never end and equal latencies: what is in flight settles at the weights.
     let set = set(Algorithm::P2cEwma, &[300, 100, 100]);
     for endpoint in set.iter() {
-        let _ = endpoint.begin(0).unwrap().answered(1_000);
+        let _ = begin(endpoint, 0).unwrap().answered(1_000);
     }
     let mut rng = rng();
     let guards: Vec<InFlight> = (0..1000)
-        .map(|_| set.get(set.pick(1_000, &mut rng, None, &[]).unwrap()).begin(1_000).unwrap())
+        .map(|_| begin(set.get(set.pick(1_000, &mut rng, None, &[]).unwrap()), 1_000).unwrap())
         .collect();
     let loads: Vec<u32> = set.iter().map(|endpoint| endpoint.in_flight()).collect();
     for (load, expected) in loads.iter().zip([600u32, 200, 200]) {
@@ -210,10 +216,10 @@ fn latency_rises_at_once_and_fades_with_time() {
     let set = set(Algorithm::P2cEwma, &[100]);
     let endpoint = set.get(0);
     assert_eq!(endpoint.latency_micros(0), None);
-    let _ = endpoint.begin(0).unwrap().answered(1_000);
-    let _ = endpoint.begin(1_000).unwrap().answered(101_000);
+    let _ = begin(endpoint, 0).unwrap().answered(1_000);
+    let _ = begin(endpoint, 1_000).unwrap().answered(101_000);
     assert_eq!(endpoint.latency_micros(101_000), Some(100_000.0));
-    let _ = endpoint.begin(101_000).unwrap().answered(102_000);
+    let _ = begin(endpoint, 101_000).unwrap().answered(102_000);
     assert!(endpoint.latency_micros(102_000).unwrap() > 99_000.0, "one fast answer does not make it fast");
     let later = endpoint.latency_micros(102_000 + 10 * SECOND).unwrap();
     assert!((35_000.0..38_000.0).contains(&later), "{later}");
@@ -246,7 +252,7 @@ fn workers_that_pick_at_once_lose_no_count() {
                 scope.spawn(move || {
                     let mut rng = fastrand::Rng::with_seed(seed);
                     for now in 0..5_000 {
-                        let (_, guard) = set.take(now, &mut rng, None, &[]).unwrap();
+                        let (_, guard) = set.take(now, &mut rng, None, &[], |_, _| {}).unwrap();
                         let _ = guard.answered(now + 10);
                         assert_eq!(set.get(2).in_flight(), 0);
                     }
@@ -277,13 +283,15 @@ proptest! {
             if full { guards.push(start(&set, index, 0)) }
             if was_tried { tried.push(index) }
         }
-        let open = |index: &usize| weights[*index] > 0 && !endpoints[*index].1 && !endpoints[*index].3;
+        let askable = |index: &usize| weights[*index] > 0 && !endpoints[*index].3;
+        let open = |index: &usize| askable(index) && !endpoints[*index].1;
         let room = |index: &usize| open(index) && !endpoints[*index].2;
         let all = 0..endpoints.len();
         match set.pick(0, &mut fastrand::Rng::with_seed(seed), None, &tried) {
-            None => prop_assert!(!all.clone().any(|index| open(&index))),
+            None => prop_assert!(!all.clone().any(|index| askable(&index))),
             Some(index) => {
-                prop_assert!(open(&index));
+                prop_assert!(askable(&index));
+                prop_assert!(open(&index) || !all.clone().any(|index| open(&index)));
                 prop_assert!(room(&index) || !all.clone().any(|index| room(&index)));
             }
         }

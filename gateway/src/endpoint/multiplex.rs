@@ -2,26 +2,27 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::error::Error as _;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use http_body::Body as _;
 use registry::model::HostPort;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tracing::debug;
 
-use super::LocalExecutor;
-use super::pool::{IDLE_WAIT, SendError, connect_tcp};
+use super::connect::ConnectError;
+use super::pool::{IDLE_WAIT, Pool, SendError, Sending};
 use crate::body::Reader;
+use crate::body::http2::{self, Unsent};
 
 /// Streams of one connection, even if the endpoint allows more; what is beyond opens another connection. Each of them
 /// may have its whole window waiting to be read without holding up the others.
@@ -32,6 +33,9 @@ const CONNECTIONS_MAX: usize = 64;
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes of one request that may wait for the endpoint to take them.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes of a head that are taken, the library's count of 32 a field included: room to find that it is too large for us
+/// and say so, which is nobody's fault, instead of breaking off.
+const HEADER_LIST_BYTES_MAX: u32 = 4 * proto::limits::HEAD_BYTES_MAX as u32;
 /// A connection that is silent for so long is asked for a sign of life, and again as often as [`PROBE`] says. By the
 /// kernel: servers of gRPC close connections whose clients send HTTP/2's pings as often.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -52,23 +56,29 @@ struct Endpoint {
     dialling: Mutex<()>,
     /// Dials that failed so far: whoever waited for one has failed with it.
     failures: Cell<u64>,
+    /// How the last one did.
+    failure: RefCell<Option<Rc<SendError>>>,
 }
-
-type Driver = http2::Connection<TokioIo<TcpStream>, Reader, LocalExecutor>;
 
 #[derive(Debug)]
 struct Connection {
-    sender: SendRequest<Reader>,
+    sender: SendRequest<Bytes>,
+    /// Its driver, in a task of its own, has ended.
+    closed: Rc<Cell<bool>>,
     /// Streams that it carries now.
     streams: Cell<usize>,
-    /// What a task of its own drives, until its end; asked how many streams the endpoint allows.
-    driver: Rc<RefCell<Option<Driver>>>,
     idle_since: Cell<Instant>,
 }
 
 /// One of the streams of a connection.
 #[derive(Debug)]
 pub(super) struct Stream(Rc<Connection>);
+
+/// An answer, and what is still to be sent of the request, if the answer came before its end.
+pub(super) type Answered = (Response<RecvStream>, Stream, Option<Upload>);
+
+/// The rest of a request, to be driven beside the answer.
+pub(super) type Upload = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Connections {
     /// Closes what was idle for too long.
@@ -78,37 +88,39 @@ impl Connections {
             let mut connections = endpoint.connections.borrow_mut();
             connections.retain(|c| {
                 let idle = c.streams.get() == 0 && now.duration_since(c.idle_since.get()) >= IDLE_WAIT;
-                !idle && !c.sender.is_closed()
+                !c.closed.get() && !idle
             });
+            // Whoever dials holds the endpoint, and finds it here again.
             !connections.is_empty() || Rc::strong_count(endpoint) > 1
         });
     }
 
-    /// Sends `request` to `address` over a connection that has room, or over a new one; `connected` is called for that.
+    /// Sends a request over a connection with room, or over a new one.
     pub(super) async fn send(
         &self,
-        address: &HostPort,
-        request: Request<Reader>,
-        connected: impl FnOnce(),
-    ) -> Result<(Response<Incoming>, Stream), SendError> {
-        let endpoint = self.0.borrow_mut().entry(address.clone()).or_default().clone();
-        let mut request = request;
+        pool: &Pool,
+        sending: &Sending<'_>,
+        request: impl Fn() -> Request<()>,
+        body: impl Fn() -> Reader,
+    ) -> Result<Answered, SendError> {
+        let address = sending.endpoint.address();
+        let known = self.0.borrow().get(address).cloned();
+        let endpoint =
+            known.unwrap_or_else(|| self.0.borrow_mut().entry(address.clone()).or_default().clone());
         while let Some(stream) = endpoint.room() {
-            match stream.send(request).await {
-                Ok(response) => return Ok((response, stream)),
-                Err(Unanswered::Unsent(unsent)) => {
+            match stream.send(request(), body(), sending).await {
+                Ok((response, upload)) => return Ok((response, stream, upload)),
+                Err(Unanswered::Unsent) => {
                     // It was closed meanwhile and took nothing: as if it had not been there.
                     endpoint.forget(&stream.0);
-                    request = *unsent;
                 }
-                Err(Unanswered::Failed(error)) => return Err(judge(address, &error)),
+                Err(unanswered) => return Err(unanswered.judge(address)),
             }
         }
-        let stream = endpoint.dial(address, connected).await?;
-        match stream.send(request).await {
-            Ok(response) => Ok((response, stream)),
-            Err(Unanswered::Unsent(_)) => Err(SendError::Connect),
-            Err(Unanswered::Failed(error)) => Err(judge(address, &error)),
+        let stream = endpoint.dial(pool, sending).await?;
+        match stream.send(request(), body(), sending).await {
+            Ok((response, upload)) => Ok((response, stream, upload)),
+            Err(unanswered) => Err(unanswered.judge(address)),
         }
     }
 }
@@ -117,7 +129,7 @@ impl Endpoint {
     /// A stream on a connection with room: the oldest, so that the others can be closed as idle.
     fn room(&self) -> Option<Stream> {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|c| !c.sender.is_closed());
+        connections.retain(|c| !c.closed.get());
         let free = connections.iter().find(|c| c.has_room());
         let least = || connections.iter().min_by_key(|c| c.streams.get());
         let taken = free.or_else(|| if connections.len() < CONNECTIONS_MAX { None } else { least() });
@@ -129,44 +141,92 @@ impl Endpoint {
     }
 
     /// A stream on a new connection, or on one that somebody else has made meanwhile.
-    async fn dial(&self, address: &HostPort, connected: impl FnOnce()) -> Result<Stream, SendError> {
+    async fn dial(&self, pool: &Pool, sending: &Sending<'_>) -> Result<Stream, SendError> {
         let failures = self.failures.get();
+        let waiting = sending.endpoint.connecting(sending.clock.micros());
         let _dialling = self.dialling.lock().await;
+        drop(waiting);
         if let Some(stream) = self.room() {
             return Ok(stream);
         }
         if self.failures.get() != failures {
-            return Err(SendError::Connect);
+            return Err(self.failure.borrow().as_deref().map_or(SendError::Cut, same_failure));
         }
-        match connect(address).await {
+        let made = async {
+            let stream = sending.dial(pool).await?;
+            connect(stream).await
+        };
+        match made.await {
             Ok(connection) => {
-                connected();
                 let stream = Stream::open(&connection);
                 self.connections.borrow_mut().push(connection);
                 Ok(stream)
             }
             Err(error) => {
                 self.failures.set(failures.wrapping_add(1));
+                *self.failure.borrow_mut() = Some(Rc::new(same_failure(&error)));
                 Err(error)
             }
         }
     }
 }
 
+/// The failure of a dial, for whoever waited for it.
+fn same_failure(error: &SendError) -> SendError {
+    let again = |error: &std::io::Error| match error.raw_os_error() {
+        Some(code) => std::io::Error::from_raw_os_error(code),
+        None => error.kind().into(),
+    };
+    match error {
+        SendError::Connect(ConnectError::Refused(error)) => {
+            SendError::Connect(ConnectError::Refused(again(error)))
+        }
+        SendError::Connect(ConnectError::Unanswered(wait)) => {
+            SendError::Connect(ConnectError::Unanswered(*wait))
+        }
+        SendError::Connect(ConnectError::Ours(error)) => SendError::Connect(ConnectError::Ours(again(error))),
+        SendError::Crowded => SendError::Crowded,
+        _ => SendError::Connect(ConnectError::Refused(std::io::ErrorKind::ConnectionReset.into())),
+    }
+}
+
 impl Connection {
     fn has_room(&self) -> bool {
-        self.driver.borrow().as_ref().is_some_and(|driver| {
-            self.streams.get() < driver.current_max_send_streams().clamp(1, STREAMS_MAX as usize)
-        })
+        self.streams.get() < self.sender.current_max_send_streams().clamp(1, STREAMS_MAX as usize)
     }
 }
 
 /// Why there is no answer.
 enum Unanswered {
-    /// The connection had ended; here is the request.
-    Unsent(Box<Request<Reader>>),
+    /// The connection had ended before the request went out.
+    Unsent,
     /// The stream or the connection ended.
-    Failed(hyper::Error),
+    Failed(h2::Error),
+    /// The body of the request broke off.
+    Body,
+}
+
+impl Unanswered {
+    /// Whether the stream may have been processed.
+    fn judge(self, address: &HostPort) -> SendError {
+        let error = match self {
+            Self::Unsent => {
+                return SendError::Connect(ConnectError::Refused(std::io::ErrorKind::ConnectionReset.into()));
+            }
+            Self::Body => return SendError::Body,
+            Self::Failed(error) => error,
+        };
+        debug!(endpoint = %address, %error, "Endpoint ended the stream.");
+        // The library fails only the streams above the last one that a GOAWAY accepts with it; those below go on.
+        if error.is_remote() && error.is_go_away() {
+            SendError::GoneAway
+        } else if error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+        {
+            SendError::Refused
+        } else {
+            SendError::Cut
+        }
+    }
 }
 
 impl Stream {
@@ -175,14 +235,63 @@ impl Stream {
         Self(connection.clone())
     }
 
-    async fn send(&self, request: Request<Reader>) -> Result<Response<Incoming>, Unanswered> {
-        self.0.sender.clone().try_send_request(request).await.map_err(|mut error| {
-            match error.take_message() {
-                Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
-                None => Unanswered::Failed(error.into_error()),
+    async fn send(
+        &self,
+        request: Request<()>,
+        body: Reader,
+        sending: &Sending<'_>,
+    ) -> Result<(Response<RecvStream>, Option<Upload>), Unanswered> {
+        let empty = body.is_end_stream();
+        let Ok(mut sender) = self.0.sender.clone().ready().await else { return Err(Unanswered::Unsent) };
+        let sent = sender.send_request(request, empty);
+        let (response, stream) = sent.map_err(|error| match error.is_io() || error.is_go_away() {
+            true => Unanswered::Unsent,
+            false => Unanswered::Failed(error),
+        })?;
+        if empty {
+            return Ok((head(response, sending).await?, None));
+        }
+        let failed = Rc::new(Cell::new(false));
+        let mut upload: Upload = Box::pin(upload(stream, body, failed.clone()));
+        let mut answering = pin!(head(response, sending));
+        let mut sent = false;
+        let response = poll_fn(|cx| {
+            if !sent && upload.as_mut().poll(cx).is_ready() {
+                sent = true;
             }
-        })
+            if failed.get() {
+                return Poll::Ready(Err(Unanswered::Body));
+            }
+            answering.as_mut().poll(cx)
+        });
+        let response = response.await?;
+        Ok((response, (!sent).then_some(upload)))
     }
+}
+
+/// Sends the body of a request; what fails here but the body itself shows on the answer's side.
+async fn upload(mut stream: SendStream<Bytes>, body: Reader, failed: Rc<Cell<bool>>) {
+    let body = pin!(body);
+    if let Err(Unsent::Body(_)) = http2::send(&mut stream, body).await {
+        failed.set(true);
+        http2::cut(&mut stream);
+    }
+}
+
+/// The head of an answer; those of interim ones before it are handed on.
+async fn head(
+    mut response: ResponseFuture,
+    sending: &Sending<'_>,
+) -> Result<Response<RecvStream>, Unanswered> {
+    poll_fn(|cx| {
+        while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+            let (parts, ()) = interim.into_parts();
+            (sending.interim)(parts.status, parts.headers);
+        }
+        Pin::new(&mut response).poll(cx)
+    })
+    .await
+    .map_err(Unanswered::Failed)
 }
 
 impl Drop for Stream {
@@ -192,49 +301,28 @@ impl Drop for Stream {
     }
 }
 
-/// Whether a stream without an answer may have been processed.
-fn judge(address: &HostPort, error: &hyper::Error) -> SendError {
-    debug!(endpoint = %address, %error, cause = error.source(), "Endpoint ended the stream.");
-    match error.source().and_then(|source| source.downcast_ref::<h2::Error>()) {
-        // The library fails only the streams above the last one that a GOAWAY accepts with it; those below go on.
-        Some(error) if error.is_remote() && error.is_go_away() => SendError::GoneAway,
-        Some(error)
-            if error.is_remote()
-                && error.is_reset()
-                && error.reason() == Some(h2::Reason::REFUSED_STREAM) =>
-        {
-            SendError::Refused
-        }
-        _ => SendError::Cut,
-    }
-}
-
-async fn connect(address: &HostPort) -> Result<Rc<Connection>, SendError> {
-    let stream = connect_tcp(address, watch).await?;
-    let handshake = http2::Builder::new(LocalExecutor)
-        .initial_stream_window_size(STREAM_WINDOW)
+async fn connect(stream: TcpStream) -> Result<Rc<Connection>, SendError> {
+    let refused = |error| SendError::Connect(ConnectError::Refused(error));
+    watch(&stream).map_err(refused)?;
+    let handshake = h2::client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW * STREAMS_MAX)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(proto::limits::HEAD_BYTES_MAX as u32)
-        .handshake(TokioIo::new(stream))
+        .max_send_buffer_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .enable_push(false)
+        .handshake::<_, Bytes>(stream)
         .await;
-    let (sender, connection) = handshake.map_err(|_| SendError::Connect)?;
-    let driver = Rc::new(RefCell::new(Some(connection)));
-    let driven = driver.clone();
+    let (sender, connection) = handshake.map_err(|error| refused(std::io::Error::other(error)))?;
+    let closed = Rc::new(Cell::new(false));
+    let over = closed.clone();
     // Ends with its senders, which are in the list and in streams.
     tokio::task::spawn_local(async move {
-        let ended = poll_fn(|cx| match &mut *driven.borrow_mut() {
-            Some(driver) => Pin::new(driver).poll(cx),
-            None => Poll::Ready(Ok(())),
-        });
-        if let Err(error) = ended.await {
-            debug!(%error, cause = error.source(), "Connection to an endpoint ended.");
+        if let Err(error) = connection.await {
+            debug!(%error, "Connection to an endpoint ended.");
         }
-        // With it go the requests that wait for it: they are told.
-        driven.take();
+        over.set(true);
     });
-    let (streams, idle_since) = (Cell::new(0), Cell::new(Instant::now()));
-    Ok(Rc::new(Connection { sender, driver, streams, idle_since }))
+    Ok(Rc::new(Connection { sender, closed, streams: Cell::new(0), idle_since: Cell::new(Instant::now()) }))
 }
 
 /// Makes the kernel notice an endpoint that is gone without a word: many requests wait on this one connection.

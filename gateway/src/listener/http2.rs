@@ -1,29 +1,29 @@
 //! HTTP/2 connections of callers (RFC 9113).
 
-use std::cell::Cell;
-use std::convert::Infallible;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use h2::server::{self, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body as _;
+use http1::framing::content_length;
 use tokio::net::TcpStream;
+use tokio::task::spawn_local;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Front, HEAD_WAIT};
-use crate::body::BodyError;
-use crate::endpoint::LocalExecutor;
+use crate::body::Incoming;
+use crate::body::http2::{self, Received, Unsent};
 use crate::fields;
-use crate::outbound::Outgoing;
+use crate::outbound::Caller;
 
 /// Streams that one connection may have open. Enough for a busy caller, few enough that one connection is a small part
 /// of [`crate::worker::REQUESTS_MAX`].
@@ -40,10 +40,14 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 const RESETS_PENDING_MAX: usize = 20;
 /// Streams that may break the protocol, in all, before the connection is closed (CVE-2025-8671).
 const RESETS_BY_ERROR_MAX: usize = 1024;
+/// Interim answers that are forwarded for one request.
+const INTERIM_MAX: u8 = proto::limits::INTERIM_FRAMES_MAX;
 /// A caller that is silent for so long is asked for a sign of life, and has as long to give it.
 const PING: Duration = Duration::from_secs(20);
 /// A caller that was told to go has as long to say that it heard.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+type Connection = server::Connection<TcpStream, Bytes>;
 
 /// The streams of one connection.
 struct Streams {
@@ -56,44 +60,159 @@ struct Stream(Rc<Streams>);
 
 /// Serves one connection until its caller leaves, or it idles for [`HEAD_WAIT`], or the process drains: then the caller
 /// is told to open no more streams (GOAWAY), and what is open is finished.
-pub(super) async fn serve(front: impl Front, stream: TcpStream, source: SocketAddr) -> hyper::Result<()> {
+pub(super) async fn serve(front: impl Front, stream: TcpStream, source: SocketAddr) -> Result<(), h2::Error> {
     let stop = front.worker().shared.stop.clone();
-    let streams = Rc::new(Streams { open: Cell::new(0), idle_since: Cell::new(Instant::now()) });
-    let executor = StreamExecutor::default();
-    let service = service_fn(|mut request: Request<Incoming>| {
-        let (front, stream, give_up) = (front.clone(), Stream::open(&streams), executor.expect_stream());
-        async move {
-            fields::join_cookies(request.headers_mut());
-            let response = front.answer(request, source, &give_up).await;
-            Ok::<_, Infallible>(response.map(|outgoing| Answering { outgoing, _stream: stream }))
-        }
-    });
-    let serving = http2::Builder::new(executor.clone())
-        .timer(TokioTimer::new())
+    let mut builder = server::Builder::new();
+    builder
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_send_buffer_size(SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
-        .max_local_error_reset_streams(RESETS_BY_ERROR_MAX)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut serving = std::pin::pin!(serving);
-    tokio::select! {
+        .max_local_error_reset_streams(Some(RESETS_BY_ERROR_MAX));
+    let handshake = tokio::time::timeout(HEAD_WAIT, builder.handshake::<_, Bytes>(stream));
+    let mut connection = match handshake.await {
+        Ok(connection) => connection?,
+        Err(_) => return Ok(()),
+    };
+    let streams = Rc::new(Streams { open: Cell::new(0), idle_since: Cell::new(Instant::now()) });
+    let pings = connection.ping_pong();
+    let begin = |(request, respond): (Request<RecvStream>, SendResponse<Bytes>)| {
+        let stream = Stream::open(&streams);
+        let front = front.clone();
+        // Ends with its connection, at the latest: all that it waits for does.
+        spawn_local(async move {
+            exchange(front, source, request, respond).await;
+            drop(stream);
+        });
+    };
+    let ended = tokio::select! {
         biased;
-        ended = &mut serving => return ended,
-        () = stop.cancelled() => {}
-        () = streams.idle(HEAD_WAIT) => {}
+        ended = accept(&mut connection, begin) => Some(ended),
+        () = stop.cancelled() => None,
+        () = streams.idle(HEAD_WAIT) => None,
+        () = silent(pings) => return Ok(()),
+    };
+    if let Some(ended) = ended {
+        return ended;
     }
-    serving.as_mut().graceful_shutdown();
+    connection.graceful_shutdown();
     // A caller may take its time over what is open, but not over the farewell.
     streams.idle_since.set(Instant::now());
     tokio::select! {
         biased;
-        ended = &mut serving => ended,
+        ended = accept(&mut connection, begin) => ended,
         () = streams.idle(FAREWELL) => Ok(()),
+    }
+}
+
+/// Begins with every request until the end of the connection.
+async fn accept(
+    connection: &mut Connection,
+    begin: impl Fn((Request<RecvStream>, SendResponse<Bytes>)),
+) -> Result<(), h2::Error> {
+    while let Some(accepted) = connection.accept().await {
+        begin(accepted?);
+    }
+    Ok(())
+}
+
+/// Ends when a caller gives no sign of life.
+async fn silent(pings: Option<PingPong>) {
+    let Some(mut pings) = pings else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(PING).await;
+        match tokio::time::timeout(PING, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection is over; whoever drives it knows why.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// Serves one request, until its caller resets the stream or takes nothing of the answer.
+async fn exchange(
+    front: impl Front,
+    source: SocketAddr,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let give_up = CancellationToken::new();
+    let respond = RefCell::new(respond);
+    let served = serve_stream(&front, source, request, &respond, &give_up);
+    let served = tokio::select! {
+        biased;
+        served = served => served,
+        () = give_up.cancelled() => Some(()),
+    };
+    if served.is_some() {
+        // Frees what waits for a reader that takes nothing, and leaves the other streams alone.
+        respond.borrow_mut().send_reset(Reason::CANCEL);
+    }
+}
+
+/// `Some`: the stream is still to be reset.
+async fn serve_stream(
+    front: &impl Front,
+    source: SocketAddr,
+    request: Request<RecvStream>,
+    respond: &RefCell<SendResponse<Bytes>>,
+    give_up: &CancellationToken,
+) -> Option<()> {
+    let (mut parts, received) = request.into_parts();
+    fields::join_cookies(&mut parts.headers);
+    let length = content_length(&parts.headers).ok().flatten();
+    let incoming = Incoming::Http2(Received::new(received, length));
+    let left = Cell::new(INTERIM_MAX);
+    let interim = |status: StatusCode, headers: &HeaderMap| {
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.headers_mut() = headers.clone();
+        if left.get() > 0 {
+            left.set(left.get() - 1);
+            // One that the library does not take is left out, as any of them may be.
+            let _ = respond.borrow_mut().send_informational(response);
+        }
+    };
+    let caller = Caller { source, give_up, interim: &interim };
+    let answered = {
+        // Boxed, as it is large and short-lived beside the body of its answer.
+        let mut answering = Box::pin(front.answer(Request::from_parts(parts, incoming), caller));
+        poll_fn(|cx| {
+            if let Poll::Ready(reply) = answering.as_mut().poll(cx) {
+                return Poll::Ready(Some(reply));
+            }
+            // The caller resets the stream, or is gone.
+            match respond.borrow_mut().poll_reset(cx) {
+                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await?
+    };
+    let (head, body) = answered.response.into_parts();
+    let mut body = pin!(body);
+    let empty = body.is_end_stream();
+    let mut response = Response::from_parts(head, ());
+    if !response.headers().contains_key(http::header::DATE) {
+        let now = http1::server::date();
+        response.headers_mut().insert(http::header::DATE, now);
+    }
+    let sent = respond.borrow_mut().send_response(response, empty);
+    let Ok(mut stream) = sent else { return Some(()) };
+    if empty {
+        // The body is polled to its end all the same: whoever made it counts on that.
+        let _ = poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
+        return None;
+    }
+    match http2::send(&mut stream, body).await {
+        Ok(()) | Err(Unsent::Stopped) => None,
+        Err(Unsent::Body(_)) => {
+            http2::cut(&mut stream);
+            None
+        }
     }
 }
 
@@ -125,90 +244,9 @@ impl Drop for Stream {
     }
 }
 
-/// Runs hyper's tasks on this thread, each stream until it is given up: dropping its task resets the stream, which frees
-/// what waits for a reader that takes nothing, and leaves the others of the connection alone.
-#[derive(Clone, Default)]
-struct StreamExecutor {
-    /// Of the stream whose service was called last. hyper hands over its task next.
-    expected: Rc<Cell<Option<CancellationToken>>>,
-}
-
-impl StreamExecutor {
-    /// A token that gives up the stream whose task comes next.
-    fn expect_stream(&self) -> CancellationToken {
-        let give_up = CancellationToken::new();
-        self.expected.set(Some(give_up.clone()));
-        give_up
-    }
-}
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamExecutor {
-    fn execute(&self, task: F) {
-        let Some(give_up) = self.expected.take() else { return LocalExecutor.execute(task) };
-        LocalExecutor.execute(async move {
-            tokio::select! {
-                biased;
-                () = task => {}
-                () = give_up.cancelled() => {}
-            }
-        });
-    }
-}
-
-/// The body of an answer; while it lasts, its stream counts as open.
-struct Answering {
-    outgoing: Outgoing,
-    _stream: Stream,
-}
-
-impl Body for Answering {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.outgoing).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.outgoing.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.outgoing.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use hyper::rt::Executor as _;
-
     use super::*;
-
-    #[tokio::test(flavor = "local")]
-    async fn a_stream_that_is_given_up_ends_and_no_other_does() {
-        let executor = StreamExecutor::default();
-        let alive = Rc::new(());
-        let task = |alive: Rc<()>| async move {
-            std::future::pending::<()>().await;
-            drop(alive);
-        };
-        let first = executor.expect_stream();
-        executor.execute(task(alive.clone()));
-        let _second = executor.expect_stream();
-        executor.execute(task(alive.clone()));
-        // One of hyper's own.
-        executor.execute(task(alive.clone()));
-        tokio::task::yield_now().await;
-        assert_eq!(Rc::strong_count(&alive), 4);
-        first.cancel();
-        for _ in 0..3 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(Rc::strong_count(&alive), 3);
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_idles_from_the_end_of_its_last_stream() {

@@ -18,9 +18,12 @@ pub(super) const OTHERS: &str = "(others)";
 /// A direction, and a peer where there is one.
 pub(super) type Group = (Direction, Option<ClusterName>);
 
+/// What is counted of each service of a group.
+type Services<T> = HashMap<Arc<str>, Arc<T>>;
+
 /// All that is counted of one kind.
 #[derive(Debug)]
-pub(super) struct Series<T>(Mutex<HashMap<Group, HashMap<Arc<str>, Arc<T>>>>);
+pub(super) struct Series<T>(Mutex<HashMap<Group, Services<T>>>);
 
 impl<T> Default for Series<T> {
     fn default() -> Self {
@@ -69,7 +72,7 @@ impl<T> Series<T> {
         self.lock().values().map(HashMap::len).sum()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Group, HashMap<Arc<str>, Arc<T>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Group, Services<T>>> {
         // Whoever panicked left maps that are whole at any time.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -133,11 +133,11 @@ impl From<Failure> for Outcome {
             Failure::NotSent | Failure::Connect | Failure::Unavailable | Failure::Refused => {
                 Self::Unavailable
             }
-            Failure::Overloaded => Self::Overloaded,
+            Failure::Overloaded | Failure::NoRoom => Self::Overloaded,
             Failure::Misplaced => Self::Misplaced,
             Failure::Denied => Self::Denied,
             Failure::Unknown => Self::NotFound,
-            Failure::PeerLost | Failure::Reset => Self::Broken,
+            Failure::PeerLost | Failure::Reset | Failure::Malformed | Failure::AnswerTooLarge => Self::Broken,
             Failure::Status(_) | Failure::GrpcUnavailable => Self::Answered,
             Failure::TooLarge => Self::Malformed,
             Failure::Deadline => Self::Timeout,

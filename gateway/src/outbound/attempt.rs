@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use hashring::NodeIndex;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use http_body::Body;
 use proto::code::Code;
 use proto::frame::{Frame, FrameKind, put_frame};
@@ -14,11 +14,12 @@ use tokio::time::Instant;
 use tunnel::{Exchange, Tunnel, TunnelError};
 
 use super::Call;
-use crate::answer::{AbortOnDrop, Answer, AnswerBody, Source};
-use crate::body::Reader;
+use crate::answer::{Answer, AnswerBody, Source};
+use crate::body::{Reader, Upload};
 use crate::clock::Activity;
-use crate::endpoint::{self, Allowance};
-use crate::fields::{self, Declared};
+use crate::endpoint::{Allowance, Ask};
+use crate::fields;
+use crate::message;
 use crate::peers::{PeerCluster, PeerGateway};
 use crate::retry::Failure;
 use crate::view::{LocalService, Server, Service};
@@ -77,7 +78,8 @@ impl Call<'_> {
             Target::Peer(gateway, tunnel) => self.through(&gateway, &tunnel, attempt).await?,
             Target::Gateways(cluster) => self.through_any(&cluster, attempt).await?,
         };
-        answer.settle(&self.worker.shared.budget).await.map_err(|e| match e {
+        let idle = self.service.timeout.idle;
+        answer.settle(&self.worker.shared.budget, idle).await.map_err(|e| match e {
             crate::body::BodyError::Tunnel(e) => failure(&e),
             _ => Failure::Reset,
         })
@@ -85,13 +87,24 @@ impl Call<'_> {
 
     async fn at_local(&self, local: &LocalService) -> Result<Answer, Failure> {
         let port = local.port(self.port).ok_or(Failure::Unavailable)?;
-        let allowance =
-            Allowance { replayable: self.replayable_method, attempts: self.service.retry.attempts };
-        let worker = self.worker;
-        let clock = &worker.shared.clock;
-        let response =
-            endpoint::call(&worker.pool, port, clock, self.head, &self.body, self.hash, allowance).await?;
-        Ok(response.into())
+        let allowance = Allowance {
+            replayable: self.replayable_method,
+            attempts: self.service.retry.attempts,
+            connect: self.service.timeout.connect,
+        };
+        let ask = Ask {
+            pool: &self.worker.pool,
+            port,
+            clock: self.worker.shared.clock,
+            head: self.head,
+            body: &self.body,
+            key: self.hash,
+            allowance,
+            expired: &self.expired,
+            interim: self.interim,
+            stop: &self.worker.shared.stop,
+        };
+        Ok(ask.send().await?.into())
     }
 
     /// Through one gateway of the own cluster after the other, as endpoints of a service are tried: on from one that has
@@ -155,25 +168,34 @@ impl Call<'_> {
             None
         } else {
             let upload = upload(sender, self.body.reader(), self.activity.clone());
-            Some(AbortOnDrop(tokio::task::spawn_local(upload)))
+            Some(Upload::begin(upload, self.body.clone(), self.worker.shared.stop.clone()))
         };
-        let head = match receiver.frame().await {
-            Ok(Some(Frame::Head(head))) => head,
-            Ok(_) => return Err(Failure::Reset),
-            Err(e) => return Err(self.peer_failure(gateway, &e)),
+        let head = loop {
+            match receiver.frame().await {
+                Ok(Some(Frame::Head(head))) => break head,
+                Ok(Some(Frame::Interim(head))) => self.hint(&head),
+                Ok(_) => return Err(Failure::Reset),
+                Err(e) => return Err(self.peer_failure(gateway, &e)),
+            }
         };
         let (response, head_fields) = proto::head::ResponseHead::decode(&head).map_err(|_| Failure::Reset)?;
         let mut headers = fields::to_headers(&head, head_fields).ok_or(Failure::Reset)?;
-        // A peer's gateway has done so; one that has not must not reach our caller's connection.
-        fields::strip_hop_by_hop(&mut headers);
         let status = StatusCode::from_u16(response.status).map_err(|_| Failure::Reset)?;
-        // RFC 9110, section 6.4.1: these have no body, whatever length they speak of.
-        let bodiless = self.head.method == Method::HEAD
-            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        // A peer's gateway has judged it; one that has not must not reach our caller's connection.
         let declared =
-            if bodiless { Declared::NOTHING } else { Declared::of(&headers).map_err(|_| Failure::Reset)? };
-        let body = AnswerBody::stream(Source::Tunnel(receiver, declared, upload));
-        Ok(Answer { status, headers, body })
+            message::answer(&self.head.method, status, &mut headers).map_err(|_| Failure::Malformed)?;
+        let body = AnswerBody::stream(Source::Tunnel(receiver, declared), upload);
+        Ok(Answer { status, reason: None, headers, body })
+    }
+
+    /// Forwards an interim answer; one that makes no sense is left out, as any may be.
+    fn hint(&self, head: &bytes::Bytes) {
+        let Ok((response, head_fields)) = proto::head::ResponseHead::decode(head) else { return };
+        let Some(mut headers) = fields::to_headers(head, head_fields) else { return };
+        let Ok(status) = StatusCode::from_u16(response.status) else { return };
+        if message::interim(status, &mut headers) {
+            (self.interim)(status, &headers);
+        }
     }
 
     fn put_head(&self, out: &mut Vec<u8>, attempt: Attempt) -> Result<(), proto::head::HeadError> {

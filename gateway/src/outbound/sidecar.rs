@@ -17,11 +17,11 @@ use tunnel::{Exchange, Peer, Sender};
 use super::{Call, find};
 use crate::access::{Counted, Line};
 use crate::clock::Activity;
-use crate::endpoint::RequestHead;
 use crate::error::Rejection;
-use crate::exchange;
+use crate::exchange::{self, Interims};
 use crate::fields::{self, Declared};
 use crate::grpc;
+use crate::message::{self, RequestHead};
 use crate::metrics::{Direction, Outcome};
 use crate::retry;
 use crate::route;
@@ -78,6 +78,8 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
     }
     let grpc = grpc::is_grpc(&head.headers);
     let has_key = head.headers.contains_key(HeaderName::from_static("idempotency-key"));
+    let interims = Interims::default();
+    let interim = |status, headers: &http::HeaderMap| interims.push(status, headers);
     let total = asked.deadline.into_iter().chain(service.timeout.total).min();
     let call = Call {
         worker,
@@ -95,13 +97,10 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
         replayable_method: retry::replayable_method(head.method.as_str(), has_key, &service.retry),
         caller: Some(caller),
         hedged: Cell::new(false),
+        expired: Cell::new(false),
+        interim: &interim,
     };
-    let stopped = sender.stopped();
-    let served = tokio::select! {
-        biased;
-        served = call.run() => served,
-        () = stopped => return,
-    };
+    let Some(served) = interims.while_answering(&mut sender, call.run()).await else { return };
     let answer = match served {
         Ok((mut answer, node)) => {
             service.durations.observe(started.elapsed());
@@ -112,7 +111,7 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
             answer.body.limit(service.timeout.idle, call.deadline, activity);
             answer
         }
-        Err((_, true)) => return sender.reset(Code::Internal),
+        Err((_, true)) => return sender.reset(Code::Cancelled),
         Err((failure, false)) => {
             let (rejection, outcome) = call.rejection(failure, false);
             counted.outcome = outcome;
@@ -141,7 +140,8 @@ impl Asked {
         let view = worker.shared.view.load();
         let (service, port) =
             find(&view, &worker.shared.domain, told.authority).map_err(Refusal::Rejected)?;
-        let (mut head, declared) = exchange::request(bytes, &told, head_fields).ok_or(Refusal::Broken)?;
+        let judged = message::request_from_tunnel(bytes, &told, head_fields);
+        let (mut head, declared) = judged.ok_or(Refusal::Broken)?;
         let placement = &service.placement;
         // Hashed once, at the first hop: unless that one did not know yet what counts here.
         let hash = if service.pinned || told.generation == placement.generation() {

@@ -14,6 +14,7 @@ use super::{Offer, Peers, lock};
 use crate::audit;
 use crate::clock::unix_ms;
 use crate::health::{State, Transition, Way, Ways};
+use crate::news::News;
 
 /// Tunnels to one gateway process at once: the one in use, and a few that are being replaced or that only one side has
 /// noticed to be dead.
@@ -40,11 +41,13 @@ pub struct PeerGateway {
     pub changed: Notify,
     /// Told when the first request goes out on an idle tunnel: silence counts from now.
     pub(super) busy: Arc<Notify>,
+    /// Told when its state changes: whoever follows how peers are.
+    news: News,
 }
 
 impl PeerGateway {
     /// A gateway that no tunnel leads to yet.
-    pub(super) fn new(cluster: ClusterName, id: String) -> Self {
+    pub(super) fn new(cluster: ClusterName, id: String, news: News) -> Self {
         Self {
             cluster,
             id,
@@ -57,6 +60,7 @@ impl PeerGateway {
             quic_fails: AtomicBool::new(false),
             changed: Notify::new(),
             busy: Arc::default(),
+            news,
         }
     }
 
@@ -244,6 +248,7 @@ impl PeerGateway {
             }
         }
         self.changed.notify_waiters();
+        self.news.tell();
     }
 }
 

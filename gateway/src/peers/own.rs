@@ -43,8 +43,12 @@ pub fn own(
         let on_event = |event| {
             gateway.on_event(&tunnel, &event, clock.epoch());
             match event {
-                Event::GoingAway | Event::Retiring => cluster.changed.notify_waiters(),
-                Event::Digest(digest) => cluster.facts.tell(&gateway.id, &digest, clock.micros()),
+                Event::GoingAway | Event::Retiring => cluster.tunnels_changed(),
+                Event::Digest(digest) => {
+                    if cluster.facts.tell(&gateway.id, &digest, clock.micros()) {
+                        cluster.news.tell();
+                    }
+                }
                 Event::Gateways(gateways) => cluster.told_gateways(&gateway.id, &gateways),
                 Event::Answered { .. } => {}
             }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::audit;
-use crate::balance::Standing;
+use crate::balance::Eligibility;
 use crate::limited::limited;
 use crate::view::View;
 use crate::worker::Shared;
@@ -228,7 +228,7 @@ fn passes(view: &View, service: &ServiceName, id: &str, now: u64) -> bool {
     let Some(local) = view.local(&service.namespace, &service.name) else { return false };
     local.ports.iter().all(|(_, endpoints)| {
         let endpoint = endpoints.iter().find(|endpoint| endpoint.id() == id);
-        endpoint.is_some_and(|e| e.is_waiting() || e.standing(now) == Standing::Ready)
+        endpoint.is_some_and(|e| e.is_waiting() || e.eligibility(now) == Eligibility::Eligible)
     })
 }
 

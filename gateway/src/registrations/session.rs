@@ -8,6 +8,7 @@ use proto::limits::LOOKUP_ENDPOINTS_MAX;
 use proto::register::{Phase, Say, Standing, Told, say};
 use registry::model::{Endpoint, Service, ServiceName};
 use registry::registrar::Claim;
+use registry::registration::place::BadPlace;
 use registry::registration::{self, Begin};
 use registry::store::StoreError;
 use tokio::sync::watch;
@@ -15,7 +16,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::keeper::{Done, Wanted};
-use super::{LOOK, SEND_WAIT};
+use super::place::Places;
+use super::{LOOK, SEND_WAIT, refused};
 use crate::line::{Cut, Line};
 use crate::view::View;
 
@@ -50,6 +52,7 @@ pub(super) struct Session {
     views: watch::Receiver<Arc<View>>,
     /// The service of each endpoint, as the view last had it.
     services: Vec<Option<Arc<Service>>>,
+    places: Places,
     wanted: watch::Sender<Wanted>,
     done: watch::Receiver<Done>,
     /// What the registrar was told last.
@@ -62,12 +65,13 @@ impl Session {
         line: Line<Say, Told>,
         begin: &Begin,
         views: watch::Receiver<Arc<View>>,
+        places: Places,
         wanted: watch::Sender<Wanted>,
         done: watch::Receiver<Done>,
     ) -> Self {
         let (endpoints, ttl) = (begin.endpoints.clone(), begin.ttl);
         let mut session =
-            Self { line, endpoints, ttl, views, services: Vec::new(), wanted, done, told: None };
+            Self { line, endpoints, ttl, views, services: Vec::new(), places, wanted, done, told: None };
         session.services_changed();
         session
     }
@@ -109,7 +113,13 @@ impl Session {
                 () = sleep_until(heard + self.ttl) => return Err(End::Silent),
                 // Whoever started this has both senders for as long as it runs.
                 _ = self.done.changed() => (false, true),
-                _ = self.views.changed() => (false, self.services_changed()),
+                _ = self.views.changed() => {
+                    let changed = self.services_changed();
+                    if changed && let Err(forbidden) = self.are_allowed() {
+                        return self.send_away(&forbidden).await;
+                    }
+                    (false, changed)
+                }
                 _ = looks.tick(), if draining => (false, true),
             };
         }
@@ -134,6 +144,23 @@ impl Session {
         self.want(|wanted| wanted.leaves = true);
         // It fails only without a sender: then nothing can be done any more.
         let _ = self.done.wait_for(|done| done.left).await;
+    }
+
+    /// Whether its endpoints may still be where they are.
+    fn are_allowed(&self) -> Result<(), BadPlace> {
+        let view = self.views.borrow();
+        self.endpoints
+            .iter()
+            .try_for_each(|(service, endpoint)| self.places.allow(service, endpoint, &[], &view))
+    }
+
+    /// Takes its endpoints off, and tells it why.
+    async fn send_away(&mut self, why: &BadPlace) -> Result<(), End> {
+        self.leave().await;
+        self.send(refused(why)).await?;
+        // It hangs up when it has heard: to end the stream before would take the word back.
+        let _ = timeout(SEND_WAIT, async { while self.line.next().await.is_ok() {} }).await;
+        Ok(())
     }
 
     /// Looks at the view of this moment; whether one of its services is another one there than before.

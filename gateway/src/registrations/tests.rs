@@ -4,8 +4,9 @@ use std::cell::Cell;
 use std::io;
 
 use proto::register::{Beat, Drain, Leave, Phase};
-use registry::model::{Catalog, Declared, Endpoint, Grant, Port, Protocol, Service};
+use registry::model::{Catalog, Declared, Endpoint, Grant, HostRule, Hosts, Port, Protocol, Service};
 use registry::registration::Registered;
+use registry::registration::place::CameFrom;
 use registry::store::memory::{MemoryStore, MemoryWatch};
 use registry::store::{Cause, Entry, LeaseId, Outcome, Range, StoreError, Transaction, keys};
 use tokio::task::JoinHandle;
@@ -87,8 +88,15 @@ fn begin() -> Begin {
 
 /// A view of which `shop/cart` has these endpoints.
 fn view(revision: u64, endpoints: Vec<Endpoint>) -> Arc<View> {
+    view_that_allows(revision, endpoints, &[])
+}
+
+/// The same, where workloads may register these hosts.
+fn view_that_allows(revision: u64, endpoints: Vec<Endpoint>, hosts: &[HostRule]) -> Arc<View> {
+    let registration = Hosts(hosts.to_vec());
     let ports = [Port { name: "web".into(), number: 80, protocol: Protocol::Http }].into();
-    let service = Service { name: cart(), ports, endpoints, health_check: None, export: Grant::Nobody };
+    let service =
+        Service { name: cart(), ports, endpoints, health_check: None, export: Grant::Nobody, registration };
     let declared =
         Declared { services: [(cart(), Arc::new(service))].into_iter().collect(), ..Declared::default() };
     let catalog = Catalog {
@@ -114,14 +122,24 @@ struct Talk {
 
 /// A conversation that has yet to be polled, with a store that is as `health` says.
 fn talk(health: Health) -> (Talk, impl Future<Output = Option<InProgressGuard>> + Send + 'static) {
+    talk_from(Who::Host(7), CameFrom::Host, health)
+}
+
+/// The same with `who`, who is `from` somewhere.
+fn talk_from(
+    who: Who,
+    from: CameFrom,
+    health: Health,
+) -> (Talk, impl Future<Output = Option<InProgressGuard>> + Send + 'static) {
     let store = MemoryStore::default();
     let (health, of_store) = watch::channel(health);
     let views = watch::Sender::new(view(1, Vec::new()));
     let (say, said) = mpsc::channel(8);
     let (tell, told) = mpsc::channel(8);
-    let stream = RegisterStream { who: Who::Host(7), line: Line::Queues(said, tell), room: None };
+    let stream = RegisterStream { who, from, line: Line::Queues(said, tell), room: None };
     let failing = Failing { store: store.clone(), health: of_store };
-    let conversation = converse(CancellationToken::new(), failing, views.subscribe(), stream);
+    let places = Places { from, listeners: Arc::default(), resolving: Arc::new(Semaphore::new(1)) };
+    let conversation = converse(CancellationToken::new(), failing, views.subscribe(), places, stream);
     (Talk { say, told, store, health, views }, conversation)
 }
 
@@ -251,7 +269,9 @@ fn a_change_of_other_services_is_no_news() {
     let (_tell, done) = watch::channel(Done::default());
     let (_say, said) = mpsc::channel(1);
     let (tell, _told) = mpsc::channel(1);
-    let mut session = Session::new(Line::Queues(said, tell), &begin(), of_session, wanted, done);
+    let places =
+        Places { from: CameFrom::Host, listeners: Arc::default(), resolving: Arc::new(Semaphore::new(1)) };
+    let mut session = Session::new(Line::Queues(said, tell), &begin(), of_session, places, wanted, done);
     // Another view with the very same service.
     views.send_replace(Arc::new(other));
     assert!(!session.services_changed());
@@ -303,4 +323,68 @@ fn nobody_takes_the_room_of_all() {
     rooms.forget(&who("a"));
     rooms.forget(&who("b"));
     assert!(rooms.0.is_empty());
+}
+
+/// A workload of the namespace of `shop/cart`.
+fn workload() -> Who {
+    Who::Workload { namespace: "shop".into(), id: "spiffe://a.example/cluster/west/ns/shop/sa/cart".into() }
+}
+
+fn begin_at(host: &str) -> say::Kind {
+    let endpoint = Endpoint { host: host.into(), ..endpoint() };
+    say::Kind::Begin(Begin { endpoints: vec![(cart(), endpoint)], ..begin() }.encode())
+}
+
+/// What a workload is told that registers `host` from 10.0.0.5, where the service allows these hosts.
+async fn registers(host: &str, hosts: &[HostRule]) -> (Talk, Told, JoinHandle<Option<InProgressGuard>>) {
+    let from = CameFrom::Address([10, 0, 0, 5].into());
+    let (mut talk, conversation) = talk_from(workload(), from, Health::Well);
+    talk.views.send_replace(view_that_allows(1, Vec::new(), hosts));
+    let conversation = tokio::spawn(conversation);
+    talk.say(begin_at(host)).await;
+    let told = talk.told.recv().await.unwrap();
+    (talk, told, conversation)
+}
+
+#[tokio::test]
+async fn a_workload_from_elsewhere_registers_where_it_is_or_where_its_service_allows() {
+    let network = [HostRule::Network([10, 0, 1, 0].into(), 24)];
+    for (host, hosts, refused) in [
+        ("10.0.0.5", &[][..], ""),
+        ("10.0.1.9", &network, ""),
+        (
+            "10.0.1.9",
+            &[],
+            "`registration: { hosts: [\"10.0.1.9\"] }` in the spec of the MeshService shop/cart",
+        ),
+        ("127.0.0.1", &network, "over its Unix socket"),
+    ] {
+        let (talk, told, conversation) = registers(host, hosts).await;
+        assert!(told.refused.contains(refused), "{host}: {told:?}");
+        assert_eq!(told.refused.is_empty(), refused.is_empty(), "{host}: {told:?}");
+        drop(talk);
+        conversation.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_allowed_no_longer_is_taken_off() {
+    let network = [HostRule::Network([10, 0, 1, 0].into(), 24)];
+    let (mut talk, told, conversation) = registers("10.0.1.9", &network).await;
+    assert_eq!(told.refused, "");
+    while talk.record().await.is_none() {
+        tokio::task::yield_now().await;
+    }
+    talk.views.send_replace(view_that_allows(2, Vec::new(), &[]));
+    let refused = loop {
+        let told = talk.told.recv().await.unwrap();
+        if !told.refused.is_empty() {
+            break told.refused;
+        }
+    };
+    assert!(refused.contains("registration: { hosts:"), "{refused}");
+    assert_eq!(talk.record().await, None, "before it is told");
+    let Talk { say, .. } = talk;
+    drop(say);
+    conversation.await.unwrap();
 }

@@ -29,8 +29,10 @@ const LEARN_WAIT: Duration = Duration::from_secs(5);
 const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 /// How often such names are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
-/// Wait before a stream that ended is opened again.
+/// Wait before a stream that ended is opened again; doubled, up to the longest, while streams end as soon as they are
+/// opened: the gateway has no room for one.
 const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The names in use. Of one thread; nothing is borrowed over an await.
 #[derive(Debug, Default)]
@@ -166,11 +168,13 @@ impl Names {
 pub async fn follow(names: Rc<Names>, shared: Arc<Shared>, cluster: Arc<PeerCluster>, builder: ViewBuilder) {
     let mut follower = Follower { names, shared, cluster, builder };
     let stop = follower.shared.stop.clone();
+    let mut pause = PAUSE;
     loop {
         let tunnel = tokio::select! {
             () = stop.cancelled() => return,
             tunnel = follower.a_tunnel() => tunnel,
         };
+        let opened = Instant::now();
         let ended = tokio::select! {
             () = stop.cancelled() => return,
             ended = follower.follow(&tunnel) => ended,
@@ -184,7 +188,11 @@ pub async fn follow(names: Rc<Names>, shared: Arc<Shared>, cluster: Arc<PeerClus
         }
         follower.names.deaf();
         follower.publish();
-        tokio::time::sleep(PAUSE).await;
+        if opened.elapsed() > PAUSE_MAX {
+            pause = PAUSE;
+        }
+        tokio::time::sleep(pause).await;
+        pause = PAUSE_MAX.min(2 * pause);
     }
 }
 

@@ -1,19 +1,19 @@
 //! The front of a sidecar: an explicit HTTP proxy (RFC 9110, section 3.7), and a listener for requests that name their
 //! host.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
-use tokio_util::sync::CancellationToken;
+use http::{Method, Request};
+use http1::server::Reply;
 
 use super::Names;
 use super::passthrough;
+use crate::body::Incoming;
 use crate::error::{ProxyError, Rejection};
 use crate::listener::Front;
+use crate::message;
 use crate::metrics::Outcome;
-use crate::outbound::{self, Outgoing};
+use crate::outbound::{self, Caller, Outgoing};
 use crate::route::{self, NotMesh};
 use crate::worker::Worker;
 
@@ -43,22 +43,18 @@ impl Front for Rc<Proxy> {
         &self.worker
     }
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        source: SocketAddr,
-        give_up: &CancellationToken,
-    ) -> Response<Outgoing> {
+    async fn answer(&self, request: Request<Incoming>, caller: Caller<'_>) -> Reply<Outgoing> {
         // What is malformed is refused by whoever reads it again.
-        let authority = outbound::authority(request.uri(), request.headers()).unwrap_or_default();
+        let authority = message::authority(request.uri(), request.version(), request.headers());
+        let authority = authority.unwrap_or_default();
         match self.way(&authority).await {
             Way::Untold => {
                 let details = format!("no gateway has said what `{authority}` means; {}", self.last_error());
                 let rejection = Rejection::new(ProxyError::DestinationUnavailable, details);
                 let nameless = &self.worker.shared.nameless;
-                outbound::reject(&self.worker, false, rejection, nameless, Outcome::Unavailable)
+                outbound::reject(&self.worker, false, rejection, nameless, Outcome::Unavailable).into()
             }
-            Way::Mesh => outbound::serve(&self.worker, request, source, give_up).await,
+            Way::Mesh => outbound::serve(&self.worker, request, caller).await,
             Way::Outside if !self.passthrough => {
                 let details = format!(
                     "`{authority}` is no name of the mesh, and this sidecar forwards nothing else (`spec.passthrough`)"
@@ -71,11 +67,12 @@ impl Front for Rc<Proxy> {
                     &self.worker.shared.nameless,
                     Outcome::Denied,
                 )
+                .into()
             }
             Way::Outside if request.method() == Method::CONNECT => {
                 passthrough::connect(&self.worker, request, &authority).await
             }
-            Way::Outside => passthrough::forward(&self.worker, request, &authority).await,
+            Way::Outside => passthrough::forward(&self.worker, request, caller).await,
         }
     }
 }

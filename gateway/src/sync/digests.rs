@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tunnel::Tunnel;
 
 use super::objections::Objections;
+use crate::balance::Readiness;
 use crate::view::{LocalService, View};
 use crate::worker::Shared;
 
@@ -34,8 +35,19 @@ struct Listener {
 /// A service that is served here, and how it was at the last look.
 struct Told {
     service: Arc<LocalService>,
-    /// What is told at once when it changes: ready capacity, and the ring that it is placed by.
-    facts: Option<(u32, Option<u64>)>,
+    /// What is told at once when it changes.
+    facts: Option<Facts>,
+}
+
+/// What of a service is told at once when it changes.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct Facts {
+    /// The weight of its eligible endpoints.
+    ready: u32,
+    /// Fewer than half of its endpoints are eligible.
+    degraded: bool,
+    /// The fingerprint of the ring that it is placed by.
+    ring: Option<u64>,
 }
 
 /// Tells every gateway of every peer, until the process drains; and where the `gateways` of our cluster may be dialled.
@@ -133,21 +145,24 @@ fn served(view: &View, before: Vec<Told>) -> Vec<Told> {
 impl Told {
     /// Whether what is told at once has changed since the last look.
     fn look(&mut self, now: u64) -> bool {
-        let endpoints = self.service.ports.iter().map(|(_, endpoints)| endpoints);
+        let endpoints = || self.service.ports.iter().map(|(_, endpoints)| endpoints);
         // A service whose one port works is not down.
-        let ready = endpoints.map(|e| e.ready_weight(now)).max().unwrap_or(0);
+        let ready = endpoints().map(|e| e.ready_weight(now)).max().unwrap_or(0);
+        let degraded = endpoints().all(|e| e.readiness(now) != Readiness::Ready);
         let ring = self.service.placement.as_ref().map(|placement| placement.ring().fingerprint());
-        self.facts.replace((ready, ring)) != Some((ready, ring))
+        let facts = Some(Facts { ready, degraded, ring });
+        std::mem::replace(&mut self.facts, facts) != facts
     }
 
     /// How it was at the last look.
     fn digest(&self) -> ServiceDigest {
         let endpoints = self.service.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
-        let (ready, ring) = self.facts.unwrap_or_default();
+        let Facts { ready, degraded, ring } = self.facts.unwrap_or_default();
         ServiceDigest {
             namespace: self.service.name.namespace.to_string(),
             name: self.service.name.name.to_string(),
             ready,
+            degraded,
             load: endpoints.map(|endpoint| endpoint.in_flight()).fold(0, u32::saturating_add),
             ring,
         }

@@ -1,52 +1,81 @@
 //! Tells sidecars what the names mean that they use: at once when one is asked for, and whenever it changes.
+//!
+//! A name is looked at once, however many use it, and only when there is news; whoever uses it hears of a change, and
+//! nothing is done for a stream that none concerns. What one tunnel and one workload may ask for is limited, and how
+//! fast: each question has its turn among those of others.
+//!
+//! | what | limit | beyond it |
+//! |---|---|---|
+//! | streams of a tunnel; of a workload; in all | [`LOOKUPS_EACH_MAX`](crate::sidecars::LOOKUPS_EACH_MAX); [`LOOKUPS_OF_ONE_MAX`](crate::sidecars::LOOKUPS_OF_ONE_MAX); [`STREAMS_MAX`] | refused |
+//! | names of a stream; of a workload; in all | [`LOOKUP_NAMES_MAX`]; [`NAMES_OF_ONE_MAX`](crate::sidecars::NAMES_OF_ONE_MAX); [`NAMES_MAX`] | the stream is ended |
+//! | questions of a workload | [`Workload::asks`](crate::sidecars::Workload::asks) | wait |
 
-use std::collections::BTreeMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+mod book;
+mod moment;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hashring::NodeIndex;
-use proto::limits::{LOOKUP_ANSWER_BYTES_MAX, LOOKUP_NAMES_MAX};
+use bytes::Bytes;
+use proto::limits::{LOOKUP_NAMES_MAX, NAME_BYTES_MAX};
 use proto::lookup::{Answer, Ask, ask};
 use proto::message::encode_message;
-use registry::lookup::{LocalEndpoints, Meaning, Reach, State, encode};
-use registry::model::{Catalog, ClusterName, Endpoint, Member};
-use registry::union::{self, Placed};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::sleep;
 use tracing::debug;
 use tunnel::TunnelError;
 
+use self::book::{Book, Inbox, Word};
+use self::moment::Moment;
 use crate::limited::limited;
-use crate::placement::Availability;
-use crate::route;
-use crate::view::{Server, Service, View};
+use crate::metrics::{InProgress, InProgressGuard};
+use crate::news::Follower;
+use crate::sidecars::{NAMES_OF_ONE_MAX, Workload};
 use crate::worker::{LookupStream, Shared};
 
-/// How often changes are looked for.
-const LOOK: Duration = Duration::from_millis(50);
+/// Changes are told at most so often: many come best at once.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Lookup streams at once: one for each sidecar, and the ones that they replace.
 const STREAMS_MAX: usize = 8192;
+/// Names that all of them use together, each counted as often as it is used: a few dozen for each.
+const NAMES_MAX: u64 = 64 * STREAMS_MAX as u64;
+/// Names that are said anew in one go: the control plane has other things to do.
+const RENEW_BATCH: usize = 16;
+/// Bytes of an answer that count as one more question.
+const BYTES_OF_A_QUESTION: usize = 1024;
 
-/// All that names mean at one moment.
+/// What all streams share.
 #[derive(Debug)]
-struct Moment {
-    view: Arc<View>,
-    catalog: Arc<Catalog>,
+struct Desk {
+    shared: Arc<Shared>,
+    /// Short sections without await, on the control plane only.
+    book: Mutex<Book>,
+    /// Told when the book is to be looked at sooner than was planned.
+    sooner: Notify,
+    /// Names that all streams use.
+    names: Arc<InProgress>,
 }
 
 /// Answers every stream of `lookups` until the process drains.
 pub async fn answer_sidecars(shared: Arc<Shared>, mut lookups: mpsc::Receiver<LookupStream>) {
-    let Some(first) = Moment::of(shared.view.load_full()) else { return };
-    let (moments, moment) = watch::channel(Arc::new(first));
+    let news = shared.news.follow();
+    let Some(moment) = Moment::of(shared.view.load_full()) else { return };
+    let book = Mutex::new(Book::new(shared.domain.clone(), moment));
+    let desk = Arc::new(Desk { shared: shared.clone(), book, sooner: Notify::new(), names: Arc::default() });
+    let mut following = std::pin::pin!(desk.follow(news));
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
+            never = &mut following => match never {},
             Some(stream) = lookups.recv() => {
                 if streams.len() < STREAMS_MAX {
-                    streams.spawn(answer(shared.clone(), moment.clone(), stream));
+                    streams.spawn(answer(desk.clone(), stream));
                 } else {
                     limited!(
                         WARN, KNOWN, stream.sidecar, "Refused a lookup stream: as many as are allowed are open.",
@@ -55,174 +84,164 @@ pub async fn answer_sidecars(shared: Arc<Shared>, mut lookups: mpsc::Receiver<Lo
                 }
             }
             Some(_) = streams.join_next() => {}
-            () = tokio::time::sleep(LOOK) => {
-                let view = shared.view.load_full();
-                if !Arc::ptr_eq(&view, &moments.borrow().view)
-                    && let Some(now) = Moment::of(view)
-                {
-                    moments.send_replace(Arc::new(now));
-                }
-            }
         }
     }
 }
 
-async fn answer(shared: Arc<Shared>, moments: watch::Receiver<Arc<Moment>>, stream: LookupStream) {
+impl Desk {
+    /// Keeps the book as things are.
+    async fn follow(&self, mut news: Follower) -> Infallible {
+        loop {
+            let until = self.book().until();
+            let left = until.map(|until| Duration::from_micros(until.saturating_sub(self.now())));
+            tokio::select! {
+                () = news.changed() => {}
+                () = self.sooner.notified() => continue,
+                () = sleep(left.unwrap_or_default()), if left.is_some() => {}
+            }
+            let changed = self.book().look(self.shared.view.load_full(), self.now());
+            for names in changed.chunks(RENEW_BATCH) {
+                names.iter().for_each(|name| self.book().renew(name, self.now()));
+                yield_now().await;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.shared.clock.micros()
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // Whoever panicked left a book that is whole, but for the word on a name: that is said anew with the next change.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One stream's part of the book; what it uses is given up with it.
+struct Following {
+    desk: Arc<Desk>,
+    workload: Arc<Workload>,
+    number: u64,
+    inbox: Arc<Inbox>,
+    using: HashMap<Arc<str>, Using>,
+}
+
+/// A name that a stream uses.
+struct Using {
+    /// The number of the word that it was told last.
+    told: u64,
+    rooms: [InProgressGuard; 2],
+}
+
+async fn answer(desk: Arc<Desk>, stream: LookupStream) {
     let sidecar = stream.sidecar.clone();
-    if let Err(error) = follow(&shared, moments, stream).await {
+    if let Err(error) = follow(desk, stream).await {
         debug!(sidecar, %error, "A lookup stream ended.");
     }
 }
 
 /// Answers one stream until its end.
-async fn follow(
-    shared: &Shared,
-    mut moments: watch::Receiver<Arc<Moment>>,
-    stream: LookupStream,
-) -> Result<(), TunnelError> {
-    let LookupStream { mut reader, mut writer, .. } = stream;
-    let domain = &shared.domain;
-    // What was said last of each name, and the pulse that it had.
-    let mut used: BTreeMap<String, (u64, Option<Answer>)> = BTreeMap::new();
-    let mut looks = tokio::time::interval(LOOK);
-    let mut changed = false;
+async fn follow(desk: Arc<Desk>, stream: LookupStream) -> Result<(), TunnelError> {
+    let LookupStream { mut reader, mut writer, workload, room: _room, .. } = stream;
+    let mut of_it = Following::new(desk, workload);
+    let inbox = of_it.inbox.clone();
     loop {
         tokio::select! {
-            asked = reader.next::<Ask>() => match asked? {
-                None => return Ok(()),
-                Some(Ask { kind: Some(ask::Kind::Use(name)) }) => {
-                    if used.len() >= LOOKUP_NAMES_MAX && !used.contains_key(&name) {
-                        return Err(TunnelError::Protocol(format!("more than {LOOKUP_NAMES_MAX} names")));
-                    }
-                    let moment = moments.borrow_and_update().clone();
-                    // What changed for the others is seen at the next look.
-                    changed = true;
-                    let now = shared.clock.micros();
-                    let answer = moment.answer(&name, domain, now);
-                    writer.send(&answer).await?;
-                    used.insert(name.clone(), (moment.pulse(&name, domain, now), Some(answer)));
+            asked = reader.next::<Ask>() => {
+                let Some(asked) = asked? else { return Ok(()) };
+                of_it.wait_for_turn().await;
+                if let Some(message) = of_it.hear(asked)? {
+                    writer.send_encoded(message).await?;
                 }
-                Some(Ask { kind: Some(ask::Kind::Leave(name)) }) => {
-                    used.remove(&name);
-                }
-                // A newer sidecar says more.
-                Some(Ask { kind: None }) => {}
-            },
-            _ = looks.tick() => {
-                changed |= moments.has_changed().unwrap_or(false);
-                let moment = moments.borrow_and_update().clone();
-                let now = shared.clock.micros();
-                for (name, (last_pulse, told)) in &mut used {
-                    let pulse = moment.pulse(name, domain, now);
-                    if pulse == *last_pulse && !changed {
-                        continue;
-                    }
-                    *last_pulse = pulse;
-                    let answer = moment.answer(name, domain, now);
-                    if told.as_ref() != Some(&answer) {
-                        writer.send(&answer).await?;
-                        *told = Some(answer);
+                // However many are here already: it is the turn of others.
+                yield_now().await;
+            }
+            names = inbox.take() => {
+                for name in names {
+                    if let Some(message) = of_it.news(&name) {
+                        writer.send_encoded(message).await?;
                     }
                 }
-                changed = false;
             }
         }
     }
 }
 
-impl Moment {
-    /// `None`: no view was built yet.
-    fn of(view: Arc<View>) -> Option<Self> {
-        Some(Self { catalog: view.catalog.clone()?, view })
+impl Following {
+    fn new(desk: Arc<Desk>, workload: Arc<Workload>) -> Self {
+        let number = desk.book().number();
+        Self { desk, workload, number, inbox: Arc::default(), using: HashMap::new() }
     }
 
-    /// The service of a name, and the cluster that it pins.
-    fn find(&self, name: &str, domain: &str) -> Option<(&Arc<Service>, Option<ClusterName>)> {
-        let authority = format!("{name}.{domain}");
-        let target = route::parse(&authority, domain).ok()?;
-        let service = self.view.service(&target)?;
-        let cluster = target.cluster().map(ClusterName::new).transpose().ok()?;
-        Some((service, cluster))
-    }
-
-    /// A name with all that places its requests.
-    fn placed(&self, service: &Service, cluster: Option<&ClusterName>) -> Option<Placed> {
-        let mut meaning = union::meaning(&self.catalog, &service.name);
-        match cluster {
-            None => meaning.union,
-            Some(cluster) => meaning.pinned.remove(cluster),
+    /// Waits until its workload may ask once more.
+    async fn wait_for_turn(&self) {
+        let wait = self.workload.asks.book(1, self.desk.now());
+        // Even the shortest sleep takes a millisecond.
+        if !wait.is_zero() {
+            sleep(wait).await;
         }
     }
 
-    /// What a name means at `now`.
-    fn answer(&self, name: &str, domain: &str, now: u64) -> Answer {
-        let meaning = || {
-            let (service, cluster) = self.find(name, domain)?;
-            let placed = self.placed(service, cluster.as_ref())?;
-            Some(encode(&self.meaning(service, placed, now)))
-        };
-        let mut answer = Answer { name: name.to_owned(), meaning: meaning() };
-        if encode_message(&answer).len() > LOOKUP_ANSWER_BYTES_MAX
-            && let Some(meaning) = &mut answer.meaning
-        {
-            // Then it sends its requests here.
-            meaning.endpoints = None;
-        }
-        answer
-    }
-
-    fn meaning(&self, service: &Service, placed: Placed, now: u64) -> Meaning {
-        let port = service.ports.first().map_or(0, |port| port.number);
-        let state = |(node, member): (NodeIndex, &Member)| {
-            if matches!(service.server(node), Server::Local(_)) {
-                // It judges these endpoints by itself.
-                return (member.cluster.clone(), State { reach: Reach::Up, ready: None });
+    /// What is to be answered.
+    fn hear(&mut self, asked: Ask) -> Result<Option<Bytes>, TunnelError> {
+        match asked.kind {
+            // What is no name means nothing for ever, and is not kept.
+            Some(ask::Kind::Use(name)) if name.len() > NAME_BYTES_MAX => {
+                Ok(Some(encode_message(&Answer { name, meaning: None }).into()))
             }
-            let reach = match service.availability(node, port, now) {
-                Availability::Up => Reach::Up,
-                Availability::Suspect => Reach::Suspect,
-                Availability::Down | Availability::Unreachable => Reach::Down,
-            };
-            (member.cluster.clone(), State { reach, ready: service.capacity(node, port, now) })
-        };
-        let states = service.placement.nodes().map(state);
-        let states = states.filter(|(cluster, _)| placed.servers.contains_key(cluster)).collect();
-        let serves_here = placed.servers.contains_key(&self.catalog.cluster);
-        let local = if serves_here { self.local(&placed) } else { None };
-        Meaning { region: self.catalog.region.clone(), placed, states, local }
+            Some(ask::Kind::Use(name)) => self.use_name(name.into()).map(Some),
+            Some(ask::Kind::Leave(name)) => {
+                if self.using.remove(&*name).is_some() {
+                    self.desk.book().leave(&name, self.number);
+                }
+                Ok(None)
+            }
+            // A newer sidecar says more.
+            None => Ok(None),
+        }
     }
 
-    /// The endpoints of a service that is served here.
-    fn local(&self, placed: &Placed) -> Option<LocalEndpoints> {
-        let declared = self.catalog.declared.services.get(&placed.name)?;
-        let local = self.view.local(&placed.name.namespace, &placed.name.name)?;
-        let failing = |endpoint: &Endpoint| {
-            let on = |(_, endpoints): &(_, crate::balance::Endpoints)| {
-                endpoints.iter().find(|e| e.id() == &*endpoint.id).is_some_and(|e| e.fails_checks())
-            };
-            local.ports.iter().map(on).collect()
+    fn use_name(&mut self, name: Arc<str>) -> Result<Bytes, TunnelError> {
+        let rooms = match self.using.remove(&name) {
+            Some(using) => using.rooms,
+            None if self.using.len() >= LOOKUP_NAMES_MAX => {
+                return Err(TunnelError::Protocol(format!("more than {LOOKUP_NAMES_MAX} names")));
+            }
+            None => {
+                let of_it = self.workload.names.enter(NAMES_OF_ONE_MAX);
+                let (Some(of_it), Some(of_all)) = (of_it, self.desk.names.enter(NAMES_MAX)) else {
+                    return Err(TunnelError::Protocol("its workload uses too many names".into()));
+                };
+                [of_it, of_all]
+            }
         };
-        let endpoints = declared.endpoints.iter().map(|e| (e.clone(), failing(e))).collect();
-        Some(LocalEndpoints { checked: declared.health_check.is_some(), endpoints })
+        let (told, message): Word = {
+            let mut book = self.desk.book();
+            let before = book.until();
+            let word = book.follow(&name, self.number, &self.inbox, self.desk.now());
+            if book.until() != before {
+                self.desk.sooner.notify_one();
+            }
+            word
+        };
+        // What it costs to say counts, too; that is waited for before the next.
+        self.workload.asks.book((message.len() / BYTES_OF_A_QUESTION) as u64, self.desk.now());
+        self.using.insert(name, Using { told, rooms });
+        Ok(message)
     }
 
-    /// A number that changes with whatever of a name changes between two views.
-    fn pulse(&self, name: &str, domain: &str, now: u64) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        let Some((service, _)) = self.find(name, domain) else { return 0 };
-        let port = service.ports.first().map_or(0, |port| port.number);
-        for (node, _) in service.placement.nodes() {
-            // What sidecars judge by themselves is no news to them.
-            if !matches!(service.server(node), Server::Local(_)) {
-                service.availability(node, port, now).as_str().hash(&mut hasher);
-                service.capacity(node, port, now).hash(&mut hasher);
-            }
-        }
-        if let Some(local) = self.view.local(&service.name.namespace, &service.name.name) {
-            for (_, endpoints) in &local.ports {
-                endpoints.iter().for_each(|endpoint| endpoint.fails_checks().hash(&mut hasher));
-            }
-        }
-        hasher.finish()
+    /// What is to be said of a name on which there was another word; it may have heard it meanwhile, or left the name.
+    fn news(&mut self, name: &str) -> Option<Bytes> {
+        let using = self.using.get_mut(name)?;
+        let (number, message) = self.desk.book().word(name)?;
+        (std::mem::replace(&mut using.told, number) != number).then_some(message)
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let mut book = self.desk.book();
+        self.using.keys().for_each(|name| book.leave(name, self.number));
     }
 }

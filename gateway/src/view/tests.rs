@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU8;
 
 use registry::manifest::{Source, parse};
-use registry::model::Import;
+use registry::model::{Hosts, Import};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -44,7 +44,14 @@ fn edit(catalog: &mut Catalog, rng: &mut fastrand::Rng) {
         0 if gone => drop(catalog.declared.services.remove(&name)),
         0 => {
             let (endpoints, health_check, export) = (Vec::new(), None, Grant::Everyone);
-            let service = Declared { name: name.clone(), ports, endpoints, health_check, export };
+            let service = Declared {
+                name: name.clone(),
+                ports,
+                endpoints,
+                health_check,
+                export,
+                registration: Hosts::default(),
+            };
             catalog.declared.services.insert(name, service.into());
         }
         _ => {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use registry::lookup::{LocalEndpoints, Meaning, Reach, State};
-use registry::model::{ClusterName, Endpoint, Grant, HealthCheck, Service as Declared};
+use registry::model::{ClusterName, Endpoint, Grant, HealthCheck, Hosts, Service as Declared};
 
 use super::{Means, Server, View, ViewBuilder, local, ports};
 use crate::endpoint;
@@ -88,5 +88,6 @@ fn declared(meaning: &Meaning, told: &LocalEndpoints) -> Declared {
         endpoints,
         health_check: told.checked.then(HealthCheck::default),
         export: Grant::Nobody,
+        registration: Hosts::default(),
     }
 }

@@ -5,6 +5,7 @@ mod quic;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use proto::code::{CloseCode, Code};
 use rustls::pki_types::CertificateDer;
 
+use crate::account::Account;
 use crate::error::{CloseReason, TunnelError};
 use crate::mux::{self, MuxRecv, MuxSend};
 
@@ -126,6 +128,22 @@ impl Carrier {
         match self {
             Self::Quic(c) => quic::peer_certificates(c),
             Self::Mux(c, _) => c.peer_certificates(),
+        }
+    }
+
+    /// From now on what is unread counts on `account`; QUIC counts by itself, within the window that it is given.
+    pub(crate) fn share(&self, account: &Arc<Account>) {
+        match self {
+            Self::Quic(_) => {}
+            Self::Mux(c, _) => c.share(account),
+        }
+    }
+
+    /// What all streams may have unread from now on, where the carrier counts it by itself.
+    pub(crate) fn set_window(&self, bytes: usize) {
+        match self {
+            Self::Quic(c) => c.set_receive_window(u32::try_from(bytes).unwrap_or(u32::MAX).into()),
+            Self::Mux(..) => {}
         }
     }
 

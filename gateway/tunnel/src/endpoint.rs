@@ -12,6 +12,7 @@ use proto::code::CloseCode;
 use proto::limits;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 
+use crate::apart::Apart;
 use crate::carrier::Carrier;
 use crate::cid::{self, Generator};
 use crate::error::TunnelError;
@@ -22,19 +23,13 @@ use crate::secrets::SecretsError;
 use crate::socket;
 use crate::tunnel::{Driver, Tunnel};
 
-/// What one stream may have unread at the receiver, and so what it may have unacknowledged at the sender: quinn counts
-/// it when it is written. Larger windows let one stream gather more gaps than quinn allows (it closes the connection).
-const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// What all streams of a tunnel may have unread here. A reader that stalls holds at most its stream's window, so 64 of
-/// them do not stop the others.
-const CONNECTION_WINDOW_BYTES: u32 = 64 * STREAM_WINDOW_BYTES;
 /// quinn refuses all writes of a connection above this: well above the sum of what bulk streams may hold.
 const SEND_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
 /// The backstop for a silent peer; probes notice earlier.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Largest UDP payload that is sent or taken: Ethernet's 1500 less IP and UDP headers.
-const UDP_PAYLOAD_BYTES_MAX: u16 = 1472;
+pub(crate) const UDP_PAYLOAD_BYTES_MAX: u16 = 1472;
 
 /// Who we are: everything a handshake needs. Swapped whole when certificates or bundles change.
 #[derive(Clone, Debug)]
@@ -151,6 +146,7 @@ impl Endpoint {
         let transport = Arc::new(transport());
         let server = server_config(&local, &transport)?;
         let socket = socket::open(port).map_err(EndpointError::Socket)?;
+        let socket = Arc::new(Apart::new(socket, UDP_PAYLOAD_BYTES_MAX.into()));
         let runtime = Arc::new(quinn::TokioRuntime);
         let quic = quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
             .map_err(EndpointError::Socket)?;
@@ -239,13 +235,18 @@ fn transport() -> quinn::TransportConfig {
     acks.max_ack_delay(Some(Duration::from_millis(5)));
     t.max_concurrent_bidi_streams(limits::STREAMS_MAX.into())
         .max_concurrent_uni_streams(0u8.into())
-        .stream_receive_window(STREAM_WINDOW_BYTES.into())
-        .receive_window(CONNECTION_WINDOW_BYTES.into())
+        .stream_receive_window(window(limits::STREAM_UNREAD_BYTES_MAX))
+        // Until it is known whose it is.
+        .receive_window(window(limits::NEW_TUNNEL_UNREAD_BYTES_MAX))
         .send_window(SEND_WINDOW_BYTES)
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("3 s fit a QUIC idle timeout")))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .ack_frequency_config(Some(acks));
     t
+}
+
+fn window(bytes: usize) -> quinn::VarInt {
+    u32::try_from(bytes).unwrap_or(u32::MAX).into()
 }
 
 fn server_config(

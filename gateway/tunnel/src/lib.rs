@@ -10,9 +10,11 @@
 //! | [`direct`] | accepts and dials on byte streams: TCP, Unix sockets |
 //! | [`Port`] | one UDP port for all workers |
 //! | `socket` | a worker's share as quinn sees it: hands over what is another worker's |
+//! | `apart` | one datagram in each buffer, where the kernel joins them |
 //! | `steer` | the kernel's choice among the sockets of a port |
 //! | `cid` | connection IDs, which name worker and start |
 //! | [`Secrets`] | the keys of a port, which outlive the process |
+//! | [`Account`] | what may be unread over several tunnels |
 //! | `carrier` | streams, whatever they run on: open, accept, write, finish, reset, stop |
 //! | `mux` | streams on one byte stream |
 //! | `handshake` | from a secured connection to a tunnel |
@@ -20,6 +22,8 @@
 //! | [`tunnel`](Tunnel) | the life of one connection: streams, GOAWAY, probes, its end; its driver; what the peer opens |
 //! | [`stream`] | one exchange: frames written and read, cut bodies told from whole ones |
 
+mod account;
+mod apart;
 mod carrier;
 mod cid;
 pub mod direct;
@@ -36,6 +40,7 @@ mod steer;
 pub mod stream;
 mod tunnel;
 
+pub use account::Account;
 pub use carrier::{Kind, PeerAddress};
 pub use direct::{DirectEndpoint, Incoming};
 pub use endpoint::{Attempt, Endpoint, EndpointError, Local};
@@ -44,6 +49,6 @@ pub use hello::{HelloInfo, Peer};
 pub use port::{Port, Strays};
 pub use secrets::{Secrets, SecretsError};
 pub use stream::{Exchange, MessageReader, MessageWriter, Receiver, Sender};
-pub use tunnel::{Accepted, Begun, Driver, Event, Tunnel, begin_exchange};
+pub use tunnel::{Accepted, Answered, Begun, Driver, Event, Fate, Tunnel, begin_exchange};
 
 pub use proto::version::ALPN;

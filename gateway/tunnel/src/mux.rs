@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | streams of one side | [`STREAMS_MAX`](proto::limits::STREAMS_MAX), counted until both halves ended on the wire | `open` says busy; a peer that opens more breaks the protocol |
 //! | unread data | 4 MiB for a stream, 256 MiB for a connection | the writer waits; a peer that sends more breaks the protocol |
+//! | unread data over all connections of a peer | its [account](crate::Account) | what holds most of it on the connection is given up |
 //! | data that waits for the socket | 256 KiB of small exchanges, as much of bulk | the writer waits, in turn |
 //! | answers to a peer that reads nothing | some 65,000 frames; one pong | the connection is closed |
 //! | datagrams, in and out | 16 | dropped |
@@ -17,6 +18,8 @@
 
 mod driver;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,10 +29,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::code::{CloseCode, Code};
+use proto::limits::TUNNEL_UNREAD_BYTES_MAX;
 use proto::mux::{self, StreamId};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
+use crate::account::Account;
 use crate::error::{CloseReason, TunnelError};
 use state::{Closed, State};
 
@@ -93,7 +98,7 @@ impl Connection {
         let inner = Arc::new(Inner {
             state: Mutex::new(State::new(dialled)),
             outgoing: Notify::new(),
-            credit: Semaphore::new(state::CONNECTION_WINDOW_BYTES),
+            credit: Semaphore::new(TUNNEL_UNREAD_BYTES_MAX),
             room: [Semaphore::new(ROOM_BYTES), Semaphore::new(ROOM_BYTES)],
             heard: AtomicU64::new(0),
             rtt_us: AtomicU64::new(micros(rtt)),
@@ -119,6 +124,13 @@ impl Connection {
 
     pub(crate) fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
         self.inner().certificates.clone()
+    }
+
+    /// From now on what is unread counts on `account`.
+    pub(crate) fn share(&self, account: &Arc<Account>) {
+        self.inner().state().share(account.clone());
+        // What was given up for want of room is told.
+        self.inner().outgoing.notify_one();
     }
 
     pub(crate) fn open(&self) -> Result<(u64, MuxSend, MuxRecv), TunnelError> {
@@ -237,7 +249,7 @@ impl MuxSend {
             let take = take.map_err(|closed| self.error(closed))?;
             let class = inner.state().class(self.id);
             let credit = self.permit(&inner.credit, mux::cost(take)).await?;
-            let room = self.permit(&inner.room[class as usize], take).await?;
+            let room = self.permit(&inner.room[class as usize], mux::cost(take)).await?;
             inner.state().write(self.id, class, chunk.split_to(take)).map_err(|closed| self.error(closed))?;
             credit.forget();
             room.forget();

@@ -12,7 +12,7 @@ use proto::limits;
 
 use crate::carrier::{RecvStream, SendStream};
 use crate::error::TunnelError;
-use crate::tunnel::Flight;
+use crate::tunnel::{Fate, Flight};
 
 /// Bytes asked of the carrier at once: large enough that bulk is not read in crumbs.
 const READ_BYTES_MAX: usize = 256 * 1024;
@@ -32,19 +32,19 @@ pub struct Exchange {
 pub struct Sender {
     stream: SendStream,
     /// The exchange is not over while we may still send: a request without a body is read long before its answer ends.
-    _flight: Arc<Flight>,
+    flight: Arc<Flight>,
     sent: u64,
     ended: bool,
 }
 
 impl Sender {
     pub(crate) fn new(stream: SendStream, flight: Arc<Flight>) -> Self {
-        Self { stream, _flight: flight, sent: 0, ended: false }
+        Self { stream, flight, sent: 0, ended: false }
     }
 
     /// Counts it from now on.
     pub(crate) fn count(&mut self, flight: Arc<Flight>) {
-        self._flight = flight;
+        self.flight = flight;
     }
 
     /// Writes bytes that are frames already (a head with what follows it), waiting for flow control.
@@ -54,6 +54,9 @@ impl Sender {
     pub async fn write(&mut self, frames: Bytes) -> Result<(), TunnelError> {
         let before = self.sent;
         self.sent += frames.len() as u64;
+        if before == 0 {
+            self.flight.say_data();
+        }
         // Small exchanges overtake what has become bulk.
         if before < limits::BULK_AFTER_BYTES && self.sent >= limits::BULK_AFTER_BYTES {
             self.stream.lower_priority();
@@ -107,8 +110,18 @@ impl Sender {
     pub fn reset(&mut self, code: Code) {
         if !self.ended {
             self.ended = true;
+            if self.sent == 0 {
+                self.flight.say_code(code);
+            }
             self.stream.reset(code);
         }
+    }
+}
+
+impl Exchange {
+    /// Tells how it was answered, when that is over.
+    pub fn fate(&self) -> Fate {
+        Fate::of(&self.sender.flight)
     }
 }
 
@@ -307,6 +320,14 @@ impl MessageWriter {
     /// As [`Sender::write`].
     pub async fn send<M: prost::Message>(&mut self, message: &M) -> Result<(), TunnelError> {
         self.sender.write(proto::message::encode_message(message).into()).await
+    }
+
+    /// Writes a message that [`proto::message::encode_message`] made, such as one that many are sent.
+    ///
+    /// # Errors
+    /// As [`Sender::write`].
+    pub async fn send_encoded(&mut self, message: Bytes) -> Result<(), TunnelError> {
+        self.sender.write(message).await
     }
 
     /// Writes bytes as they are: the stream's kind before the first message.

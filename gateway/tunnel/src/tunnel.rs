@@ -3,7 +3,7 @@
 mod accepted;
 mod driver;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use proto::stream::StreamKind;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, mpsc};
 
+use crate::account::Account;
 use crate::carrier::{Carrier, Kind, PeerAddress, Stream};
 use crate::endpoint::Local;
 use crate::error::{CloseReason, TunnelError};
@@ -39,8 +40,9 @@ pub struct Tunnel {
     shared: Arc<Shared>,
 }
 
+/// What all handles of a tunnel share.
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     carrier: Carrier,
     peer: Peer,
     dialled: bool,
@@ -61,7 +63,24 @@ struct Shared {
     retiring: AtomicBool,
     /// Told when the first exchange is opened on an idle tunnel.
     busy: OnceLock<Arc<Notify>>,
+    /// On which what is unread of the peer counts.
+    account: OnceLock<Arc<Account>>,
     control: mpsc::Sender<Control>,
+}
+
+impl Shared {
+    /// What all its streams may have unread from now on, where the carrier counts it by itself.
+    pub(crate) fn set_window(&self, bytes: usize) {
+        self.carrier.set_window(bytes);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(account) = self.account.get() {
+            account.leave();
+        }
+    }
 }
 
 /// Counts an exchange as long as something of it is held, and knows how its failures are to be read.
@@ -71,18 +90,62 @@ pub(crate) struct Flight {
     tunnel: Option<Arc<Shared>>,
     index: u64,
     ours: bool,
+    /// What was first said on our half: [`SAID_NOTHING`], [`SAID_DATA`], or the code that ended it.
+    said: AtomicU32,
+}
+
+const SAID_NOTHING: u32 = 0;
+const SAID_DATA: u32 = 1;
+
+/// How an exchange that the peer opened was answered, for whoever counts them.
+#[derive(Clone, Debug)]
+pub struct Fate(Arc<Flight>);
+
+/// What an exchange was answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// The beginning of an answer, at least.
+    Data,
+    /// A code, and nothing before it.
+    Code(Code),
+}
+
+impl Fate {
+    pub(crate) fn of(flight: &Arc<Flight>) -> Self {
+        Self(flight.clone())
+    }
+
+    /// What it was answered with; none: nothing yet.
+    pub fn answered(&self) -> Option<Answered> {
+        match self.0.said.load(Ordering::Relaxed) {
+            SAID_NOTHING => None,
+            SAID_DATA => Some(Answered::Data),
+            code => Some(Answered::Code(Code::from_wire(code.into()))),
+        }
+    }
 }
 
 impl Flight {
     /// The flight of a stream that lasts as long as the tunnel.
     pub(crate) fn uncounted() -> Arc<Self> {
-        Arc::new(Self { tunnel: None, index: 0, ours: false })
+        Arc::new(Self { tunnel: None, index: 0, ours: false, said: AtomicU32::new(SAID_NOTHING) })
     }
 
     fn new(shared: &Arc<Shared>, index: u64, ours: bool) -> Arc<Self> {
         let counter = if ours { &shared.opened } else { &shared.accepted };
         counter.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { tunnel: Some(shared.clone()), index, ours })
+        let said = AtomicU32::new(SAID_NOTHING);
+        Arc::new(Self { tunnel: Some(shared.clone()), index, ours, said })
+    }
+
+    /// Something was written on our half.
+    pub(crate) fn say_data(&self) {
+        self.said.store(SAID_DATA, Ordering::Relaxed);
+    }
+
+    /// Our half was ended with a code before anything was written on it.
+    pub(crate) fn say_code(&self, code: Code) {
+        self.said.store(code.to_wire(), Ordering::Relaxed);
     }
 
     /// A lost connection certifies that nothing was processed for a stream above the peer's GOAWAY.
@@ -129,6 +192,7 @@ impl Tunnel {
             we_take: AtomicU64::new(NONE),
             retiring: AtomicBool::new(false),
             busy: OnceLock::new(),
+            account: OnceLock::new(),
             control: sender,
         });
         (Self { shared: shared.clone() }, Driver::new(shared, control, outgoing))
@@ -213,6 +277,18 @@ impl Tunnel {
                 GoAway { last_stream: Some(u64::MAX), reason: "another tunnel shall replace it".into() };
             // Full means that the peer reads nothing: its end will end this tunnel anyway.
             let _ = self.shared.control.try_send(Control { kind: Some(control::Kind::GoAway(go_away)) });
+        }
+    }
+
+    /// From now on what is unread of the peer counts on `account`, which it shares with other tunnels: until then it may
+    /// have little. Only the first call counts.
+    pub fn share(&self, account: &Arc<Account>) {
+        let shared = &self.shared;
+        if shared.account.set(account.clone()).is_ok() {
+            shared.carrier.share(account);
+            if shared.carrier.kind() == Kind::Quic {
+                account.join(shared);
+            }
         }
     }
 

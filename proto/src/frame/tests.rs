@@ -38,7 +38,7 @@ fn whole() -> (Vec<u8>, Vec<Frame>) {
         frame(1, b"head"),
         frame(0, b""),
         frame(0, &body),
-        frame(4, b""),
+        frame(6, b""),
         frame(0, b"more"),
         frame(1 << 40, b"unknown"),
         frame(2, b"trailers"),
@@ -53,6 +53,19 @@ fn whole() -> (Vec<u8>, Vec<Frame>) {
         Frame::End,
     ];
     (bytes.concat(), frames)
+}
+
+#[test]
+fn interim_answers_come_before_the_head_and_are_few() {
+    let interim = |count| frame(4, b"hint").repeat(count);
+    let end = [frame(1, b"head"), frame(3, b"")].concat();
+    let frames = read(&[&interim(16), &end]).unwrap();
+    assert_eq!(frames[..16], vec![Frame::Interim(Bytes::from_static(b"hint")); 16]);
+    assert_eq!(frames[16..], [Frame::Head(Bytes::from_static(b"head")), Frame::End]);
+    assert_eq!(read(&[&interim(17), &end]), Err(FrameError::TooManyInterim));
+    let late = [frame(1, b"head"), interim(1), frame(3, b"")].concat();
+    let order = FrameError::Order { found: "INTERIM", expected: "DATA, TRAILERS or END" };
+    assert_eq!(read(&[&late]), Err(order));
 }
 
 #[test]

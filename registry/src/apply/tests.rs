@@ -238,3 +238,41 @@ async fn what_is_not_granted_is_denied_before_anything_is_said_of_what_is_there(
         assert!(matches!(&refused, Refused::Denied(object) if object.kind() == Kind::TrafficPolicy));
     }
 }
+
+#[tokio::test]
+async fn of_what_is_not_granted_only_the_head_is_read() {
+    let site = Site::new("");
+    let there = site.there().await;
+    let there = There { gateway: &site.gateway, files: &site.files, applied: &there };
+    let rule = ApplyRule { namespace: Some("shop".into()), kinds: [Kind::MeshService].into() };
+    let peer = Author { granted: Some(vec![rule]), ..operator("cluster east") };
+    let sources = |text: String| vec![Source { name: "x.yaml".into(), text }];
+    // What is wrong with it is nobody's business who may not apply it.
+    let broken = cart(9001).replace("namespace: shop", "namespace: bank").replace("ports:", "prots:");
+    let refused = plan(there, &sources(format!("{}---\n{broken}", cart(9001))), &peer).unwrap_err();
+    assert!(matches!(&refused, Refused::Denied(name) if name.namespace() == "bank"), "{refused}");
+    // The first that is denied decides, whatever stands behind it.
+    let refused = plan(there, &sources(format!("{broken}---\n{{")), &peer).unwrap_err();
+    assert!(matches!(refused, Refused::Denied(_)), "{refused}");
+    let refused = plan(there, &sources(cart(9001).replace("ports:", "prots:")), &peer).unwrap_err();
+    assert!(matches!(refused, Refused::Invalid(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn too_many_documents_and_too_large_ones_are_not_read() {
+    let site = Site::new("");
+    let there = site.there().await;
+    let there = There { gateway: &site.gateway, files: &site.files, applied: &there };
+    let sources = |text: String| vec![Source { name: "x.yaml".into(), text }];
+    let many = "a: 1\n---\n".repeat(OBJECTS_MAX + 1);
+    let refused = plan(there, &sources(many), &operator("uid 0")).unwrap_err();
+    assert!(matches!(refused, Refused::TooMany(count) if count == OBJECTS_MAX + 1), "{refused}");
+    // Behind its head nothing of this could be read.
+    let large = format!("{}  x: {}\n", cart(9001), "y".repeat(VALUE_BYTES_MAX));
+    let Refused::Invalid(problems) = plan(there, &sources(large), &operator("uid 0")).unwrap_err() else {
+        panic!("it is refused for what it says")
+    };
+    let said = problems.to_string();
+    assert!(said.contains("are allowed in the registry") && said.contains("MeshService shop/cart"), "{said}");
+    assert_eq!(problems.count(), (1, 0), "{said}");
+}

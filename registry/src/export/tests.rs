@@ -4,7 +4,7 @@ use proto::limits::SYNC_SELECTORS_MAX;
 use proto::sync::event::Kind;
 
 use super::*;
-use crate::model::{Algorithm, Contract, Policy, Port, Protocol, Retry, Service, Timeout};
+use crate::model::{Algorithm, Contract, Hosts, Policy, Port, Protocol, Retry, Service, Timeout};
 use crate::shared_map::SharedMap;
 
 fn cluster(name: &str) -> ClusterName {
@@ -21,7 +21,14 @@ fn clusters(names: &[&str]) -> Grant {
 
 fn declare(declared: &mut Declared, service: &str, number: u16, export: Grant) {
     let ports = [Port { name: "web".into(), number, protocol: Protocol::Http }].into();
-    let service = Service { name: name(service), ports, endpoints: Vec::new(), health_check: None, export };
+    let service = Service {
+        name: name(service),
+        ports,
+        endpoints: Vec::new(),
+        health_check: None,
+        export,
+        registration: Hosts::default(),
+    };
     declared.services.insert(service.name.clone(), service.into());
 }
 

@@ -58,6 +58,7 @@ pub(super) fn read(
         timeout: given.unwrap_or(default.timeout.min(interval)),
         rise: rise?.unwrap_or(default.rise),
         fall: fall?.unwrap_or(default.fall),
+        fail_open: raw.fail_open.as_ref().is_some_and(|f| f.value),
     }))
 }
 

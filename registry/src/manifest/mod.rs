@@ -33,6 +33,7 @@ mod problem;
 mod raw;
 mod read;
 mod register;
+mod registration;
 mod registry;
 mod scope;
 mod service;
@@ -153,6 +154,17 @@ impl Manifests {
 /// Everything that is wrong with them.
 pub fn parse(sources: &[Source]) -> Result<Manifests, Problems> {
     read::read(sources, None)
+}
+
+/// The objects that `sources` declare, by their heads alone: what cannot be read is left out, and [`parse_for`] says why.
+/// Lazy: each document is read as its object is asked for.
+pub fn names(sources: &[Source]) -> impl Iterator<Item = ObjectName> {
+    read::names(sources)
+}
+
+/// How many documents `sources` hold; none of them is read.
+pub fn count(sources: &[Source]) -> usize {
+    sources.iter().map(|source| document::split(&source.text).len()).sum()
 }
 
 /// Reads objects from text that join those of the running gateway `of`: what they leave out comes from it, and what

@@ -139,8 +139,14 @@ enum On {
 fn timeout(field: &Field<raw::Timeout>, scope: &mut Scope<'_, '_>) -> Option<Timeout> {
     let default = Timeout::default();
     let Some(raw) = field.as_ref().map(|f| &f.value) else { return Some(default) };
+    let connect = scope.optional(&raw.connect, "spec.timeout.connect", units::duration);
     let head = scope.optional(&raw.head, "spec.timeout.head", units::duration);
     let idle = scope.optional(&raw.idle, "spec.timeout.idle", units::duration);
     let total = scope.optional(&raw.total, "spec.timeout.total", units::duration);
-    Some(Timeout { head: head?.unwrap_or(default.head), idle: idle?.unwrap_or(default.idle), total: total? })
+    Some(Timeout {
+        connect: connect?.unwrap_or(default.connect),
+        head: head?.unwrap_or(default.head),
+        idle: idle?.unwrap_or(default.idle),
+        total: total?,
+    })
 }

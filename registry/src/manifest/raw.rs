@@ -121,6 +121,7 @@ pub(super) struct ServiceSpec {
     pub(super) endpoints: List<Endpoint>,
     pub(super) health_check: Field<HealthCheck>,
     pub(super) export: Field<Export>,
+    pub(super) registration: Field<Registration>,
 }
 
 #[derive(Deserialize)]
@@ -143,7 +144,7 @@ pub(super) struct Endpoint {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct HealthCheck {
     pub(super) http: Field<HttpCheck>,
     pub(super) tcp: Field<Empty>,
@@ -151,6 +152,7 @@ pub(super) struct HealthCheck {
     pub(super) timeout: Field<String>,
     pub(super) rise: Field<Number>,
     pub(super) fall: Field<Number>,
+    pub(super) fail_open: Field<bool>,
 }
 
 #[derive(Deserialize)]
@@ -158,6 +160,12 @@ pub(super) struct HealthCheck {
 pub(super) struct HttpCheck {
     pub(super) path: Field<String>,
     pub(super) expected_status: Field<Number>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Registration {
+    pub(super) hosts: List<String>,
 }
 
 #[derive(Deserialize)]
@@ -227,6 +235,7 @@ pub(super) struct Retry {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Timeout {
+    pub(super) connect: Field<String>,
     pub(super) head: Field<String>,
     pub(super) idle: Field<String>,
     pub(super) total: Field<String>,

@@ -14,7 +14,10 @@ use super::sidecar::SidecarSpec;
 use super::units::{self, Wrong};
 use super::{API_VERSION, Document, FILE_BYTES_MAX, Manifests, Source, TOTAL_BYTES_MAX};
 use super::{gateway, link, policy, service, shape, sidecar, suggest, version};
-use crate::model::{ClusterName, Condition, Declared, Gateway, Policy, Service, ServiceName, Sidecar};
+use crate::model::{
+    ClusterName, Condition, Declared, Gateway, Kind, ObjectName, Policy, Service, ServiceName, Sidecar,
+};
+use crate::store::VALUE_BYTES_MAX;
 
 /// The kinds there are.
 const KINDS: [&str; 5] = ["Gateway", "Link", "MeshService", "Sidecar", "TrafficPolicy"];
@@ -67,7 +70,10 @@ pub(super) fn read(sources: &[Source], of: Option<&Gateway>) -> Result<Manifests
             findings.push(Problem { severity: Severity::Warning, ..nothing });
         }
         for chunk in chunks {
-            match piece(source, file, chunk, &mut findings) {
+            if findings.gives_up() {
+                break;
+            }
+            match piece(source, file, chunk, of.is_some(), &mut findings) {
                 Some(piece) => pieces.push(piece),
                 None => all_known = false,
             }
@@ -112,11 +118,29 @@ fn check_sizes(sources: &[Source], files: &[String]) -> Result<(), Problems> {
     Problems::check(problems, files).map(drop)
 }
 
-/// Reads one document's shape; none if not even its kind and name are known.
+/// The objects that `sources` declare, as their heads name them; those that cannot be read are left out. Each is read as
+/// it is asked for, and nothing but its head is looked at.
+pub(super) fn names(sources: &[Source]) -> impl Iterator<Item = ObjectName> {
+    let chunks = sources.iter().flat_map(|source| document::split(&source.text));
+    chunks.filter_map(|chunk| {
+        let mut findings = Findings::default();
+        let origin = Origin { file: "", text: chunk.text, first_line: chunk.first_line, object: None };
+        let head: raw::Head = shape::read(&origin, &mut findings)?;
+        let kind = Kind::of(&head.kind?.value)?;
+        let at = Location::UNKNOWN;
+        let mut scope = Scope { origin: &origin, findings: &mut findings };
+        let (namespace, name, _) = metadata(kind.as_str(), &head.metadata, at, &mut scope);
+        (!name.is_empty()).then(|| ObjectName::new(kind, &namespace, &name))
+    })
+}
+
+/// Reads one document's shape; none if not even its kind and name are known. One that is to be `applied` is read no
+/// further if it is larger than the registry could keep.
 fn piece<'a>(
     source: &'a Source,
     file: &'a str,
     chunk: Chunk<'a>,
+    applied: bool,
     findings: &mut Findings<'a>,
 ) -> Option<Piece<'a>> {
     let mut origin = Origin { file, text: chunk.text, first_line: chunk.first_line, object: None };
@@ -137,6 +161,17 @@ fn piece<'a>(
         let slash = if namespace.is_empty() { "" } else { "/" };
         origin.object = Some(format!("{kind} {namespace}{slash}{name}"));
     }
+    let known = known.filter(|()| {
+        let too_large = applied && chunk.text.len() > VALUE_BYTES_MAX;
+        if too_large {
+            let mut scope = Scope { origin: &origin, findings };
+            let message =
+                format!("has {} bytes, {VALUE_BYTES_MAX} are allowed in the registry", chunk.text.len());
+            let hint = "declare it in a file of each gateway, or leave out what it can do without";
+            scope.error(Location::UNKNOWN, message, hint);
+        }
+        !too_large
+    });
     // A document of another version may have another shape: nothing more can be said about it.
     let spec = known.and_then(|()| match kind {
         "Gateway" => shape::document(&origin, findings).map(|d| Spec::Gateway(d.spec.into())),
@@ -375,7 +410,7 @@ fn resolve<'a>(
             let message = message.clone();
             conditions.insert(Condition { object, kind: "ResolvedRefs", status: false, reason, message });
         }
-        findings.push(origin.problem(at, Severity::Warning, Wrong::new(message, hint)));
+        findings.report(&origin, at, Severity::Warning, Wrong::new(message, hint));
     }
     conditions.into_iter().collect()
 }

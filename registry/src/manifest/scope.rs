@@ -78,6 +78,8 @@ pub(super) enum Target {
 #[derive(Default)]
 pub(super) struct Findings<'a> {
     pub(super) problems: Vec<Problem>,
+    /// Whether one of them, kept or not, stops everything.
+    pub(super) failed: bool,
     pub(super) references: Vec<Reference<'a>>,
     /// The worst of what was found beyond [`PROBLEMS_MAX`].
     pub(super) dropped: Option<Severity>,
@@ -85,12 +87,34 @@ pub(super) struct Findings<'a> {
 
 impl Findings<'_> {
     pub(super) fn push(&mut self, problem: Problem) {
-        if self.problems.len() < PROBLEMS_MAX {
+        if self.takes(problem.severity) {
             self.problems.push(problem);
-        } else {
-            let worst = self.dropped.map_or(problem.severity, |s| s.min(problem.severity));
-            self.dropped = Some(worst);
         }
+    }
+
+    /// Keeps what is wrong at `at`. Of what is not kept nothing is put together: that takes a look through the document.
+    pub(super) fn report(&mut self, origin: &Origin<'_>, at: Location, severity: Severity, wrong: Wrong) {
+        if self.takes(severity) {
+            self.problems.push(origin.problem(at, severity, wrong));
+        }
+    }
+
+    /// Whether to read no further: it fails, and no more is shown of why.
+    pub(super) fn gives_up(&mut self) -> bool {
+        let gives_up = self.failed && self.problems.len() >= PROBLEMS_MAX;
+        if gives_up {
+            self.dropped = Some(Severity::Error);
+        }
+        gives_up
+    }
+
+    fn takes(&mut self, severity: Severity) -> bool {
+        self.failed |= severity == Severity::Error;
+        let takes = self.problems.len() < PROBLEMS_MAX;
+        if !takes {
+            self.dropped = Some(self.dropped.map_or(severity, |s| s.min(severity)));
+        }
+        takes
     }
 }
 
@@ -102,11 +126,11 @@ pub(super) struct Scope<'a, 'f> {
 
 impl<'a> Scope<'a, '_> {
     pub(super) fn error(&mut self, at: Location, message: impl Into<String>, hint: impl Into<String>) {
-        self.findings.push(self.origin.problem(at, Severity::Error, Wrong::new(message, hint)));
+        self.findings.report(self.origin, at, Severity::Error, Wrong::new(message, hint));
     }
 
     pub(super) fn warning(&mut self, at: Location, message: impl Into<String>, hint: impl Into<String>) {
-        self.findings.push(self.origin.problem(at, Severity::Warning, Wrong::new(message, hint)));
+        self.findings.report(self.origin, at, Severity::Warning, Wrong::new(message, hint));
     }
 
     /// Notes a name to be looked up when everything is read.
@@ -131,7 +155,7 @@ impl<'a> Scope<'a, '_> {
         parse(value.value.borrow())
             .map_err(|wrong| {
                 let wrong = Wrong { message: format!("{name}: {}", wrong.message), ..wrong };
-                self.findings.push(self.origin.problem(value.referenced, Severity::Error, wrong));
+                self.findings.report(self.origin, value.referenced, Severity::Error, wrong);
             })
             .ok()
     }

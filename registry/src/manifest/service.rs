@@ -7,6 +7,7 @@ use serde_saphyr::{Location, Spanned};
 
 use super::health;
 use super::raw::{self, Field, ServiceSpec};
+use super::registration;
 use super::scope::{Scope, Target};
 use super::suggest;
 use super::units::{self, number};
@@ -40,12 +41,14 @@ pub(super) fn read(
     let endpoints = endpoints(spec, ports.as_deref(), scope);
     let health_check = health::read(&spec.health_check, scope);
     let export = export(&spec.export, scope);
+    let registration = registration::read(&spec.registration, scope);
     Some(Service {
         name: name?,
         ports: ports?,
         endpoints: endpoints?,
         health_check: health_check?,
         export: export?,
+        registration: registration?,
     })
 }
 
@@ -90,6 +93,9 @@ fn endpoints(spec: &ServiceSpec, ports: Option<&[Port]>, scope: &mut Scope<'_, '
     let mut ids = BTreeSet::new();
     let mut endpoints = Vec::with_capacity(list.len());
     for entry in list {
+        if scope.findings.gives_up() {
+            return None;
+        }
         let Some(endpoint) = endpoint(entry, ports, scope) else { continue };
         if ids.insert(endpoint.id.clone()) {
             endpoints.push(endpoint);
@@ -143,6 +149,9 @@ fn endpoint_ports(
     };
     let mut numbers = Vec::new();
     for (name, value) in &given.value {
+        if scope.findings.gives_up() {
+            return None;
+        }
         if let Some(port) = ports.iter().find(|port| *port.name == **name) {
             if let Some(n) = scope.read(value, &format!("{NAME}.{name}"), number::<u16>(1..=65_535)) {
                 numbers.push((port.name.clone(), n));

@@ -12,8 +12,12 @@ use super::units::Wrong;
 /// Most anchors and aliases of one document, each.
 const ALIASES_MAX: usize = 1_000;
 
-/// Most parser events that the aliases of one document may expand to: stops "billion laughs".
-const REPLAYED_EVENTS_MAX: usize = 100_000;
+/// Most parser events that the aliases of one document may expand to, beside one for each of its bytes: stops "billion
+/// laughs", in one document and in many small ones.
+const REPLAYED_EVENTS_MAX: usize = 1_000;
+
+/// Bytes of text that aliases may repeat, beside as many as the document has.
+const REPLAYED_BYTES_MAX: usize = 4 * 1024;
 
 /// Fields that are known, but not to be offered: of DESIGN 6 those that are not available yet, and what only
 /// `ringway get` writes.
@@ -21,9 +25,17 @@ const UNOFFERED: [&str; 5] = ["limits", "cookie", "path", "metadata", "resourceV
 
 /// Reads one document as a `T`, or reports its first error of shape.
 pub(super) fn read<'a, T: DeserializeOwned>(origin: &Origin<'a>, findings: &mut Findings<'a>) -> Option<T> {
+    let length = origin.text.len();
+    let replayed = REPLAYED_EVENTS_MAX.saturating_add(length);
+    let scalars = REPLAYED_BYTES_MAX.saturating_add(length.saturating_mul(2));
     let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_aliases: ALIASES_MAX, max_anchors: ALIASES_MAX, max_depth: 32 },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: REPLAYED_EVENTS_MAX },
+        budget: serde_saphyr::budget! {
+            max_aliases: ALIASES_MAX,
+            max_anchors: ALIASES_MAX,
+            max_depth: 32,
+            max_total_scalar_bytes: scalars,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: replayed },
         strict_booleans: true,
         reject_unsupported_tags: true,
         emit_comments: false,
@@ -33,7 +45,7 @@ pub(super) fn read<'a, T: DeserializeOwned>(origin: &Origin<'a>, findings: &mut 
     serde_saphyr::from_str_with_options(origin.text, options)
         .map_err(|error| {
             let at = error.location().unwrap_or(Location::UNKNOWN);
-            findings.push(origin.problem(at, Severity::Error, explain(&error)));
+            findings.report(origin, at, Severity::Error, explain(&error));
         })
         .ok()
 }
@@ -94,7 +106,9 @@ fn explain(error: &Error) -> Wrong {
         | Error::AliasReplayStackDepthExceeded { .. }
         | Error::AliasReplayCounterOverflow { .. } => Wrong::new(
             "this document is nested too deeply, or too large once its aliases are expanded",
-            format!("at most 32 levels and {ALIASES_MAX} aliases are allowed"),
+            format!(
+                "at most 32 levels and {ALIASES_MAX} aliases are allowed, which repeat no more than stands there"
+            ),
         ),
         other => {
             let message = DefaultMessageFormatter.format_message(other).into_owned();

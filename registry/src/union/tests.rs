@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Declared, Grant, HashKey, ImportRule, Link, Mode, OnOwnerUnavailable, Protocol};
+use crate::model::{Declared, Grant, HashKey, Hosts, ImportRule, Link, Mode, OnOwnerUnavailable, Protocol};
 
 fn cluster(name: &str) -> ClusterName {
     ClusterName::new(name).unwrap()
@@ -49,6 +49,7 @@ fn serve(catalog: &mut Catalog, number: u16) {
         endpoints: Vec::new(),
         health_check: None,
         export: Grant::Everyone,
+        registration: Hosts::default(),
     };
     catalog.declared.services.insert(cart(), service.into());
 }

@@ -87,6 +87,46 @@ proptest! {
     }
 }
 
+/// One document whose aliases repeat a list of `length` words `times` times.
+fn repeated(word: &str, length: usize, times: usize) -> String {
+    let list = vec![word; length].join(", ");
+    format!(
+        "apiVersion: ringway.dev/v1alpha1\nkind: Link\nmetadata: {{ name: east }}\nx: &x [{list}]\ny: [{}]\n",
+        vec!["*x"; times].join(", ")
+    )
+}
+
+#[test]
+fn aliases_repeat_about_as_much_as_the_document_says_itself() {
+    let said = |text: &str| manifest::parse(&[source("m.yaml", text)]).unwrap_err().to_string();
+    for (what, text) in [
+        ("events", repeated("a", 900, 900)),
+        ("bytes", repeated(&"x".repeat(100_000), 1, 900)),
+        // Each is little, and there are many of them.
+        ("small ones", vec![repeated("a", 40, 100); 1_000].join("---\n")),
+    ] {
+        let said = said(&text);
+        assert!(said.contains("too large once its aliases are expanded"), "{what}: {said}");
+    }
+    // As people use them.
+    let said = said(&repeated("a", 10, 20));
+    assert!(said.contains("unknown field `x`"), "{said}");
+}
+
+#[test]
+fn a_document_of_nothing_but_errors_is_read_no_further_than_what_is_shown() {
+    let wrong: String =
+        (0..10_000).map(|n| format!("  - {{ host: '/{n}', weight: 0, ports: {{ wbe: 1 }} }}\n")).collect();
+    let text = format!(
+        "apiVersion: ringway.dev/v1alpha1\nkind: MeshService\nmetadata: {{ name: cart }}\nspec:\n  \
+         ports: [{{ name: web, port: 80, protocol: http }}]\n  endpoints:\n{wrong}"
+    );
+    let problems = manifest::parse(&[source("m.yaml", &text)]).unwrap_err();
+    let (errors, _) = problems.count();
+    assert!((200..=201).contains(&errors), "{errors}");
+    assert!(problems.to_string().contains("more than 200 problems; the rest is not shown"));
+}
+
 #[test]
 fn what_is_built_to_exhaust_is_refused() {
     let mut bombs =

@@ -6,8 +6,9 @@ use std::time::Duration;
 use registry::manifest::{self, Manifests};
 use registry::model::{
     Algorithm, Backend, ClusterName, Contract, Endpoint, Gateway, GatewayAddress, Grant, HashKey,
-    HealthCheck, HostPort, ImportRule, Kind, Link, Listen, Member, Mode, ObjectName, OnOwnerUnavailable,
-    Policy, Port, Probe, Protocol, Retry, RetryOn, Service, ServiceName, Sidecar, Tier, Timeout,
+    HealthCheck, HostPort, HostRule, Hosts, ImportRule, Kind, Link, Listen, Member, Mode, ObjectName,
+    OnOwnerUnavailable, Policy, Port, Probe, Protocol, Retry, RetryOn, Service, ServiceName, Sidecar, Tier,
+    Timeout,
 };
 use registry::store::etcd::{EtcdOptions, EtcdUser};
 
@@ -132,8 +133,10 @@ fn the_example_of_the_design_means_what_the_design_says() {
             timeout: Duration::from_millis(500),
             rise: 2,
             fall: 3,
+            fail_open: false,
         }),
         export: Grant::Everyone,
+        registration: Hosts::default(),
     };
     assert_eq!(manifests.declared.services, [(cart(), service.into())].into_iter().collect());
     let contract = Contract {
@@ -284,7 +287,7 @@ spec:
     assert_eq!(policy.retry, retry);
     let (head, idle, total) =
         (Duration::from_millis(500), Duration::from_secs(120), Duration::from_secs(86_400));
-    assert_eq!(policy.timeout, Timeout { head, idle, total: Some(total) });
+    assert_eq!(policy.timeout, Timeout { head, idle, total: Some(total), ..Timeout::default() });
     let web = ServiceName::new("shop", "web").unwrap();
     assert_eq!(manifests.declared.services[&web].export, Grant::Nobody);
     let tiers = manifests.declared.policies[&web].placement.clone().unwrap().tiers.unwrap();
@@ -442,4 +445,17 @@ fn a_gateway_keeps_its_registry_in_etcd() {
         user: Some(user),
     };
     assert_eq!(whole, Backend::Etcd(options));
+}
+
+#[test]
+fn a_service_says_where_workloads_may_register_from_elsewhere() {
+    let text = "apiVersion: ringway.dev/v1alpha1\nkind: MeshService\nmetadata: { name: cart, namespace: shop }\nspec:\n  \
+                ports: [{ name: web, port: 80, protocol: http }]\n  \
+                registration: { hosts: [10.1.0.0/16, 192.0.2.7, \"*.pods.example\"] }\n";
+    let services = read(text).declared.services;
+    let registration = &services.get(&cart()).unwrap().registration;
+    let network = |address: [u8; 4], prefix| HostRule::Network(address.into(), prefix);
+    let expected =
+        vec![network([10, 1, 0, 0], 16), network([192, 0, 2, 7], 32), HostRule::Under("pods.example".into())];
+    assert_eq!(registration, &Hosts(expected));
 }

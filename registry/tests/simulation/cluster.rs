@@ -1,7 +1,7 @@
 //! One cluster as an exporter: what it declares, its process, its disk and its clock.
 
 use registry::export::{Export, random_epoch};
-use registry::model::{ClusterName, Declared, Grant, Port, Position, Protocol, Service, ServiceName};
+use registry::model::{ClusterName, Declared, Grant, Hosts, Port, Position, Protocol, Service, ServiceName};
 use registry::shared_map::SharedMap;
 
 /// Services that a cluster ever declares.
@@ -74,8 +74,14 @@ impl Cluster {
                 _ => Grant::Everyone,
             };
             let ports = [Port { name: "web".into(), number: rng.u16(1..4), protocol: Protocol::Http }].into();
-            let service =
-                Service { name: name.clone(), ports, endpoints: Vec::new(), health_check: None, export };
+            let service = Service {
+                name: name.clone(),
+                ports,
+                endpoints: Vec::new(),
+                health_check: None,
+                export,
+                registration: Hosts::default(),
+            };
             self.declared.services.insert(name, service.into());
         }
         self.export.update(&self.declared, "here");

@@ -5,7 +5,7 @@ use registry::union::Disagreement;
 
 use super::Check;
 use crate::admin::explain::clusters::why_unreachable;
-use crate::balance::Standing;
+use crate::balance::Eligibility;
 use crate::metrics::Outcome as Answered;
 use crate::sync::{other_rings, told_ring};
 use crate::view::{LocalService, Server, Service, View};
@@ -139,7 +139,7 @@ fn members(service: &Service, view: &View, here: &ClusterName) -> Vec<Check> {
 fn endpoints(local: &LocalService, now: u64) -> Check {
     let mut out = Vec::new();
     for (port, endpoints) in &local.ports {
-        let ready = endpoints.iter().filter(|e| e.standing(now) == Standing::Ready).count();
+        let ready = endpoints.iter().filter(|e| e.eligibility(now) == Eligibility::Eligible).count();
         if ready == 0 {
             let states: Vec<_> = endpoints.iter().map(|e| format!("{} {}", e.id(), e.word(now))).collect();
             let states = if states.is_empty() { "none declared".into() } else { states.join(", ") };

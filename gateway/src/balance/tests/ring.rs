@@ -5,7 +5,8 @@ use super::*;
 fn ring_of(specs: &[(&str, u32, &str)]) -> (Arc<Ring>, Endpoints) {
     let ring = specs.iter().fold(Ring::builder(), |ring, (id, weight, zone)| ring.node(id, *weight, zone));
     let ring = Arc::new(ring.build().unwrap());
-    let rule = Rule { algorithm: Algorithm::Ring, ring: Some(ring.clone()), checked: false };
+    let rule =
+        Rule { algorithm: Algorithm::Ring, ring: Some(ring.clone()), checked: false, fail_open: false };
     (ring, Endpoints::new(rule, specs.iter().map(|(id, weight, _)| spec(id, *weight)), None, 0))
 }
 

@@ -11,8 +11,13 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::{JoinHandle, spawn_local};
 
+use registry::model::{Algorithm, Protocol};
+
+use super::super::pool::Reuse;
 use super::*;
+use crate::balance::{EndpointSpec, Endpoints, Rule};
 use crate::body::RequestBody;
+use crate::clock::Clock;
 
 type Server = server::Connection<TcpStream, Bytes>;
 
@@ -54,30 +59,43 @@ async fn finish(mut server: Server) {
     while server.accept().await.is_some() {}
 }
 
-fn request() -> Request<Reader> {
-    let mut request = Request::new(RequestBody::empty().reader());
+fn request() -> Request<()> {
+    let mut request = Request::new(());
     *request.uri_mut() = "http://cart.shop.mesh/test.Echo/Unary".parse().unwrap();
     *request.method_mut() = http::Method::POST;
     request
 }
 
-type Sent = Result<(Response<Incoming>, Stream), SendError>;
-
-fn send(connections: &Rc<Connections>, address: &HostPort) -> JoinHandle<Sent> {
-    let (connections, address) = (connections.clone(), address.clone());
-    spawn_local(async move { connections.send(&address, request(), || ()).await })
+fn send(pool: &Rc<Pool>, address: &HostPort) -> JoinHandle<Result<Answered, SendError>> {
+    let (pool, address) = (pool.clone(), address.clone());
+    spawn_local(async move {
+        let spec =
+            EndpointSpec { id: "a".into(), address, protocol: Protocol::Grpc, weight: 100, capacity: None };
+        let rule = Rule { algorithm: Algorithm::RoundRobin, ring: None, checked: false, fail_open: false };
+        let endpoints = Endpoints::new(rule, [spec], None, 0);
+        let sending = Sending {
+            endpoint: endpoints.get(0),
+            clock: Clock::start(),
+            reuse: Reuse::Any,
+            connect: Duration::from_secs(5),
+            connected: &|| {},
+            interim: &|_, _| {},
+        };
+        let body = || RequestBody::empty().reader();
+        pool.multiplexed.send(&pool, &sending, request, body).await
+    })
 }
 
-fn count(connections: &Connections, address: &HostPort) -> usize {
-    connections.0.borrow().get(address).map_or(0, |e| e.connections.borrow().len())
+fn count(pool: &Pool, address: &HostPort) -> usize {
+    pool.multiplexed.0.borrow().get(address).map_or(0, |e| e.connections.borrow().len())
 }
 
 #[test]
 fn requests_share_one_connection_and_it_is_dialled_once() {
     on_a_worker(async {
         let (listener, address) = listen().await;
-        let connections = Rc::new(Connections::default());
-        let sent: Vec<_> = (0..50).map(|_| send(&connections, &address)).collect();
+        let pool = Rc::<Pool>::default();
+        let sent: Vec<_> = (0..50).map(|_| send(&pool, &address)).collect();
         let mut server = accept(&listener).await;
         let mut responds = Vec::new();
         while responds.len() < 50 {
@@ -91,7 +109,7 @@ fn requests_share_one_connection_and_it_is_dialled_once() {
         for sent in sent {
             assert_eq!(sent.await.unwrap().unwrap().0.status(), StatusCode::OK);
         }
-        assert_eq!(count(&connections, &address), 1);
+        assert_eq!(count(&pool, &address), 1);
     });
 }
 
@@ -99,7 +117,7 @@ fn requests_share_one_connection_and_it_is_dialled_once() {
 fn an_endpoint_that_allows_few_streams_gets_more_connections() {
     on_a_worker(async {
         let (listener, address) = listen().await;
-        let connections = Rc::new(Connections::default());
+        let pool = Rc::<Pool>::default();
         let mut builder = server::Builder::new();
         builder.max_concurrent_streams(2);
         let serving = spawn_local(async move {
@@ -118,15 +136,15 @@ fn an_endpoint_that_allows_few_streams_gets_more_connections() {
             }
         });
         // The first tells how many are allowed.
-        let first = (send(&connections, &address), send(&connections, &address));
+        let first = (send(&pool, &address), send(&pool, &address));
         let (first, second) = (first.0.await.unwrap().unwrap(), first.1.await.unwrap().unwrap());
-        let third = (send(&connections, &address), send(&connections, &address));
+        let third = (send(&pool, &address), send(&pool, &address));
         let (third, fourth) = (third.0.await.unwrap().unwrap(), third.1.await.unwrap().unwrap());
-        assert_eq!(count(&connections, &address), 2);
+        assert_eq!(count(&pool, &address), 2);
         drop((first, second, third, fourth));
-        let fifth = (send(&connections, &address), send(&connections, &address));
+        let fifth = (send(&pool, &address), send(&pool, &address));
         let (fifth, sixth) = (fifth.0.await.unwrap().unwrap(), fifth.1.await.unwrap().unwrap());
-        assert_eq!(count(&connections, &address), 2, "there was room again");
+        assert_eq!(count(&pool, &address), 2, "there was room again");
         drop((fifth, sixth));
         serving.abort();
     });
@@ -136,19 +154,20 @@ fn an_endpoint_that_allows_few_streams_gets_more_connections() {
 fn a_refused_stream_was_not_processed_and_a_reset_one_may_have_been() {
     on_a_worker(async {
         let (listener, address) = listen().await;
-        let connections = Rc::new(Connections::default());
+        let pool = Rc::<Pool>::default();
         for (reason, expected) in [
-            (h2::Reason::REFUSED_STREAM, SendError::Refused),
-            (h2::Reason::INTERNAL_ERROR, SendError::Cut),
-            (h2::Reason::CANCEL, SendError::Cut),
+            (h2::Reason::REFUSED_STREAM, "Refused"),
+            (h2::Reason::INTERNAL_ERROR, "Cut"),
+            (h2::Reason::CANCEL, "Cut"),
         ] {
-            let sent = send(&connections, &address);
+            let sent = send(&pool, &address);
             let mut server = accept(&listener).await;
             next(&mut server).await.unwrap().1.send_reset(reason);
             let server = spawn_local(finish(server));
-            assert_eq!(sent.await.unwrap().unwrap_err(), expected, "{reason:?}");
+            let error = sent.await.unwrap().map(drop).unwrap_err();
+            assert_eq!(format!("{error:?}"), expected, "{reason:?}");
             server.abort();
-            connections.0.borrow_mut().clear();
+            pool.multiplexed.0.borrow_mut().clear();
         }
     });
 }
@@ -169,8 +188,8 @@ async fn read_heads(stream: &mut TcpStream, count: usize) {
 fn what_a_goaway_does_not_accept_was_not_processed_and_the_rest_is_answered() {
     on_a_worker(async {
         let (listener, address) = listen().await;
-        let connections = Rc::new(Connections::default());
-        let (accepted, late) = (send(&connections, &address), send(&connections, &address));
+        let pool = Rc::<Pool>::default();
+        let (accepted, late) = (send(&pool, &address), send(&pool, &address));
         let mut stream = listener.accept().await.unwrap().0;
         stream.read_exact(&mut [0; 24]).await.unwrap();
         // SETTINGS, all as it is.
@@ -178,7 +197,7 @@ fn what_a_goaway_does_not_accept_was_not_processed_and_the_rest_is_answered() {
         read_heads(&mut stream, 2).await;
         // GOAWAY: stream 1 was the last, no error. Then `:status: 200` for that one, which ends it.
         stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
-        assert_eq!(late.await.unwrap().unwrap_err(), SendError::GoneAway);
+        assert!(matches!(late.await.unwrap(), Err(SendError::GoneAway)));
         stream.write_all(&[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88]).await.unwrap();
         assert_eq!(accepted.await.unwrap().unwrap().0.status(), StatusCode::OK);
     });
@@ -188,20 +207,20 @@ fn what_a_goaway_does_not_accept_was_not_processed_and_the_rest_is_answered() {
 fn a_connection_that_goes_away_is_left_for_a_new_one() {
     on_a_worker(async {
         let (listener, address) = listen().await;
-        let connections = Rc::new(Connections::default());
-        let first = send(&connections, &address);
+        let pool = Rc::<Pool>::default();
+        let first = send(&pool, &address);
         let mut server = accept(&listener).await;
         ok(next(&mut server).await.unwrap().1);
         server.graceful_shutdown();
         let ending = spawn_local(finish(server));
         drop(first.await.unwrap().unwrap());
         ending.await.unwrap();
-        let second = send(&connections, &address);
+        let second = send(&pool, &address);
         let mut server = accept(&listener).await;
         ok(next(&mut server).await.unwrap().1);
         spawn_local(finish(server));
         assert_eq!(second.await.unwrap().unwrap().0.status(), StatusCode::OK);
-        assert_eq!(count(&connections, &address), 1);
+        assert_eq!(count(&pool, &address), 1);
     });
 }
 
@@ -210,14 +229,18 @@ fn who_waits_for_a_dial_fails_with_it() {
     on_a_worker(async {
         let (listener, address) = listen().await;
         drop(listener);
-        let connections = Rc::new(Connections::default());
-        let sent: Vec<_> = (0..20).map(|_| send(&connections, &address)).collect();
+        let pool = Rc::<Pool>::default();
+        let sent: Vec<_> = (0..20).map(|_| send(&pool, &address)).collect();
         for sent in sent {
-            assert_eq!(sent.await.unwrap().unwrap_err(), SendError::Connect);
+            assert!(matches!(sent.await.unwrap(), Err(SendError::Connect(ConnectError::Refused(_)))));
         }
-        let failures = connections.0.borrow()[&address].failures.get();
+        let failures = pool.multiplexed.0.borrow()[&address].failures.get();
         assert_eq!(failures, 1, "one dial told them all");
-        connections.sweep();
-        assert_eq!(connections.0.borrow().len(), 0, "nothing is kept of an endpoint without connections");
+        pool.multiplexed.sweep();
+        assert_eq!(
+            pool.multiplexed.0.borrow().len(),
+            0,
+            "nothing is kept of an endpoint without connections"
+        );
     });
 }

@@ -8,6 +8,7 @@ use proto::code::Code;
 use rustls::pki_types::CertificateDer;
 
 use super::{RecvStream, SendStream, Stream};
+use crate::endpoint::UDP_PAYLOAD_BYTES_MAX;
 use crate::error::{CloseReason, TunnelError};
 
 pub(super) fn authenticated_frames(connection: &quinn::Connection) -> u64 {
@@ -62,7 +63,7 @@ pub(super) fn poll_read(
 ) -> Poll<Result<Option<Bytes>, TunnelError>> {
     // `read_chunk` keeps its state in the stream: a future made for one poll loses nothing.
     Poll::Ready(match ready!(std::pin::pin!(stream.read_chunk(max, true)).poll(cx)) {
-        Ok(chunk) => Ok(chunk.map(|c| c.bytes)),
+        Ok(chunk) => Ok(chunk.map(|c| apart(c.bytes))),
         Err(quinn::ReadError::Reset(code)) => Err(TunnelError::Reset(Code::from_wire(code.into_inner()))),
         Err(quinn::ReadError::ConnectionLost(e)) => Err(TunnelError::Lost(e.into())),
         Err(quinn::ReadError::ClosedStream) => Ok(None),
@@ -70,4 +71,11 @@ pub(super) fn poll_read(
             Err(TunnelError::Protocol(e.to_string()))
         }
     })
+}
+
+/// Bytes that hold little more than themselves: those of a datagram hold all of it, and those of several all that quinn
+/// has joined with them. Whoever reads may keep them for as long as an exchange lasts.
+fn apart(bytes: Bytes) -> Bytes {
+    let most_of_a_datagram = usize::from(UDP_PAYLOAD_BYTES_MAX / 2)..=usize::from(UDP_PAYLOAD_BYTES_MAX);
+    if most_of_a_datagram.contains(&bytes.len()) { bytes } else { Bytes::copy_from_slice(&bytes) }
 }

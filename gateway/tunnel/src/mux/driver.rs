@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use proto::code::CloseCode;
-use proto::limits::MUX_PAYLOAD_BYTES_MAX;
+use proto::limits::{MUX_PAYLOAD_BYTES_MAX, TUNNEL_UNREAD_BYTES_MAX};
 use proto::mux::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use super::state::{Act, CONNECTION_WINDOW_BYTES};
+use super::state::Act;
 use super::{Inner, micros};
 use crate::error::CloseReason;
 
@@ -25,8 +25,6 @@ const SILENT_LOOKS_MAX: u32 = 3;
 const FAREWELL_WAIT: Duration = Duration::from_secs(1);
 /// Bytes read from the socket at once.
 const READ_BYTES: usize = 64 * 1024;
-/// Payloads up to this are copied, so that a small one does not hold the buffer that it came in.
-const COPY_BYTES_MAX: usize = MUX_PAYLOAD_BYTES_MAX / 4;
 
 /// Runs a connection on `io` until its end; `ending` tells, with the reason, that this side shuts down.
 pub(crate) async fn run<S>(io: S, inner: Arc<Inner>, mut ending: watch::Receiver<Option<String>>)
@@ -87,9 +85,6 @@ fn take(buf: &mut BytesMut, inner: &Inner) -> Result<(), CloseReason> {
     let mut state = inner.state();
     let ended = loop {
         let frame = match Frame::decode(buf) {
-            Ok(Some(Frame::Data(id, bytes))) if bytes.len() <= COPY_BYTES_MAX => {
-                Frame::Data(id, Bytes::copy_from_slice(&bytes))
-            }
             Ok(Some(frame)) => frame,
             Ok(None) => break Ok(()),
             Err(error) => break Err(error.to_string()),
@@ -98,7 +93,7 @@ fn take(buf: &mut BytesMut, inner: &Inner) -> Result<(), CloseReason> {
         match state.receive(frame) {
             Ok(None) => {}
             Ok(Some(Act::Credit(more))) => {
-                if inner.credit.available_permits() + more > CONNECTION_WINDOW_BYTES {
+                if inner.credit.available_permits() + more > TUNNEL_UNREAD_BYTES_MAX {
                     break Err("a window that was never granted".into());
                 }
                 inner.credit.add_permits(more);

@@ -1,26 +1,25 @@
 //! What both sides know of a connection's streams, and what is to be written: no I/O, and no waiting but by wakers.
 
+mod held;
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use proto::code::Code;
-use proto::limits::{MUX_PAYLOAD_BYTES_MAX, STREAMS_MAX};
+use proto::limits::{MUX_PAYLOAD_BYTES_MAX, STREAM_UNREAD_BYTES_MAX, STREAMS_MAX, TUNNEL_UNREAD_BYTES_MAX};
 use proto::mux::{self, Frame, StreamId};
 
+use self::held::Held;
 use self::stream::{Send, Stream, Window};
+use crate::account::Account;
 
-pub(super) use self::stream::STREAM_WINDOW_BYTES;
-
-/// What all streams of a connection may have unread at the receiver: a reader that stalls holds at most its stream's
-/// window, so that 64 of them do not stop the others.
-pub(super) const CONNECTION_WINDOW_BYTES: usize = 64 * STREAM_WINDOW_BYTES;
 /// Read and not yet granted anew: a part of the window large enough that grants are rare, small enough that the sender
 /// is not held up.
-const STREAM_GRANT_BYTES: usize = STREAM_WINDOW_BYTES / 4;
-const CONNECTION_GRANT_BYTES: usize = CONNECTION_WINDOW_BYTES / 16;
+const STREAM_GRANT_BYTES: usize = STREAM_UNREAD_BYTES_MAX / 4;
+const CONNECTION_GRANT_BYTES: usize = TUNNEL_UNREAD_BYTES_MAX / 16;
 /// Datagrams that wait to be written, and to be read; more are dropped.
 const DATAGRAMS_MAX: usize = 16;
 /// Frames without flow control that wait to be written. Each open stream has at most four, so a peer that reads never
@@ -49,6 +48,8 @@ pub(super) struct State {
     acceptors: Vec<Waker>,
     /// What the peer may still send, and what was read of it since the last grant.
     window: Window,
+    /// What is unread, whoever may read it.
+    held: Held,
     control: VecDeque<Frame>,
     /// Frames with their streams' data, by class.
     data: [VecDeque<Frame>; 2],
@@ -90,7 +91,7 @@ pub(super) enum Closed {
 /// What was taken to be written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Taken {
-    /// Bytes of data, by class: room for others.
+    /// What the data cost, by class: room for others.
     pub(super) data: [usize; 2],
 }
 
@@ -103,7 +104,8 @@ impl State {
             open: [0; 2],
             incoming: VecDeque::new(),
             acceptors: Vec::new(),
-            window: Window { left: CONNECTION_WINDOW_BYTES, read: 0 },
+            window: Window { left: TUNNEL_UNREAD_BYTES_MAX, read: 0 },
+            held: Held::default(),
             control: VecDeque::new(),
             data: Default::default(),
             datagrams_out: VecDeque::new(),
@@ -229,10 +231,10 @@ impl State {
     ) -> Poll<Option<Result<Option<Bytes>, Code>>> {
         let Some(Stream { recv, .. }) = self.streams.get_mut(&id) else { return Poll::Ready(Some(Ok(None))) };
         // What came before the end of the connection is still read, as long as it was not reset.
-        if let Some(Err(code)) = recv.end {
+        if let Some(code) = recv.given_up.or(recv.end.and_then(Result::err)) {
             return Poll::Ready(Some(Err(code)));
         }
-        let Some((chunk, cost)) = recv.chunks.front_mut() else {
+        let Some((bytes, cost)) = recv.pop(max) else {
             return match recv.end {
                 Some(_) => Poll::Ready(Some(Ok(None))),
                 None if recv.stopped => Poll::Ready(Some(Ok(None))),
@@ -243,17 +245,12 @@ impl State {
                 }
             };
         };
-        let bytes = chunk.split_to(max.min(chunk.len()));
-        if chunk.is_empty() {
-            let cost = *cost;
-            recv.chunks.pop_front();
-            recv.window.read += cost;
-            let open = recv.end.is_none();
-            if open && let Some(more) = recv.window.grant(STREAM_GRANT_BYTES) {
-                self.control.push_back(Frame::Window(Some(id), more));
-            }
-            self.was_read(cost);
+        recv.window.read += cost;
+        let open = recv.end.is_none();
+        if open && let Some(more) = recv.window.grant(STREAM_GRANT_BYTES) {
+            self.control.push_back(Frame::Window(Some(id), more));
         }
+        self.let_go(cost);
         Poll::Ready(Some(Ok(Some(bytes))))
     }
 
@@ -263,8 +260,21 @@ impl State {
         if !std::mem::replace(&mut recv.stopped, true) && recv.end.is_none() && !self.over {
             self.control.push_back(Frame::Stop(id, code.to_wire()));
         }
-        let unread = recv.chunks.drain(..).map(|(_, cost)| cost).sum();
-        self.was_read(unread);
+        let unread = recv.clear();
+        self.let_go(unread);
+    }
+
+    /// From now on what is unread counts on `account`.
+    pub(super) fn share(&mut self, account: Arc<Account>) {
+        if !self.held.share(account) {
+            self.make_room();
+        }
+    }
+
+    /// What is unread, by what it cost.
+    #[cfg(test)]
+    pub(super) fn unread(&self) -> usize {
+        self.streams.values().map(|stream| stream.recv.unread()).sum()
     }
 
     /// Nobody holds our half, or the peer's, any more.
@@ -301,7 +311,7 @@ impl State {
         match frame {
             _ if self.over => {}
             Frame::Open(id) => self.opened(id)?,
-            Frame::Data(id, bytes) => self.data(id, bytes)?,
+            Frame::Data(id, bytes) => self.data(id, &bytes)?,
             Frame::Fin(id) => self.ended(id, Ok(()))?,
             Frame::Reset(id, code) => self.ended(id, Err(Code::from_wire(code.into())))?,
             Frame::Stop(id, code) => self.stopped(id, Code::from_wire(code.into()))?,
@@ -309,7 +319,7 @@ impl State {
             Frame::Window(Some(id), more) => {
                 if let Some(Stream { send, .. }) = self.known(id)? {
                     send.credit = send.credit.saturating_add(more as usize);
-                    if send.credit > STREAM_WINDOW_BYTES {
+                    if send.credit > STREAM_UNREAD_BYTES_MAX {
                         return Err("a window that was never granted");
                     }
                     send.writer.take().into_iter().for_each(Waker::wake);
@@ -317,7 +327,8 @@ impl State {
             }
             Frame::Datagram(bytes) => {
                 if self.datagrams_in.len() < DATAGRAMS_MAX {
-                    self.datagrams_in.push_back(bytes);
+                    // Not the buffer that it came in.
+                    self.datagrams_in.push_back(Bytes::copy_from_slice(&bytes));
                     wake(&mut self.datagram_readers);
                 }
             }
@@ -346,8 +357,8 @@ impl State {
         Ok(())
     }
 
-    fn data(&mut self, id: StreamId, bytes: Bytes) -> Result<(), &'static str> {
-        let cost = mux::cost(bytes.len());
+    fn data(&mut self, id: StreamId, payload: &[u8]) -> Result<(), &'static str> {
+        let cost = mux::cost(payload.len());
         self.window.take(cost)?;
         let Some(Stream { recv, .. }) = self.known(id)? else { return Err("data after the end of a stream") };
         if recv.end.is_some() {
@@ -358,9 +369,26 @@ impl State {
             self.was_read(cost);
             return Ok(());
         }
-        recv.chunks.push_back((bytes, cost));
+        recv.push(payload, cost);
         recv.reader.take().into_iter().for_each(Waker::wake);
+        if !self.held.add(cost) {
+            self.make_room();
+        }
         Ok(())
+    }
+
+    /// There is more unread than there may be: what holds most of it goes. A small exchange is never what has filled it.
+    fn make_room(&mut self) {
+        while !self.held.settle() {
+            let fullest = self.streams.iter().max_by_key(|(_, stream)| stream.recv.unread());
+            let Some((&id, _)) = fullest.filter(|(_, stream)| stream.recv.unread() > 0) else { return };
+            if let Some(Stream { recv, .. }) = self.streams.get_mut(&id) {
+                // It certifies nothing: what was read before may have been processed.
+                recv.given_up = Some(Code::Internal);
+                recv.reader.take().into_iter().for_each(Waker::wake);
+            }
+            self.stop(id, Code::Internal);
+        }
     }
 
     fn ended(&mut self, id: StreamId, end: Result<(), Code>) -> Result<(), &'static str> {
@@ -368,9 +396,9 @@ impl State {
         if recv.end.replace(end).is_some() {
             return Err("a stream ended twice");
         }
-        let unread = if end.is_err() { recv.chunks.drain(..).map(|(_, cost)| cost).sum() } else { 0 };
+        let unread = if end.is_err() { recv.clear() } else { 0 };
         recv.reader.take().into_iter().for_each(Waker::wake);
-        self.was_read(unread);
+        self.let_go(unread);
         self.count_end(id);
         self.forget(id);
         Ok(())
@@ -417,6 +445,12 @@ impl State {
         }
     }
 
+    /// What was unread is not held any more.
+    fn let_go(&mut self, cost: usize) {
+        self.held.remove(cost);
+        self.was_read(cost);
+    }
+
     fn was_read(&mut self, cost: usize) {
         self.window.read += cost;
         if let Some(more) = self.window.grant(CONNECTION_GRANT_BYTES) {
@@ -442,7 +476,7 @@ impl State {
             {
                 frame.encode(out);
                 match frame {
-                    Frame::Data(_, bytes) => taken.data[class as usize] += bytes.len(),
+                    Frame::Data(_, bytes) => taken.data[class as usize] += mux::cost(bytes.len()),
                     Frame::Fin(id) | Frame::Reset(id, _) => self.is_gone(id),
                     _ => {}
                 }

@@ -173,4 +173,26 @@ spec: { ports: [{ name: web, port: 80, protocol: http }] }
             "8:19 MeshService default/cart: declared twice; the first stands at m.yaml:3:19 => rename or remove one of the two",
         ],
     },
+    Case {
+        head: SERVICE_HEAD,
+        rest: "spec:
+  ports: [{ name: web, port: 80, protocol: http }]
+  registration: { hosts: [10.0.0.5/24, 127.0.0.1, 'cart:80'] }
+",
+        said: &[
+            "6:27 MeshService shop/cart: spec.registration.hosts: `10.0.0.5/24` has bits behind its network => write `10.0.0.0/24`, or the address alone",
+            "6:40 MeshService shop/cart: spec.registration.hosts: `127.0.0.1`: loopback addresses are never registered over the network => workloads on the gateway's own host register over its Unix socket, whatever is allowed here",
+            "6:51 MeshService shop/cart: spec.registration.hosts: `cart:80` is no host => write a network such as `10.0.0.0/16`, an address, a DNS name, or `\"*.pods.example\"` for all under it",
+        ],
+    },
+    Case {
+        head: SERVICE_HEAD,
+        rest: "spec:
+  ports: [{ name: web, port: 80, protocol: http }]
+  registration: {}
+",
+        said: &[
+            "6:17 MeshService shop/cart: spec.registration.hosts is missing => add `hosts: [10.0.0.0/16]`",
+        ],
+    },
 ];

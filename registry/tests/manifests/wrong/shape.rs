@@ -220,7 +220,7 @@ spec: {}
   replicas: 3
 ",
         said: &[
-            "5:3 MeshService shop/cart: unknown field `replicas` => the fields here are `ports`, `endpoints`, `healthCheck` and `export`",
+            "5:3 MeshService shop/cart: unknown field `replicas` => the fields here are `ports`, `endpoints`, `healthCheck`, `export` and `registration`",
         ],
     },
     Case {
@@ -240,7 +240,7 @@ e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]
 f: [*e,*e,*e,*e,*e,*e,*e,*e,*e,*e]
 ",
         said: &[
-            "5:29 this document is nested too deeply, or too large once its aliases are expanded => at most 32 levels and 1000 aliases are allowed",
+            "3:32 this document is nested too deeply, or too large once its aliases are expanded => at most 32 levels and 1000 aliases are allowed, which repeat no more than stands there",
         ],
     },
     Case {
@@ -248,7 +248,7 @@ f: [*e,*e,*e,*e,*e,*e,*e,*e,*e,*e]
         rest: "a: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]
 ",
         said: &[
-            "1:35 this document is nested too deeply, or too large once its aliases are expanded => at most 32 levels and 1000 aliases are allowed",
+            "1:35 this document is nested too deeply, or too large once its aliases are expanded => at most 32 levels and 1000 aliases are allowed, which repeat no more than stands there",
         ],
     },
 ];

@@ -118,7 +118,7 @@ fn what_is_discarded_is_granted_anew_on_the_connection() {
     let mut granted = 0;
     for _ in 0..40 {
         let id = west.open().unwrap();
-        for _ in 0..STREAM_WINDOW_BYTES / MUX_PAYLOAD_BYTES_MAX {
+        for _ in 0..STREAM_UNREAD_BYTES_MAX / MUX_PAYLOAD_BYTES_MAX {
             west.write(id, Class::Small, chunk.clone()).unwrap();
         }
         written(&mut west).into_iter().for_each(|frame| assert_eq!(east.receive(frame), Ok(None)));
@@ -132,7 +132,7 @@ fn what_is_discarded_is_granted_anew_on_the_connection() {
         }
         drop_both(&mut west, id);
     }
-    let sent = 40 * STREAM_WINDOW_BYTES;
+    let sent = 40 * STREAM_UNREAD_BYTES_MAX;
     assert!(granted > sent - CONNECTION_GRANT_BYTES && granted <= sent, "{granted}");
 }
 
