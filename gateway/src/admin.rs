@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod explain;
 pub mod objects;
 pub mod pool;
+pub mod port;
 pub(crate) mod registry;
 pub mod remote;
 mod ring;
@@ -15,6 +16,7 @@ mod store;
 pub(crate) use status::{ConditionStatus, Peer, ServiceStatus, condition, peer, service};
 pub use store::StartedWithout;
 
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use ::registry::election::Standing;
@@ -29,8 +31,10 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use self::port::Hosts;
 use crate::sync::Knowledge;
 use crate::worker::Shared;
 
@@ -58,12 +62,9 @@ pub struct Admin {
 /// Serves the admin port until the process has drained.
 ///
 /// # Errors
-/// When the listener fails.
-pub async fn serve(
-    admin: Admin,
-    listener: tokio::net::TcpListener,
-    drained: CancellationToken,
-) -> std::io::Result<()> {
+/// As [`port::serve`].
+pub async fn serve(admin: Admin, listener: TcpListener, drained: CancellationToken) -> std::io::Result<()> {
+    let hosts = Hosts::new(&admin.gateway.listen.admin_hosts, "Gateway");
     let routes = Router::new()
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
@@ -75,22 +76,23 @@ pub async fn serve(
         .route("/v1/check", get(check::answer))
         .route("/v1/registry", get(registry::dump))
         .with_state(admin);
-    axum::serve(listener, routes).with_graceful_shutdown(drained.cancelled_owned()).await
+    port::serve(routes, listener, hosts, drained).await
 }
 
 /// Serves the admin port of a process that cannot start yet: alive, and not ready for this reason, until `over`.
 ///
 /// # Errors
-/// When the listener fails.
+/// As [`port::serve`].
 pub async fn serve_waiting(
     why: &'static str,
-    listener: tokio::net::TcpListener,
+    listener: TcpListener,
+    hosts: Hosts,
     over: CancellationToken,
 ) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/live", get(|| async { "live\n" }))
         .fallback(move || async move { (StatusCode::SERVICE_UNAVAILABLE, why) });
-    axum::serve(listener, routes).with_graceful_shutdown(over.cancelled_owned()).await
+    port::serve(routes, listener, hosts, over).await
 }
 
 /// What `/ready` answers: whether the process takes requests.
@@ -102,14 +104,24 @@ pub(crate) fn readiness(shared: &Shared) -> (StatusCode, &'static str) {
     }
 }
 
-/// What `/metrics` answers.
-pub(crate) fn exposition(shared: &Shared) -> Response {
-    match shared.metrics.encode() {
-        Ok(text) => {
+/// What `/metrics` answers, after `refresh` has set what is only looked at when somebody asks. None of it keeps this thread.
+pub(crate) async fn exposition(shared: Arc<Shared>, refresh: impl FnOnce() + Send + 'static) -> Response {
+    match spawn_blocking(move || shared.metrics.encode(refresh)).await {
+        Ok(Ok(text)) => {
             ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
                 .into_response()
         }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(panic) => problem(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()),
+    }
+}
+
+/// The JSON of what `find` finds. Of a large mesh it takes a while, and none of it keeps this thread.
+pub(crate) async fn found<T: Serialize>(find: impl FnOnce() -> T + Send + 'static) -> Response {
+    match spawn_blocking(move || serde_json::to_vec(&find())).await {
+        Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(panic) => problem(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()),
     }
 }
 
@@ -120,12 +132,11 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    status::refresh_gauges(&admin);
-    exposition(&admin.shared)
+    exposition(admin.shared.clone(), move || status::refresh_gauges(&admin)).await
 }
 
-async fn status(State(admin): State<Admin>) -> Json<status::Status> {
-    Json(status::of(&admin))
+async fn status(State(admin): State<Admin>) -> Response {
+    found(move || status::of(&admin)).await
 }
 
 /// Why a question has no answer, as programs read it.

@@ -32,12 +32,11 @@ use registry::model::{Gateway, Listen};
 use registry::owned::Owned;
 use registry::sources::Sources;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use tunnel::endpoint::HANDSHAKES_MAX;
 use tunnel::{HelloInfo, Local};
 
 use self::believe::{believe, linked};
@@ -53,7 +52,8 @@ use crate::admin::{self, Admin, StartedWithout};
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::checks;
 use crate::clock::Clock;
-use crate::dataplane::Control;
+use crate::dataplane::{Control, Handshakes};
+use crate::limited;
 use crate::listener;
 use crate::metrics::{Direction, InProgress, Metrics};
 use crate::peers::Peers;
@@ -241,15 +241,8 @@ async fn start(options: Options) -> Result<(), StartError> {
     let (registrars, incoming_registrars) = mpsc::channel(REGISTRARS_QUEUE);
     let sidecars = Sidecars::new(gateway.cluster.clone(), stop.clone());
     let (asks, incoming_asks) = mpsc::channel(OBJECTS_QUEUE);
-    let control = Arc::new(Control {
-        syncs,
-        lookups,
-        registrars,
-        objects: asks,
-        sidecars,
-        handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-        direct_handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-    });
+    let handshakes = Handshakes::default();
+    let control = Arc::new(Control { syncs, lookups, registrars, objects: asks, sidecars, handshakes });
     let metrics = Metrics::new(options.workers);
     let shared = Arc::new(Shared {
         domain: gateway.domain.clone(),
@@ -260,7 +253,7 @@ async fn start(options: Options) -> Result<(), StartError> {
         news: peers.news().clone(),
         peers,
         attempts: metrics.attempts(),
-        nameless: metrics.requests(Direction::Outbound, "", ""),
+        nameless: metrics.requests(Direction::Outbound, &"".into(), None),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock,
@@ -289,7 +282,6 @@ async fn start(options: Options) -> Result<(), StartError> {
         boot,
     };
     let admin_ends = drained.clone();
-    let admin_listener = tokio::net::TcpListener::from_std(admin_listener).map_err(StartError::Thread)?;
     tasks.spawn(async move {
         if let Err(failed) = admin::serve(admin, admin_listener, admin_ends).await {
             error!(error = %failed, "The admin port failed.");
@@ -299,6 +291,7 @@ async fn start(options: Options) -> Result<(), StartError> {
     tasks.spawn(sync::export_to_peers(knowledge.clone(), exported.0, incoming_syncs, exported.1));
     let imported = (registry.clone(), standing.clone());
     tasks.spawn(sync::import_from_peers(knowledge.clone(), shared.peers.clone(), imported.0, imported.1));
+    tasks.spawn(until(shared.stop.clone(), limited::count()));
     tasks.spawn(checks::run(shared.clone()));
     tasks.spawn(shifts::watch(shared.clone()));
     let (told, gateways) = watch::channel(Arc::default());
@@ -318,7 +311,7 @@ async fn start(options: Options) -> Result<(), StartError> {
     });
     tasks.spawn(sync::keep_owned(knowledge.clone(), registry.clone(), shared.stop.clone()));
     tasks.spawn(sync::answer_sidecars(shared.clone(), incoming_lookups));
-    let Listen { tunnel, http, admin } = &gateway.listen;
+    let Listen { tunnel, http, admin, .. } = &gateway.listen;
     let listeners = [*tunnel, *http, *admin].into();
     tasks.spawn(registrations::serve(shared.clone(), registry.clone(), listeners, incoming_registrars));
     let registers = knowledge.clone();

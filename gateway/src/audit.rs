@@ -1,13 +1,16 @@
 //! The audit lines: exactly one for every change of health and of what is in force, each saying what changed, why, and
-//! what moved by it. When, is the line's own time.
+//! what moved by it. When, is the line's own time. What others change so often that it is a flood is counted, as all that
+//! others cause ([`crate::limited`]).
 //!
 //! All stand under one target, so that `RINGWAY_LOG=warn,audit=info` keeps them and little else.
 
 use std::fmt::Display;
 
+use registry::audit::shown;
+pub use registry::audit::{TARGET, change};
 use tracing::info;
 
-pub use registry::audit::{TARGET, change};
+use crate::limited::{AUDITED, admits};
 
 /// The health of `what`, which is a `subject` such as `peer`, goes over from one state to another.
 pub fn health(
@@ -17,7 +20,26 @@ pub fn health(
     why: impl Display,
     moved: impl Display,
 ) {
-    info!(target: TARGET, %what, from, to, %why, %moved, "Audit: {subject} health changed.");
+    let event = format!("Audit: {subject} health changed.");
+    if admits(&event, AUDITED, &what) {
+        let (what, why, moved) = (shown(what), shown(why), shown(moved));
+        info!(target: TARGET, %what, from, to, %why, %moved, "{event}");
+    }
+}
+
+/// What [`change`] says where somebody else is the cause: `by` a linked cluster, or a workload.
+pub fn change_by(
+    by: impl Display,
+    message: &str,
+    what: impl Display,
+    why: impl Display,
+    moved: impl Display,
+) {
+    let event = format!("Audit: {message}.");
+    if admits(&event, AUDITED, by) {
+        let (what, why, moved) = (shown(what), shown(why), shown(moved));
+        info!(target: TARGET, %what, %why, %moved, "{event}");
+    }
 }
 
 /// The registry's store had lost our UID, and so many applied objects were put back into it.

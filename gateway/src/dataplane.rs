@@ -1,5 +1,7 @@
 //! The data plane: threads, each with a current-thread runtime that owns its listener, its tunnels and its pools.
 
+mod accept;
+
 use std::fmt::Display;
 use std::future::Future;
 use std::net::TcpListener;
@@ -12,16 +14,15 @@ use proto::code::{CloseCode, Code};
 use registry::model::{ClusterName, HostPort};
 use registry::registration::place::CameFrom;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Barrier, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::sync::{Barrier, mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet, spawn_local};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
-use tunnel::endpoint::HANDSHAKES_MAX;
+use tracing::{debug, error, warn};
 use tunnel::{
-    Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Exchange, Incoming, Peer, PeerAddress, Port,
-    Tunnel, TunnelError,
+    Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Exchange, Peer, PeerAddress, Port, Tunnel,
 };
 
+use crate::limited::limited;
 use crate::line::Line;
 use crate::metrics::{self, InProgress};
 use crate::peers::{self, Dialler, Over, Pace, PeerCluster};
@@ -34,6 +35,8 @@ use crate::worker::{
     LookupStream, ObjectsStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker,
 };
 use crate::{admin, exchange, inbound, listener, outbound};
+
+pub use accept::Handshakes;
 
 /// Workers that dial a peer, and so the tunnels of a pair of gateways: more would not carry more, and each costs its
 /// share of probes and handshakes.
@@ -54,9 +57,6 @@ const SETTLED_MICROS: u64 = 2_000_000;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often idle connections are looked through.
 const POOL_SWEEP: Duration = Duration::from_secs(5);
-/// What is said of whoever opens exchanges and resets them.
-const GIVES_UP: &str =
-    "It gives up more requests than it lets be answered; what it asks is refused until fewer are.";
 /// How often stalled readers are looked for.
 const STALL_SWEEP: Duration = Duration::from_secs(1);
 
@@ -74,10 +74,8 @@ pub struct Control {
     pub objects: mpsc::Sender<ObjectsStream>,
     /// The sidecars.
     pub sidecars: Sidecars,
-    /// Room for [`HANDSHAKES_MAX`] handshakes on QUIC, of all workers.
-    pub handshakes: Arc<Semaphore>,
-    /// The same for those on TCP and on the Unix socket: whoever connects there and says nothing holds up none on QUIC.
-    pub direct_handshakes: Arc<Semaphore>,
+    /// Tunnels that are not up yet.
+    pub handshakes: Handshakes,
 }
 
 /// A worker with its share of the tunnels.
@@ -136,8 +134,10 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         let worker = Rc::new(Worker::new(shared, number));
         let plane = Rc::new(Plane { worker: worker.clone(), endpoint, direct, control });
         let _ = ready.send(Ok(()));
-        let accepting = spawn_local(accept_tunnels(plane.clone()));
-        let accepting_direct = spawn_local(accept_direct_tunnels(plane.clone(), tcp, unix));
+        let mut accepting = JoinSet::new();
+        accepting.spawn_local(accept::on_quic(plane.clone()));
+        accepting.spawn_local(accept::on_tcp(plane.clone(), tcp));
+        unix.map(|unix| accepting.spawn_local(accept::on_unix(plane.clone(), unix)));
         let listening = spawn_local(listener::serve(worker.clone(), http));
         let sweeping = spawn_local(sweep(worker.clone()));
         spawn_local(follow_local(plane.clone()));
@@ -146,8 +146,7 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         }
         worker.shared.stop.cancelled().await;
         drain(&plane, listening, &drained).await;
-        accepting.abort();
-        accepting_direct.abort();
+        accepting.abort_all();
         sweeping.abort();
         Ok(())
     })
@@ -251,79 +250,19 @@ pub async fn sweep(worker: Rc<Worker>) {
         worker.timers.sweep(now);
         let given_up = worker.stalls.sweep(now);
         if given_up > 0 {
-            warn!(given_up, "Cut off readers that take nothing: what waits for them holds up others.");
+            limited!(
+                WARN,
+                KNOWN,
+                "",
+                "Cut off readers that take nothing: what waits for them holds up others.",
+                given_up
+            );
         }
         if now.duration_since(pool_swept) >= POOL_SWEEP {
             worker.pool.sweep();
             pool_swept = now;
         }
     }
-}
-
-/// Accepts tunnels on QUIC for as long as the endpoint lives, all workers [`HANDSHAKES_MAX`] at a time.
-async fn accept_tunnels(plane: Rc<Plane>) {
-    let handshakes = plane.control.handshakes.clone();
-    loop {
-        // Never closed, so there is always a permit sooner or later.
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-        let admitting = plane.clone();
-        let crowded = || handshakes.available_permits() < HANDSHAKES_MAX / 2;
-        let handshake = plane.endpoint.accept(&crowded, move |peer| admitting.admit(peer)).await;
-        let Some(handshake) = handshake else { return };
-        spawn_local(take_tunnel(plane.clone(), handshake, permit));
-    }
-}
-
-/// Accepts tunnels on TCP and on the Unix socket, all workers [`HANDSHAKES_MAX`] at a time.
-async fn accept_direct_tunnels(
-    plane: Rc<Plane>,
-    tcp: tokio::net::TcpListener,
-    unix: Option<tokio::net::UnixListener>,
-) {
-    let handshakes = plane.control.direct_handshakes.clone();
-    loop {
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-        let admitting = plane.clone();
-        match accept_direct(&tcp, unix.as_ref()).await {
-            Ok(incoming) => {
-                let handshake = plane.direct.answer(incoming, move |peer| admitting.admit(peer));
-                spawn_local(take_tunnel(plane.clone(), handshake, permit));
-            }
-            Err(error) => {
-                warn!(%error, "Cannot accept a connection.");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// The next connection on a byte stream.
-async fn accept_direct(
-    tcp: &tokio::net::TcpListener,
-    unix: Option<&tokio::net::UnixListener>,
-) -> std::io::Result<Incoming> {
-    let on_unix = async {
-        match unix {
-            Some(unix) => unix.accept().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        accepted = tcp.accept() => accepted.map(|(stream, from)| Incoming::Tcp(stream, from)),
-        accepted = on_unix => accepted.map(|(stream, _)| Incoming::Unix(stream)),
-    }
-}
-
-async fn take_tunnel<A: Display>(
-    plane: Rc<Plane>,
-    handshake: impl Future<Output = Result<(Tunnel, Driver), (A, TunnelError)>>,
-    permit: OwnedSemaphorePermit,
-) {
-    match handshake.await {
-        Ok((tunnel, driver)) => own_tunnel(&plane, tunnel, driver),
-        Err((from, error)) => warn!(%from, %error, "Refused a tunnel."),
-    }
-    drop(permit);
 }
 
 /// Takes a tunnel into use and runs it on this worker until its end.
@@ -341,14 +280,15 @@ fn own_tunnel(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
 /// Takes a sidecar's tunnel into use and runs it on this worker until its end.
 fn own_sidecar(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
     let (sidecar, workload) = (tunnel.peer().hello.gateway.clone(), tunnel.peer().identity.to_string());
-    info!(sidecar, workload, carrier = %tunnel.carrier(), "Sidecar up.");
+    let by = format!("{workload} {sidecar}");
+    limited!(INFO, KNOWN, by, "Sidecar up.", sidecar, workload, carrier = %tunnel.carrier());
     plane.control.sidecars.begun(&tunnel);
     spawn_local(serve_sidecar(plane.clone(), tunnel.clone()));
     let plane = plane.clone();
     spawn_local(async move {
         // It answers for nobody: whether it is well is its own affair.
         let reason = driver.run(|_| {}).await;
-        info!(sidecar, workload, %reason, "Sidecar gone.");
+        limited!(INFO, KNOWN, by, "Sidecar gone.", sidecar, workload, %reason);
         plane.control.sidecars.ended(&tunnel);
     });
 }
@@ -383,7 +323,7 @@ async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
                     let fate = exchange.fate();
                     outbound::serve_sidecar(&plane.worker, &peer, &caller, exchange).await;
                     if workload.resets.ended(fate.answered(), began, clock.micros()) {
-                        warn!(%caller, "{GIVES_UP}");
+                        say_gives_up(&caller);
                     }
                 }
                 Ok(Begun::Lookup(reader, writer)) => {
@@ -453,8 +393,7 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                 Ok(Begun::Objects(reader, writer)) => {
                     let line = Line::tunnel(reader, writer);
                     if cluster.link().allow_apply.is_empty() {
-                        let now = plane.worker.shared.clock.micros();
-                        return admin::remote::refuse(&cluster, line, now).await;
+                        return admin::remote::refuse(&cluster.name, line).await;
                     }
                     let stream = ObjectsStream { peer: cluster.name.clone(), line };
                     if plane.control.objects.try_send(stream).is_err() {
@@ -468,6 +407,14 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
             }
         });
     }
+}
+
+/// `who` opens exchanges and resets them.
+fn say_gives_up(who: &dyn Display) {
+    limited!(
+        WARN, KNOWN, who,
+        "It gives up more requests than it lets be answered; what it asks is refused until fewer are.", %who
+    );
 }
 
 /// Refuses an exchange before any work.

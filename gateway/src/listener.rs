@@ -16,10 +16,11 @@ use tokio::io::{Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::body::Incoming;
 use crate::endpoint;
+use crate::limited::limited;
 use crate::outbound::{self, Caller, Outgoing};
 use crate::worker::{Room, Worker};
 
@@ -104,7 +105,7 @@ pub async fn serve(front: impl Front, listener: TcpListener) {
             }
             // What is accepted needs a connection to an endpoint, and more than it can be served would be refused.
             Err(error) if endpoint::is_ours(&error) => {
-                warn!(%error, "Cannot accept a connection.");
+                limited!(WARN, STRANGERS, "", "Cannot accept a connection of a caller.", %error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
             Err(error) => debug!(%error, "A connection ended before it was accepted."),

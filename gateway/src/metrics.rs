@@ -1,20 +1,24 @@
-//! Metrics of a gateway. Labels are enums or configured names; handles are resolved when a view is built, not per
-//! request.
+//! Metrics of a gateway. Labels are enums, configured names or names that peers export; handles are resolved for each route,
+//! not for each request, and what nobody has asked for takes no room.
 
 mod cells;
+mod series;
 mod traffic;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU8;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+use registry::model::{ClusterName, ServiceName};
 
+use self::series::OTHERS;
 use self::traffic::Traffic;
 
 pub use self::traffic::{AttemptCounters, AttemptKind, Direction, Durations, Outcome, RequestCounters};
@@ -41,11 +45,15 @@ struct BudgetLabels {
     peer: String,
     budget: &'static str,
 }
+/// Services of one peer of which it is shown that their rings differ; more are counted.
+const RINGS_DIFFERING_MAX: i64 = 1000;
 
 /// All metrics of a process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Held while they are encoded: one after the other, as the text of each may be large.
+    encoding: Mutex<()>,
     traffic: Arc<Traffic>,
     tunnel_up: Family<TunnelLabels, Gauge>,
     tunnel_rtt: Family<PeerLabels, Gauge<f64, AtomicU64>>,
@@ -100,6 +108,7 @@ impl Metrics {
         );
         Self {
             registry,
+            encoding: Mutex::default(),
             traffic,
             tunnel_up,
             tunnel_rtt,
@@ -111,13 +120,18 @@ impl Metrics {
         }
     }
 
-    /// The counters of requests of `service` that `peer` answers or asks; an empty peer: nobody did.
-    pub fn requests(&self, direction: Direction, service: &str, peer: &str) -> RequestCounters {
+    /// The counters of requests of `service` that `peer` answers or asks; no peer: nobody did.
+    pub fn requests(
+        &self,
+        direction: Direction,
+        service: &Arc<str>,
+        peer: Option<&ClusterName>,
+    ) -> RequestCounters {
         self.traffic.requests(direction, service, peer)
     }
 
     /// How long the answers of a service take.
-    pub fn durations(&self, direction: Direction, service: &str) -> Durations {
+    pub fn durations(&self, direction: Direction, service: &Arc<str>) -> Durations {
         self.traffic.durations(direction, service)
     }
 
@@ -179,22 +193,28 @@ impl Metrics {
     }
 
     /// Shows which services are placed by another ring at which peers.
-    pub fn set_rings_differing<'a>(
-        &self,
-        differing: impl Iterator<Item = (&'a registry::model::ServiceName, &'a str)>,
-    ) {
+    pub fn set_rings_differing<'a>(&self, differing: impl Iterator<Item = (&'a ServiceName, &'a str)>) {
         self.ring_differs.clear();
+        let mut of_peers = HashMap::<&str, i64>::new();
         for (service, peer) in differing {
-            let labels = MismatchLabels { service: service.to_string(), peer: peer.into() };
-            self.ring_differs.get_or_create(&labels).set(1);
+            let count = of_peers.entry(peer).or_default();
+            *count += 1;
+            let others = *count - RINGS_DIFFERING_MAX;
+            let service = if others > 0 { OTHERS.into() } else { service.to_string() };
+            let labels = MismatchLabels { service, peer: peer.into() };
+            self.ring_differs.get_or_create(&labels).set(others.max(1));
         }
     }
 
-    /// The text that Prometheus scrapes (OpenMetrics 1.0).
+    /// The text that Prometheus scrapes (OpenMetrics 1.0), after `refresh` has set what is only looked at when somebody asks.
+    /// It may take a while, and waits for whoever else asks: call it where that holds nobody up.
     ///
     /// # Errors
     /// Never in practice: writing to a string does not fail.
-    pub fn encode(&self) -> Result<String, fmt::Error> {
+    pub fn encode(&self, refresh: impl FnOnce()) -> Result<String, fmt::Error> {
+        // Whoever panicked left nothing half done that the next does not do anew.
+        let _one_at_a_time = self.encoding.lock().unwrap_or_else(PoisonError::into_inner);
+        refresh();
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
@@ -231,5 +251,25 @@ pub struct InProgressGuard(Arc<InProgress>);
 impl Drop for InProgressGuard {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn rings_that_differ_are_named_and_bounded_for_each_peer() {
+        let metrics = Metrics::new(NonZeroU8::MIN);
+        let services: Vec<_> =
+            (0..1500).map(|n| ServiceName::new("shop", &format!("s{n}")).unwrap()).collect();
+        let of =
+            |peer: &'static str, count: usize| services[..count].iter().map(move |service| (service, peer));
+        let differing = || of("east", 1500).chain(of("north", 2));
+        let text = metrics.encode(|| metrics.set_rings_differing(differing())).unwrap();
+        assert_eq!(text.matches("ringway_ring_differs{").count(), 1000 + 1 + 2);
+        assert!(text.contains("ringway_ring_differs{service=\"(others)\",peer=\"east\"} 500\n"), "{text}");
+        assert!(text.contains("ringway_ring_differs{service=\"shop/s1\",peer=\"north\"} 1\n"), "{text}");
     }
 }

@@ -23,17 +23,20 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use identity::Role;
 use proto::code::CloseCode;
-use proto::limits::{GATEWAY_KEPT, PEER_GATEWAYS_MAX, PEER_TUNNELS_MAX, PEER_UNREAD_BYTES_MAX};
+use proto::limits::{
+    GATEWAY_KEPT, PEER_GATEWAYS_MAX, PEER_TUNNELS_MAX, PEER_UNREAD_BYTES_MAX, QUOTED_BYTES_MAX,
+};
+use proto::text::clean;
 use registry::model::{ClusterName, HostPort, Link};
 use tokio::sync::{Notify, watch as changes};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 use tunnel::{Account, CloseReason, Kind, Peer, Tunnel};
 
 use crate::audit;
 use crate::clock::unix_ms;
 use crate::facts::Told;
 use crate::health::State;
+use crate::limited::limited;
 use crate::metrics::InProgress;
 use crate::news::News;
 use crate::placement::Availability;
@@ -243,11 +246,15 @@ impl Peers {
                 let text = format!(
                     "another cluster named `{name}` is linked and up; every cluster needs its own name"
                 );
-                warn!(peer = %name, gateway = %peer.hello.gateway, "DuplicateCluster: {text}");
+                limited!(
+                    WARN, KNOWN, name, "Refused a tunnel: DuplicateCluster.",
+                    peer = %name, gateway = %peer.hello.gateway, why = text
+                );
                 return Err((CloseCode::DuplicateCluster, text));
             }
             Some(known) if known != peer.hello.cluster_uid => {
-                audit::change(
+                audit::change_by(
+                    name,
                     "cluster has a new UID and is taken over",
                     format_args!("cluster {name}"),
                     "its state was lost, or it was rebuilt",
@@ -404,7 +411,8 @@ impl PeerCluster {
     pub fn dialled(&self, carrier: Kind, error: Option<String>) {
         let mut errors = lock(&self.last_errors);
         match error {
-            Some(error) => errors.insert(carrier, error),
+            // The peer tells addresses and says why it refuses.
+            Some(error) => errors.insert(carrier, clean(&error, QUOTED_BYTES_MAX)),
             None => errors.remove(&carrier),
         };
     }

@@ -9,7 +9,9 @@ mod tests;
 
 use std::time::Duration;
 
+use proto::limits::QUOTED_BYTES_MAX;
 use proto::register::{Beat, Drain, Leave, Phase, Say, Standing, Told, say};
+use proto::text::clean;
 use registry::registration::{Begin, RegistrarId};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -77,7 +79,7 @@ impl Seen {
         self.last.resize(told.len(), (Phase::Unspecified, String::new()));
         let mut changes = Vec::new();
         for (place, (standing, last)) in told.iter().zip(&mut self.last).enumerate() {
-            let now = (standing.phase(), standing.why.clone());
+            let now = (standing.phase(), clean(&standing.why, QUOTED_BYTES_MAX));
             let nothing_yet = now.0 == Phase::Waiting && now.1.is_empty();
             if now != *last && !nothing_yet {
                 changes.push((place, now.0, now.1.clone()));
@@ -210,7 +212,9 @@ impl Registrar {
                 next = line.next() => match next {
                     Err(_) if leaving.is_some() => return Cut::Left,
                     Err(cut) => return Cut::Lost(cut.to_string()),
-                    Ok(Told { refused, .. }) if !refused.is_empty() => return Cut::Refused(refused),
+                    Ok(Told { refused, .. }) if !refused.is_empty() => {
+                        return Cut::Refused(clean(&refused, QUOTED_BYTES_MAX));
+                    }
                     Ok(now) => {
                         (heard, self.was_told) = (Instant::now(), true);
                         on_news(News::Told(&now.endpoints));

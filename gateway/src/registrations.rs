@@ -25,11 +25,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use self::keeper::{Done, Wanted, keep};
 use self::place::{Places, RESOLVED_AT_ONCE};
 use self::session::Session;
+use crate::limited::limited;
 use crate::line::Cut;
 use crate::metrics::{InProgress, InProgressGuard};
 use crate::view::View;
@@ -97,7 +98,7 @@ pub async fn serve<S: Store>(
                 let who = stream.who.clone();
                 let room = rooms.enter(&who).filter(|_| sessions.len() < REGISTRARS_MAX);
                 let Some(room) = room else {
-                    warn!(%who, "Refused a registrar: as many as are allowed talk to this gateway.");
+                    limited!(WARN, KNOWN, who, "Refused a registrar: as many as are allowed talk to this gateway.", %who);
                     rooms.forget(&who);
                     continue;
                 };
@@ -162,7 +163,7 @@ async fn converse<S: Store>(
     let begin = match admit(&first, &who, &places, &view).await {
         Ok(begin) => begin,
         Err(refusal) => {
-            info!(%who, %refusal, "Refused a registrar.");
+            limited!(INFO, KNOWN, who, "Refused a registrar.", %who, %refusal);
             let refused = refused(&refusal);
             // It may be gone already. It hangs up when it has heard: to end the stream before would take the word back.
             let _ = timeout(SEND_WAIT, async {
@@ -184,7 +185,11 @@ async fn converse<S: Store>(
     };
     match ended {
         Ok(()) => debug!(%who, "A registrar has left."),
-        Err(end) => info!(%who, %end, "A registrar is gone; its endpoints stay until its lease lapses."),
+        Err(end) => {
+            limited!(
+                INFO, KNOWN, who, "A registrar is gone; its endpoints stay until its lease lapses.", %who, %end
+            );
+        }
     }
     room
 }

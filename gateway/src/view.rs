@@ -399,7 +399,7 @@ impl ViewBuilder {
                 return None;
             }
         };
-        let label = placed.name.to_string();
+        let label: Arc<str> = placed.name.to_string().into();
         let server = |member: &Member| {
             if !placed.servers.contains_key(&member.cluster) {
                 return Server::Unreachable;
@@ -413,7 +413,7 @@ impl ViewBuilder {
         let servers = placement.everyone().iter().map(server).collect();
         let counters = placement.everyone().iter();
         let counters =
-            counters.map(|m| metrics.requests(Direction::Outbound, &label, m.cluster.as_str())).collect();
+            counters.map(|m| metrics.requests(Direction::Outbound, &label, Some(&m.cluster))).collect();
         let before = means.previous.named(&placed.name.host_prefix(), pinned);
         Some(Service {
             name: placed.name.clone(),
@@ -426,7 +426,7 @@ impl ViewBuilder {
             timeout: placed.timeout.clone(),
             budgets: before.map(|before| before.budgets.clone()).unwrap_or_default(),
             counters,
-            unanswered: metrics.requests(Direction::Outbound, &label, ""),
+            unanswered: metrics.requests(Direction::Outbound, &label, None),
             durations: metrics.durations(Direction::Outbound, &label),
             servers,
         })
@@ -494,9 +494,9 @@ fn local(
     linked: impl Iterator<Item = ClusterName>,
     metrics: &Metrics,
 ) -> LocalService {
-    let label = service.name.to_string();
+    let label: Arc<str> = service.name.to_string().into();
     let inbound = linked.map(|name| {
-        let counters = metrics.requests(Direction::Inbound, &label, name.as_str());
+        let counters = metrics.requests(Direction::Inbound, &label, Some(&name));
         (name, counters)
     });
     LocalService {

@@ -1,4 +1,5 @@
 //! The bytes between Ringway processes, and their limits. No logic, no defaults, no input or output.
+//! Also how text that comes in them is made fit to be shown: [`text`].
 //!
 //! # Map of the bytes
 //!
@@ -32,6 +33,7 @@ pub mod message;
 pub mod mux;
 pub mod probe;
 pub mod stream;
+pub mod text;
 pub mod varint;
 pub mod version;
 

@@ -111,8 +111,12 @@ pub const LAST_CATALOG_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Addresses in one HELLO, and in one list of gateways after it: every gateway of a large cluster, two families each.
 pub const HELLO_ADDRESSES_MAX: usize = 64;
 
-/// How long the peer's HELLO may take after the handshake: several round trips around the world with loss.
+/// How long the handshake may take, and how long HELLO after it: several round trips around the world with loss.
 pub const HELLO_WAIT: Duration = Duration::from_secs(5);
+
+/// How long whoever has connected on a byte stream may say nothing: its first bytes follow the connect at once, and arrive
+/// with it, or after one retransmission.
+pub const FIRST_BYTES_WAIT: Duration = Duration::from_secs(1);
 
 /// How long the first bytes of a peer's stream (its kind) may take after it was opened. Each such stream holds a slot.
 pub const STREAM_KIND_WAIT: Duration = Duration::from_secs(5);
@@ -281,3 +285,6 @@ pub const TOLD_PACE_KEPT: Duration = Duration::from_secs(5 * 60);
 
 /// A peer that went over a budget is shown as such for so long after the last time.
 pub const OVER_BUDGET_SHOWN: Duration = Duration::from_secs(60);
+/// Bytes of any other text of somebody else that are shown, such as the name of what is refused, or an error of the
+/// registry's store: a sentence with an identity in it fits. It ends in a log line, too.
+pub const QUOTED_BYTES_MAX: usize = 1024;

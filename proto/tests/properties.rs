@@ -11,6 +11,7 @@ use proto::head::{Fields, HeadError, RequestHead, ResponseHead, encode_fields};
 use proto::message::take_message;
 use proto::probe::Probe;
 use proto::sync::Event;
+use proto::text;
 
 /// What ends a token (RFC 9110, section 5.6.2), and blanks.
 const DELIMITERS: &[u8] = b" \t:\"(),/;<=>?@[\\]{}";
@@ -170,6 +171,17 @@ fn chunks<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
 }
 
 proptest! {
+    #[test]
+    fn whatever_others_write_is_shown_in_one_short_line(text in r"[\x00-\x9f\u{2020}-\u{2070}a-z\u{e4}]{0,60}", max in 24usize..80) {
+        let shown = text::clean(&text, max);
+        prop_assert!(shown.len() <= max);
+        prop_assert!(!shown.contains(text::is_harmful));
+        // Who cleans it again, or escapes it as it is written, changes nothing more.
+        prop_assert_eq!(&text::clean(&shown, max), &shown);
+        prop_assert_eq!(&*text::escape(&shown), &shown);
+        prop_assert!(!text::escape_lines(&text).replace(['\n', '\t', '\r'], "").contains(text::is_harmful));
+    }
+
     #[test]
     fn heads_come_back(owned in owned(), fields in fields(), status in 100u16..=999) {
         let (mut out, head) = (Vec::new(), owned.head());

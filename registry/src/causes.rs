@@ -10,6 +10,11 @@ pub fn chain(error: &dyn Error) -> String {
     said.join(": ")
 }
 
+/// The same in one line: what stands in lines of its own is joined.
+pub fn line(error: &dyn Error) -> String {
+    chain(error).lines().map(str::trim).collect::<Vec<_>>().join("; ")
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -32,5 +37,6 @@ mod tests {
     #[test]
     fn a_chain_names_every_cause() {
         assert_eq!(chain(&Outer(io::Error::other("inner"))), "outer: inner");
+        assert_eq!(line(&Outer(io::Error::other("inner\n  = hint: x"))), "outer: inner; = hint: x");
     }
 }

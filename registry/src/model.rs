@@ -14,6 +14,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::limits::NAME_BYTES_MAX;
+use proto::text::clean;
+
 use crate::store::etcd::EtcdOptions;
 
 pub use catalog::{Catalog, Condition, Declared, Import, PeerImports, Position};
@@ -38,7 +41,14 @@ pub struct ServiceName {
 /// Why a name was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no RFC 1123 label (1 to 63 of a-z, 0-9 and '-', a letter or digit at both ends)")]
-pub struct BadLabel(pub String);
+pub struct BadLabel(String);
+
+impl BadLabel {
+    /// Quotes `text`, which may be anything.
+    fn new(text: &str) -> Self {
+        Self(clean(text, NAME_BYTES_MAX))
+    }
+}
 
 /// Whether `s` is an RFC 1123 label (RFC 1123, section 2.1; lower case only, as Kubernetes has it).
 pub fn is_label(s: &str) -> bool {
@@ -54,7 +64,7 @@ impl ClusterName {
     /// # Errors
     /// When `s` is no RFC 1123 label.
     pub fn new(s: &str) -> Result<Self, BadLabel> {
-        if is_label(s) { Ok(Self(s.into())) } else { Err(BadLabel(s.into())) }
+        if is_label(s) { Ok(Self(s.into())) } else { Err(BadLabel::new(s)) }
     }
 
     /// The name as text.
@@ -69,7 +79,7 @@ impl ServiceName {
     pub fn new(namespace: &str, name: &str) -> Result<Self, BadLabel> {
         for part in [namespace, name] {
             if !is_label(part) {
-                return Err(BadLabel(part.into()));
+                return Err(BadLabel::new(part));
             }
         }
         Ok(Self { namespace: namespace.into(), name: name.into() })
@@ -155,6 +165,8 @@ pub struct Listen {
     pub http: std::net::SocketAddr,
     /// Health, metrics and status.
     pub admin: std::net::SocketAddr,
+    /// Host names under which `admin` may be asked, beside those that no web page can own.
+    pub admin_hosts: Vec<String>,
 }
 
 /// The declared relation to one peer (`kind: Link`).

@@ -3,8 +3,9 @@
 //! What the tests build on: [`mesh`] starts clusters from manifests through the real binary, [`backend`] answers
 //! behind them, [`client`], [`traffic`] and [`curl`] ask in front of them, [`sidecar`] stands beside them, [`etcd`] keeps
 //! their registry and [`stored`] reads it there, [`relay`] and [`stream_relay`] spoil the link between them, [`peer`] is a
-//! foreign peer that speaks the tunnel protocol by hand, [`exporter`] one that exports, [`hostile`] one that means harm;
-//! [`pair`], [`duo`] and [`trio`] are clusters ready made. Knows nothing of the rooms' private insides.
+//! foreign peer that speaks the tunnel protocol by hand, [`exporter`] one that exports, [`hostile`] one that means harm,
+//! [`stranger`] one without a certificate; [`pair`], [`duo`] and [`trio`] are clusters ready made. Knows nothing of the
+//! rooms' private insides.
 
 pub mod backend;
 pub mod client;
@@ -26,6 +27,7 @@ pub mod registrar;
 pub mod relay;
 pub mod sidecar;
 pub mod stored;
+pub mod stranger;
 pub mod stream_relay;
 pub mod traffic;
 pub mod trio;

@@ -50,10 +50,25 @@ const FOREIGN: [(&str, &[&str]); 4] = [
 /// The floors of `gateway/src`, lowest first. A module imports from lower floors only, never from its own.
 const FLOORS: [&[&str]; 11] = [
     &[
-        "audit", "balance", "budget", "clock", "fields", "grpc", "health", "line", "news", "rate", "resets",
-        "retry", "route", "rpc", "stall",
+        "balance",
+        "budget",
+        "clock",
+        "descriptors",
+        "fields",
+        "grpc",
+        "health",
+        "limited",
+        "line",
+        "news",
+        "places",
+        "rate",
+        "resets",
+        "retry",
+        "route",
+        "rpc",
+        "stall",
     ],
-    &["facts", "message", "metrics", "placement"],
+    &["audit", "facts", "message", "metrics", "placement"],
     &["body"],
     &["endpoint", "peers", "sidecars"],
     &["answer", "view"],
@@ -66,15 +81,17 @@ const FLOORS: [&[&str]; 11] = [
 ];
 
 /// Pure: no input or output, no await; time and randomness are parameters.
-const PURE: [&str; 23] = [
+const PURE: [&str; 25] = [
     "gateway/http1/src/chunked",
     "gateway/http1/src/framing",
     "gateway/http1/src/head",
     "gateway/src/balance",
     "gateway/src/grpc",
     "gateway/src/health",
+    "gateway/src/limited/repeats",
     "gateway/src/message",
     "gateway/src/placement",
+    "gateway/src/places/slots",
     "gateway/src/rate",
     "gateway/src/resets",
     "gateway/src/retry",

@@ -12,13 +12,13 @@ use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::Response;
 use registry::reader::Reader;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::files::of_files;
-use super::{Admin, problem};
+use super::{Admin, found, problem};
 
 /// Disks that do not answer within this time are reported so.
 const DISK_WAIT: Duration = Duration::from_secs(5);
@@ -175,12 +175,15 @@ pub(super) async fn answer(State(admin): State<Admin>) -> Response {
     let mut checks = on_disk.unwrap_or_else(silent);
     checks.extend(links);
     checks.extend(store);
-    checks.extend(process(&admin));
-    let now = admin.shared.clock.micros();
-    let known = crate::sync::conditions(&admin.shared, &view, now);
-    checks.extend(services::checks(&view, &known, &admin.gateway, now));
-    let gateway = format!("{}/{}", admin.gateway.cluster, admin.gateway.id);
-    Json(Report::new(gateway, checks)).into_response()
+    found(move || {
+        checks.extend(process(&admin));
+        let now = admin.shared.clock.micros();
+        let known = crate::sync::conditions(&admin.shared, &view, now);
+        checks.extend(services::checks(&view, &known, &admin.gateway, now));
+        let gateway = format!("{}/{}", admin.gateway.cluster, admin.gateway.id);
+        Report::new(gateway, checks)
+    })
+    .await
 }
 
 fn process(admin: &Admin) -> [Check; 2] {

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use proto::limits::{NAME_BYTES_MAX, QUOTED_BYTES_MAX};
 use proto::store;
+use proto::text::{clean, is_harmful};
 use registry::applied;
 use registry::apply::{self, Author, Outcome, Plan, Refused, There};
 use registry::manifest::{Severity, Source, with_revision};
@@ -109,7 +111,7 @@ impl<S: Store> Objects<S> {
         let ApplyRequest { sources, dry_run } = request;
         let sources: Vec<Source> = sources
             .into_iter()
-            .map(|source| Source { name: source.name.into(), text: source.text })
+            .map(|source| Source { name: clean(&source.name, QUOTED_BYTES_MAX).into(), text: source.text })
             .collect();
         let applied = self.applied(ticket).await?;
         let (gateway, by) = (self.gateway.clone(), author.clone());
@@ -253,13 +255,9 @@ impl<S: Store> Objects<S> {
             let committed = tokio::time::timeout(CALL_WAIT, plan.commit(&self.store)).await;
             // Whatever went wrong then, these are there.
             for step in plan.made() {
-                let what = word(step.outcome);
-                audit::change(
-                    format_args!("{what} by an operator"),
-                    format_args!("{}", step.name),
-                    &author.by,
-                    "what comes from now on",
-                );
+                let what = format!("{} by an operator", word(step.outcome));
+                // Each object has lines of its own: a large change is no flood, an object that never rests is.
+                audit::change_by(&step.name, &what, &step.name, &author.by, "what comes from now on");
             }
             let (made, of) = (plan.made().count(), plan.writes());
             let late = |_| {
@@ -331,12 +329,20 @@ fn refused(error: &Refused) -> Status {
 }
 
 fn unknown_kind(kind: &str) -> Status {
+    let kind = clean(kind, NAME_BYTES_MAX);
     let kinds: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
     Status::invalid_argument(format!("`{kind}` cannot be applied; the kinds are {}", kinds.join(", ")))
 }
 
 fn name(name: &Name) -> Result<ObjectName, Status> {
     let kind = Kind::of(&name.kind).ok_or_else(|| unknown_kind(&name.kind))?;
+    // It ends in an audit line, and nothing is called like that.
+    for part in [&name.namespace, &name.name] {
+        if part.len() > NAME_BYTES_MAX || part.contains(is_harmful) {
+            let part = clean(part, NAME_BYTES_MAX);
+            return Err(Status::invalid_argument(format!("`{part}` is no name of an object or namespace")));
+        }
+    }
     Ok(ObjectName::new(kind, &name.namespace, &name.name))
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::Response;
 use registry::model::{
     ClusterName, Contract, Grant, Import, Link, PeerImports, Policy, Port, Protocol, Service,
 };
@@ -13,7 +13,7 @@ use registry::store::{Entry, Store, keys};
 use serde::{Deserialize, Serialize};
 
 use super::status::mode;
-use super::{Admin, problem};
+use super::{Admin, found, problem};
 
 /// Everything held, of one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -118,10 +118,14 @@ pub(crate) struct Condition {
 
 /// Answers `/v1/registry`.
 pub(super) async fn dump(State(admin): State<Admin>) -> Response {
-    let stored = match admin.registry.range(keys::ROOT).await {
-        Ok(range) => range.entries.iter().map(stored).collect(),
-        Err(error) => return problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-    };
+    match admin.registry.range(keys::ROOT).await {
+        Ok(range) => found(move || collect(&admin, &range.entries)).await,
+        Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}
+
+/// All that is known, and what is stored of it.
+fn collect(admin: &Admin, entries: &[Entry]) -> Dump {
     let knowledge = &admin.knowledge;
     let catalog = knowledge.catalog();
     let (declared, position) = (&catalog.declared, knowledge.exported_position());
@@ -173,16 +177,15 @@ pub(super) async fn dump(State(admin): State<Admin>) -> Response {
     });
     let conditions = conditions.collect();
     let now = admin.shared.clock.unix_ms();
-    Json(Dump {
+    Dump {
         cluster: catalog.cluster.to_string(),
         revision: catalog.revision,
         declared: links.chain(services).chain(policies).collect(),
         exports,
         imports: peers.into_iter().map(|(peer, (link, held))| imports(peer, link, &held, now)).collect(),
         conditions,
-        stored,
-    })
-    .into_response()
+        stored: entries.iter().map(stored).collect(),
+    }
 }
 
 fn stored(entry: &Entry) -> Stored {

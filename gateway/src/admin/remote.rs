@@ -12,6 +12,7 @@ use prost::Message;
 use proto::code::Code as Reset;
 use proto::limits::{OBJECTS_ANSWER_BYTES_MAX, OBJECTS_ASK_BYTES_MAX, OPERATOR_BYTES_MAX};
 use proto::message::encode_message;
+use proto::text::clean;
 use registry::apply::Author;
 use registry::model::ClusterName;
 use registry::store::Store;
@@ -101,7 +102,7 @@ fn admit<S: Store>(
     let removed = || Status::permission_denied("the link was removed");
     let cluster = objects.shared.peers.get(peer).ok_or_else(removed)?;
     if cluster.link().allow_apply.is_empty() {
-        return Err(deny(&cluster, objects.shared.clock.micros()));
+        return Err(deny(&cluster.name));
     }
     let rooms = (cluster.questions.open.enter(ASKS_PER_PEER_MAX), of_all.enter(ASKS_MAX));
     let (Some(of_it), Some(of_all)) = rooms else {
@@ -118,20 +119,18 @@ fn admit<S: Store>(
 }
 
 /// Answers a question of `cluster`, which is granted nothing, without a look at it.
-pub async fn refuse(cluster: &PeerCluster, line: Line<Ask, Answer>, now: u64) {
-    say(&cluster.name, line, refusal(&deny(cluster, now))).await;
+pub async fn refuse(peer: &ClusterName, line: Line<Ask, Answer>) {
+    say(peer, line, refusal(&deny(peer))).await;
 }
 
-fn deny(cluster: &PeerCluster, now: u64) -> Status {
+fn deny(peer: &ClusterName) -> Status {
     let status = Status::permission_denied("nothing is granted (`spec.allow.apply` of the Link)");
-    say_denied(cluster, status.message(), &told(&cluster.name, ""), now);
+    say_denied(peer, status.message(), &told(peer, ""));
     status
 }
 
-fn say_denied(cluster: &PeerCluster, what: &str, who: &str, now: u64) {
-    if cluster.questions.denials.take(1, now).is_ok() {
-        audit::change("what a linked cluster asked for is denied", what, who, "nothing");
-    }
+fn say_denied(peer: &ClusterName, what: &str, who: &str) {
+    audit::change_by(peer, "what a linked cluster asked for is denied", what, who, "nothing");
 }
 
 /// The answer to what `cluster` asks.
@@ -152,7 +151,7 @@ async fn find<S: Store>(objects: &Objects<S>, cluster: &PeerCluster, ask: Ask, t
     if let Some(answer::Kind::Refusal(refused)) = &answer.kind
         && refused.code == Code::PermissionDenied as u32
     {
-        say_denied(cluster, &refused.message, &author.by, clock.micros());
+        say_denied(&cluster.name, &refused.message, &author.by);
     }
     let bytes = answer.encoded_len();
     cluster.questions.kib.book(kib(bytes) / ANSWER_KIB_OF_ONE, clock.micros());
@@ -169,12 +168,7 @@ fn kib(bytes: usize) -> u64 {
 
 /// Who asks, for people: the cluster is certain, its operator is hearsay.
 fn told(peer: &ClusterName, operator: &str) -> String {
-    let clean: String = operator.chars().filter(|c| !c.is_control()).collect();
-    let mut end = clean.len().min(OPERATOR_BYTES_MAX);
-    while !clean.is_char_boundary(end) {
-        end -= 1;
-    }
-    match &clean[..end] {
+    match &*clean(operator, OPERATOR_BYTES_MAX) {
         "" => format!("cluster {peer}"),
         operator => format!("cluster {peer}, told operator {operator}"),
     }
@@ -265,9 +259,9 @@ mod tests {
         let west = ClusterName::new("west").unwrap();
         assert_eq!(told(&west, "uid 1000"), "cluster west, told operator uid 1000");
         assert_eq!(told(&west, ""), "cluster west");
-        assert_eq!(told(&west, "a\nAudit: b\u{1b}"), "cluster west, told operator aAudit: b");
+        assert_eq!(told(&west, "a\nAudit: b\u{1b}"), "cluster west, told operator a\\nAudit: b\\u001b");
         let long = told(&west, &"ä".repeat(1000));
-        assert_eq!(long.len(), "cluster west, told operator ".len() + OPERATOR_BYTES_MAX);
+        assert!(long.len() <= "cluster west, told operator ".len() + OPERATOR_BYTES_MAX, "{long}");
     }
 
     #[test]

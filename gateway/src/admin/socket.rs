@@ -18,9 +18,9 @@ use tonic::codegen::tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::transport::server::{Router, UdsConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
-use tracing::warn;
 
 use super::objects::Objects;
+use crate::limited::limited;
 use crate::line::Line;
 use crate::rpc::{Admin, AdminServer, OBJECTS_BYTES_MAX, ObjectsServer};
 use crate::worker::{RegisterStream, Who};
@@ -72,7 +72,7 @@ async fn serve_until(
 ) -> Result<(), tonic::transport::Error> {
     let accepted = UnixListenerStream::new(listener).then(|caller| async {
         if let Err(error) = &caller {
-            warn!(%error, "Cannot accept a caller of the admin socket.");
+            limited!(WARN, STRANGERS, "", "Cannot accept a caller of the admin socket.", %error);
             sleep(ACCEPT_PAUSE).await;
         }
         caller
@@ -110,7 +110,7 @@ fn may_enter(caller: &UnixStream, ours: u32) -> bool {
     let may = user.as_ref().is_ok_and(|user| *user == 0 || *user == ours);
     if !may {
         let user = user.map_or_else(|error: io::Error| error.to_string(), |user| user.to_string());
-        warn!(user, "Refused a caller of the admin socket.");
+        limited!(WARN, STRANGERS, user, "Refused a caller of the admin socket.", user);
     }
     may
 }

@@ -182,7 +182,7 @@ impl Loaded {
     /// Says in the log what has no effect, or not the one meant.
     pub(super) fn say_warnings(&self) {
         for warning in &self.warnings {
-            warn!("{warning}");
+            warn!("{}", warning.in_one_line());
         }
     }
 }

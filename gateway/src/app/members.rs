@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{EndSignals, StartError};
+use crate::admin::port::Hosts;
 use crate::{admin, audit, registrations};
 
 /// The store's answer is waited for so long at a start that can go on without it.
@@ -99,9 +100,9 @@ pub(super) async fn settle<S: Store>(
             error!(error = why, "Not started: {}", WAITING.trim_end());
         }
         if waited == 0 {
-            let listener = admin.try_clone().and_then(tokio::net::TcpListener::from_std);
-            let listener = listener.map_err(StartError::Thread)?;
-            tokio::spawn(admin::serve_waiting(WAITING, listener, over.clone()));
+            let listener = admin.try_clone().map_err(StartError::Thread)?;
+            let hosts = Hosts::new(&gateway.listen.admin_hosts, "Gateway");
+            tokio::spawn(admin::serve_waiting(WAITING, listener, hosts, over.clone()));
         }
         waited += 1;
         tokio::select! {

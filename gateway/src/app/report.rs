@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use identity::IdentityError;
-use registry::causes::chain;
+use registry::causes::line;
 use registry::model::Condition;
 use tracing::{error, info, warn};
 
@@ -48,7 +48,7 @@ impl Report {
     /// A change was refused.
     pub(super) fn refused(&mut self, refused: &Refused) {
         let reason = refused.reason();
-        let why = chain(refused).lines().map(str::trim).collect::<Vec<_>>().join("; ");
+        let why = line(refused);
         let said = (reason, format!("{why} (tried again when a file changes, and every {AGAIN_MAX:?})"));
         if self.refused.as_ref() != Some(&said) {
             error!(reason, error = why, "A change of the files was refused; the old state serves on.");

@@ -35,7 +35,7 @@ use crate::registrar::Ending;
 use crate::sidecar::{self, Names, Proxy, admin};
 use crate::view::{View, ViewBuilder};
 use crate::worker::{Room, Shared, Worker};
-use crate::{dataplane, listener};
+use crate::{dataplane, limited, listener};
 
 /// How long the last bytes may take once everything is over.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -77,9 +77,9 @@ async fn start(files: Vec<PathBuf>) -> Result<(), StartError> {
     let Loaded { sidecar, certificate, trust, look } = loaded?;
     let credentials = certificate.valid()?;
     let local = Local { hello: hello(&sidecar), credentials, trust };
-    let tokio_listener = |l| tokio::net::TcpListener::from_std(l).map_err(StartError::Thread);
-    let proxy_listener = tokio_listener(bind::tcp("proxy", sidecar.proxy)?)?;
-    let admin_listener = tokio_listener(bind::tcp("admin", sidecar.admin)?)?;
+    let proxy_listener = bind::tcp("proxy", sidecar.proxy)?;
+    let proxy_listener = tokio::net::TcpListener::from_std(proxy_listener).map_err(StartError::Thread)?;
+    let admin_listener = bind::tcp("admin", sidecar.admin)?;
     let endpoint = Rc::new(DirectEndpoint::new(local.clone(), 0)?);
 
     let stop = CancellationToken::new();
@@ -98,6 +98,7 @@ async fn start(files: Vec<PathBuf>) -> Result<(), StartError> {
     let proxy = Proxy { worker: worker.clone(), names, passthrough: sidecar.passthrough };
     let listening = spawn_local(listener::serve(Rc::new(proxy), proxy_listener));
     spawn_local(dataplane::sweep(worker));
+    spawn_local(limited::count());
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();
     let (show, conditions) = watch::channel(Vec::new());
@@ -172,7 +173,7 @@ fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: Cancellation
         news: peers.news().clone(),
         peers,
         attempts: metrics.attempts(),
-        nameless: metrics.requests(Direction::Outbound, "", ""),
+        nameless: metrics.requests(Direction::Outbound, &"".into(), None),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock: Clock::start(),
@@ -204,7 +205,7 @@ fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
     let sidecar = manifests.require_sidecar().map_err(LoadError::Manifests)?.clone();
     let look = look.and_identity(&sidecar.identity_dir);
     for warning in &manifests.warnings {
-        warn!("{warning}");
+        warn!("{}", warning.in_one_line());
     }
     let certificate = certificate(&sidecar.identity_dir, |found| ours(&sidecar, found))?;
     let trust = trust(&sidecar.identity_dir, &sidecar)?;

@@ -9,12 +9,18 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use proto::text::clean_bytes;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::output::escaped;
+
 /// Largest answer taken: the status of a gateway with thousands of services fits, a runaway answer does not.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of an answer that is none that are shown.
+const SAID_BYTES_MAX: usize = 500;
 
 /// How long a command waits for the admin listener, connecting included.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(5);
@@ -134,7 +140,8 @@ impl Client {
         Ok(answer)
     }
 
-    /// Reads `target` (path and query) from an admin listener, as bytes that are known to be the JSON of a `T`.
+    /// Reads `target` (path and query) from an admin listener, as bytes that are known to be the JSON of a `T`. In the `T`
+    /// no text ends a line or steers a terminal.
     ///
     /// # Errors
     /// When nothing answers, or something else than a `T`.
@@ -156,7 +163,8 @@ impl Client {
                 body: said(&body),
             });
         }
-        let value = serde_json::from_slice(&body).map_err(|source| ClientError::Json {
+        let read = serde_json::from_slice(&body).and_then(|value| serde_json::from_value(escaped(value)));
+        let value = read.map_err(|source| ClientError::Json {
             address: self.address.clone(),
             target: target.into(),
             source,
@@ -218,7 +226,7 @@ fn said(body: &[u8]) -> String {
     }
     match serde_json::from_slice(body) {
         Ok(Problem { error }) => error,
-        Err(_) => String::from_utf8_lossy(body).trim().chars().take(500).collect(),
+        Err(_) => clean_bytes(body.trim_ascii(), SAID_BYTES_MAX),
     }
 }
 

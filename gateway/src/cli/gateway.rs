@@ -1,22 +1,17 @@
 //! `ringway gateway`: runs one gateway in this process.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::path::PathBuf;
 use std::process;
 use std::thread;
 
-use nix::sys::resource::Resource::RLIMIT_NOFILE;
-use nix::sys::resource::{getrlimit, setrlimit};
 use tracing::warn;
-use tracing_subscriber::EnvFilter;
 
-use super::Failure;
 use super::output::Format;
+use super::{Failure, log};
 use crate::app::{self, LoadError, Options, StartError};
-
-/// What is logged, as `tracing_subscriber::EnvFilter` reads it.
-const LOG_VARIABLE: &str = "RINGWAY_LOG";
+use crate::descriptors;
 
 /// Run a gateway until SIGTERM, then drain.
 #[derive(Debug, clap::Args)]
@@ -47,7 +42,7 @@ pub(super) struct Args {
 /// # Errors
 /// When the gateway cannot start.
 pub(super) fn run(args: Args, format: Format) -> Result<(), Failure> {
-    log(format);
+    log::start(format);
     if args.end_with_stdin {
         end_with_stdin();
     }
@@ -71,31 +66,10 @@ fn cores() -> NonZeroU8 {
     u8::try_from(cores).ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MAX)
 }
 
-/// Takes as many open files as the system lets this process have. Shells and service managers begin with 1,024, for the
-/// sake of programs that use select(2); a gateway has a connection for every caller and for every request at an endpoint.
+/// Takes as many open files as there are to be had: see [`descriptors::allow`].
 pub(super) fn allow_files() {
-    let raised = getrlimit(RLIMIT_NOFILE).and_then(|(now, most)| match now < most {
-        true => setrlimit(RLIMIT_NOFILE, most, most),
-        false => Ok(()),
-    });
-    if let Err(error) = raised {
-        warn!(%error, "Cannot raise the limit of open files: it bounds the connections that this process takes.");
-    }
-}
-
-/// Sends log lines to standard error: standard output is for what a command answers.
-pub(super) fn log(format: Format) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .with_env_var(LOG_VARIABLE)
-        .from_env_lossy();
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
-    match format {
-        Format::Text => lines.init(),
-        Format::Json => lines.json().flatten_event(true).init(),
+    if let Err(error) = descriptors::allow() {
+        warn!(%error, "Cannot set the limit of open files: it bounds the connections that this process takes.");
     }
 }
 

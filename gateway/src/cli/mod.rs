@@ -9,6 +9,7 @@ mod completion;
 mod demo;
 mod explain;
 mod gateway;
+mod log;
 mod objects;
 mod output;
 mod pki;
@@ -30,7 +31,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
-use output::{Format, Output, print_json};
+use output::{Format, Output, complain, complain_of, print_json};
 
 /// Exit codes and the form of errors, shown below every long help.
 const AFTER_HELP: &str = "\
@@ -195,14 +196,14 @@ impl Failure {
             return;
         }
         if let Self::Manifests(problems) = self {
-            eprintln!("{problems}");
+            complain_of(&problems.to_string());
         }
         if let Self::Refused(problems) = self {
-            problems.iter().for_each(|problem| eprintln!("{}", problem.text));
+            problems.iter().for_each(|problem| complain_of(&problem.text));
         }
-        eprintln!("error: {}", chain(self));
+        complain(&format!("error: {}", chain(self)));
         if let Some(hint) = hint {
-            eprintln!("hint: {hint}");
+            complain(&format!("hint: {hint}"));
         }
     }
 }

@@ -250,7 +250,7 @@ impl Show {
             Format::Text => format!("{event} {service} {id}: {why}"),
         };
         if *beside {
-            eprintln!("{line}");
+            super::output::complain(&line);
         } else {
             super::output::print(&(line + "\n"));
         }

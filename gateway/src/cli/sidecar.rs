@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::output::Format;
-use super::{Failure, gateway};
+use super::{Failure, gateway, log};
 use crate::app::{self, LoadError, StartError};
 
 /// Run a sidecar beside a workload until SIGTERM, then drain.
@@ -29,7 +29,7 @@ pub(super) struct Args {
 /// # Errors
 /// When it cannot start.
 pub(super) fn run(args: Args, format: Format) -> Result<(), Failure> {
-    gateway::log(format);
+    log::start(format);
     gateway::allow_files();
     app::sidecar::run(args.files).map_err(|error| match error {
         StartError::Load(LoadError::Manifests(problems)) => Failure::Manifests(problems),

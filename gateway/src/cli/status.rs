@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::client::{Client, ClientError};
-use super::output::{Format, lines, print, table};
+use super::output::{Format, Table, lines, print, table};
 use super::{Admin, Failure, block_on};
 
 /// What `GET /v1/status` answers, as far as this command line reads it; fields of later versions are skipped.
@@ -313,7 +313,7 @@ fn render(status: &Status, now: u64) -> String {
     text
 }
 
-fn conditions(conditions: &[Condition]) -> comfy_table::Table {
+fn conditions(conditions: &[Condition]) -> Table {
     let mut rows = table(&["OBJECT", "CONDITION", "REASON", "MESSAGE"]);
     for c in conditions {
         let state = format!("{}={}", c.kind, if c.status { "True" } else { "False" });
@@ -352,7 +352,7 @@ fn describe_registry(registry: &Registry, now: u64) -> String {
     text
 }
 
-fn peers(of: &[Peer], now: u64) -> comfy_table::Table {
+fn peers(of: &[Peer], now: u64) -> Table {
     let mut peers = table(&["CLUSTER", "GATEWAY", "STATE", "FOR", "TUNNELS", "REASON"]);
     for peer in of {
         let tunnels: Vec<_> = peer.tunnels.iter().map(describe_tunnel).collect();
@@ -369,7 +369,7 @@ fn peers(of: &[Peer], now: u64) -> comfy_table::Table {
     peers
 }
 
-fn services(of: &[Service]) -> comfy_table::Table {
+fn services(of: &[Service]) -> Table {
     let mut services = table(&["NAME", "MODE", "GENERATION", "RING", "ENDPOINTS", "MEMBERS"]);
     for service in of {
         let ready = service.endpoints.iter().filter(|e| e.ready).count();
@@ -384,7 +384,7 @@ fn services(of: &[Service]) -> comfy_table::Table {
     services
 }
 
-fn endpoints(of: &[Service]) -> comfy_table::Table {
+fn endpoints(of: &[Service]) -> Table {
     let mut endpoints = table(&["SERVICE", "ENDPOINT", "ADDRESS", "STATE", "IN FLIGHT"]);
     for service in of {
         for endpoint in &service.endpoints {
@@ -395,7 +395,7 @@ fn endpoints(of: &[Service]) -> comfy_table::Table {
     endpoints
 }
 
-fn section(text: &mut String, title: &str, table: &comfy_table::Table, when_empty: &str) {
+fn section(text: &mut String, title: &str, table: &Table, when_empty: &str) {
     if table.row_count() == 0 {
         let _infallible = write!(text, "\n{title}: {when_empty}\n");
     } else {

@@ -47,11 +47,6 @@ impl<const N: usize> Cells<N> {
         }
     }
 
-    /// Whether anything was ever added.
-    pub(super) fn have_counted(&self) -> bool {
-        self.0.iter().any(|own| own.get().is_some())
-    }
-
     /// The numbers of the moment, over all workers.
     pub(super) fn sum(&self) -> [u64; N] {
         let own = || self.0.iter().filter_map(OnceLock::get);

@@ -1,17 +1,18 @@
 //! What requests count, and how it is shown.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU8;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
+use registry::model::ClusterName;
 
 use super::cells::Cells;
+use super::series::Series;
 use crate::retry::Failure;
 
 /// Upper bounds of the buckets of durations: 0.25 ms, then each twice the one before, to 16 s.
@@ -145,13 +146,25 @@ impl From<Failure> for Outcome {
     }
 }
 
-/// The counters of one service, direction and peer, by outcome.
+/// The counters of one service, direction and peer, by outcome. They take room, and are shown, from the first request on: of
+/// what a peer exports little is ever asked for.
 #[derive(Clone, Debug)]
-pub struct RequestCounters(Arc<Outcomes>);
+pub struct RequestCounters(Arc<Lazy<Outcomes>>);
 
-/// How long the answers of one service and direction take.
+/// How long the answers of one service and direction take; as [`RequestCounters`] from the first answer on.
 #[derive(Clone, Debug)]
-pub struct Durations(Arc<Buckets>);
+pub struct Durations(Arc<Lazy<Buckets>>);
+
+/// What is counted under some labels, once something was.
+#[derive(Debug)]
+struct Lazy<T> {
+    counted: OnceLock<Arc<T>>,
+    traffic: Arc<Traffic>,
+    direction: Direction,
+    /// Nobody's: there is no peer.
+    peer: Option<ClusterName>,
+    service: Arc<str>,
+}
 
 /// The counters of attempts, by kind.
 #[derive(Clone, Debug)]
@@ -160,12 +173,12 @@ pub struct AttemptCounters(Arc<Cells<{ AttemptKind::ALL.len() }>>);
 impl RequestCounters {
     /// Counts a request that ended.
     pub fn ended(&self, outcome: Outcome) {
-        self.0.add(outcome as usize, 1);
+        self.0.get(&self.0.traffic.requests).add(outcome as usize, 1);
     }
 
     /// Requests that ended so since the start.
     pub fn count(&self, outcome: Outcome) -> u64 {
-        self.0.sum()[outcome as usize]
+        self.0.counted.get().map_or(0, |counted| counted.sum()[outcome as usize])
     }
 }
 
@@ -173,8 +186,9 @@ impl Durations {
     /// Counts an answer that took so long.
     pub fn observe(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.0.add(bucket(micros), 1);
-        self.0.add(SUM_MICROS, micros);
+        let counted = self.0.get(&self.0.traffic.durations);
+        counted.add(bucket(micros), 1);
+        counted.add(SUM_MICROS, micros);
     }
 }
 
@@ -191,50 +205,60 @@ fn bucket(micros: u64) -> usize {
     (steps as usize).min(LONGER)
 }
 
-/// Direction, service and peer; an empty peer: nobody.
-type RequestsOf = (Direction, Box<str>, Box<str>);
-/// Direction and service.
-type DurationsOf = (Direction, Box<str>);
+impl<const N: usize> Lazy<Cells<N>> {
+    fn new(
+        series: &Series<Cells<N>>,
+        traffic: &Arc<Traffic>,
+        direction: Direction,
+        service: &Arc<str>,
+        peer: Option<&ClusterName>,
+    ) -> Self {
+        let (peer, service) = (peer.cloned(), service.clone());
+        let counted =
+            series.find(&(direction, peer.clone()), &service).map_or_else(OnceLock::new, OnceLock::from);
+        Self { counted, traffic: traffic.clone(), direction, peer, service }
+    }
 
-/// Everything that requests count. Its locks are taken when a view is built and when somebody looks, never by requests.
+    /// Without a lock, but the first time of all.
+    fn get(&self, series: &Series<Cells<N>>) -> &Cells<N> {
+        self.counted.get_or_init(|| {
+            let make = || Cells::new(self.traffic.workers);
+            series.find_or_make(&(self.direction, self.peer.clone()), &self.service, make)
+        })
+    }
+}
+
+/// Everything that requests count. Its locks are taken when a view is built, when somebody looks, and by the first request
+/// of a service; never for longer than a look into a map takes.
 #[derive(Debug)]
 pub(super) struct Traffic {
     workers: NonZeroU8,
-    requests: Mutex<BTreeMap<RequestsOf, Arc<Outcomes>>>,
-    durations: Mutex<BTreeMap<DurationsOf, Arc<Buckets>>>,
+    requests: Series<Outcomes>,
+    durations: Series<Buckets>,
     attempts: AttemptCounters,
-}
-
-/// A lock whose holder panicked still guards maps that are whole at any time.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether something still counts: what is left to be forgotten is not shown.
-fn is_used<T>(counted: &Arc<T>) -> bool {
-    Arc::strong_count(counted) > 1
 }
 
 impl Traffic {
     pub(super) fn new(workers: NonZeroU8) -> Self {
         Self {
             workers,
-            requests: Mutex::default(),
-            durations: Mutex::default(),
+            requests: Series::default(),
+            durations: Series::default(),
             attempts: AttemptCounters(Arc::new(Cells::new(workers))),
         }
     }
 
-    pub(super) fn requests(&self, direction: Direction, service: &str, peer: &str) -> RequestCounters {
-        let mut requests = lock(&self.requests);
-        let counters = requests.entry((direction, service.into(), peer.into()));
-        RequestCounters(counters.or_insert_with(|| Arc::new(Cells::new(self.workers))).clone())
+    pub(super) fn requests(
+        self: &Arc<Self>,
+        direction: Direction,
+        service: &Arc<str>,
+        peer: Option<&ClusterName>,
+    ) -> RequestCounters {
+        RequestCounters(Arc::new(Lazy::new(&self.requests, self, direction, service, peer)))
     }
 
-    pub(super) fn durations(&self, direction: Direction, service: &str) -> Durations {
-        let mut durations = lock(&self.durations);
-        let buckets = durations.entry((direction, service.into()));
-        Durations(buckets.or_insert_with(|| Arc::new(Cells::new(self.workers))).clone())
+    pub(super) fn durations(self: &Arc<Self>, direction: Direction, service: &Arc<str>) -> Durations {
+        Durations(Arc::new(Lazy::new(&self.durations, self, direction, service, None)))
     }
 
     pub(super) fn attempts(&self) -> AttemptCounters {
@@ -242,16 +266,15 @@ impl Traffic {
     }
 
     pub(super) fn forget_unused(&self) {
-        lock(&self.requests).retain(|_, counters| is_used(counters));
-        lock(&self.durations).retain(|_, buckets| is_used(buckets));
+        self.requests.forget_unused();
+        self.durations.forget_unused();
     }
 
     fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Requests by how they ended";
         let mut family = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
-        // A series begins with the first request: peers may export services without end that nobody asks for.
-        let shown = |counters: &Arc<Outcomes>| is_used(counters) && counters.have_counted();
-        for ((direction, service, peer), counters) in lock(&self.requests).iter().filter(|(_, c)| shown(c)) {
+        for ((direction, peer), service, counters) in self.requests.used() {
+            let peer = peer.as_ref().map_or("", ClusterName::as_str);
             for (outcome, count) in Outcome::ALL.into_iter().zip(counters.sum()) {
                 // Thousands of services times all outcomes would be mostly zeros.
                 if count == 0 && outcome != Outcome::Answered {
@@ -259,7 +282,7 @@ impl Traffic {
                 }
                 let labels = [
                     ("direction", direction.as_str()),
-                    ("service", service),
+                    ("service", &*service),
                     ("peer", peer),
                     ("outcome", outcome.as_str()),
                 ];
@@ -273,8 +296,7 @@ impl Traffic {
         let help = "From the head of the request to the head of the answer";
         let unit = Some(&Unit::Seconds);
         let mut family = encoder.encode_descriptor("request_duration", help, unit, MetricType::Histogram)?;
-        let shown = |buckets: &Arc<Buckets>| is_used(buckets) && buckets.have_counted();
-        for ((direction, service), buckets) in lock(&self.durations).iter().filter(|(_, b)| shown(b)) {
+        for ((direction, _), service, buckets) in self.durations.used() {
             let counts = buckets.sum();
             let bound = |at: usize| match at {
                 LONGER => f64::INFINITY,
@@ -283,7 +305,7 @@ impl Traffic {
             let shown: [(f64, u64); BUCKETS + 1] = std::array::from_fn(|at| (bound(at), counts[at]));
             let count = shown.iter().map(|(_, count)| count).sum();
             let seconds = counts[SUM_MICROS] as f64 / 1e6;
-            let labels = [("direction", direction.as_str()), ("service", service)];
+            let labels = [("direction", direction.as_str()), ("service", &*service)];
             family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(seconds, count, &shown, None)?;
         }
         Ok(())
@@ -323,17 +345,25 @@ mod tests {
         assert_eq!(bucket(u64::MAX), LONGER);
     }
 
+    fn requests(metrics: &Metrics, service: &str, peer: &str) -> RequestCounters {
+        metrics.requests(Direction::Outbound, &service.into(), ClusterName::new(peer).ok().as_ref())
+    }
+
+    fn shown(metrics: &Metrics) -> String {
+        metrics.encode(|| {}).unwrap_or_default()
+    }
+
     #[test]
     fn what_was_counted_is_shown() {
         let metrics = Metrics::new(NonZeroU8::MIN);
-        let counters = metrics.requests(Direction::Outbound, "shop/cart", "east");
-        counters.ended(Outcome::Answered);
-        metrics.requests(Direction::Outbound, "shop/cart", "east").ended(Outcome::Timeout);
-        let durations = metrics.durations(Direction::Outbound, "shop/cart");
+        requests(&metrics, "shop/cart", "east").ended(Outcome::Answered);
+        let kept = requests(&metrics, "shop/cart", "east");
+        kept.ended(Outcome::Timeout);
+        let durations = metrics.durations(Direction::Outbound, &"shop/cart".into());
         durations.observe(Duration::from_micros(300));
         durations.observe(Duration::from_secs(20));
         metrics.attempts().made(AttemptKind::Hedge);
-        let text = metrics.encode().unwrap_or_default();
+        let text = shown(&metrics);
         let labels = "direction=\"outbound\",service=\"shop/cart\"";
         for line in [
             format!("ringway_requests_total{{{labels},peer=\"east\",outcome=\"answered\"}} 1"),
@@ -351,30 +381,34 @@ mod tests {
     }
 
     #[test]
-    fn a_series_begins_with_the_first_request() {
+    fn what_was_never_asked_for_takes_no_line() {
         let metrics = Metrics::new(NonZeroU8::MIN);
-        let handles = |service: &str| {
-            let requests = metrics.requests(Direction::Outbound, service, "east");
-            (requests, metrics.durations(Direction::Outbound, service))
-        };
-        let unasked: Vec<_> = (0..1_000).map(|n| handles(&format!("shop/s{n}"))).collect();
-        let asked = handles("shop/cart");
-        asked.0.ended(Outcome::Timeout);
-        let text = metrics.encode().unwrap_or_default();
-        assert!(text.contains("shop/cart") && !text.contains("shop/s"), "{text}");
-        assert!(text.contains("outcome=\"answered\"} 0\n"), "a rate of none is one: {text}");
-        drop(unasked);
+        let before = shown(&metrics);
+        let handles: Vec<_> = (0..1000).map(|n| requests(&metrics, &format!("shop/s{n}"), "east")).collect();
+        let durations = metrics.durations(Direction::Outbound, &"shop/s0".into());
+        assert_eq!(shown(&metrics), before);
+        assert_eq!(handles[7].count(Outcome::Answered), 0);
+        handles[7].ended(Outcome::Answered);
+        durations.observe(Duration::from_millis(1));
+        let text = shown(&metrics);
+        assert!(text.contains("service=\"shop/s7\"") && !text.contains("service=\"shop/s8\""), "{text}");
+        // Another handle, as a new view makes it, counts on, and need not look for its place.
+        let again = requests(&metrics, "shop/s7", "east");
+        assert!(again.0.counted.get().is_some());
+        again.ended(Outcome::Answered);
+        assert_eq!(handles[7].count(Outcome::Answered), 2);
     }
 
     #[test]
     fn what_nothing_counts_for_is_forgotten() {
         let metrics = Metrics::new(NonZeroU8::MIN);
-        let kept = metrics.requests(Direction::Inbound, "shop/kept", "east");
-        drop(metrics.requests(Direction::Inbound, "shop/gone", "east"));
+        let [kept, gone] = ["shop/kept", "shop/gone"].map(|service| requests(&metrics, service, "east"));
         kept.ended(Outcome::Answered);
-        let text = metrics.encode().unwrap_or_default();
+        gone.ended(Outcome::Answered);
+        drop(gone);
+        let text = shown(&metrics);
         metrics.forget_unused();
-        assert_eq!(lock(&metrics.traffic.requests).len(), 1);
         assert!(text.contains("shop/kept") && !text.contains("shop/gone"), "{text}");
+        assert_eq!(metrics.traffic.requests.len(), 1);
     }
 }

@@ -10,12 +10,13 @@ use std::time::Duration;
 use registry::model::HostPort;
 use tokio::net::lookup_host;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 use tunnel::{DirectEndpoint, Driver, Endpoint, Kind, Peer, Tunnel, TunnelError};
 
 use super::address::{Class, Classes, is_own};
 use super::pace::now;
 use super::{Over, PeerCluster, Peers, lock};
+use crate::limited::limited;
 
 /// Resolved addresses tried per dial.
 const ADDRESSES_MAX: usize = 16;
@@ -156,7 +157,10 @@ pub async fn keep_dialling(
                 let text = format!("{dialler}: {error}");
                 // What a peer tells may be endless, and is shown in `status`.
                 if of.is_none() && failures.is_multiple_of(SAY_AGAIN) {
-                    warn!(peer = %cluster.name, address = %dialler, %carrier, error = %error, "No tunnel.");
+                    limited!(
+                        WARN, KNOWN, cluster.name, "No tunnel.",
+                        peer = %cluster.name, address = %dialler, %carrier, error = %error
+                    );
                 } else {
                     debug!(peer = %cluster.name, address = %dialler, %carrier, error = %error, "No tunnel.");
                 }

@@ -226,9 +226,10 @@ impl PeerGateway {
             let carrier = tunnel.carrier();
             let why = format!("{carrier} is silent, another carrier works");
             let what = format!("gateway {} of {}", self.id, self.cluster);
-            audit::change(
+            audit::change_by(
+                &what,
                 "tunnel given up",
-                what,
+                &what,
                 &why,
                 format_args!("{} requests on their way on it", tunnel.outstanding()),
             );

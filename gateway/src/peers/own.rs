@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use tokio::task::spawn_local;
-use tracing::{debug, info};
+use tracing::debug;
 use tunnel::{Driver, Event, Tunnel};
 
 use super::{Offer, PeerCluster, Peers, close_replaced, watch};
 use crate::clock::Clock;
+use crate::limited::limited;
 
 /// Takes a tunnel into use: its gateway is watched, and tunnels that it replaces are closed. The future runs it to its
 /// end; spawn it on the worker that owns the tunnel. `None`: it was closed.
@@ -21,9 +22,10 @@ pub fn own(
     let (name, id) = (gateway.cluster.clone(), gateway.id.clone());
     match offer {
         Offer::Duplicate => debug!(peer = %name, gateway = %id, "One tunnel is enough; closing this one."),
-        Offer::TakenFromNew | Offer::Taken => info!(
+        Offer::TakenFromNew | Offer::Taken => limited!(
+            INFO, KNOWN, format_args!("{name}/{id}"), "Tunnel up.",
             peer = %name, gateway = %id, address = %tunnel.remote_address(), carrier = %tunnel.carrier(),
-            dialled_by = if tunnel.dialled() { "us" } else { "peer" }, "Tunnel up."
+            dialled_by = if tunnel.dialled() { "us" } else { "peer" }
         ),
     }
     if offer == Offer::TakenFromNew {
@@ -52,7 +54,8 @@ pub fn own(
             }
         };
         let reason = driver.run(on_event).await;
-        info!(peer = %name, gateway = %id, %reason, "Tunnel ended.");
+        let by = format_args!("{name}/{id}");
+        limited!(INFO, KNOWN, by, "Tunnel ended.", peer = %name, gateway = %id, %reason);
         cluster.ended(&gateway, &tunnel, &reason);
     };
     Some((of, driving))

@@ -11,9 +11,6 @@ use crate::metrics::InProgress;
 const QUESTIONS_KIB_PER_SECOND: u32 = 512;
 const QUESTIONS_KIB_AT_ONCE: u32 = 16 * 1024;
 
-/// Lines about denied questions in one go; after that one a second.
-const DENIALS_SAID_AT_ONCE: u32 = 8;
-
 /// What one linked cluster asks.
 #[derive(Debug)]
 pub struct Questions {
@@ -21,16 +18,11 @@ pub struct Questions {
     pub open: Arc<InProgress>,
     /// What they are long, in KiB, and their answers.
     pub kib: SharedBucket,
-    /// Of those that are denied so many leave an audit line.
-    pub denials: SharedBucket,
 }
 
 impl Default for Questions {
     fn default() -> Self {
-        Self {
-            open: Arc::default(),
-            kib: SharedBucket::new(Rate::per_second(QUESTIONS_KIB_AT_ONCE, QUESTIONS_KIB_PER_SECOND)),
-            denials: SharedBucket::new(Rate::per_second(DENIALS_SAID_AT_ONCE, 1)),
-        }
+        let kib = Rate::per_second(QUESTIONS_KIB_AT_ONCE, QUESTIONS_KIB_PER_SECOND);
+        Self { open: Arc::default(), kib: SharedBucket::new(kib) }
     }
 }

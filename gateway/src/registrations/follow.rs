@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use crate::audit;
 use crate::balance::Eligibility;
+use crate::limited::limited;
 use crate::view::View;
 use crate::worker::Shared;
 
@@ -206,7 +207,7 @@ fn record(key: &str, value: &[u8]) -> Option<(ServiceName, Registered)> {
     match Registered::decode(key, value) {
         Ok(known) => Some(known),
         Err(error) => {
-            warn!(key, %error, "Left out a registered endpoint.");
+            limited!(WARN, KNOWN, key, "Left out a registered endpoint.", key, %error);
             None
         }
     }

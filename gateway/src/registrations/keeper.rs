@@ -7,9 +7,9 @@ use registry::registrar::{Claim, Registrar};
 use registry::store::{Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{info, warn};
 
 use crate::audit;
+use crate::limited::limited;
 use crate::worker::Who;
 
 /// How often a record that is another's, or could not be written, is tried again.
@@ -79,15 +79,21 @@ pub(super) async fn keep<S: Store>(
 fn say_how_it_went<S: Store>(registrar: &Registrar<S>, who: &Who, before: &Done, now: &Done) {
     if let Some(error) = now.trouble.as_ref().filter(|_| before.trouble.is_none()) {
         let error: &dyn std::error::Error = error;
-        warn!(%who, error, "The registry does not take a registration; tried again.");
+        limited!(
+            WARN, KNOWN, who, "The registry does not take a registration; tried again.", %who, error
+        );
     }
     for (place, (service, endpoint, claim)) in registrar.claims().enumerate() {
         if let Some(what) = change(before.claims.get(place), claim, registrar.is_draining()) {
-            audit::change(what, format!("{service} {}", endpoint.id), who, "requests to the service");
+            let named = format!("{service} {}", endpoint.id);
+            audit::change_by(who, what, named, who, "requests to the service");
         } else if let Claim::Taken(by) = claim
             && before.claims.get(place) != Some(claim)
         {
-            info!(%who, %service, endpoint = %endpoint.id, %by, "The id is another registrar's; asked for again.");
+            limited!(
+                INFO, KNOWN, who, "The id is another registrar's; asked for again.",
+                %who, %service, endpoint = %endpoint.id, %by
+            );
         }
     }
 }

@@ -1,18 +1,22 @@
 //! The admin port of a sidecar: `/live`, `/ready`, `/metrics`, `/v1/status`. Reads only.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{Json, Response};
+use axum::response::Response;
 use axum::routing::get;
 use registry::model::{Condition, Sidecar};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{ConditionStatus, Peer, ServiceStatus, condition, exposition, peer, readiness, service};
+use crate::admin::port::{self, Hosts};
+use crate::admin::{
+    ConditionStatus, Peer, ServiceStatus, condition, exposition, found, peer, readiness, service,
+};
 use crate::worker::Shared;
 
 /// What it shows.
@@ -49,19 +53,16 @@ struct Status {
 /// Serves the admin port until the process has drained.
 ///
 /// # Errors
-/// When the listener fails.
-pub async fn serve(
-    admin: Admin,
-    listener: tokio::net::TcpListener,
-    drained: CancellationToken,
-) -> std::io::Result<()> {
+/// As [`port::serve`].
+pub async fn serve(admin: Admin, listener: TcpListener, drained: CancellationToken) -> std::io::Result<()> {
+    let hosts = Hosts::new(&admin.sidecar.admin_hosts, "Sidecar");
     let routes = Router::new()
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .with_state(admin);
-    axum::serve(listener, routes).with_graceful_shutdown(drained.cancelled_owned()).await
+    port::serve(routes, listener, hosts, drained).await
 }
 
 /// Ready: sockets are bound, and it does not drain. Gateways do not enter: what is local is served without them.
@@ -70,16 +71,20 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    exposition(&admin.shared)
+    exposition(admin.shared, || {}).await
 }
 
-async fn status(State(admin): State<Admin>) -> Json<Status> {
+async fn status(State(admin): State<Admin>) -> Response {
+    found(move || of(admin)).await
+}
+
+fn of(admin: Admin) -> Status {
     let Admin { sidecar, shared, conditions } = admin;
     let view = shared.view.load();
     let now = shared.clock.micros();
     let cluster = shared.peers.get(&sidecar.cluster);
     let gateways = cluster.iter().flat_map(|cluster| cluster.gateways().to_vec());
-    Json(Status {
+    Status {
         version: env!("CARGO_PKG_VERSION"),
         cluster: sidecar.cluster.to_string(),
         sidecar: sidecar.id.clone(),
@@ -91,5 +96,5 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         last_error: cluster.as_ref().and_then(|cluster| cluster.last_error()),
         services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
         conditions: conditions.borrow().iter().map(condition).collect(),
-    })
+    }
 }

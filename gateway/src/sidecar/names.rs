@@ -14,9 +14,10 @@ use proto::lookup::{Answer, Ask, ask};
 use registry::lookup::{self, Meaning};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::debug;
 use tunnel::{MessageReader, Tunnel, TunnelError};
 
+use crate::limited::limited;
 use crate::peers::PeerCluster;
 use crate::route::Target;
 use crate::view::ViewBuilder;
@@ -128,7 +129,11 @@ impl Names {
             None => Told::Unknown,
             Some(Ok(meaning)) => Told::Meaning(Arc::new(meaning)),
             Some(Err(error)) => {
-                return warn!(name = answer.name, %error, "This version cannot use what the gateway says.");
+                limited!(
+                    WARN, KNOWN, answer.name, "This version cannot use what the gateway says.",
+                    name = answer.name, %error
+                );
+                return;
             }
         };
     }
@@ -177,7 +182,9 @@ pub async fn follow(names: Rc<Names>, shared: Arc<Shared>, cluster: Arc<PeerClus
         let gateway = &tunnel.peer().hello.gateway;
         match ended {
             Ok(()) => debug!(gateway, "Asking another gateway what names mean."),
-            Err(error) => info!(gateway, %error, "Lookups interrupted; names mean what they meant."),
+            Err(error) => limited!(
+                INFO, KNOWN, gateway, "Lookups interrupted; names mean what they meant.", gateway, %error
+            ),
         }
         follower.names.deaf();
         follower.publish();

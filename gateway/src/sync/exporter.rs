@@ -13,9 +13,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::Knowledge;
+use crate::limited::limited;
 use crate::peers::{Over, Peers};
 use crate::worker::SyncStream;
 
@@ -76,7 +77,10 @@ pub async fn export_to_peers(
                 };
                 let Some(wait) = of_peer.open(now) else {
                     over();
-                    debug!(peer = %stream.peer, "Refused a sync stream: it has {STREAMS_PER_PEER_MAX} already.");
+                    limited!(
+                        INFO, KNOWN, stream.peer, "Refused a sync stream: it has as many as are allowed.",
+                        peer = %stream.peer, most = STREAMS_PER_PEER_MAX
+                    );
                     continue;
                 };
                 if !wait.is_zero() {
@@ -119,7 +123,10 @@ async fn feed(knowledge: &Knowledge, peers: &Peers, stream: SyncStream) {
     }
     let mut feed = match feed {
         Ok(feed) => feed,
-        Err(error) => return info!(%peer, %error, "Refused a watch."),
+        Err(error) => {
+            limited!(INFO, KNOWN, peer, "Refused a watch.", %peer, %error);
+            return;
+        }
     };
     debug!(%peer, epoch = watch.epoch, revision = watch.revision, "Exporting.");
     loop {

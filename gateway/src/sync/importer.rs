@@ -13,10 +13,11 @@ use registry::recorder::Stored;
 use registry::store::{Store, StoreError, keys};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::debug;
 use tunnel::{Tunnel, TunnelError};
 
 use super::Knowledge;
+use crate::limited::limited;
 use crate::peers::{Over, PeerCluster, Peers};
 
 /// Three missed signs of life: the exporter is stuck, though its tunnel is up.
@@ -115,7 +116,10 @@ async fn import_from<S: Store>(knowledge: Arc<Knowledge>, peer: Arc<PeerCluster>
         if let Some(mirror) = knowledge.lock().mirrors.get_mut(cluster) {
             mirror.lost();
         }
-        info!(peer = %cluster, reason = %ended, "Mirror interrupted; its services stay as they were.");
+        limited!(
+            INFO, KNOWN, cluster, "Mirror interrupted; its services stay as they were.",
+            peer = %cluster, reason = %ended
+        );
         pause = if started.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         tokio::select! {
             () = stop.cancelled() => return,

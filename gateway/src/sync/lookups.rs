@@ -27,11 +27,12 @@ use proto::message::encode_message;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::debug;
 use tunnel::TunnelError;
 
 use self::book::{Book, Inbox, Word};
 use self::moment::Moment;
+use crate::limited::limited;
 use crate::metrics::{InProgress, InProgressGuard};
 use crate::news::Follower;
 use crate::sidecars::{NAMES_OF_ONE_MAX, Workload};
@@ -68,17 +69,18 @@ pub async fn answer_sidecars(shared: Arc<Shared>, mut lookups: mpsc::Receiver<Lo
     let desk = Arc::new(Desk { shared: shared.clone(), book, sooner: Notify::new(), names: Arc::default() });
     let mut following = std::pin::pin!(desk.follow(news));
     let mut streams = JoinSet::new();
-    let mut full = false;
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
             never = &mut following => match never {},
             Some(stream) = lookups.recv() => {
-                let was_full = std::mem::replace(&mut full, streams.len() >= STREAMS_MAX);
-                if !full {
+                if streams.len() < STREAMS_MAX {
                     streams.spawn(answer(desk.clone(), stream));
-                } else if !was_full {
-                    warn!(sidecar = stream.sidecar, "Refusing lookup streams: {STREAMS_MAX} are open.");
+                } else {
+                    limited!(
+                        WARN, KNOWN, stream.sidecar, "Refused a lookup stream: as many as are allowed are open.",
+                        sidecar = stream.sidecar, most = STREAMS_MAX
+                    );
                 }
             }
             Some(_) = streams.join_next() => {}

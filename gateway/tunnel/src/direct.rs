@@ -56,6 +56,19 @@ pub enum Incoming {
     Unix(UnixStream),
 }
 
+impl Incoming {
+    /// Waits until something can be read, its end included.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub async fn readable(&self) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(stream, _) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
+}
+
 impl DirectEndpoint {
     /// Says HELLO as `local`, for `worker`.
     ///
@@ -82,7 +95,7 @@ impl DirectEndpoint {
     }
 
     /// Does the handshake and HELLO of an accepted connection, within [`limits::HELLO_WAIT`] each; `admit` has the last
-    /// word on the peer.
+    /// word on the peer. Dropped before its end, it ends the connection.
     pub fn answer<A>(
         &self,
         incoming: Incoming,
@@ -250,5 +263,7 @@ fn process(stream: &UnixStream) -> PeerAddress {
 /// Why a TLS handshake failed.
 fn failed(error: &std::io::Error) -> TunnelError {
     let tls = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
-    TunnelError::Connect(tls.map_or_else(|| format!("TLS: {error}"), identity::reason))
+    let text = tls.map_or_else(|| format!("TLS: {error}"), identity::reason);
+    // It may quote the peer's certificate.
+    TunnelError::Connect(proto::text::clean(&text, limits::QUOTED_BYTES_MAX))
 }

@@ -30,8 +30,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Largest UDP payload that is sent or taken: Ethernet's 1500 less IP and UDP headers.
 pub(crate) const UDP_PAYLOAD_BYTES_MAX: u16 = 1472;
-/// Handshakes in progress at once; more wait in quinn's bounded queue.
-pub const HANDSHAKES_MAX: usize = 256;
 
 /// Who we are: everything a handshake needs. Swapped whole when certificates or bundles change.
 #[derive(Clone, Debug)]
@@ -73,6 +71,57 @@ pub struct Endpoint {
     transport: Arc<quinn::TransportConfig>,
     group: Arc<Group>,
     worker: u8,
+}
+
+/// A connection that somebody wants to make. While it is not answered, it and what follows waits in quinn's bounded queue.
+#[derive(Debug)]
+pub struct Attempt {
+    incoming: quinn::Incoming,
+    local: Arc<Local>,
+}
+
+impl Attempt {
+    /// Where it says that it comes from.
+    pub fn from(&self) -> SocketAddr {
+        self.incoming.remote_address()
+    }
+
+    /// Whether it has proven that it can be reached there.
+    pub fn is_proven(&self) -> bool {
+        self.incoming.remote_address_validated()
+    }
+
+    /// Has it prove that (RFC 9000, section 8.1.2): forged addresses then cost no handshake.
+    pub fn ask_for_proof(self) {
+        // Refused only if it was proven after all.
+        let _ = self.incoming.retry();
+    }
+
+    /// Tells it that it is not wanted.
+    pub fn refuse(self) {
+        self.incoming.refuse();
+    }
+
+    /// Does the handshake and HELLO within [`limits::HELLO_WAIT`] each; `admit` has the last word on the peer. Dropped before
+    /// its end, it ends the connection.
+    pub fn answer<A>(
+        self,
+        admit: A,
+    ) -> impl Future<Output = Result<(Tunnel, Driver), (SocketAddr, TunnelError)>> + use<A>
+    where
+        A: FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
+    {
+        let Self { incoming, local } = self;
+        async move {
+            let from = incoming.remote_address();
+            let done = async {
+                let connecting = incoming.accept().map_err(lost)?;
+                let connection = within(limits::HELLO_WAIT, connecting).await?.map_err(lost)?;
+                handshake::answer(Carrier::Quic(connection), &local, admit).await
+            };
+            done.await.map_err(|e| (from, e))
+        }
+    }
 }
 
 impl Endpoint {
@@ -134,36 +183,10 @@ impl Endpoint {
         Ok(())
     }
 
-    /// The next connection attempt; `None` when the endpoint is closed. Cancel safe. The returned future does the
-    /// handshake and HELLO within [`limits::HELLO_WAIT`] each; `admit` has the last word on the peer. While it is
-    /// `crowded`, an address must first prove that it can be reached (RFC 9000, section 8.1.2): forged ones then cost no
-    /// handshake.
-    pub async fn accept<A>(
-        &self,
-        crowded: &(dyn Fn() -> bool + Sync),
-        admit: A,
-    ) -> Option<impl Future<Output = Result<(Tunnel, Driver), (SocketAddr, TunnelError)>> + use<A>>
-    where
-        A: FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
-    {
-        let incoming = loop {
-            let incoming = self.quic.accept().await?;
-            if incoming.remote_address_validated() || !crowded() {
-                break incoming;
-            }
-            // Refused only if it was validated after all.
-            let _ = incoming.retry();
-        };
-        let local = self.local.load_full();
-        Some(async move {
-            let from = incoming.remote_address();
-            let done = async {
-                let connecting = incoming.accept().map_err(lost)?;
-                let connection = within(limits::HELLO_WAIT, connecting).await?.map_err(lost)?;
-                handshake::answer(Carrier::Quic(connection), &local, admit).await
-            };
-            done.await.map_err(|e| (from, e))
-        })
+    /// The next connection attempt; `None` when the endpoint is closed. Cancel safe.
+    pub async fn accept(&self) -> Option<Attempt> {
+        let incoming = self.quic.accept().await?;
+        Some(Attempt { incoming, local: self.local.load_full() })
     }
 
     /// Dials `address`, where a gateway of `cluster` must answer.

@@ -1,6 +1,8 @@
 //! What can go wrong with a tunnel, and whether the request may be tried elsewhere.
 
 use proto::code::{CloseCode, Code};
+use proto::limits::{QUOTED_BYTES_MAX, REASON_BYTES_MAX};
+use proto::text::{clean, clean_bytes};
 
 /// Why an exchange or a tunnel failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -68,9 +70,10 @@ impl CloseReason {
         Self { code: None, text: "timed out".into(), cut: false }
     }
 
-    /// The peer closed it and said why; `None`: by a code that we do not know.
+    /// The peer closed it and said why; `None`: by a code that we do not know. Whoever reaches the port can say
+    /// anything here.
     pub(crate) fn said(code: Option<CloseCode>, detail: &[u8]) -> Self {
-        let detail = String::from_utf8_lossy(detail);
+        let detail = clean_bytes(detail, REASON_BYTES_MAX);
         let name = code.map_or("unknown code", CloseCode::as_str);
         let text = if detail.is_empty() {
             format!("peer closed: {name}")
@@ -102,15 +105,49 @@ impl From<quinn::ConnectionError> for CloseReason {
                 let said = if said.is_empty() {
                     c.error_code.to_string()
                 } else {
-                    identity::reason_in(&said).into()
+                    clean(identity::reason_in(&said), REASON_BYTES_MAX)
                 };
                 format!("peer refused: {said}")
             }
-            E::TransportError(e) => identity::reason_in(&e.reason).to_owned(),
+            // Ours, but it may quote the peer's certificate.
+            E::TransportError(e) => clean(identity::reason_in(&e.reason), QUOTED_BYTES_MAX),
             E::Reset => "peer has restarted".into(),
             E::VersionMismatch => "peer speaks another QUIC version".into(),
             E::CidsExhausted => "connection IDs exhausted".into(),
         };
         Self { code: None, text, cut: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::text::is_harmful;
+    use quinn::{ApplicationClose, ConnectionClose};
+    use quinn_proto::TransportErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn a_reason_of_the_peer_is_one_short_line_on_every_carrier() {
+        let forged = b"x\n2026-01-01T00:00:00.000000Z  INFO audit: Audit: link removed.\x1b[2J";
+        let shown = "x\\n2026-01-01T00:00:00.000000Z  INFO audit: Audit: link removed.\\u001b[2J";
+        let application = |reason: &[u8]| {
+            let error_code = CloseCode::Shutdown.to_wire().into();
+            let close = ApplicationClose { error_code, reason: reason.to_vec().into() };
+            CloseReason::from(quinn::ConnectionError::ApplicationClosed(close)).text
+        };
+        // What a stranger can send before anything is proven.
+        let transport = |reason: &[u8]| {
+            let error_code = TransportErrorCode::INTERNAL_ERROR;
+            let close = ConnectionClose { error_code, frame_type: None, reason: reason.to_vec().into() };
+            CloseReason::from(quinn::ConnectionError::ConnectionClosed(close)).text
+        };
+        let mux = |reason: &[u8]| CloseReason::said(Some(CloseCode::Shutdown), reason).text;
+        for close in [&application as &dyn Fn(&[u8]) -> String, &transport, &mux] {
+            let text = close(forged);
+            assert!(text.contains(shown) && !text.contains(is_harmful), "{text}");
+            let text = close(&vec![b'a'; 60_000]);
+            assert!(text.len() < REASON_BYTES_MAX + 64, "{}", text.len());
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! From a secured connection to a tunnel: the control stream and HELLO, whatever the carrier.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use identity::Identity;
 use proto::code::CloseCode;
 use proto::limits;
 use proto::stream::StreamKind;
+use tokio::time::{Instant, timeout_at};
 
 use crate::carrier::{Carrier, Stream};
 use crate::endpoint::Local;
@@ -18,49 +20,57 @@ use crate::tunnel::{ControlStream, Driver, Flight, Tunnel};
 /// A dial that has not ended by then is given up.
 pub(crate) const DIAL_WAIT: Duration = Duration::from_secs(5);
 
-/// The dialler's side of HELLO: it opens the control stream and speaks first.
+/// The dialler's side of HELLO: it opens the control stream and speaks first. All of it within [`limits::HELLO_WAIT`].
 pub(crate) async fn greet(
     carrier: Carrier,
     local: &Local,
     admit: impl FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
 ) -> Result<(Tunnel, Driver), TunnelError> {
+    let by = Instant::now() + limits::HELLO_WAIT;
     let identity = peer_identity(&carrier)?;
     let stream = carrier.open().await.map_err(connecting)?;
     let (sender, receiver) = halves(stream);
     let mut control = control_stream(sender, receiver);
-    control.writer.raw(Bytes::copy_from_slice(&[StreamKind::Control.to_wire()])).await?;
     let done = async {
-        hello::send(&mut control.writer, &local.hello).await.map_err(|e| (CloseCode::ProtocolError, e))?;
+        let broken = |e| (CloseCode::ProtocolError, e);
+        let kind = Bytes::copy_from_slice(&[StreamKind::Control.to_wire()]);
+        control.writer.raw(kind).await.map_err(broken)?;
+        hello::send(&mut control.writer, &local.hello).await.map_err(broken)?;
         let peer = hello::receive(&mut control.reader, identity).await?;
         admit(&peer).map_err(|(code, text)| (code, TunnelError::Hello(text)))?;
         Ok(peer)
     };
-    let peer = refuse(&carrier, done.await)?;
+    let peer = refuse(&carrier, until(by, done).await)?;
     Ok(Tunnel::new(carrier, peer, true, local, control))
 }
 
-/// The listener's side of HELLO: the first stream must be the control stream; it answers last.
+/// The listener's side of HELLO: the first stream must be the control stream; it answers last. All of it within
+/// [`limits::HELLO_WAIT`]: whoever sends a byte now and then holds nothing for longer.
 pub(crate) async fn answer(
     carrier: Carrier,
     local: &Local,
     admit: impl FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
 ) -> Result<(Tunnel, Driver), TunnelError> {
+    let by = Instant::now() + limits::HELLO_WAIT;
     let identity = peer_identity(&carrier)?;
-    let stream = within(limits::HELLO_WAIT, carrier.accept()).await?.map_err(lost)?;
-    let (sender, mut receiver) = halves(stream);
-    let kind = within(limits::HELLO_WAIT, receiver.kind_byte()).await??;
-    if StreamKind::from_wire(kind) != Some(StreamKind::Control) {
-        let text = format!("the first stream is of kind {kind:#04x}, not the control stream");
-        return refuse(&carrier, Err((CloseCode::ProtocolError, TunnelError::Hello(text))));
-    }
-    let mut control = control_stream(sender, receiver);
+    let first = async {
+        let stream = carrier.accept().await.map_err(|e| (CloseCode::ProtocolError, lost(e)))?;
+        let (sender, mut receiver) = halves(stream);
+        let kind = receiver.kind_byte().await.map_err(|e| (CloseCode::ProtocolError, e))?;
+        if StreamKind::from_wire(kind) != Some(StreamKind::Control) {
+            let text = format!("the first stream is of kind {kind:#04x}, not the control stream");
+            return Err((CloseCode::ProtocolError, TunnelError::Hello(text)));
+        }
+        Ok(control_stream(sender, receiver))
+    };
+    let mut control = refuse(&carrier, until(by, first).await)?;
     let done = async {
         let peer = hello::receive(&mut control.reader, identity).await?;
         admit(&peer).map_err(|(code, text)| (code, TunnelError::Hello(text)))?;
         hello::send(&mut control.writer, &local.hello).await.map_err(|e| (CloseCode::ProtocolError, e))?;
         Ok(peer)
     };
-    let peer = refuse(&carrier, done.await)?;
+    let peer = refuse(&carrier, until(by, done).await)?;
     Ok(Tunnel::new(carrier, peer, false, local, control))
 }
 
@@ -71,6 +81,15 @@ fn halves((_, send, recv): Stream) -> (Sender, Receiver) {
 fn control_stream(sender: Sender, receiver: Receiver) -> ControlStream {
     let reader = receiver.into_messages(limits::CONTROL_MESSAGE_BYTES_MAX);
     ControlStream { reader, writer: MessageWriter::new(sender) }
+}
+
+/// Waits for a part of HELLO, as long as there is time for all of it.
+async fn until<T>(
+    by: Instant,
+    part: impl Future<Output = Result<T, (CloseCode, TunnelError)>>,
+) -> Result<T, (CloseCode, TunnelError)> {
+    let late = || TunnelError::Hello(format!("not done within {:?}", limits::HELLO_WAIT));
+    timeout_at(by, part).await.unwrap_or_else(|_| Err((CloseCode::HelloTimeout, late())))
 }
 
 /// Closes the connection with the code that says why HELLO failed.

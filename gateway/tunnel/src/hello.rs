@@ -1,11 +1,10 @@
 //! HELLO: the first message each way. A tunnel is up only after both.
 
-use std::time::Duration;
-
 use identity::{Identity, Role};
 use proto::code::CloseCode;
 use proto::control::Hello;
 use proto::limits;
+use proto::text::clean;
 use proto::version::Versions;
 
 use crate::error::TunnelError;
@@ -74,12 +73,10 @@ pub(crate) async fn receive(
     reader: &mut MessageReader,
     identity: Identity,
 ) -> Result<Peer, (CloseCode, TunnelError)> {
-    let wait: Duration = limits::HELLO_WAIT;
-    let hello: Hello = match tokio::time::timeout(wait, reader.next()).await {
-        Ok(Ok(Some(hello))) => hello,
-        Ok(Ok(None)) => return Err((CloseCode::ProtocolError, said("the control stream ended"))),
-        Ok(Err(e)) => return Err((CloseCode::ProtocolError, e)),
-        Err(_) => return Err((CloseCode::HelloTimeout, said(&format!("nothing within {wait:?}")))),
+    let hello: Hello = match reader.next().await {
+        Ok(Some(hello)) => hello,
+        Ok(None) => return Err((CloseCode::ProtocolError, said("the control stream ended"))),
+        Err(e) => return Err((CloseCode::ProtocolError, e)),
     };
     check(hello, identity)
 }
@@ -95,7 +92,9 @@ fn check(hello: Hello, identity: Identity) -> Result<Peer, (CloseCode, TunnelErr
         Role::Workload { .. } => is_plain(&hello.gateway),
     };
     if hello.cluster != identity.cluster || !named_rightly {
-        let text = format!("says it is {}/{}, its certificate says {identity}", hello.cluster, hello.gateway);
+        let shown = |name: &str| clean(name, limits::NAME_BYTES_MAX);
+        let (cluster, gateway) = (shown(&hello.cluster), shown(&hello.gateway));
+        let text = format!("says it is {cluster}/{gateway}, its certificate says {identity}");
         return Err((CloseCode::WrongPeer, said(&text)));
     }
     let Ok(cluster_uid) = <[u8; 16]>::try_from(&hello.cluster_uid[..]) else {
@@ -187,6 +186,14 @@ mod tests {
         for name in ["", "a b", "a\nb", &"a".repeat(limits::NAME_BYTES_MAX + 1)] {
             assert_eq!(close_code(named(name), workload.clone()), CloseCode::WrongPeer, "{name:?}");
         }
+    }
+
+    #[test]
+    fn what_a_hello_lies_is_quoted_in_one_short_line() {
+        let (info, identity) = east();
+        let lie = HelloInfo { cluster: "x\nAudit: y\u{1b}[2J".repeat(4000), gateway: "\r".into(), ..info };
+        let text = check(lie.to_message(), identity).unwrap_err().1.to_string();
+        assert!(!text.contains(proto::text::is_harmful) && text.len() < 1024, "{} bytes", text.len());
     }
 
     #[test]

@@ -43,7 +43,7 @@ mod tunnel;
 pub use account::Account;
 pub use carrier::{Kind, PeerAddress};
 pub use direct::{DirectEndpoint, Incoming};
-pub use endpoint::{Endpoint, EndpointError, Local};
+pub use endpoint::{Attempt, Endpoint, EndpointError, Local};
 pub use error::{CloseReason, TunnelError};
 pub use hello::{HelloInfo, Peer};
 pub use port::{Port, Strays};

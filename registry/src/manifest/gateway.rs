@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_saphyr::Location;
 
-use super::raw::{Directory, Field, GatewaySpec, Listen as RawListen};
+use super::raw::{Directory, Field, GatewaySpec, List, Listen as RawListen};
 use super::registry;
 use super::scope::Scope;
 use super::units;
@@ -13,6 +13,8 @@ use crate::model::{Gateway, Listen};
 
 /// Most addresses that a gateway advertises: each is sent in every HELLO.
 const ADVERTISE_MAX: usize = 16;
+/// Most names of an admin port: every request is compared with each.
+const ADMIN_HOSTS_MAX: usize = 16;
 
 /// Reads a Gateway; relative paths count from `folder`.
 pub(super) fn read(
@@ -82,11 +84,13 @@ fn listen(field: &Field<RawListen>, scope: &mut Scope<'_, '_>) -> Option<Listen>
         tunnel: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7443)),
         http: SocketAddr::from((Ipv4Addr::LOCALHOST, 7480)),
         admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 7490)),
+        admin_hosts: Vec::new(),
     };
     let Some(raw) = field else { return Some(listen) };
     let tunnel = scope.optional(&raw.value.tunnel, "spec.listen.tunnel", units::socket);
     let http = scope.optional(&raw.value.http, "spec.listen.http", units::socket);
     let admin = scope.optional(&raw.value.admin, "spec.listen.admin", units::socket);
+    listen.admin_hosts = admin_hosts(&raw.value.admin_hosts, scope)?;
     listen.tunnel = tunnel?.unwrap_or(listen.tunnel);
     listen.http = http?.unwrap_or(listen.http);
     listen.admin = admin?.unwrap_or(listen.admin);
@@ -94,6 +98,14 @@ fn listen(field: &Field<RawListen>, scope: &mut Scope<'_, '_>) -> Option<Listen>
     let sockets = [("tunnel", listen.tunnel), ("http", listen.http), ("admin", listen.admin)];
     apart(&sockets, raw.referenced, scope)?;
     Some(listen)
+}
+
+/// `spec.listen.adminHosts`: names under which the admin port may be asked.
+pub(super) fn admin_hosts(list: &List<String>, scope: &mut Scope<'_, '_>) -> Option<Vec<String>> {
+    let field = "spec.listen.adminHosts";
+    let names = scope.list(list, field, ADMIN_HOSTS_MAX)?;
+    let read: Vec<_> = names.iter().filter_map(|name| scope.read(name, field, units::dns_name)).collect();
+    (read.len() == names.len()).then_some(read)
 }
 
 /// Refuses two sockets that want the same port; none if there are such.

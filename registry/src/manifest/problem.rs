@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use proto::limits::QUOTED_BYTES_MAX;
+use proto::text::{clean, is_harmful};
 use serde::Serialize;
 
 /// How bad a [`Problem`] is.
@@ -14,7 +16,8 @@ pub enum Severity {
     Warning,
 }
 
-/// One thing that is wrong, and where.
+/// One thing that is wrong, and where. Manifests may be somebody else's, and what is wrong is quoted: in [`Problems`] every
+/// text is cut and cleaned.
 ///
 /// `Display` looks like a compiler's message, over several lines:
 ///
@@ -54,6 +57,9 @@ pub struct Excerpt {
     pub caret: usize,
 }
 
+/// Bytes of the name of a file that are shown: the longest path that Linux opens.
+const PATH_BYTES_MAX: usize = 4096;
+
 /// Longest excerpt in characters: longer lines are cut around the column, so that the caret stays on the screen and
 /// a file on one line is not repeated in every problem.
 const EXCERPT_CHARS_MAX: usize = 100;
@@ -63,6 +69,24 @@ impl Problem {
     pub(crate) fn of_file(file: String, message: String, hint: Option<String>) -> Self {
         let severity = Severity::Error;
         Self { file, line: 0, column: 0, object: None, message, hint, severity, excerpt: None }
+    }
+
+    /// All but the excerpt, for a log.
+    pub fn in_one_line(&self) -> String {
+        let whole = Self { excerpt: None, ..self.clone() };
+        whole.to_string().replace("\n      = hint:", "; hint:")
+    }
+
+    /// The same with every text cut and cleaned.
+    fn cleaned(self) -> Self {
+        let short = |text: String| clean(&text, QUOTED_BYTES_MAX);
+        Self {
+            file: clean(&self.file, PATH_BYTES_MAX),
+            object: self.object.map(short),
+            message: short(self.message),
+            hint: self.hint.map(short),
+            ..self
+        }
     }
 
     /// `file:line:column`, or the file alone where the problem is the file as a whole.
@@ -81,7 +105,7 @@ impl Excerpt {
         let before = (column as usize).saturating_sub(1);
         let start = if before < EXCERPT_CHARS_MAX { 0 } else { before - EXCERPT_CHARS_MAX / 2 };
         // Tabs and other control characters would move the caret or the terminal's cursor.
-        let visible = line.chars().map(|c| if c.is_control() { ' ' } else { c });
+        let visible = line.chars().map(|c| if is_harmful(c) { ' ' } else { c });
         let text: String = visible.skip(start).take(EXCERPT_CHARS_MAX).collect();
         Self { text: text.trim_end().to_owned(), caret: before - start }
     }
@@ -115,11 +139,12 @@ impl fmt::Display for Problem {
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// Sorts `found` and splits off the warnings, if nothing worse is among them.
+    /// Sorts and cleans `found`, and splits off the warnings if nothing worse is among them.
     pub(crate) fn check(mut found: Vec<Problem>, files: &[String]) -> Result<Vec<Problem>, Self> {
         let rank = |p: &Problem| files.iter().position(|f| *f == p.file).unwrap_or(0);
         found.sort_by_key(|p| (rank(p), p.line, p.column, p.severity));
         found.dedup();
+        let found: Vec<_> = found.into_iter().map(Problem::cleaned).collect();
         if found.iter().any(|p| p.severity == Severity::Error) { Err(Self(found)) } else { Ok(found) }
     }
 
@@ -137,7 +162,7 @@ impl Problems {
 
 impl From<Problem> for Problems {
     fn from(problem: Problem) -> Self {
-        Self(vec![problem])
+        Self(vec![problem.cleaned()])
     }
 }
 
@@ -197,6 +222,29 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].len() <= EXCERPT_CHARS_MAX + 8, "{}", lines[1].len());
         assert_eq!(lines[1].find('X'), lines[2].find('^'));
+    }
+
+    #[test]
+    fn what_a_manifest_is_wrong_in_forges_no_line_and_makes_no_long_one() {
+        let name = format!("x\n9:9: error: y\u{1b}[2J{}", "z".repeat(1 << 20));
+        let foreign = Problem {
+            file: name.clone(),
+            object: Some(name.clone()),
+            message: format!("unknown field `{name}`"),
+            hint: Some(name.clone()),
+            excerpt: Some(Excerpt::new(&name, 1)),
+            ..problem()
+        };
+        for problems in
+            [Problems::from(foreign.clone()), Problems::check(vec![foreign], &[]).expect_err("it")]
+        {
+            let text = problems.to_string();
+            assert_eq!(text.lines().count(), 4, "place, excerpt, caret, hint: {text}");
+            assert!(!text.replace('\n', "").contains(is_harmful), "{text}");
+            assert!(text.len() < 10_000, "{} bytes", text.len());
+            let line = problems.0[0].in_one_line();
+            assert!(!line.contains(is_harmful) && line.contains("; hint: x\\n9:9"), "{line}");
+        }
     }
 
     #[test]

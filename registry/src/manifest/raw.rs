@@ -76,11 +76,12 @@ pub(super) struct Directory {
 pub(super) struct Empty {}
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Listen {
     pub(super) tunnel: Field<String>,
     pub(super) http: Field<String>,
     pub(super) admin: Field<String>,
+    pub(super) admin_hosts: List<String>,
 }
 
 #[derive(Deserialize)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
-use super::gateway::{apart, directory};
+use super::gateway::{admin_hosts, apart, directory};
 use super::raw::{Directory, Field, List};
 use super::register::{self, Registration};
 use super::scope::Scope;
@@ -39,10 +39,11 @@ struct Address {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Listen {
     proxy: Field<String>,
     admin: Field<String>,
+    admin_hosts: List<String>,
 }
 
 /// Reads a Sidecar; relative paths count from `folder`.
@@ -68,7 +69,7 @@ pub(super) fn read(
     let listen = listen(&spec.listen, scope);
     let domain = scope.optional(&spec.domain, "spec.domain", units::domain);
     let register = register::read(&spec.register, scope);
-    let (proxy, admin) = listen?;
+    let (proxy, admin, admin_hosts) = listen?;
     Some(Sidecar {
         id: id.to_owned(),
         cluster: cluster?,
@@ -77,6 +78,7 @@ pub(super) fn read(
         gateways: gateways?,
         proxy,
         admin,
+        admin_hosts,
         passthrough: spec.passthrough.unwrap_or(false),
         domain: domain?.unwrap_or_else(|| "mesh".into()),
         register: register?,
@@ -141,14 +143,15 @@ fn socket_path(path: &Path) -> Result<PathBuf, Wrong> {
     Ok(path.to_owned())
 }
 
-/// The sockets, with their defaults: for the workload, for operators.
-fn listen(field: &Field<Listen>, scope: &mut Scope<'_, '_>) -> Option<(SocketAddr, SocketAddr)> {
+/// The sockets, with their defaults: for the workload, for operators; and under which names those may ask.
+fn listen(field: &Field<Listen>, scope: &mut Scope<'_, '_>) -> Option<(SocketAddr, SocketAddr, Vec<String>)> {
     let default = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let (proxy, admin) = (default(7470), default(7471));
-    let Some(raw) = field else { return Some((proxy, admin)) };
+    let Some(raw) = field else { return Some((proxy, admin, Vec::new())) };
     let given_proxy = scope.optional(&raw.value.proxy, "spec.listen.proxy", units::socket);
     let given_admin = scope.optional(&raw.value.admin, "spec.listen.admin", units::socket);
+    let hosts = admin_hosts(&raw.value.admin_hosts, scope)?;
     let (proxy, admin) = (given_proxy?.unwrap_or(proxy), given_admin?.unwrap_or(admin));
     apart(&[("proxy", proxy), ("admin", admin)], raw.referenced, scope)?;
-    Some((proxy, admin))
+    Some((proxy, admin, hosts))
 }

@@ -204,6 +204,25 @@ pub(super) fn host(text: &str) -> Result<String, Wrong> {
     Err(Wrong::new(format!("`{text}` is no host"), hint))
 }
 
+/// A DNS name as it stands in the field Host: in lower case, without a port; no address.
+pub(super) fn dns_name(text: &str) -> Result<String, Wrong> {
+    let lower = text.to_ascii_lowercase();
+    let address = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+    if is_host(text) && !address && !text.ends_with('.') {
+        return Ok(lower);
+    }
+    let hint = if address {
+        "leave it out: addresses are always allowed".to_owned()
+    } else if let Some(name) = lower.strip_suffix('.').filter(|name| is_host(name)) {
+        format!("write `{name}`, without the last dot")
+    } else if let Ok(HostPort { host, .. }) = host_port(&lower) {
+        format!("write `{host}`: any port is allowed")
+    } else {
+        "write a DNS name, such as `gw.west.example`".to_owned()
+    };
+    Err(Wrong::new(format!("`{text}` is no host name"), hint))
+}
+
 /// Whether `text` is a DNS name (RFC 1123; underscores are in use) or an address.
 pub(crate) fn is_host(text: &str) -> bool {
     let edge = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
@@ -390,6 +409,24 @@ mod tests {
         }
         assert!(host(&format!("{}a", "a.".repeat(126))).is_ok(), "253 bytes");
         assert!(host(&format!("{}aa", "a.".repeat(126))).is_err(), "254 bytes");
+    }
+
+    #[test]
+    fn host_names_are_names_alone() {
+        assert_eq!(dns_name("GW.west.example"), Ok("gw.west.example".into()));
+        assert_eq!(dns_name("ringway"), Ok("ringway".into()));
+        for (text, hint) in [
+            ("127.0.0.1", "leave it out"),
+            ("[::1]", "leave it out"),
+            ("gw.west.example.", "write `gw.west.example`"),
+            ("gw.west.example:7490", "write `gw.west.example`"),
+            ("*.west.example", "write a DNS name"),
+            ("a b", "write a DNS name"),
+            ("", "write a DNS name"),
+        ] {
+            let wrong = dns_name(text).err().and_then(|wrong| wrong.hint).unwrap_or_default();
+            assert!(wrong.starts_with(hint), "{text}: {wrong}");
+        }
     }
 
     #[test]

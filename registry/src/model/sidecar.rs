@@ -23,6 +23,8 @@ pub struct Sidecar {
     pub proxy: SocketAddr,
     /// Health, metrics and status.
     pub admin: SocketAddr,
+    /// Host names under which `admin` may be asked, beside those that no web page can own.
+    pub admin_hosts: Vec<String>,
     /// Whether it forwards what is no name of the mesh.
     pub passthrough: bool,
     /// The mesh's DNS domain, `mesh` by default; as its gateways have it.

@@ -101,6 +101,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
             tunnel: "0.0.0.0:7443".parse().unwrap(),
             http: "127.0.0.1:7480".parse().unwrap(),
             admin: "127.0.0.1:7490".parse().unwrap(),
+            admin_hosts: Vec::new(),
         },
         advertise: vec![at("gw.west.example", 7443)],
         domain: "mesh".into(),
@@ -380,13 +381,14 @@ spec:
         ],
         proxy: "127.0.0.1:7470".parse().unwrap(),
         admin: "127.0.0.1:7471".parse().unwrap(),
+        admin_hosts: Vec::new(),
         passthrough: false,
         domain: "mesh".into(),
         register: Vec::new(),
     };
     assert_eq!(sidecar, expected);
 
-    let rest = "  listen: { proxy: 127.0.0.1:1080, admin: 127.0.0.1:1081 }
+    let rest = "  listen: { proxy: 127.0.0.1:1080, admin: 127.0.0.1:1081, adminHosts: [Cart.shop.example] }
   passthrough: true
   domain: internal.acme.example
   register:
@@ -395,6 +397,7 @@ spec:
 ";
     let sidecar = read_it(&format!("{text}{rest}"));
     assert_eq!((sidecar.proxy.port(), sidecar.admin.port()), (1080, 1081));
+    assert_eq!(sidecar.admin_hosts, ["cart.shop.example"]);
     assert!(sidecar.passthrough);
     assert_eq!(sidecar.domain, "internal.acme.example");
     let endpoint = |id: &str, host: &str, weight, zone: &str, capacity| {
@@ -408,6 +411,14 @@ spec:
     assert_eq!(sidecar.register, expected);
     let said = read(EXAMPLE).require_sidecar().unwrap_err().to_string();
     assert!(said.contains("no Sidecar is declared"), "{said}");
+}
+
+#[test]
+fn the_admin_port_has_names_of_its_own() {
+    let hosts = "admin: 127.0.0.1:7490, adminHosts: [GW.west.example, ops.west.example]";
+    let manifests = read(&EXAMPLE.replace("admin: 127.0.0.1:7490", hosts));
+    let gateway = manifests.require_gateway().unwrap();
+    assert_eq!(gateway.listen.admin_hosts, ["gw.west.example", "ops.west.example"]);
 }
 
 #[test]

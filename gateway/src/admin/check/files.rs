@@ -12,6 +12,7 @@ use registry::manifest::Manifests;
 use registry::model::{Gateway, Link};
 
 use super::{Check, Report, span};
+use crate::descriptors::for_operators;
 use registry::causes::chain;
 
 /// A certificate of which less than this part of its life is left is to be renewed.
@@ -181,8 +182,9 @@ fn ports(gateway: &Gateway) -> Check {
 
 /// How many file descriptors are left.
 pub(super) fn descriptors() -> Check {
-    let used = fs::read_dir("/proc/self/fd").map(|entries| entries.count() as u64);
-    let limits = fs::read_to_string("/proc/self/limits");
+    // Looked at above all when there are none left.
+    let used = for_operators(|| fs::read_dir("/proc/self/fd").map(|entries| entries.count() as u64));
+    let limits = for_operators(|| fs::read_to_string("/proc/self/limits"));
     match (used.ok(), limits.ok().as_deref().and_then(soft_limit)) {
         (Some(used), Some(limit)) => judge_descriptors(used, limit),
         _ => Check::unknown("process.files", "this process", "the system does not tell (no /proc)"),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::board::Board;
 use super::judge::Verdict;
 use super::plan::{Cluster, Service, key};
-use crate::cli::output::{Format, lines, print, print_json, table};
+use crate::cli::output::{Format, draw, lines, print, print_json, table};
 
 /// The time over which the table shows rates.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -71,7 +71,7 @@ impl Screen {
 
     fn write(&self, text: &str) {
         match self.format {
-            Format::Text => print(text),
+            Format::Text => draw(text),
             Format::Json => {
                 let _reader_may_be_gone = io::stderr().write_all(text.as_bytes());
             }

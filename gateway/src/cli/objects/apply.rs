@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::clusters::{self, Clusters};
-use super::{ChangeJson, ObjectsError, ProblemJson, changes_json, connect, show, sources, taken};
+use super::{ChangeJson, ObjectsError, ProblemJson, changes_json, connect, heard, show, sources, taken};
 use crate::cli::output::{Format, print, print_json};
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on};
@@ -65,7 +65,7 @@ pub(in crate::cli) fn run(args: &Args, format: Format) -> Result<ExitCode, Failu
     let request = ApplyRequest { sources, dry_run: args.dry_run };
     let changed = block_on(async {
         let answer = connect(&args.socket).await?.apply(request).await.map_err(ObjectsError::from)?;
-        Ok::<_, Failure>(answer.into_inner())
+        Ok::<_, Failure>(heard::changed(answer.into_inner()))
     })??;
     let (changes, warnings) = taken(changed)?;
     say(&changes, &warnings, args.dry_run, format);

@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use super::{ChangeJson, ProblemJson, changes_json, connect, show};
-use crate::cli::output::{Format, lines, print, print_json, table};
+use super::{ChangeJson, ProblemJson, changes_json, connect, heard, show};
+use crate::cli::output::{Format, complain, lines, print, print_json, table};
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on};
 use crate::rpc::{ApplyRequest, Ask, AskRequest, Change, Changed, ObjectsClient, Refusal, answer, ask};
@@ -92,7 +92,7 @@ impl Clusters {
         while let Some(asked) = asking.join_next().await {
             let Ok((place, answer)) = asked else { continue };
             said[place] = match answer.map(|answer| answer.into_inner().kind) {
-                Ok(Some(answer::Kind::Refusal(refusal))) => Err(refusal),
+                Ok(Some(answer::Kind::Refusal(refusal))) => Err(heard::refusal(refusal)),
                 Ok(kind) => {
                     kind.and_then(read).ok_or_else(|| refused(Code::Internal, "no answer known here"))
                 }
@@ -129,7 +129,7 @@ impl Clusters {
             None => ExitCode::SUCCESS,
             Some(error) => {
                 if format == Format::Text {
-                    eprintln!("error: {error}");
+                    complain(&format!("error: {error}"));
                 }
                 ExitCode::FAILURE
             }
@@ -149,7 +149,7 @@ pub(super) fn apply(sources: Vec<crate::rpc::Source>, dry_run: bool) -> ask::Kin
 /// The answer to a change.
 pub(super) fn changed(kind: answer::Kind) -> Option<Changed> {
     match kind {
-        answer::Kind::Changed(changed) => Some(changed),
+        answer::Kind::Changed(changed) => Some(heard::changed(changed)),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use registry::manifest;
 use registry::model::Kind;
 
 use super::clusters::Clusters;
-use super::{ObjectsError, apply, connect, kind, sources, taken};
+use super::{ObjectsError, apply, connect, heard, kind, sources, taken};
 use crate::cli::output::Format;
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on};
@@ -62,7 +62,7 @@ pub(in crate::cli) fn run(args: &Args, format: Format) -> Result<ExitCode, Failu
     let request = DeleteRequest { names, dry_run: args.dry_run };
     let changed = block_on(async {
         let answer = connect(&args.socket).await?.delete(request).await.map_err(ObjectsError::from)?;
-        Ok::<_, Failure>(answer.into_inner())
+        Ok::<_, Failure>(heard::changed(answer.into_inner()))
     })??;
     let (changes, warnings) = taken(changed)?;
     apply::say(&changes, &warnings, args.dry_run, format);

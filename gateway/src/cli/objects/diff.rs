@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use proto::text::escape;
 use registry::manifest;
 use registry::model::Kind;
 use serde::Serialize;
@@ -13,8 +14,8 @@ use serde_json::Value;
 use super::clusters::{self, Clusters, Reply, reason};
 use super::fields::{Field, differing};
 use super::moves::Moves;
-use super::{ObjectsError, ProblemJson, connect, show, sources, taken};
-use crate::cli::output::{Format, print, print_json};
+use super::{ObjectsError, ProblemJson, connect, heard, show, sources, taken};
+use crate::cli::output::{Format, complain, complain_of, print, print_json};
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on};
 use crate::rpc::{ApplyRequest, Ask, Change, Changed};
@@ -95,7 +96,7 @@ pub(in crate::cli) fn run(args: &Args, format: Format) -> Result<ExitCode, Failu
     let request = ApplyRequest { sources, dry_run: true };
     let changed = block_on(async {
         let answer = connect(&args.socket).await?.apply(request).await.map_err(ObjectsError::from)?;
-        Ok::<_, Failure>(answer.into_inner())
+        Ok::<_, Failure>(heard::changed(answer.into_inner()))
     })??;
     let diff = diff(changed)?;
     match format {
@@ -146,9 +147,9 @@ fn say_all(replies: Vec<Reply<Changed>>, format: Format) -> ExitCode {
             if let Some(diff) = diff {
                 print(&format!("cluster {cluster}\n{}", describe(diff)));
             }
-            problems.iter().for_each(|problem| eprintln!("{}", problem.text));
+            problems.iter().for_each(|problem| complain_of(&problem.text));
             if let Some(error) = error {
-                eprintln!("error: cluster {cluster}: {error}");
+                complain(&format!("error: cluster {cluster}: {error}"));
             }
         }
     }
@@ -183,7 +184,7 @@ fn describe(diff: &DiffJson) -> String {
         let value = |value: &Option<Value>| value.as_ref().map_or_else(|| "-".into(), Value::to_string);
         for field in &object.fields {
             let (before, after) = (value(&field.before), value(&field.after));
-            let _infallible = writeln!(text, "  {}: {before} -> {after}", field.path);
+            let _infallible = writeln!(text, "  {}: {before} -> {after}", escape(&field.path));
         }
         text.extend(object.moves.iter().map(indented));
     }

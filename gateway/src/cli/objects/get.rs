@@ -8,8 +8,8 @@ use registry::status;
 use serde::Serialize;
 
 use super::clusters::{Clusters, Reply, reason};
-use super::{ObjectsError, connect, kind};
-use crate::cli::output::{Output, lines, print, print_json, table};
+use super::{ObjectsError, connect, heard, kind};
+use crate::cli::output::{Output, complain, lines, print, print_json, table};
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on, unix_ms};
 use crate::rpc::{Ask, Condition, Found, GetRequest, Object, answer, ask};
@@ -107,7 +107,7 @@ pub(in crate::cli) fn run(args: &Args, output: Output) -> Result<ExitCode, Failu
     let named = args.name.is_some();
     let found = block_on(async {
         let answer = connect(&args.socket).await?.get(request).await.map_err(ObjectsError::from)?;
-        Ok::<_, Failure>(answer.into_inner())
+        Ok::<_, Failure>(heard::found(answer.into_inner()))
     })??;
     if found.objects.is_empty() && named {
         let missing = tonic::Status::not_found("there is no such object; `ringway get` lists what there is");
@@ -127,7 +127,7 @@ pub(in crate::cli) fn run(args: &Args, output: Output) -> Result<ExitCode, Failu
 
 fn found(kind: answer::Kind) -> Option<Found> {
     match kind {
-        answer::Kind::Found(found) => Some(found),
+        answer::Kind::Found(found) => Some(heard::found(found)),
         _ => None,
     }
 }
@@ -153,7 +153,9 @@ fn say_all(replies: &[Reply<Found>], output: Output) -> ExitCode {
                     describe(&found.objects, output == Output::Wide, now)
                 ));
             }
-            Err(refusal) => eprintln!("error: cluster {cluster}: {}: {}", reason(refusal), refusal.message),
+            Err(refusal) => {
+                complain(&format!("error: cluster {cluster}: {}: {}", reason(refusal), refusal.message));
+            }
         }
     }
     if replies.iter().all(|reply| reply.said.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -6,6 +6,7 @@ pub(super) mod delete;
 pub(super) mod diff;
 mod fields;
 pub(super) mod get;
+mod heard;
 mod moves;
 
 use std::io::{self, Read};

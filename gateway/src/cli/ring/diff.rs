@@ -3,14 +3,13 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use comfy_table::Table;
 use hashring::NodeIndex;
 use registry::model::{ClusterName, ServiceName};
 use serde::Serialize;
 
 use super::declared::{Declared, Member, RingError, part};
 use super::service;
-use crate::cli::output::{Format, lines, print, print_json, table};
+use crate::cli::output::{Format, Table, lines, print, print_json, table};
 use crate::cli::{Admin, Failure};
 
 /// Show which part of all keys a change of the ring would move, from where to where.

@@ -136,7 +136,7 @@ impl Listener {
     pub(crate) async fn accept(&self) -> Answered {
         match self {
             Self::Quic(endpoint) => {
-                let handshake = endpoint.accept(&|| false, |_| Ok(())).await.unwrap();
+                let handshake = endpoint.accept().await.unwrap().answer(|_| Ok(()));
                 handshake.await.map_err(|(_, e)| e)
             }
             Self::Direct(endpoint, socket) => {

@@ -107,7 +107,8 @@ fn drive(driver: Driver) {
 }
 
 async fn serve(endpoint: Arc<Endpoint>, list: Arc<Mutex<Vec<Tunnel>>>, count: Arc<watch::Sender<usize>>) {
-    while let Some(handshake) = endpoint.accept(&|| false, |_| Ok(())).await {
+    while let Some(attempt) = endpoint.accept().await {
+        let handshake = attempt.answer(|_| Ok(()));
         let (list, count) = (list.clone(), count.clone());
         tokio::spawn(async move {
             let Ok((tunnel, driver)) = handshake.await else { return };

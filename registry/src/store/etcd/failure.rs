@@ -4,6 +4,8 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use etcd_client::Error;
+use proto::limits::QUOTED_BYTES_MAX;
+use proto::text::clean;
 use tonic::{Code, ConnectError, Status};
 
 use super::super::{Cause, StoreError};
@@ -48,7 +50,7 @@ impl Failure {
             Error::GRpcStatus(status) => text(status),
             other => other.to_string(),
         };
-        Self { kind: kind(error), endpoint: endpoint.into(), text }
+        Self { kind: kind(error), endpoint: endpoint.into(), text: clean(&text, QUOTED_BYTES_MAX) }
     }
 
     /// The member said nothing in time.
@@ -61,7 +63,8 @@ impl Failure {
     pub(super) fn ended(endpoint: &str, reason: &str) -> Self {
         let kind = if reason.contains("permission denied") { REFUSED_PERMISSION } else { Kind::Unanswered };
         let reason = if reason.is_empty() { "no reason given" } else { reason };
-        Self { kind, endpoint: endpoint.into(), text: format!("the watch ended: {reason}") }
+        let text = format!("the watch ended: {}", clean(reason, QUOTED_BYTES_MAX));
+        Self { kind, endpoint: endpoint.into(), text }
     }
 
     /// A file that names us cannot be used now.
@@ -191,6 +194,17 @@ mod tests {
             assert!(error.to_string().contains(remedy), "{error}");
             let cause = error.source().map(ToString::to_string).unwrap_or_default();
             assert_eq!(cause, format!("etcd at http://a:1: {text}"));
+        }
+    }
+
+    #[test]
+    fn what_an_etcd_says_is_one_short_line() {
+        let text = format!("x\nAudit: y\u{1b}[2J{}", "z".repeat(1 << 20));
+        let failed = Failure::of("http://a:1", &Error::GRpcStatus(Status::new(Code::Internal, &text)));
+        for failure in [failed, Failure::ended("http://a:1", &text)] {
+            let said = failure.to_string();
+            assert!(!said.contains(proto::text::is_harmful), "{said}");
+            assert!(said.contains("x\\nAudit: y\\u001b[2J") && said.len() < 2048, "{} bytes", said.len());
         }
     }
 

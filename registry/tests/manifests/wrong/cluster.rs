@@ -28,12 +28,14 @@ spec: {}
   trustDomain: acme.example
   identity: { directory: pki }
   state: { directory: state }
-  listen: { tunnel: ':8443', http: localhost:8480, admin: 8490 }
+  listen: { tunnel: ':8443', http: localhost:8480, admin: 8490, adminHosts: ['gw.example:8490', '*.example'] }
 ",
         said: &[
             "10:21 Gateway gw-1: spec.listen.tunnel: `:8443` is no address to listen on => write `0.0.0.0:8443`",
             "10:36 Gateway gw-1: spec.listen.http: `localhost:8480` is no address to listen on => write `127.0.0.1:8480`",
             "10:59 Gateway gw-1: spec.listen.admin: `8490` is no address to listen on => write `127.0.0.1:8490`",
+            "10:78 Gateway gw-1: spec.listen.adminHosts: `gw.example:8490` is no host name => write `gw.example`: any port is allowed",
+            "10:97 Gateway gw-1: spec.listen.adminHosts: `*.example` is no host name => write a DNS name, such as `gw.west.example`",
         ],
     },
     Case {
