@@ -228,6 +228,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         peers,
         attempts: metrics.attempts(),
         nameless: metrics.requests(Direction::Outbound, "", ""),
+        nameless_inbound: metrics.requests(Direction::Inbound, "", ""),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock,

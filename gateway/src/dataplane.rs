@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::code::{CloseCode, Code};
+use proto::code::CloseCode;
 use registry::model::{ClusterName, HostPort};
 use registry::registration::place::CameFrom;
 use tokio::runtime::{Builder, LocalOptions};
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 use tunnel::endpoint::HANDSHAKES_MAX;
 use tunnel::{
-    Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Exchange, Incoming, Peer, PeerAddress, Port,
-    Tunnel, TunnelError,
+    Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Incoming, Peer, PeerAddress, Port, Tunnel,
+    TunnelError,
 };
 
 use crate::line::Line;
@@ -33,7 +33,7 @@ use crate::sidecars::{
 use crate::worker::{
     LookupStream, ObjectsStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker,
 };
-use crate::{admin, exchange, inbound, listener, outbound};
+use crate::{admin, inbound, listener, outbound};
 
 /// Workers that dial a peer, and so the tunnels of a pair of gateways: more would not carry more, and each costs its
 /// share of probes and handshakes.
@@ -378,7 +378,7 @@ async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
                     let clock = plane.worker.shared.clock;
                     let began = clock.micros();
                     if rooms.iter().any(Option::is_none) || !workload.resets.admits(began) {
-                        return refuse(exchange);
+                        return outbound::shed_sidecar(&plane.worker, &caller, exchange);
                     }
                     let fate = exchange.fate();
                     outbound::serve_sidecar(&plane.worker, &peer, &caller, exchange).await;
@@ -436,10 +436,10 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                     let clock = plane.worker.shared.clock;
                     let began = clock.micros();
                     if !cluster.resets.admits(began) {
-                        return refuse(exchange);
+                        return inbound::shed(&plane.worker.serving, &peer, exchange);
                     }
                     let fate = exchange.fate();
-                    inbound::serve(plane.worker.clone(), &cluster, &peer, exchange).await;
+                    inbound::serve(&plane.worker.serving, &cluster.asking, &peer, exchange).await;
                     if cluster.resets.ended(fate.answered(), began, clock.micros()) {
                         warn!(peer = %cluster.name, gateway = %peer.hello.gateway, "{GIVES_UP}");
                     }
@@ -468,11 +468,6 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
             }
         });
     }
-}
-
-/// Refuses an exchange before any work.
-fn refuse(mut exchange: Exchange) {
-    exchange::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Overloaded);
 }
 
 impl Plane {

@@ -197,7 +197,8 @@ fn control_messages() {
     };
     assert_message(go_away(Some(0)), "09 0a 07 08 00 12 03 627965");
     assert_message(go_away(None), "07 0a 05 12 03 627965");
-    let ready = ServiceDigest { namespace: "a".into(), name: "b".into(), ready: 300, load: 7, ..Default::default() };
+    let ready =
+        ServiceDigest { namespace: "a".into(), name: "b".into(), ready: 300, load: 7, ..Default::default() };
     let service = |ring| ServiceDigest { ring, ..ready.clone() };
     let digest = |ring| {
         let digest = Digest { services: vec![service(ring)], objections: Vec::new() };
@@ -213,7 +214,8 @@ fn control_messages() {
     let gateways = Control { kind: Some(control::Kind::Gateways(gateways)) };
     assert_message(gateways, "0c 1a 0a 0a 08 0a 01 67 12 03 683a31");
     assert_message(digest(Some(1)), "18 12 16 0a 14 0a 01 61 12 01 62 18 ac02 20 07 29 0100000000000000");
-    let degraded = Digest { services: vec![ServiceDigest { degraded: true, ..ready.clone() }], objections: Vec::new() };
+    let degraded =
+        Digest { services: vec![ServiceDigest { degraded: true, ..ready.clone() }], objections: Vec::new() };
     let degraded = Control { kind: Some(control::Kind::Digest(degraded)) };
     assert_message(degraded, "11 12 0f 0a 0d 0a 01 61 12 01 62 18 ac02 20 07 30 01");
 }

@@ -167,6 +167,7 @@ fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: Cancellation
         peers,
         attempts: metrics.attempts(),
         nameless: metrics.requests(Direction::Outbound, "", ""),
+        nameless_inbound: metrics.requests(Direction::Inbound, "", ""),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock: Clock::start(),
