@@ -12,7 +12,7 @@ pub mod socket;
 mod status;
 mod store;
 
-pub(crate) use status::{Peer, ServiceStatus, peer, service};
+pub(crate) use status::{ConditionStatus, Peer, ServiceStatus, condition, peer, service};
 pub use store::StartedWithout;
 
 use std::sync::Arc;

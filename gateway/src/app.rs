@@ -1,21 +1,28 @@
 //! One gateway process: reads its files, makes everything, starts it, takes what changes in its files, and drains it on
 //! SIGTERM.
 
+mod believe;
 mod bind;
 mod change;
-mod changes;
 mod files;
 mod load;
 mod members;
+mod open;
+mod pace;
 mod reload;
+mod report;
 pub mod sidecar;
+mod watcher;
 mod workers;
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -24,20 +31,21 @@ use registry::election::{self, Standing};
 use registry::model::{Gateway, Listen};
 use registry::owned::Owned;
 use registry::sources::Sources;
-use registry::state::StateDir;
-use registry::store::AnyStore;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tunnel::endpoint::HANDSHAKES_MAX;
 use tunnel::{HelloInfo, Local};
 
-use self::changes::Files;
-use self::load::{Loaded, believe, load};
+use self::believe::{believe, linked};
+use self::bind::SocketFile;
 use self::members::Known;
+use self::open::{Opened, on_disk, open};
 use self::reload::Reloader;
+use self::watcher::Watcher;
 use self::workers::Workers;
 use crate::admin::objects::Objects;
 use crate::admin::pool::Pool;
@@ -67,6 +75,11 @@ const REGISTRARS_QUEUE: usize = 1024;
 
 /// Questions of linked clusters about objects that wait for it.
 const OBJECTS_QUEUE: usize = 64;
+
+/// What is left to do after the last request (the last catalog is saved, the registry closed) may take so long.
+const END_WAIT: Duration = Duration::from_secs(10);
+/// The same in a process that was told twice to end.
+const END_WAIT_CUT: Duration = Duration::from_secs(5);
 
 /// How a gateway is started.
 #[derive(Clone, Debug)]
@@ -129,38 +142,44 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]: nothing is left running.
 pub fn run(options: Options) -> Result<(), StartError> {
-    let loaded = load(&options.files)?;
-    loaded.say_warnings();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("control")
         .build()
         .map_err(StartError::Thread)?;
-    let ended = runtime.block_on(start(options, loaded));
-    // A thread that hangs on a disk has been waited for.
+    let ended = runtime.block_on(start(options));
+    // A thread that hangs on a disk is left behind.
     runtime.shutdown_background();
     ended
 }
 
-async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
+async fn start(options: Options) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Thread)?;
-    let Loaded { gateway, files, credentials, look, .. } = files;
-    let mut directory = StateDir::open(&gateway.state_dir)?;
-    let loaded = directory.load(&mut fastrand::Rng::new())?;
-    if loaded.skipped > 0 {
-        warn!(
-            skipped = loaded.skipped,
-            "Records of the last catalog are of another version; their peers send them again."
-        );
-    }
-    let store = AnyStore::open(&gateway)?;
-    let saved_unix_ms = directory.saved_unix_ms().unwrap_or_default();
+    let files = options.files.clone();
+    let what = "the manifests, the identity and the state directory";
+    let Some(opened) = on_disk(&mut signals.end, what, move || open(&files)).await? else { return Ok(()) };
+    let Opened {
+        gateway,
+        files,
+        look,
+        credentials,
+        mut directory,
+        kept,
+        saved_unix_ms,
+        home,
+        secrets,
+        store,
+    } = opened?;
     let boot = fastrand::u64(..);
-    let us = members::us(&gateway, directory.home(&mut fastrand::Rng::new())?, boot);
+    let us = members::us(&gateway, home, boot);
     let admin_listener = bind::tcp("admin", gateway.listen.admin)?;
-    let settled =
-        members::settle(&store, &gateway, &mut directory, loaded, &admin_listener, &mut signals.end).await?;
-    let Some(Known { saved, answered }) = settled else { return Ok(()) };
+    let settled = members::settle(&store, &gateway, kept, &admin_listener, &mut signals.end).await?;
+    let Some(Known { mut saved, unsaved, answered }) = settled else { return Ok(()) };
+    if unsaved {
+        let save = move || directory.save(&saved).map(|()| (directory, saved));
+        let Some(done) = on_disk(&mut signals.end, "the state directory", save).await? else { return Ok(()) };
+        (directory, saved) = done?;
+    }
     let registry = Owned::new(store, gateway.cluster.clone(), saved.uid);
     let mut tasks = JoinSet::new();
     let (stands, standing) = watch::channel(Standing::unknown());
@@ -175,22 +194,36 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         return Ok(());
     }
     let http = bind::tcp_shares("http", gateway.listen.http, options.workers)?;
-    let ports = bind::tunnel(&gateway, options.workers, boot)?;
+    let ports = tunnel::Port::bind(gateway.listen.tunnel, options.workers, &secrets, boot)?;
     let tcp = bind::tcp_shares("tunnel", gateway.listen.tunnel, options.workers)?;
-    let (_socket_file, unix) = bind::SocketFile::listen(&gateway.state_dir, bind::TUNNEL_SOCKET).map_or_else(
-        |error| {
-            warn!(%error, "No Unix socket for tunnels in the state directory; sidecars must use TCP.");
-            (None, None)
-        },
-        |(file, listener)| (Some(file), Some(listener)),
-    );
-    let admin_socket = bind::SocketFile::listen(&gateway.state_dir, admin::socket::FILE);
+    let state = gateway.state_dir.clone();
+    let listen =
+        move || [bind::TUNNEL_SOCKET, admin::socket::FILE].map(|file| SocketFile::listen(&state, file));
+    let listening = on_disk(&mut signals.end, "the state directory", listen).await?;
+    let Some([tunnel_socket, admin_socket]) = listening else { return Ok(()) };
+    let mut socket_files = Vec::new();
+    let mut unix = |socket: io::Result<(SocketFile, UnixListener)>, lacking: &str| match socket {
+        Ok((file, listener)) => {
+            socket_files.push(file);
+            Some(listener)
+        }
+        Err(error) => {
+            warn!(%error, "{lacking}");
+            None
+        }
+    };
+    let tunnel_socket =
+        unix(tunnel_socket, "No Unix socket for tunnels in the state directory; sidecars must use TCP.");
+    let admin_socket =
+        unix(admin_socket, "No admin socket in the state directory; nothing can be changed through it.");
 
     let clock = Clock::start();
     let stop = CancellationToken::new();
     let applied = sync::first_applied(&registry, &gateway, &saved.applied).await;
     let (tell_applied, applies) = watch::channel(applied.clone());
-    let believed = believe(&gateway, &files, &applied, &Trust::default());
+    let (links, of) = (linked(&gateway, &files, &applied), gateway.clone());
+    let read = move || believe(&of, &links, &Trust::default());
+    let Some(believed) = on_disk(&mut signals.end, "the trust bundles", read).await? else { return Ok(()) };
     believed.say_warnings(&gateway);
     let mut book = registrations::remembered(&saved.registered);
     registrations::first(&registry, &mut book, clock.unix_ms()).await;
@@ -199,7 +232,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let (cluster, region) = (gateway.cluster.clone(), &gateway.region);
     let untrusted = believed.conditions(&gateway);
     let knowledge = Arc::new(Knowledge::new(cluster, region, sources, untrusted, saved, clock));
-    let trust = believed.trust;
+    let trust = believed.trust.clone();
     let links = knowledge.catalog().declared.links;
     let peers = Arc::new(Peers::new(&gateway.cluster, &gateway.id, &links, stop.clone()));
     let local = Local { hello: hello(&gateway, &knowledge, boot), credentials, trust };
@@ -242,7 +275,7 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
     let mut builder = ViewBuilder::new(gateway.cluster.clone(), gateway.region.clone());
     shared.view.store(Arc::new(sync::build(&mut builder, &knowledge, &shared, &View::default())));
 
-    let mut workers = Workers::start(&shared, &control, ports, tcp, unix, http).await?;
+    let mut workers = Workers::start(&shared, &control, ports, tcp, tunnel_socket, http).await?;
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();
     let (known, members) = watch::channel(Arc::default());
@@ -299,33 +332,22 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         pool: Pool::start().map_err(StartError::Thread)?,
     };
     tasks.spawn(admin::remote::serve(objects.clone(), incoming_asks));
-    let admin_socket = match admin_socket {
-        Ok((file, listener)) => {
-            let listener = tokio::net::UnixListener::from_std(listener).map_err(StartError::Thread)?;
-            let registrars = control.registrars.clone();
-            let (path, stop) = (file.path().to_owned(), shared.stop.clone());
-            let serving = admin::socket::serve(listener, path, registrars, objects, stop);
-            tasks.spawn(async move {
-                if let Err(failed) = serving.await {
-                    error!(error = %failed, "The admin socket failed.");
-                }
-            });
-            Some(file)
-        }
-        Err(error) => {
-            warn!(%error, "No admin socket in the state directory; nothing can be changed through it.");
-            None
-        }
-    };
+    if let Some(listener) = admin_socket {
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(StartError::Thread)?;
+        let serving =
+            admin::socket::serve(listener, control.registrars.clone(), objects, shared.stop.clone());
+        tasks.spawn(async move {
+            if let Err(failed) = serving.await {
+                error!(error = %failed, "The admin socket failed.");
+            }
+        });
+    }
     let judged = control.clone();
     let judge = move |local: &Local, now| judged.sidecars.judge(&local.trust, &local.credentials, now);
     tasks.spawn(reload::judge_tunnels(shared.clone(), judge));
-    let files = Files::new(options.files.clone(), gateway.identity_dir.clone(), look);
-    let (read_again, reads) = mpsc::channel(1);
-    tasks.spawn(reload::watch_files(files, signals.hangup, read_again, shared.stop.clone()));
-    let (manifests, gateway_now) = (options.files, gateway.clone());
-    let reloader = Reloader { manifests, gateway: gateway_now, shared: shared.clone(), knowledge };
-    tasks.spawn(reloader.run(reads, applies, shared.stop.clone()));
+    let watched = Watcher::new(options.files.clone(), gateway.identity_dir.clone(), look, signals.hangup);
+    let reloader = Reloader::new(options.files, gateway.clone(), shared.clone(), knowledge, believed);
+    tasks.spawn(reloader.run(watched, applies, shared.stop.clone()));
     let listen = &gateway.listen;
     info!(
         cluster = %gateway.cluster, gateway = %gateway.id, workers = %options.workers, tunnel = %listen.tunnel, http = %listen.http,
@@ -346,11 +368,22 @@ async fn start(options: Options, files: Loaded) -> Result<(), StartError> {
         () = workers.all_ended() => {}
         () = signals.end.told() => shared.cut.cancel(),
     }
-    workers.all_ended().await;
-    drained.cancel();
-    while tasks.join_next().await.is_some() {}
-    registry.inner().close().await;
-    drop(admin_socket);
+    let wait = if shared.cut.is_cancelled() { END_WAIT_CUT } else { END_WAIT };
+    // If the wait is over before that is done they are left: their removal could hang, too.
+    let socket_files = ManuallyDrop::new(socket_files);
+    let ending = async {
+        workers.all_ended().await;
+        drained.cancel();
+        while tasks.join_next().await.is_some() {}
+        registry.inner().close().await;
+        // Removes files.
+        let _ = spawn_blocking(move || drop(ManuallyDrop::into_inner(socket_files))).await;
+    };
+    tokio::select! {
+        () = ending => {}
+        () = sleep(wait) => error!("Not all is over after {wait:?}, and left so: does a disk hang?"),
+        () = signals.end.told() => warn!("Told not to wait any longer for what is not over."),
+    }
     info!("Stopped.");
     if told { Ok(()) } else { Err(StartError::WorkerEnded) }
 }

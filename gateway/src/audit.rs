@@ -7,8 +7,7 @@ use std::fmt::Display;
 
 use tracing::info;
 
-/// The target of every audit line.
-pub const TARGET: &str = "audit";
+pub use registry::audit::{TARGET, change};
 
 /// The health of `what`, which is a `subject` such as `peer`, goes over from one state to another.
 pub fn health(
@@ -19,11 +18,6 @@ pub fn health(
     moved: impl Display,
 ) {
     info!(target: TARGET, %what, from, to, %why, %moved, "Audit: {subject} health changed.");
-}
-
-/// Something else that is in force has changed, which `message` says in a sentence without its full stop.
-pub fn change(message: impl Display, what: impl Display, why: impl Display, moved: impl Display) {
-    info!(target: TARGET, %what, %why, %moved, "Audit: {message}.");
 }
 
 /// The registry's store had lost our UID, and so many applied objects were put back into it.

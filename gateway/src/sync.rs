@@ -35,7 +35,7 @@ use crate::view::{View, ViewBuilder};
 use crate::worker::Shared;
 
 pub use applied::{first_applied, follow_applied};
-pub use conditions::{SaidOf, conditions, in_use, other_rings, told_ring};
+pub use conditions::{HELD, NOT_BEFORE, NOT_READ, SaidOf, conditions, in_use, other_rings, told_ring};
 pub use declare::Change;
 pub use digests::tell_peers;
 pub use exporter::export_to_peers;
@@ -85,8 +85,8 @@ struct State {
     merged: Merged,
     /// Links, and our own cluster, of which nobody is believed.
     untrusted: Vec<Condition>,
-    /// Why the last change of the files was refused, if it was.
-    refused: Option<Condition>,
+    /// What of the files is not in use, and why.
+    of_files: Vec<Condition>,
     mirrors: BTreeMap<ClusterName, Mirror>,
     export: Export,
 }
@@ -114,7 +114,7 @@ impl Knowledge {
             sources,
             merged,
             untrusted,
-            refused: None,
+            of_files: Vec::new(),
         };
         Self {
             cluster,

@@ -9,11 +9,15 @@
 //!
 //! What comes at once is taken in a fixed order (`biased`), so that a simulation repeats itself from its seed.
 //!
+//! A key that has no lease is nobody's: no death removes it, as after a restore by a tool that knows of no leases. Once it
+//! has been unchanged for longer than a gateway is silent, it is taken over by a write that expects it so.
+//!
 //! By its own clock a gateway is elected for as long as the last answered keep-alive, counted from before it was asked,
 //! is younger than [`TTL`]; the store lets the lease live at least that long.
 
 #[cfg(test)]
 mod tests;
+mod unleased;
 
 use std::pin::pin;
 use std::time::Duration;
@@ -25,6 +29,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{error, info, warn};
 
+use self::unleased::{Unleased, taken_over};
 use crate::causes::chain;
 use crate::store::{Entry, Expect, LeaseId, Op, Outcome, Store, StoreError, Transaction, Watch, keys};
 
@@ -278,10 +283,10 @@ async fn campaign<S: Store>(
     };
     trouble.failures = 0;
     let mut alive = alive.clone();
-    let mut highest = ours;
+    let mut place = Place { us, lease, ours, highest: ours, unleased: Unleased::default() };
     loop {
         let until = *alive.borrow_and_update();
-        match look(store, us, lease, ours, &mut highest, until, standing).await {
+        match place.look(store, until, standing).await {
             Ok(leader) => {
                 trouble.failures = 0;
                 let free = async {
@@ -351,9 +356,15 @@ async fn claim<S: Store>(
     standing: &watch::Sender<Standing>,
 ) -> Result<u64, StoreError> {
     let key = keys::gateway(&us.id);
+    let mut unleased = Unleased::default();
     loop {
+        let mut nobodys = false;
         let expect = match store.get(&key).await? {
             None => Expect::Absent(key.clone()),
+            Some(entry) if unleased.is_nobodys(&entry, Instant::now()) => {
+                nobodys = true;
+                Expect::Modified(key.clone(), entry.modified)
+            }
             Some(entry) => match Member::decode(entry.value.clone()) {
                 // An earlier start of ours, which is dead: one process at a time has a state directory.
                 Ok(member) if member.home == us.member.home => Expect::Modified(key.clone(), entry.modified),
@@ -375,74 +386,101 @@ async fn claim<S: Store>(
         };
         let put = Op::Put { key: key.clone(), value: us.member.encode_to_vec().into(), lease: Some(lease) };
         if let Outcome::Committed(revision) = commit(store, expect, vec![put]).await? {
+            if nobodys {
+                taken_over(&format!("the id `{}` of a gateway", us.id), "this gateway has it");
+            }
             return Ok(revision);
         }
     }
 }
 
-/// Looks who is elected, takes the office if it is free, and tells how we stand; gives the entry of another's.
-async fn look<S: Store>(
-    store: &S,
-    us: &Candidate,
+/// Our place among the gateways: from when our key is there until it is lost.
+struct Place<'a> {
+    us: &'a Candidate,
     lease: LeaseId,
+    /// The revision of our key.
     ours: u64,
-    highest: &mut u64,
-    until: Instant,
-    standing: &watch::Sender<Standing>,
-) -> Result<Option<Entry>, Ended> {
-    let key = keys::gateway(&us.id);
-    let range = store.range(&key).await?;
-    let there = range.entries.iter().any(|entry| entry.key == key && entry.modified == ours);
-    // A store that was put back may have our keys as they are, and not what was written since.
-    if !there || range.revision < *highest {
-        return Err(Ended::KeyLost);
-    }
-    *highest = range.revision;
-    let guard = |revision| Guard { revision, boot: us.member.boot, lease, until };
-    let leader = store.get(keys::LEADER).await?;
-    let (revision, other) = match leader {
-        Some(entry) if entry.lease == Some(lease) => (Some(entry.modified), None),
-        other => {
-            let expect = match &other {
-                None => Some(Expect::Absent(keys::LEADER.into())),
-                Some(entry) => {
-                    let theirs = Leader::decode(entry.value.clone()).ok();
-                    // Of an earlier start of ours; a state directory may have been copied for another gateway.
-                    theirs
-                        .filter(|leader| leader.home == us.member.home && leader.gateway == us.id)
-                        .map(|_| Expect::Modified(keys::LEADER.into(), entry.modified))
+    /// The highest revision that the store has told of.
+    highest: u64,
+    /// The leader's key, while it has no lease.
+    unleased: Unleased,
+}
+
+impl Place<'_> {
+    /// Looks who is elected, takes the office if it is free, and tells how we stand; gives the entry of another's.
+    /// `until`: for how long our lease lives.
+    async fn look<S: Store>(
+        &mut self,
+        store: &S,
+        until: Instant,
+        standing: &watch::Sender<Standing>,
+    ) -> Result<Option<Entry>, Ended> {
+        let (us, lease) = (self.us, self.lease);
+        let key = keys::gateway(&us.id);
+        let range = store.range(&key).await?;
+        let there = range.entries.iter().any(|entry| entry.key == key && entry.modified == self.ours);
+        // A store that was put back may have our keys as they are, and not what was written since.
+        if !there || range.revision < self.highest {
+            return Err(Ended::KeyLost);
+        }
+        self.highest = range.revision;
+        let guard = |revision| Guard { revision, boot: us.member.boot, lease, until };
+        let leader = store.get(keys::LEADER).await?;
+        let mut nobodys = false;
+        let (revision, other) = match leader {
+            Some(entry) if entry.lease == Some(lease) => (Some(entry.modified), None),
+            other => {
+                let expect = match &other {
+                    None => Some(Expect::Absent(keys::LEADER.into())),
+                    Some(entry) => {
+                        let theirs = Leader::decode(entry.value.clone()).ok();
+                        // Of an earlier start of ours; a state directory may have been copied for another gateway.
+                        let before =
+                            |leader: &Leader| leader.home == us.member.home && leader.gateway == us.id;
+                        let free = theirs.as_ref().is_some_and(before);
+                        nobodys = self.unleased.is_nobodys(entry, Instant::now()) && !free;
+                        (free || nobodys).then(|| Expect::Modified(keys::LEADER.into(), entry.modified))
+                    }
+                };
+                let value = Leader { gateway: us.id.clone(), home: us.member.home }.encode_to_vec().into();
+                let put = Op::Put { key: keys::LEADER.into(), value, lease: Some(lease) };
+                match expect {
+                    Some(expect) => match commit(store, expect, vec![put, guard(0).sign()]).await? {
+                        Outcome::Committed(revision) => {
+                            if nobodys {
+                                taken_over(
+                                    "the leadership of this cluster's gateways",
+                                    "this gateway is elected",
+                                );
+                            }
+                            (Some(revision), None)
+                        }
+                        Outcome::Conflict => (None, store.get(keys::LEADER).await?),
+                    },
+                    None => (None, other),
                 }
-            };
-            let value = Leader { gateway: us.id.clone(), home: us.member.home }.encode_to_vec().into();
-            let put = Op::Put { key: keys::LEADER.into(), value, lease: Some(lease) };
-            match expect {
-                Some(expect) => match commit(store, expect, vec![put, guard(0).sign()]).await? {
-                    Outcome::Committed(revision) => (Some(revision), None),
-                    Outcome::Conflict => (None, store.get(keys::LEADER).await?),
-                },
-                None => (None, other),
             }
-        }
-    };
-    let leader = || Leader::decode(other.as_ref()?.value.clone()).ok().map(|leader| leader.gateway);
-    let now = match revision {
-        Some(revision) => Standing::Elected(guard(revision)),
-        None => Standing::Member(leader()),
-    };
-    standing.send_if_modified(|known| {
-        let news = match (&*known, &now) {
-            (Standing::Elected(before), Standing::Elected(after)) => !before.is_of(after),
-            (before, after) => before != after,
         };
-        if news && revision.is_some() {
-            info!(gateway = us.id, "This gateway is elected: it writes for the cluster.");
-        } else if news && matches!(known, Standing::Elected(_)) {
-            info!(gateway = us.id, "Another gateway is elected.");
-        }
-        *known = now;
-        news
-    });
-    Ok(other)
+        let leader = || Leader::decode(other.as_ref()?.value.clone()).ok().map(|leader| leader.gateway);
+        let now = match revision {
+            Some(revision) => Standing::Elected(guard(revision)),
+            None => Standing::Member(leader()),
+        };
+        standing.send_if_modified(|known| {
+            let news = match (&*known, &now) {
+                (Standing::Elected(before), Standing::Elected(after)) => !before.is_of(after),
+                (before, after) => before != after,
+            };
+            if news && revision.is_some() {
+                info!(gateway = us.id, "This gateway is elected: it writes for the cluster.");
+            } else if news && matches!(known, Standing::Elected(_)) {
+                info!(gateway = us.id, "Another gateway is elected.");
+            }
+            *known = now;
+            news
+        });
+        Ok(other)
+    }
 }
 
 /// Waits until the office that `seen` stands for is free, or may be. Watches from the store's revision of now: history

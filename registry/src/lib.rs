@@ -1,7 +1,7 @@
 //! What is declared and what exists: manifests, the model, stores, export and mirror.
 //!
 //! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`applied`], [`apply`], [`cluster`],
-//! [`election`], [`members`], [`owned`], [`recorder`], [`registrar`], [`state`] and [`status`] is pure: time and
+//! [`election`], [`members`], [`owned`], [`reader`], [`recorder`], [`registrar`], [`state`] and [`status`] is pure: time and
 //! randomness come in as parameters, and what is to be written comes out.
 //!
 //! # The life of an update
@@ -58,6 +58,7 @@
 
 pub mod applied;
 pub mod apply;
+pub mod audit;
 pub mod causes;
 pub mod cluster;
 pub mod election;
@@ -69,6 +70,7 @@ pub mod mirror;
 pub mod model;
 pub mod owned;
 pub mod probation;
+pub mod reader;
 pub mod record;
 pub mod recorder;
 pub mod registrar;

@@ -49,7 +49,9 @@ async fn follow_once<S: Store>(
         // What cannot be read is of a newer version, and tells the peers itself.
         Some((key.strip_prefix(&keys::gateways())?.to_owned(), Member::decode(value).ok()?))
     };
-    let there = range.entries.into_iter().filter_map(|entry| member(&entry.key, entry.value)).collect();
+    // Who lives holds a lease; what has none, nobody would ever remove.
+    let living = range.entries.into_iter().filter(|entry| entry.lease.is_some());
+    let there = living.filter_map(|entry| member(&entry.key, entry.value)).collect();
     known.read(there, Instant::now());
     loop {
         let now = known.members();
@@ -130,7 +132,9 @@ mod tests {
         let store = MemoryStore::default();
         let (sender, mut members) = watch::channel(Arc::default());
         tokio::spawn(follow(store.clone(), sender));
-        put(&store, "gw-1", 1, None).await;
+        let lives = store.grant(Duration::from_secs(3600)).await.unwrap();
+        put(&store, "gw-1", 1, Some(lives)).await;
+        put(&store, "gw-0", 1, None).await;
         let lease = store.grant(Duration::from_secs(5)).await.unwrap();
         put(&store, "gw-2", 1, Some(lease)).await;
         members.wait_for(|m| m.len() == 2).await.unwrap();
@@ -146,7 +150,7 @@ mod tests {
         members.wait_for(|m| m.len() == 2).await.unwrap();
         store.revoke(lease).await.unwrap();
         sleep(LINGER / 2).await;
-        put(&store, "gw-2", 2, None).await;
+        put(&store, "gw-2", 2, Some(lives)).await;
         sleep(LINGER * 2).await;
         assert!(!members.has_changed().unwrap());
         assert_eq!(members.borrow()["gw-2"].boot, 2);

@@ -27,6 +27,12 @@ pub const HOLD: Duration = Duration::from_secs(60);
 /// Absences from one snapshot that are believed at once, whatever their share.
 pub const BELIEVED_AT_ONCE: usize = 5;
 
+/// Whether `missing` of `known` services are so many that whoever does not name them may be half started, or half written:
+/// then they stay for [`HOLD`].
+pub fn is_in_a_mass(missing: usize, known: usize) -> bool {
+    missing > BELIEVED_AT_ONCE.max(known / 2)
+}
+
 /// After this long without a word from the peer its records go, unless the link says otherwise.
 pub const EXPIRE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -374,7 +380,7 @@ impl Mirror {
         (imports.epoch, imports.revision) = (position.epoch, position.revision);
         imports.partial_since_ms = None;
         let missing: Vec<_> = imports.services.keys().filter(|name| !seen.contains(*name)).cloned().collect();
-        if missing.len() <= BELIEVED_AT_ONCE.max(known / 2) {
+        if !is_in_a_mass(missing.len(), known) {
             return Ok(self.delete_all(missing));
         }
         for name in missing {

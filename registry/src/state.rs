@@ -1,18 +1,19 @@
 //! The state directory: what outlives a process even if every peer and every store is away.
 //!
 //! One file, replaced whole: after a crash it is the old state or the new one, never half of both. One process at a
-//! time: a lock says so. Everything here blocks on the disk.
+//! time: a lock says so. Nobody else can write to it ([`files::PrivateDir`]). Everything here blocks on the disk.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
+use files::{FileError, PrivateDir};
 use prost::Message;
 use proto::limits::LAST_CATALOG_BYTES_MAX;
 use proto::store::{LastApplied, LastCatalog, PeerCatalog};
@@ -32,8 +33,10 @@ const MAGIC: [u8; 8] = *b"ringway\x01";
 const HEADER_BYTES: usize = MAGIC.len() + size_of::<u64>();
 
 const CATALOG: &str = "catalog";
-const CATALOG_NEW: &str = "catalog.new";
 const LOCK: &str = "lock";
+
+/// Most bytes of the lock's file: a number in hexadecimal, and a line's end.
+const HOME_BYTES_MAX: u64 = 64;
 
 /// What is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,16 +67,9 @@ pub struct Loaded {
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The system refused.
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With which file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// The system refused, or others can write to it.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Another process works with this directory.
     #[error(
         "state directory `{}` is in use by another process; stop that one, or give this gateway a `state.directory` \
@@ -102,6 +98,9 @@ pub enum StateError {
         /// Its format.
         found: u8,
     },
+    /// The lock's file holds something else than what is written to it.
+    #[error("`{}` holds something that no gateway wrote: move it away and start again", .0.display())]
+    Lock(PathBuf),
     /// There is more to keep than would be read back.
     #[error("the catalog has {bytes} bytes, {max} fit into `{}`; import fewer namespaces", path.display(), max = LAST_CATALOG_BYTES_MAX)]
     TooLarge {
@@ -115,40 +114,46 @@ pub enum StateError {
 /// A state directory that is ours until this is dropped.
 #[derive(Debug)]
 pub struct StateDir {
-    dir: PathBuf,
+    dir: PrivateDir,
     /// Holding it open holds the lock; the system frees it however the process ends.
-    _lock: File,
+    lock: File,
 }
 
 impl StateDir {
     /// Takes `dir`, made if need be, for this process alone.
     ///
     /// # Errors
-    /// [`StateError::InUse`], or [`StateError::Io`] where the directory cannot be made or written.
+    /// [`StateError::InUse`], or [`StateError::File`] where the directory cannot be made or written, or others can write
+    /// to it.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
-        // What is in it names clusters and services: nobody else's business.
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create directory", dir))?;
-        let path = dir.join(LOCK);
-        let lock = private().create(true).truncate(false).open(&path).map_err(failed("open", &path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.into(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(StateError::InUse(dir.into())),
-            Err(TryLockError::Error(source)) => Err(StateError::Io { action: "lock", path, source }),
+        let dir = PrivateDir::open(dir)?;
+        match dir.lock(LOCK)? {
+            Some(lock) => Ok(Self { dir, lock }),
+            None => Err(StateError::InUse(dir.path().into())),
         }
     }
 
     /// A random number of this directory, drawn once: whoever shows it and is not us is an earlier, dead process.
     ///
     /// # Errors
-    /// [`StateError::Io`].
+    /// [`StateError::File`], or [`StateError::Lock`]: what no gateway wrote is not overwritten.
     pub fn home(&mut self, rng: &mut fastrand::Rng) -> Result<u64, StateError> {
         let path = self.dir.join(LOCK);
-        let kept = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
-        if let Ok(home) = u64::from_str_radix(kept.trim(), 16) {
-            return Ok(home);
+        let mut kept = Vec::new();
+        let mut lock = &self.lock;
+        let read = lock.rewind().and_then(|()| lock.take(HOME_BYTES_MAX).read_to_end(&mut kept));
+        read.map_err(FileError::io("read", &path))?;
+        let kept = String::from_utf8_lossy(&kept);
+        // A power cut may have left zeros.
+        let kept = kept.trim_matches(|c: char| c == '\0' || c.is_whitespace());
+        match u64::from_str_radix(kept, 16) {
+            Ok(home) => return Ok(home),
+            Err(_) if kept.is_empty() => {}
+            Err(_) => return Err(StateError::Lock(path)),
         }
         let home = rng.u64(1..);
-        std::fs::write(&path, format!("{home:016x}\n")).map_err(failed("write", &path))?;
+        let written = lock.rewind().and_then(|()| writeln!(lock, "{home:016x}"));
+        written.map_err(FileError::io("write", &path))?;
         Ok(home)
     }
 
@@ -158,9 +163,9 @@ impl StateDir {
     /// [`StateError`]: the file is there and cannot be used. Nothing is overwritten: the caller decides.
     pub fn load(&mut self, rng: &mut fastrand::Rng) -> Result<Loaded, StateError> {
         let path = self.dir.join(CATALOG);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        match self.dir.read(CATALOG, LAST_CATALOG_BYTES_MAX) {
+            Ok(Some(bytes)) => decode(&bytes, &path),
+            Ok(None) => {
                 let export = Position { epoch: random_epoch(rng), revision: 0 };
                 let saved = Saved {
                     uid: rng.u128(..).to_be_bytes(),
@@ -169,59 +174,32 @@ impl StateDir {
                     applied: StoredObjects::new(),
                     registered: RegisteredEndpoints::new(),
                 };
-                return Ok(Loaded { saved, skipped: 0, fresh: true });
+                Ok(Loaded { saved, skipped: 0, fresh: true })
             }
-            Err(source) => return Err(StateError::Io { action: "open", path, source }),
-        };
-        let mut bytes = Vec::new();
-        file.take(LAST_CATALOG_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed("read", &path))?;
-        decode(&bytes, &path)
+            Err(FileError::TooLong { .. }) => {
+                Err(StateError::Damaged { path, reason: "it is larger than any that was written" })
+            }
+            Err(failed) => Err(failed.into()),
+        }
     }
 
     /// When the last catalog was written, in Unix milliseconds; none: there is none.
     pub fn saved_unix_ms(&self) -> Option<u64> {
-        let written = std::fs::metadata(self.dir.join(CATALOG)).and_then(|file| file.modified()).ok()?;
-        let since = written.duration_since(std::time::UNIX_EPOCH).ok()?;
+        let since = self.dir.modified(CATALOG)?.duration_since(UNIX_EPOCH).ok()?;
         u64::try_from(since.as_millis()).ok()
     }
 
     /// Replaces what was saved; once this returns it survives a power cut.
     ///
     /// # Errors
-    /// [`StateError::Io`] or [`StateError::TooLarge`]: what was saved before is still there.
+    /// [`StateError::File`] or [`StateError::TooLarge`]: what was saved before is still there.
     pub fn save(&mut self, saved: &Saved) -> Result<(), StateError> {
-        let (new, path) = (self.dir.join(CATALOG_NEW), self.dir.join(CATALOG));
         let bytes = encode(saved);
         if bytes.len() as u64 > LAST_CATALOG_BYTES_MAX {
-            return Err(StateError::TooLarge { path, bytes: bytes.len() as u64 });
+            return Err(StateError::TooLarge { path: self.dir.join(CATALOG), bytes: bytes.len() as u64 });
         }
-        let written = write_new(&new, &bytes)
-            .and_then(|()| std::fs::rename(&new, &path).map_err(failed("replace", &path)));
-        if written.is_err() {
-            // Half of a file would hold the room that is missing.
-            let _ = std::fs::remove_file(&new);
-        }
-        written?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("sync directory", &self.dir))
+        Ok(self.dir.replace(CATALOG, &bytes)?)
     }
-}
-
-/// Makes the file `new` hold `bytes`: the content must be on the disk before a name points to it.
-fn write_new(new: &Path, bytes: &[u8]) -> Result<(), StateError> {
-    let mut file = private().create(true).truncate(true).open(new).map_err(failed("create", new))?;
-    file.write_all(bytes).map_err(failed("write", new))?;
-    file.sync_all().map_err(failed("sync", new))
-}
-
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
-    options
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
-    let path = path.to_owned();
-    move |source| StateError::Io { action, path, source }
 }
 
 fn encode(saved: &Saved) -> Vec<u8> {
@@ -260,9 +238,6 @@ fn encode(saved: &Saved) -> Vec<u8> {
 
 fn decode(bytes: &[u8], path: &Path) -> Result<Loaded, StateError> {
     let damaged = |reason| StateError::Damaged { path: path.into(), reason };
-    if bytes.len() as u64 > LAST_CATALOG_BYTES_MAX {
-        return Err(damaged("it is larger than any that was written"));
-    }
     let (magic, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
     if magic[..7] != MAGIC[..7] {
         return Err(damaged("it does not begin as it should"));

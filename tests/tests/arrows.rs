@@ -12,17 +12,19 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each package of the house and those of its own house that it may use.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("hashring", &[]),
     ("ringway-proto", &[]),
-    ("ringway-identity", &[]),
-    ("ringway-registry", &["ringway-proto"]),
-    ("ringway-tunnel", &["ringway-identity", "ringway-proto"]),
+    ("ringway-files", &[]),
     ("ringway-http1", &[]),
+    ("ringway-identity", &["ringway-files"]),
+    ("ringway-registry", &["ringway-files", "ringway-proto"]),
+    ("ringway-tunnel", &["ringway-files", "ringway-identity", "ringway-proto"]),
     (
         "ringway",
         &[
             "hashring",
+            "ringway-files",
             "ringway-http1",
             "ringway-identity",
             "ringway-proto",

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{Identity, Refusal};
@@ -31,8 +31,15 @@ pub(crate) struct Facts {
     pub(crate) uris: Vec<String>,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
-    /// Whether it may sign others (basic constraints).
+    /// Whether it may sign certificates: by its basic constraints, and by its key usage if it has one (RFC 5280, 4.2.1.3
+    /// and 4.2.1.9).
     pub(crate) authority: bool,
+    /// How many authorities may stand between it and a process's certificate; none: any number.
+    pub(crate) path_len: Option<u32>,
+    /// Whether its key may sign a handshake (RFC 8446, 4.4.2.2: if there is a key usage, it must say so).
+    pub(crate) signs: bool,
+    /// A critical extension that neither we nor the X.509 library act on, by its number.
+    pub(crate) unknown: Option<String>,
     /// The public key's bits, to compare with a private key's.
     pub(crate) public_key: Vec<u8>,
 }
@@ -55,11 +62,20 @@ impl Facts {
             }
         }
         let constraints = certificate.basic_constraints().map_err(|_| Refusal::Malformed)?;
+        let constraints = constraints.map(|c| c.value).filter(|c| c.ca);
+        let usage = certificate.key_usage().map_err(|_| Refusal::Malformed)?.map(|usage| usage.value);
+        let unknown = certificate
+            .extensions()
+            .iter()
+            .find(|extension| extension.critical && !is_acted_on(extension.parsed_extension()));
         Ok(Self {
             uris,
             not_before: moment(certificate.validity().not_before.timestamp())?,
             not_after: moment(certificate.validity().not_after.timestamp())?,
-            authority: constraints.is_some_and(|c| c.value.ca),
+            authority: constraints.is_some() && usage.is_none_or(|usage| usage.key_cert_sign()),
+            path_len: constraints.and_then(|c| c.path_len_constraint),
+            signs: usage.is_none_or(|usage| usage.digital_signature()),
+            unknown: unknown.map(|extension| extension.oid.to_id_string()),
             public_key: certificate.public_key().subject_public_key.data.to_vec(),
         })
     }
@@ -74,6 +90,21 @@ impl Facts {
     }
 }
 
+/// Whether what a critical extension demands is seen to, here or by the X.509 library.
+fn is_acted_on(extension: &ParsedExtension<'_>) -> bool {
+    matches!(
+        extension,
+        ParsedExtension::BasicConstraints(_)
+            | ParsedExtension::KeyUsage(_)
+            | ParsedExtension::ExtendedKeyUsage(_)
+            | ParsedExtension::SubjectAlternativeName(_)
+            | ParsedExtension::NameConstraints(_)
+            | ParsedExtension::CRLDistributionPoints(_)
+            // Any policy will do for us.
+            | ParsedExtension::CertificatePolicies(_)
+    )
+}
+
 fn moment(seconds: i64) -> Result<SystemTime, Refusal> {
     let span = Duration::from_secs(seconds.unsigned_abs());
     let epoch = SystemTime::UNIX_EPOCH;
@@ -81,7 +112,7 @@ fn moment(seconds: i64) -> Result<SystemTime, Refusal> {
 }
 
 /// A moment as people read it: `2026-11-20 10:03:21 UTC`.
-pub(crate) fn utc(at: SystemTime) -> String {
+pub fn utc(at: SystemTime) -> String {
     let seconds = match at.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |s| -s),

@@ -24,6 +24,8 @@ pub struct Credentials {
 impl Credentials {
     /// Loads `tls.crt` (our certificate first, then those between it and the authority) and `tls.key` from `dir`.
     ///
+    /// That key and certificate belong together is seen before any date.
+    ///
     /// After a new issue both files change, one after the other: a load between the two fails with
     /// [`IdentityError::Key`], and the next one works.
     ///
@@ -46,15 +48,15 @@ impl Credentials {
         let bad = |source| IdentityError::Certificate { file: show(&certificate), source };
         let facts = Facts::read(&chain[0]).map_err(bad)?;
         let identity = facts.identity().map_err(bad)?;
+        let key = CertifiedKey::from_der(chain, private, &tls::provider()).map_err(|source| {
+            IdentityError::Key { key: show(&key), certificate: show(&certificate), source }
+        })?;
         if now > facts.not_after {
             return Err(IdentityError::Expired { file: show(&certificate), at: utc(facts.not_after) });
         }
         if now < facts.not_before {
-            return Err(IdentityError::NotYetValid { file: show(&certificate), at: utc(facts.not_before) });
+            return Err(IdentityError::NotYetValid { file: show(&certificate), at: facts.not_before });
         }
-        let key = CertifiedKey::from_der(chain, private, &tls::provider()).map_err(|source| {
-            IdentityError::Key { key: show(&key), certificate: show(&certificate), source }
-        })?;
         Ok(Self { identity, not_before: facts.not_before, not_after: facts.not_after, key: Arc::new(key) })
     }
 

@@ -1,8 +1,8 @@
 //! Reading and writing certificates and keys.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustls::pki_types::pem::{PemObject, SectionKind};
@@ -17,14 +17,9 @@ const MAX_CERTIFICATES: usize = 64;
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It could not be opened or read.
-    #[error("{file}: cannot be read")]
-    Read {
-        /// Its path.
-        file: String,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// It cannot be read, is longer than any certificate file, or is a key that others may read.
+    #[error(transparent)]
+    Read(#[from] files::FileError),
     /// It could not be written.
     #[error("{file}: cannot be written")]
     Write {
@@ -32,17 +27,6 @@ pub enum FileError {
         file: String,
         /// What the system said.
         source: io::Error,
-    },
-    /// It is longer than any certificate file.
-    #[error("{0}: longer than {MAX_FILE} bytes; this is no certificate file")]
-    TooLong(String),
-    /// A private key that others may read.
-    #[error("{file}: a private key that others may read (mode {mode:04o}): `chmod 600 {file}`")]
-    Readable {
-        /// Its path.
-        file: String,
-        /// Its permission bits.
-        mode: u32,
     },
     /// It is not PEM, or broken.
     #[error("{file}: is not valid PEM: {fault}")]
@@ -73,8 +57,7 @@ pub enum FileError {
 
 /// The certificates of a PEM file, in order: at least one, and nothing else.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
-    let pem = read(&open(path)?, path)?;
-    certificates_in(&pem, path)
+    certificates_in(&files::read(path, MAX_FILE)?, path)
 }
 
 /// As [`certificates`], of text already read from `path`.
@@ -96,20 +79,13 @@ fn certificates_in(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static
 
 /// The PEM text of a file that holds certificates only.
 pub(crate) fn certificates_pem(path: &Path) -> Result<Vec<u8>, FileError> {
-    let pem = read(&open(path)?, path)?;
+    let pem = files::read(path, MAX_FILE)?;
     certificates_in(&pem, path).map(|_| pem)
 }
 
 /// The private key of a PEM file that nobody else may read.
 pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
-    let file = open(path)?;
-    // Of the open file, not of the path: what is checked is what is read.
-    let meta = file.metadata().map_err(|source| FileError::Read { file: show(path), source })?;
-    let mode = meta.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(FileError::Readable { file: show(path), mode });
-    }
-    let pem = read(&file, path)?;
+    let pem = files::read_secret(path, MAX_FILE)?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| FileError::NoKey(show(path)))
 }
 
@@ -149,21 +125,11 @@ pub(crate) fn show(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn open(path: &Path) -> Result<File, FileError> {
-    File::open(path).map_err(|source| FileError::Read { file: show(path), source })
-}
-
-fn read(file: &File, path: &Path) -> Result<Vec<u8>, FileError> {
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|source| FileError::Read { file: show(path), source })?;
-    if bytes.len() as u64 > MAX_FILE { Err(FileError::TooLong(show(path))) } else { Ok(bytes) }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -213,8 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_too_long_is_not_read_to_its_end() {
-        let told = certificates(Path::new("/dev/zero")).unwrap_err().to_string();
-        assert_eq!(told, "/dev/zero: longer than 262144 bytes; this is no certificate file");
+    fn a_file_too_long_or_without_an_end_is_refused() {
+        assert!(certificates(Path::new("/dev/zero")).unwrap_err().to_string().contains("is a device"));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("long.pem");
+        fs::write(&path, vec![b'#'; 256 * 1024 + 1]).unwrap();
+        let error = certificates(&path).unwrap_err().to_string();
+        assert!(error.contains("longer than 262144 bytes"), "{error}");
     }
 }

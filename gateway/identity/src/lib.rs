@@ -18,7 +18,9 @@ mod tls;
 mod trust;
 mod verify;
 
-pub use certificate::{not_after, peer_identity};
+use std::time::SystemTime;
+
+pub use certificate::{not_after, peer_identity, utc};
 pub use credentials::Credentials;
 pub use files::FileError;
 pub use id::{Identity, InvalidIdentity, MAX_URI, Role};
@@ -49,12 +51,12 @@ pub enum IdentityError {
         at: String,
     },
     /// Our own certificate is not valid yet.
-    #[error("{file}: the certificate is valid only from {at}: check this machine's clock")]
+    #[error("{file}: the certificate is valid only from {}: check this machine's clock", utc(*.at))]
     NotYetValid {
         /// The certificate's file.
         file: String,
-        /// From when, in UTC.
-        at: String,
+        /// From when.
+        at: SystemTime,
     },
     /// Key and certificate do not belong together, or the key is of an unknown kind.
     #[error("{key} does not fit {certificate}: both must come from one `ringway pki issue`")]

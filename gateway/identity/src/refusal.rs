@@ -77,6 +77,54 @@ pub enum Refusal {
     /// The certificate was issued for another purpose than TLS in this direction.
     #[error("the certificate of {0} is not issued for this use (extended key usage)")]
     Usage(Box<Identity>),
+    /// The certificate's key, or that of one between it and the authority, is for something else.
+    #[error(
+        "the certificate chain of {identity} does not hold: the key of {whose} may not sign {what} (key usage)"
+    )]
+    KeyUsage {
+        /// Whom the certificate names.
+        identity: Box<Identity>,
+        /// Which certificate of the chain.
+        whose: &'static str,
+        /// What it signed.
+        what: &'static str,
+    },
+    /// The chain is longer than its authority allows.
+    #[error(
+        "the certificate chain of {identity} has {found} authorities below the one that is trusted, which allows \
+         {allowed} (path length)"
+    )]
+    PathLength {
+        /// Whom the certificate names.
+        identity: Box<Identity>,
+        /// How many its authority allows.
+        allowed: u32,
+        /// How many there are.
+        found: usize,
+    },
+    /// The authority in the trust bundle has expired.
+    #[error(
+        "the authority that vouches for {identity} expired on {}: put a new one into the trust bundle", utc(*.at)
+    )]
+    AuthorityExpired {
+        /// Whom the certificate names.
+        identity: Box<Identity>,
+        /// The end of the authority's validity.
+        at: SystemTime,
+    },
+    /// The authority in the trust bundle is not valid yet.
+    #[error(
+        "the authority that vouches for {identity} is valid only from {}: is this clock right?", utc(*.at)
+    )]
+    AuthorityNotYetValid {
+        /// Whom the certificate names.
+        identity: Box<Identity>,
+        /// The start of the authority's validity.
+        at: SystemTime,
+    },
+    /// An authority demands what is not known here (RFC 5280, 4.2).
+    #[error("the certificate has a critical extension that is not known here ({0})")]
+    Critical(String),
     /// The chain breaks another rule of RFC 5280.
     #[error("the certificate chain of {identity} does not hold: {fault:?}")]
     Chain {

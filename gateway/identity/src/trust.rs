@@ -1,8 +1,8 @@
 //! Whom we believe: per cluster, its trust domain and its authorities.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
 use std::path::Path;
+use std::time::SystemTime;
 
 use rustls::pki_types::TrustAnchor;
 
@@ -21,6 +21,18 @@ pub struct Trust {
 pub(crate) struct Authorities {
     pub(crate) trust_domain: String,
     pub(crate) anchors: Vec<TrustAnchor<'static>>,
+    /// How far each of them is believed, in their order.
+    pub(crate) limits: Vec<Limits>,
+}
+
+/// What a certificate of an authority says of its own reach. The X.509 library takes of it a name, a key and the
+/// constraints of names; the rest is for us to keep (RFC 5280, 6.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// How many authorities may stand below it; none: any number.
+    pub(crate) path_len: Option<u32>,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
 }
 
 /// Why nothing is believed of one cluster.
@@ -54,7 +66,8 @@ pub enum TrustError {
     },
     /// A certificate in the bundle may not sign others.
     #[error(
-        "{file}: certificate {position} of the bundle is no authority; put the peer's ca.crt here, not a tls.crt"
+        "{file}: certificate {position} of the bundle is no authority (by its basic constraints or key usage); put the \
+         peer's ca.crt here, not a tls.crt"
     )]
     NotAuthority {
         /// The bundle's path.
@@ -113,6 +126,11 @@ impl Trust {
         self.clusters.keys().map(String::as_str)
     }
 
+    /// Until when anybody is believed to be of `cluster`: the last moment at which one of its authorities is valid.
+    pub fn believed_until(&self, cluster: &str) -> Option<SystemTime> {
+        self.of(cluster)?.limits.iter().map(|limits| limits.not_after).max()
+    }
+
     /// The clusters of which something else is believed here than in `before`, or nothing any more, in order of name.
     pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
         let all: BTreeSet<&str> = self.clusters().chain(before.clusters()).collect();
@@ -129,19 +147,22 @@ fn authorities(dir: &Path, cluster: &str, trust_domain: &str) -> Result<Authorit
     crate::id::check_trust_domain(trust_domain)?;
     let path = dir.join("bundles").join(format!("{cluster}.pem"));
     let bundle = files::certificates(&path).map_err(|error| match error {
-        FileError::Read { file, source } if source.kind() == ErrorKind::NotFound => {
-            TrustError::Missing { cluster: cluster.to_owned(), file }
+        FileError::Read(missing) if missing.is_missing() => {
+            TrustError::Missing { cluster: cluster.to_owned(), file: show(&path) }
         }
         other => TrustError::File(other),
     })?;
 
-    let mut anchors = Vec::with_capacity(bundle.len());
+    let (mut anchors, mut limits) = (Vec::with_capacity(bundle.len()), Vec::with_capacity(bundle.len()));
     for (position, der) in (1..).zip(&bundle) {
         let file = || show(&path);
         let broken = |source| TrustError::Certificate { file: file(), position, source };
         let facts = Facts::read(der).map_err(broken)?;
         if !facts.authority {
             return Err(TrustError::NotAuthority { file: file(), position });
+        }
+        if let Some(unknown) = facts.unknown {
+            return Err(broken(Refusal::Critical(unknown)));
         }
         let own = format!("spiffe://{trust_domain}");
         if let Some(found) = facts.uris.iter().find(|uri| uri.starts_with("spiffe://") && **uri != own) {
@@ -150,6 +171,8 @@ fn authorities(dir: &Path, cluster: &str, trust_domain: &str) -> Result<Authorit
         }
         let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| broken(Refusal::Malformed))?;
         anchors.push(anchor.to_owned());
+        let Facts { path_len, not_before, not_after, .. } = facts;
+        limits.push(Limits { path_len, not_before, not_after });
     }
-    Ok(Authorities { trust_domain: trust_domain.to_owned(), anchors })
+    Ok(Authorities { trust_domain: trust_domain.to_owned(), anchors, limits })
 }

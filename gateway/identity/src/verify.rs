@@ -1,17 +1,19 @@
 //! The check of a peer's certificate: who it says it is, and whether *that* cluster's authorities say so too.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::certificate::Facts;
+use crate::trust::Authorities;
 use crate::{Identity, Refusal, Role, Trust};
 
 /// Whom a connection may lead to.
@@ -105,10 +107,59 @@ fn vouched(
         let expected = authorities.trust_domain.clone();
         return Err(Refusal::TrustDomain { identity: Box::new(identity), expected });
     }
+    if !Facts::read(leaf)?.signs {
+        let (whose, what) = ("the process", "handshakes");
+        return Err(Refusal::KeyUsage { identity: Box::new(identity), whose, what });
+    }
     let chain = EndEntityCert::try_from(leaf).map_err(|_| Refusal::Malformed)?;
-    match chain.verify_for_usage(algorithms.all, &authorities.anchors, between, now, usage, None, None) {
-        Ok(_) => Ok(identity),
-        Err(fault) => Err(Refusal::of_chain(identity, fault)),
+    // Why the first way up that the library found does not lead to the top; it looks for another one then.
+    let refused = RefCell::new(None);
+    let reaches = |path: &VerifiedPath<'_>| {
+        authorities.reach(path, &identity, now).map_err(|refusal| {
+            refused.borrow_mut().get_or_insert(refusal);
+            webpki::Error::UnknownIssuer
+        })
+    };
+    let (anchors, all) = (&authorities.anchors, algorithms.all);
+    let verified = chain.verify_for_usage(all, anchors, between, now, usage, None, Some(&reaches)).map(drop);
+    match (verified, refused.into_inner()) {
+        (Ok(()), _) => Ok(identity),
+        (Err(_), Some(refusal)) => Err(refusal),
+        (Err(fault), None) => Err(Refusal::of_chain(identity, fault)),
+    }
+}
+
+impl Authorities {
+    /// Whether the authority at the top of `path` is believed so far, and each one below it may sign certificates: what the
+    /// X.509 library leaves out. That checks signatures, times, names, purposes and path lengths of all below the top.
+    fn reach(&self, path: &VerifiedPath<'_>, identity: &Identity, now: UnixTime) -> Result<(), Refusal> {
+        let identity = || Box::new(identity.clone());
+        let mut below = 0;
+        for authority in path.intermediate_certificates() {
+            below += 1;
+            if !Facts::read(&authority.der())?.authority {
+                let (whose, what) = ("an authority below the one that is trusted", "certificates");
+                return Err(Refusal::KeyUsage { identity: identity(), whose, what });
+            }
+        }
+        // The library took it from this list.
+        let top = self.anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
+        let Some(limits) = top.and_then(|top| self.limits.get(top)) else {
+            return Err(Refusal::UnknownAuthority(identity()));
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        match limits.path_len {
+            _ if now > limits.not_after => {
+                Err(Refusal::AuthorityExpired { identity: identity(), at: limits.not_after })
+            }
+            _ if now < limits.not_before => {
+                Err(Refusal::AuthorityNotYetValid { identity: identity(), at: limits.not_before })
+            }
+            Some(allowed) if below > allowed as usize => {
+                Err(Refusal::PathLength { identity: identity(), allowed, found: below })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

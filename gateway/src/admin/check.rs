@@ -6,16 +6,25 @@ mod files;
 mod links;
 mod services;
 
+use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
+use registry::reader::Reader;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::files::of_files;
 use super::{Admin, problem};
+
+/// Disks that do not answer within this time are reported so.
+const DISK_WAIT: Duration = Duration::from_secs(5);
+
+/// Looks at disks.
+static ON_DISK: LazyLock<Reader> = LazyLock::new(Reader::default);
 
 /// Checks look at disks and dial addresses: one run at a time, whoever asks.
 static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
@@ -30,7 +39,7 @@ pub(crate) const CHECKS: [(&str, &str); 29] = [
     ("identity.name", "our certificate is for this cluster, gateway id and trust domain"),
     ("trust.bundle", "each link has a bundle that says whom to believe"),
     ("clock", "this machine's clock is not behind what peers have seen"),
-    ("state.writable", "the state directory can be written"),
+    ("state.writable", "the state directory can be written, and by nobody else"),
     ("ports.bound", "the listeners are bound"),
     ("process.files", "there are file descriptors left"),
     ("process.drain", "the process takes new requests"),
@@ -147,7 +156,8 @@ pub(super) async fn answer(State(admin): State<Admin>) -> Response {
     let view = admin.shared.view.load_full();
     let used = admin.shared.local.borrow().credentials.clone();
     let known = view.catalog.as_ref().map(|catalog| catalog.declared.links.clone()).unwrap_or_default();
-    let on_disk = tokio::task::spawn_blocking(move || {
+    let (identity, state) = (gateway.identity_dir.clone(), gateway.state_dir.clone());
+    let on_disk = ON_DISK.within(DISK_WAIT, move || {
         let mut checks = files::identity(&gateway, Some(&used), SystemTime::now());
         checks.extend(files::bundles(&gateway, known.values()));
         checks.push(files::state(&gateway));
@@ -155,10 +165,12 @@ pub(super) async fn answer(State(admin): State<Admin>) -> Response {
         checks
     });
     let (on_disk, links, store) = tokio::join!(on_disk, links::checks(&admin), super::store::checks(&admin));
-    let mut checks = match on_disk {
-        Ok(checks) => checks,
-        Err(panic) => return problem(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()),
+    let silent = || {
+        let why = format!("the disk has not answered within {DISK_WAIT:?}");
+        let unknown = |id, at: &Path| Check::unknown(id, at.display(), &*why);
+        vec![unknown("identity.certificate", &identity), unknown("state.writable", &state)]
     };
+    let mut checks = on_disk.unwrap_or_else(silent);
     checks.extend(links);
     checks.extend(store);
     checks.extend(process(&admin));

@@ -1,8 +1,6 @@
 //! The admin socket in the state directory: what changes something, for our own user and root on this host.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -45,25 +43,24 @@ struct Socket {
     registrars: mpsc::Sender<RegisterStream>,
 }
 
-/// Serves `listener`, whose file is `path`, until `stop`: from then on no call is taken, on open connections neither, and
+/// Serves `listener` until `stop`: from then on no call is taken, on open connections neither, and
 /// what is under way has a short time.
 ///
 /// # Errors
-/// When the file is gone already, or the listener fails.
+/// When the listener fails.
 pub async fn serve(
     listener: UnixListener,
-    path: PathBuf,
     registrars: mpsc::Sender<RegisterStream>,
     objects: Objects<impl Store>,
     stop: CancellationToken,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let ours = std::fs::metadata(path)?.uid();
+) -> Result<(), tonic::transport::Error> {
+    let ours = nix::unistd::geteuid().as_raw();
     let service =
         AdminServer::new(Socket { registrars }).max_decoding_message_size(REGISTER_MESSAGE_BYTES_MAX);
     let objects = ObjectsServer::new(objects)
         .max_decoding_message_size(OBJECTS_BYTES_MAX)
         .max_encoding_message_size(OBJECTS_BYTES_MAX);
-    Ok(serve_until(Server::builder().add_service(service).add_service(objects), listener, ours, stop).await?)
+    serve_until(Server::builder().add_service(service).add_service(objects), listener, ours, stop).await
 }
 
 /// Serves callers of the user `ours` and of root.
@@ -166,7 +163,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
         let listener = UnixListener::bind(&path).unwrap();
-        let ours = std::fs::metadata(&path).unwrap().uid();
+        let ours = nix::unistd::geteuid().as_raw();
         let (registrars, mut taken) = mpsc::channel(1);
         let services = Server::builder().add_service(AdminServer::new(Socket { registrars }));
         let stop = CancellationToken::new();

@@ -106,7 +106,7 @@ struct Endpoint {
 }
 
 #[derive(Debug, Serialize)]
-struct ConditionStatus {
+pub(crate) struct ConditionStatus {
     object: String,
     kind: &'static str,
     status: bool,
@@ -264,7 +264,7 @@ fn endpoints(local: &LocalService, now: u64) -> Vec<Endpoint> {
     .collect()
 }
 
-fn condition(condition: &Condition) -> ConditionStatus {
+pub(crate) fn condition(condition: &Condition) -> ConditionStatus {
     ConditionStatus {
         object: condition.object.clone(),
         kind: condition.kind,

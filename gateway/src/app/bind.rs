@@ -8,8 +8,6 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
-use registry::model::Gateway;
-use tunnel::{EndpointError, Port, Secrets};
 
 use super::StartError;
 
@@ -46,15 +44,6 @@ pub(super) fn tcp_shares(
     bound().map_err(|source| StartError::Bind { what, address, source })
 }
 
-/// The port of the tunnels, a share for each worker, with the keys of earlier starts: so peers hear of this one at once.
-///
-/// # Errors
-/// When the port is not to be had, or the keys not to be kept.
-pub(super) fn tunnel(gateway: &Gateway, workers: NonZeroU8, boot: u64) -> Result<Vec<Port>, EndpointError> {
-    let secrets = Secrets::load_or_create(&gateway.state_dir.join(Secrets::FILE))?;
-    Port::bind(gateway.listen.tunnel, workers, &secrets, boot)
-}
-
 /// How many files this process may have open.
 pub(super) fn descriptors() -> u64 {
     // Where that cannot be asked it is what the kernel gives at the least.
@@ -71,12 +60,15 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Listens in `state_dir`, which belongs to one process at a time: a file that is there is a dead one's.
+    /// Listens in `state_dir`, which belongs to one process at a time: a file that is there is a dead one's. Blocks on the
+    /// disk.
     ///
     /// # Errors
-    /// When the file cannot be made; a path of more than 107 bytes is no address.
+    /// When the file cannot be made, or others could replace it; a path of more than 107 bytes is no address.
     pub(super) fn listen(state_dir: &Path, file: &str) -> io::Result<(Self, UnixListener)> {
         let path = state_dir.join(file);
+        // Nobody puts anything else in its place then, between two of the steps below or later.
+        files::check_private(state_dir).map_err(io::Error::other)?;
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -89,11 +81,6 @@ impl SocketFile {
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         Ok((file, socket.into()))
-    }
-
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 }
 
@@ -145,6 +132,23 @@ mod tests {
         std::os::unix::net::UnixStream::connect(&path).unwrap();
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_replaces_a_planted_link_and_stands_nowhere_where_others_can_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, precious) = (dir.path().join("state"), dir.path().join("precious"));
+        std::fs::create_dir(&state).unwrap();
+        std::fs::write(&precious, "precious").unwrap();
+        std::os::unix::fs::symlink(&precious, state.join(TUNNEL_SOCKET)).unwrap();
+        let before = std::fs::metadata(&precious).unwrap().permissions().mode();
+        let listening = SocketFile::listen(&state, TUNNEL_SOCKET).unwrap();
+        assert_eq!(std::fs::metadata(&precious).unwrap().permissions().mode(), before);
+        drop(listening);
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious");
+        std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = SocketFile::listen(&state, TUNNEL_SOCKET).unwrap_err();
+        assert!(refused.to_string().contains("chmod go-w"), "{refused}");
     }
 
     #[test]

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 const FILES_MAX: usize = 5000;
 
 /// How a set of files looked at one moment. Equal: nothing has changed.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Look(BTreeMap<PathBuf, Stamp>);
 
 /// What is there: device, inode, size, and the nanoseconds of the last change of the content and of the rest.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp(u64, u64, u64, (i64, i64), (i64, i64));
 
 impl Look {

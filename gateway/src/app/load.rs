@@ -1,37 +1,41 @@
 //! What a gateway reads from its files, checked whole before anything is changed by it.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use identity::{Credentials, Trust, TrustError};
+use identity::{Credentials, IdentityError, TrustError};
 use registry::manifest::{self, Problem, Problems};
-use registry::model::{Condition, Gateway};
-use registry::sources::{AppliedObjects, Files, Sources};
-use tracing::{error, warn};
+use registry::model::Gateway;
+use registry::sources::Files;
+use tokio::task::JoinError;
+use tracing::warn;
 
 use super::files::Look;
-
-/// The reason of the condition of a link whose bundle cannot be used.
-const BUNDLE: &str = "BundleNotUsable";
 
 /// Everything that is read.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) gateway: Gateway,
     pub(super) files: Arc<Files>,
-    pub(super) credentials: Arc<Credentials>,
+    pub(super) certificate: Certificate,
     /// How the files looked before they were read.
     pub(super) look: Look,
     warnings: Vec<Problem>,
 }
 
-/// Whom a gateway believes.
+/// Our certificate and key.
 #[derive(Debug)]
-pub(super) struct Believed {
-    pub(super) trust: Arc<Trust>,
-    /// Whose bundle cannot be used, by cluster: links that stay down, unless what was believed before holds on.
-    pub(super) untrusted: Vec<(String, TrustError)>,
+pub(super) enum Certificate {
+    /// They can be used.
+    Valid(Arc<Credentials>),
+    /// All is right with them but that the time of the certificate has not come.
+    NotBefore {
+        /// When it comes.
+        at: SystemTime,
+        /// What is said of it until then.
+        why: IdentityError,
+    },
 }
 
 /// Why the files cannot be used.
@@ -76,48 +80,102 @@ pub enum LoadError {
     OwnBundle(#[source] TrustError),
 }
 
+/// Why a change was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    /// The files cannot be used.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A bundle that this change touches cannot be used. One that is gone is no error: it takes the link down.
+    #[error("the trust bundle of `{0}` cannot be used: {1}")]
+    Bundle(String, String),
+    /// It changes what is read at the start only.
+    #[error("{0} cannot change at run time: restart this process, or put the old value back")]
+    Restart(String),
+    /// Reading panicked.
+    #[error("reading the files failed")]
+    Read(#[from] JoinError),
+}
+
 /// Reads manifests from `files`, and the certificate from where they say. Blocks on the disk.
 pub(super) fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
     let look = Look::at_manifests(files);
     let manifests = manifest::load(files).map_err(LoadError::Manifests)?;
     let gateway = manifests.require_gateway().map_err(LoadError::Manifests)?.clone();
     let look = look.and_identity(&gateway.identity_dir);
-    let credentials = credentials(&gateway)?;
+    let certificate = certificate(&gateway.identity_dir, |found| ours(&gateway, found))?;
     Ok(Loaded {
         gateway,
         files: Arc::new(Files::new(manifests.declared, manifests.documents)),
-        credentials: Arc::new(credentials),
+        certificate,
         look,
         warnings: manifests.warnings,
     })
 }
 
-/// Reads the bundles of all clusters that are linked, whatever declares the link. What was believed `before` holds on
-/// where a bundle is there and cannot be used. Blocks on the disk.
-pub(super) fn believe(
-    gateway: &Gateway,
-    files: &Arc<Files>,
-    applied: &AppliedObjects,
-    before: &Trust,
-) -> Believed {
-    let sources = Sources { files: files.clone(), applied: applied.clone(), ..Sources::default() };
-    let links = sources.merge(&gateway.cluster).declared.links;
-    let links = links.values().map(|l| (l.cluster.as_str(), l.trust_domain.as_str()));
-    // Our own sidecars are believed by the bundle of our own cluster. Peers are never of it: admission sees to that.
-    let own = (gateway.cluster.as_str(), gateway.trust_domain.as_str());
-    let all: BTreeMap<_, _> = links.chain([own]).collect();
-    let (mut trust, mut untrusted) =
-        Trust::load(&gateway.identity_dir, all.iter().map(|(cluster, domain)| (*cluster, *domain)));
-    for (cluster, problem) in &untrusted {
-        if let (Some(domain), false) = (all.get(&**cluster), matches!(problem, TrustError::Missing { .. })) {
-            trust.keep(before, cluster, domain);
+/// Reads the certificate and key in `directory`, which must be ours as `is_ours` sees it. Blocks on the disk.
+pub(super) fn certificate(
+    directory: &Path,
+    is_ours: impl FnOnce(&Credentials) -> Result<(), LoadError>,
+) -> Result<Certificate, LoadError> {
+    let now = SystemTime::now();
+    let (credentials, early) = match Credentials::load_at(directory, now) {
+        Err(why @ IdentityError::NotYetValid { at, .. }) => {
+            // Whatever else is wrong with it is said now, not when its time has come.
+            (Credentials::load_at(directory, at)?, Some((at, why)))
+        }
+        read => (read?, None),
+    };
+    is_ours(&credentials)?;
+    Ok(match early {
+        None => Certificate::Valid(Arc::new(credentials)),
+        Some((at, why)) => Certificate::NotBefore { at, why },
+    })
+}
+
+/// Whether a certificate is that of `gateway`.
+fn ours(gateway: &Gateway, credentials: &Credentials) -> Result<(), LoadError> {
+    let found = credentials.identity();
+    let ours = found.cluster == gateway.cluster.as_str()
+        && found.trust_domain == gateway.trust_domain
+        && found.gateway() == Some(gateway.id.as_str());
+    if ours {
+        return Ok(());
+    }
+    Err(LoadError::WrongIdentity {
+        found: found.to_string(),
+        id: gateway.id.clone(),
+        cluster: gateway.cluster.to_string(),
+        trust_domain: gateway.trust_domain.clone(),
+    })
+}
+
+impl Certificate {
+    /// As a process needs it that has no other one.
+    ///
+    /// # Errors
+    /// When its time has not come.
+    pub(super) fn valid(self) -> Result<Arc<Credentials>, LoadError> {
+        match self {
+            Self::Valid(credentials) => Ok(credentials),
+            Self::NotBefore { why, .. } => Err(why.into()),
         }
     }
-    // Without one there are no sidecars, which is no fault.
-    untrusted.retain(|(cluster, problem)| {
-        cluster != gateway.cluster.as_str() || !matches!(problem, TrustError::Missing { .. })
-    });
-    Believed { trust: Arc::new(trust), untrusted }
+}
+
+impl Refused {
+    /// CamelCase word for machines.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Load(LoadError::Manifests(_)) => "InvalidManifests",
+            Self::Load(
+                LoadError::Identity(_) | LoadError::WrongIdentity { .. } | LoadError::NoWorkload { .. },
+            ) => "InvalidIdentity",
+            Self::Load(LoadError::OwnBundle(_)) | Self::Bundle(..) => "InvalidBundle",
+            Self::Restart(_) => "RestartNeeded",
+            Self::Read(_) => "ReadFailed",
+        }
+    }
 }
 
 impl Loaded {
@@ -127,51 +185,4 @@ impl Loaded {
             warn!("{warning}");
         }
     }
-}
-
-impl Believed {
-    /// Says in the log which links stay down.
-    pub(super) fn say_warnings(&self, gateway: &Gateway) {
-        for (cluster, problem) in &self.untrusted {
-            if self.trust.clusters().any(|believed| believed == cluster) {
-                error!(peer = %cluster, error = %problem, "A trust bundle cannot be used; what it said before holds on.");
-            } else if cluster == gateway.cluster.as_str() {
-                error!(error = %problem, "Sidecars are refused: the trust bundle of our own cluster cannot be used.");
-            } else {
-                error!(peer = %cluster, error = %problem, "The link stays down: its trust bundle cannot be used.");
-            }
-        }
-    }
-
-    /// A link without a usable bundle stays down and says so; the others work.
-    pub(super) fn conditions(&self, gateway: &Gateway) -> Vec<Condition> {
-        let condition = |(cluster, problem): &(String, TrustError)| Condition {
-            object: match cluster == gateway.cluster.as_str() {
-                true => format!("Gateway {}", gateway.id),
-                false => format!("Link {cluster}"),
-            },
-            kind: "ResolvedRefs",
-            status: false,
-            reason: BUNDLE,
-            message: problem.to_string(),
-        };
-        self.untrusted.iter().map(condition).collect()
-    }
-}
-
-fn credentials(gateway: &Gateway) -> Result<Credentials, LoadError> {
-    let credentials = Credentials::load(&gateway.identity_dir)?;
-    let found = credentials.identity();
-    let ours = found.cluster == gateway.cluster.as_str()
-        && found.trust_domain == gateway.trust_domain
-        && found.gateway() == Some(gateway.id.as_str());
-    if ours {
-        return Ok(credentials);
-    }
-    Err(LoadError::WrongIdentity {
-        found: found.to_string(),
-        id: gateway.id.clone(),
-        cluster: gateway.cluster.to_string(),
-        trust_domain: gateway.trust_domain.clone(),
-    })
 }

@@ -10,7 +10,7 @@ use registry::cluster::{self, Settled, UidError};
 use registry::election::{Candidate, Standing, TTL};
 use registry::model::{ClusterName, Gateway};
 use registry::probation::Book;
-use registry::state::{Loaded, Saved, StateDir};
+use registry::state::{Loaded, Saved};
 use registry::store::{Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -38,6 +38,8 @@ const WAITING: &str = "waiting for the registry's store (`spec.registry`): which
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) saved: Saved,
+    /// Whether that is to be kept before any peer hears of it.
+    pub(super) unsaved: bool,
     /// Whether the store said so.
     pub(super) answered: bool,
 }
@@ -54,13 +56,12 @@ pub(super) fn us(gateway: &Gateway, home: u64, boot: u64) -> Candidate {
     Candidate { id: gateway.id.clone(), member }
 }
 
-/// Takes the UID that the store has for this cluster, and keeps it before any peer hears of it. A store that does not
+/// Takes the UID that the store has for this cluster. A store that does not
 /// answer is done without if an earlier start settled it; else it is waited for, for nobody may invent a second UID, or
 /// take for nothing what it has not read. None: the process was told to end meanwhile.
 pub(super) async fn settle<S: Store>(
     store: &S,
     gateway: &Gateway,
-    directory: &mut StateDir,
     loaded: Loaded,
     admin: &TcpListener,
     end: &mut EndSignals,
@@ -92,7 +93,7 @@ pub(super) async fn settle<S: Store>(
                 error = why,
                 "The registry's store does not answer; starting with what the state directory has."
             );
-            return Ok(Some(Known { saved, answered: false }));
+            return Ok(Some(Known { saved, unsaved: false, answered: false }));
         }
         if waited.is_multiple_of(SAY_AGAIN) {
             error!(error = why, "Not started: {}", WAITING.trim_end());
@@ -119,11 +120,9 @@ pub(super) async fn settle<S: Store>(
             "peers take over the name once no tunnel shows the old one",
         );
     }
-    if uid != saved.uid || fresh {
-        saved.uid = uid;
-        directory.save(&saved)?;
-    }
-    Ok(Some(Known { saved, answered: true }))
+    let unsaved = uid != saved.uid || fresh;
+    saved.uid = uid;
+    Ok(Some(Known { saved, unsaved, answered: true }))
 }
 
 /// Asks for the UID; a `fresh` start also reads what is applied and registered into `saved`, as an earlier run would have
@@ -180,6 +179,7 @@ mod tests {
 
     use registry::model::{Endpoint, ServiceName};
     use registry::registration::Registered;
+    use registry::state::StateDir;
     use registry::store::memory::MemoryStore;
     use registry::store::{Op, Transaction, keys};
 

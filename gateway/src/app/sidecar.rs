@@ -11,17 +11,20 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::{Credentials, Role, Trust};
 use registry::manifest;
-use registry::model::{ClusterName, Link, Sidecar};
+use registry::model::{ClusterName, Condition, Link, Sidecar};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::signal::unix::Signal;
 use tokio::sync::watch;
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tunnel::{DirectEndpoint, HelloInfo, Local};
 
-use super::changes::Files;
 use super::files::Look;
+use super::load::{Certificate, Refused, certificate};
+use super::open::on_disk;
+use super::pace::{Outcome, Why};
+use super::report::Report;
+use super::watcher::{Told, Watcher};
 use super::{LoadError, Signals, StartError, bind};
 use crate::audit;
 use crate::budget::{ByteBudget, HELD_BYTES_MAX};
@@ -44,7 +47,7 @@ const REGISTERED_GRACE: Duration = Duration::from_secs(10);
 /// What a sidecar reads from its files.
 struct Loaded {
     sidecar: Sidecar,
-    credentials: Arc<Credentials>,
+    certificate: Certificate,
     trust: Arc<Trust>,
     /// How the files looked before they were read.
     look: Look,
@@ -55,18 +58,24 @@ struct Loaded {
 /// # Errors
 /// [`StartError`]: nothing is left running.
 pub fn run(files: Vec<PathBuf>) -> Result<(), StartError> {
-    let loaded = load(&files)?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
         .map_err(StartError::Thread)?;
     metrics::count_as(0);
-    runtime.block_on(start(files, loaded))
+    let ended = runtime.block_on(start(files));
+    // A thread that hangs on a disk is left behind.
+    runtime.shutdown_background();
+    ended
 }
 
-async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
+async fn start(files: Vec<PathBuf>) -> Result<(), StartError> {
     let Signals { mut end, hangup } = Signals::listen().map_err(StartError::Thread)?;
-    let Loaded { sidecar, credentials, trust, look } = loaded;
+    let manifests = files.clone();
+    let loaded = on_disk(&mut end, "the manifests and the identity", move || load(&manifests)).await?;
+    let Some(loaded) = loaded else { return Ok(()) };
+    let Loaded { sidecar, certificate, trust, look } = loaded?;
+    let credentials = certificate.valid()?;
     let local = Local { hello: hello(&sidecar), credentials, trust };
     let tokio_listener = |l| tokio::net::TcpListener::from_std(l).map_err(StartError::Thread);
     let proxy_listener = tokio_listener(bind::tcp("proxy", sidecar.proxy)?)?;
@@ -91,19 +100,16 @@ async fn start(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
     spawn_local(dataplane::sweep(worker));
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();
-    let admin = admin::Admin { sidecar: sidecar.clone(), shared: shared.clone() };
+    let (show, conditions) = watch::channel(Vec::new());
+    let admin = admin::Admin { sidecar: sidecar.clone(), shared: shared.clone(), conditions };
     let admin_ends = drained.clone();
     let administering = spawn_local(async move {
         if let Err(failed) = admin::serve(admin, admin_listener, admin_ends).await {
             error!(error = %failed, "The admin port failed.");
         }
     });
-    spawn_local(reload(
-        Files::new(files, sidecar.identity_dir.clone(), look),
-        sidecar.clone(),
-        shared.clone(),
-        hangup,
-    ));
+    let watched = Watcher::new(files.clone(), sidecar.identity_dir.clone(), look, hangup);
+    spawn_local(reload(watched, files, sidecar.clone(), shared.clone(), show));
     let ending = Ending { grace: REGISTERED_GRACE, ..Ending::default() };
     let registered = !sidecar.register.is_empty();
     let registering = sidecar::register(sidecar.clone(), cluster.clone(), ending.clone());
@@ -201,20 +207,25 @@ fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
     for warning in &manifests.warnings {
         warn!("{warning}");
     }
-    let credentials = Credentials::load(&sidecar.identity_dir)?;
+    let certificate = certificate(&sidecar.identity_dir, |found| ours(&sidecar, found))?;
+    let trust = trust(&sidecar.identity_dir, &sidecar)?;
+    Ok(Loaded { sidecar, certificate, trust: Arc::new(trust), look })
+}
+
+/// Whether a certificate is that of a workload of the cluster of `sidecar`.
+fn ours(sidecar: &Sidecar, credentials: &Credentials) -> Result<(), LoadError> {
     let found = credentials.identity();
     let ours = found.cluster == sidecar.cluster.as_str()
         && found.trust_domain == sidecar.trust_domain
         && matches!(found.role, Role::Workload { .. });
-    if !ours {
-        return Err(LoadError::NoWorkload {
-            found: found.to_string(),
-            cluster: sidecar.cluster.to_string(),
-            trust_domain: sidecar.trust_domain.clone(),
-        });
+    if ours {
+        return Ok(());
     }
-    let trust = trust(&sidecar.identity_dir, &sidecar)?;
-    Ok(Loaded { sidecar, credentials: Arc::new(credentials), trust: Arc::new(trust), look })
+    Err(LoadError::NoWorkload {
+        found: found.to_string(),
+        cluster: sidecar.cluster.to_string(),
+        trust_domain: sidecar.trust_domain.clone(),
+    })
 }
 
 /// Whom it believes: the gateways of its own cluster.
@@ -227,45 +238,74 @@ fn trust(dir: &Path, sidecar: &Sidecar) -> Result<Trust, LoadError> {
     }
 }
 
-/// Takes a changed certificate or bundle; everything else needs a restart. What cannot be used is refused whole.
-async fn reload(mut files: Files, sidecar: Arc<Sidecar>, shared: Arc<Shared>, mut hangup: Signal) {
+/// Takes a changed certificate or bundle; everything else needs a restart. What cannot be used is refused whole, and
+/// shown.
+async fn reload(
+    mut files: Watcher<Result<Loaded, LoadError>>,
+    manifests: Vec<PathBuf>,
+    sidecar: Arc<Sidecar>,
+    shared: Arc<Shared>,
+    show: watch::Sender<Vec<Condition>>,
+) {
+    let mut report = Report::new(format!("Sidecar {}", sidecar.id));
+    let reader = || {
+        let manifests = manifests.clone();
+        move || load(&manifests)
+    };
     loop {
-        let told = files.changed(&mut hangup).await;
-        let manifests = files.manifests().to_vec();
-        let loaded = match spawn_blocking(move || load(&manifests)).await {
-            Ok(Ok(loaded)) => loaded,
-            Ok(Err(failed)) => {
-                let source = std::error::Error::source(&failed).map(ToString::to_string);
-                error!(error = %failed, source, "A change of the files was refused; the old state serves on.");
-                continue;
+        match files.next(reader).await {
+            Told::Slow => report.slow(),
+            Told::Answers => report.answers(),
+            Told::Read(why, read) => {
+                report.answers();
+                let loaded = read.map_err(Refused::from).and_then(|loaded| Ok(loaded?));
+                let fits = loaded.and_then(|loaded| match loaded.sidecar == *sidecar {
+                    true => Ok(loaded),
+                    false => Err(Refused::Restart("the Sidecar".into())),
+                });
+                files.came(
+                    why,
+                    match fits {
+                        Ok(loaded) => take(loaded, &shared, &mut report, why),
+                        Err(refused) => {
+                            report.refused(&refused);
+                            Outcome::Refused(None)
+                        }
+                    },
+                );
             }
-            Err(panic) => {
-                error!(error = %panic, "Reading the files failed.");
-                continue;
-            }
-        };
-        if loaded.sidecar != *sidecar {
-            error!("A change of the Sidecar was refused: restart it, or put the old values back.");
-            continue;
         }
-        let old = shared.local.borrow().clone();
-        let certificate = old.credentials.chain() != loaded.credentials.chain();
-        let bundle = loaded.trust.changed_since(&old.trust).next().is_some();
-        if certificate || bundle {
-            let what = match (certificate, bundle) {
-                (true, true) => "certificate and bundle",
-                (true, false) => "certificate",
-                (false, _) => "bundle",
-            };
-            let why = if told { "SIGHUP" } else { "the files have changed" };
-            audit::change("taken from the files", what, why, "tunnels from now on");
-            shared.local.send_modify(|local| {
-                (local.credentials, local.trust) = (loaded.credentials, loaded.trust);
-            });
-        } else if told {
-            info!("Read again: nothing has changed.");
-        }
+        show.send_replace(report.conditions());
     }
+}
+
+/// Takes what was read for `why`; of a certificate whose time has not come, all but that.
+fn take(loaded: Loaded, shared: &Shared, report: &mut Report, why: Why) -> Outcome {
+    let old = shared.local.borrow().clone();
+    let (credentials, outcome) = match loaded.certificate {
+        Certificate::Valid(credentials) => {
+            report.taken(None);
+            (credentials, Outcome::Taken)
+        }
+        Certificate::NotBefore { at, why } => {
+            report.taken(Some(&why));
+            (old.credentials.clone(), Outcome::NotBefore(at))
+        }
+    };
+    let certificate = old.credentials.chain() != credentials.chain();
+    let bundle = loaded.trust.changed_since(&old.trust).next().is_some();
+    if certificate || bundle {
+        let what = match (certificate, bundle) {
+            (true, true) => "certificate and bundle",
+            (true, false) => "certificate",
+            (false, _) => "bundle",
+        };
+        audit::change("taken from the files", what, why.said(), "tunnels from now on");
+        shared.local.send_modify(|local| (local.credentials, local.trust) = (credentials, loaded.trust));
+    } else if why == Why::Told {
+        info!("Read again: nothing has changed.");
+    }
+    outcome
 }
 
 /// Makes new tunnels with the certificate and bundle of the moment, and ends or replaces those that do not fit them.

@@ -82,6 +82,9 @@ struct Sidecar {
     last_error: Option<String>,
     /// Every name in use.
     services: Vec<Service>,
+    /// What does not hold of its files.
+    #[serde(default)]
+    conditions: Vec<Condition>,
 }
 
 /// The status of either kind of process.
@@ -263,6 +266,7 @@ fn render_sidecar(status: &Sidecar, now: u64) -> String {
     section(&mut text, "gateways", &peers(&status.gateways, now), &none);
     section(&mut text, "services", &services(&status.services), "no name was used lately");
     section(&mut text, "endpoints", &endpoints(&status.services), "none of this cluster's own");
+    section(&mut text, "conditions", &conditions(&status.conditions), "nothing to report");
     text
 }
 
@@ -305,13 +309,17 @@ fn render(status: &Status, now: u64) -> String {
 
     section(&mut text, "endpoints", &endpoints(&status.services), "none of this cluster's own");
 
-    let mut conditions = table(&["OBJECT", "CONDITION", "REASON", "MESSAGE"]);
-    for c in &status.conditions {
-        let state = format!("{}={}", c.kind, if c.status { "True" } else { "False" });
-        conditions.add_row([&c.object, &state, &c.reason, &c.message]);
-    }
-    section(&mut text, "conditions", &conditions, "nothing to report");
+    section(&mut text, "conditions", &conditions(&status.conditions), "nothing to report");
     text
+}
+
+fn conditions(conditions: &[Condition]) -> comfy_table::Table {
+    let mut rows = table(&["OBJECT", "CONDITION", "REASON", "MESSAGE"]);
+    for c in conditions {
+        let state = format!("{}={}", c.kind, if c.status { "True" } else { "False" });
+        rows.add_row([&c.object, &state, &c.reason, &c.message]);
+    }
+    rows
 }
 
 /// The registry in a few lines.

@@ -7,11 +7,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{Json, Response};
 use axum::routing::get;
-use registry::model::Sidecar;
+use registry::model::{Condition, Sidecar};
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Peer, ServiceStatus, exposition, peer, readiness, service};
+use crate::admin::{ConditionStatus, Peer, ServiceStatus, condition, exposition, peer, readiness, service};
 use crate::worker::Shared;
 
 /// What it shows.
@@ -21,6 +22,8 @@ pub struct Admin {
     pub sidecar: Arc<Sidecar>,
     /// The data plane.
     pub shared: Arc<Shared>,
+    /// What does not hold of its files.
+    pub conditions: watch::Receiver<Vec<Condition>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -39,6 +42,8 @@ struct Status {
     last_error: Option<String>,
     /// What it was told of the names in use.
     services: Vec<ServiceStatus>,
+    /// What does not hold of its files.
+    conditions: Vec<ConditionStatus>,
 }
 
 /// Serves the admin port until the process has drained.
@@ -69,7 +74,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 async fn status(State(admin): State<Admin>) -> Json<Status> {
-    let Admin { sidecar, shared } = admin;
+    let Admin { sidecar, shared, conditions } = admin;
     let view = shared.view.load();
     let now = shared.clock.micros();
     let cluster = shared.peers.get(&sidecar.cluster);
@@ -85,5 +90,6 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         gateways: gateways.map(|gateway| peer(&gateway)).collect(),
         last_error: cluster.as_ref().and_then(|cluster| cluster.last_error()),
         services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
+        conditions: conditions.borrow().iter().map(condition).collect(),
     })
 }

@@ -14,6 +14,13 @@ use super::Knowledge;
 use crate::view::{Server, Service, View};
 use crate::worker::Shared;
 
+/// The reason of a change of the files that is held: it removes many services at once.
+pub const HELD: &str = "Held";
+/// The reason of a certificate in the files whose time has not come.
+pub const NOT_BEFORE: &str = "CertificateNotYetValid";
+/// The reason of files that cannot be read for now.
+pub const NOT_READ: &str = "NotRead";
+
 /// What is said of each object, by its name for people.
 #[derive(Debug)]
 pub struct SaidOf<'c>(BTreeMap<&'c str, Vec<&'c Condition>>);

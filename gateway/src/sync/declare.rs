@@ -65,31 +65,20 @@ impl Knowledge {
         self.lock().sources.clone()
     }
 
-    /// Shows that a change of the files was refused and why, until one is taken.
-    pub fn refuse(&self, why: Condition) {
+    /// Shows what of the files is not in use, and why, until it is told anew.
+    pub fn show_files(&self, conditions: Vec<Condition>) {
         let mut state = self.lock();
-        state.refused = Some(why);
-        self.touch(&mut state);
-    }
-
-    /// Shows no longer that a change was refused: what the files hold is in use.
-    pub fn accept(&self) {
-        let mut state = self.lock();
-        if state.refused.take().is_some() {
+        if state.of_files != conditions {
+            state.of_files = conditions;
             self.touch(&mut state);
         }
-    }
-
-    /// The linked clusters of which nobody is believed.
-    pub fn untrusted(&self) -> Vec<Condition> {
-        self.lock().untrusted.clone()
     }
 
     /// What does not hold of what is declared, and of the files.
     pub(super) fn conditions(&self) -> Vec<Condition> {
         let state = self.lock();
-        let State { refused, untrusted, merged, .. } = &*state;
-        refused.iter().chain(untrusted).chain(merged.conditions()).cloned().collect()
+        let State { of_files, untrusted, merged, .. } = &*state;
+        of_files.iter().chain(untrusted).chain(merged.conditions()).cloned().collect()
     }
 
     /// Joins the sources anew: exports, mirrors and view follow.

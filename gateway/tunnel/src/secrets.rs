@@ -1,11 +1,9 @@
 //! The keys of a UDP port. They outlive the process, so that the next start can tell peers that this one is dead.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use files::{FileError, PrivateDir};
 use rustls::crypto::{SecureRandom, aws_lc_rs};
 
 const KEY_BYTES: usize = 32;
@@ -14,8 +12,6 @@ const MAGIC: [u8; 8] = *b"rwtunkey";
 /// The byte after them: the version of the file's format.
 const VERSION: u8 = 1;
 const FILE_BYTES: usize = MAGIC.len() + 1 + 2 * KEY_BYTES;
-/// The bits of a file's mode that let others in.
-const OTHERS: u32 = 0o077;
 
 /// What the connection IDs and stateless resets (RFC 9000, 10.3) of a UDP port are made with.
 ///
@@ -31,24 +27,9 @@ pub struct Secrets {
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretsError {
-    /// The system refused.
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With which file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Others may read the keys.
-    #[error("others may read the keys in `{0}` (mode {mode:04o}): `chmod 600 {0}`", path.display())]
-    Readable {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    /// The system refused, or others may read or replace the keys.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file is not what was written.
     #[error(
         "`{}` does not hold tunnel keys of this version; remove it, and new ones are made (peers then notice this one \
@@ -75,46 +56,26 @@ impl Secrets {
         Ok(made)
     }
 
-    /// The keys in the file `path`, or new ones, which are in the file (mode 0600) before they are returned. Blocks on
-    /// the disk. The directory must be this process's alone: two that start at once would each make their own.
+    /// The keys in the file [`Secrets::FILE`] of `directory`, or new ones, which are in the file (mode 0600) before they
+    /// are returned. Blocks on the disk. The directory must be this process's alone: two that start at once would each
+    /// make their own.
     ///
     /// # Errors
     /// [`SecretsError`]; a file that is there is never overwritten.
-    pub fn load_or_create(path: &Path) -> Result<Self, SecretsError> {
-        match File::open(path) {
-            Ok(file) => Self::read(file, path),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+    pub fn load_or_create(directory: &Path) -> Result<Self, SecretsError> {
+        let directory = PrivateDir::open(directory)?;
+        match directory.read_secret(Self::FILE, FILE_BYTES as u64) {
+            Ok(Some(bytes)) => {
+                Self::decode(&bytes).ok_or_else(|| SecretsError::Damaged(directory.join(Self::FILE)))
+            }
+            Ok(None) => {
                 let made = Self::generate(aws_lc_rs::default_provider().secure_random)?;
-                made.write(path)?;
+                directory.replace(Self::FILE, &made.encode())?;
                 Ok(made)
             }
-            Err(source) => Err(SecretsError::Io { action: "open", path: path.into(), source }),
+            Err(FileError::TooLong { path, .. }) => Err(SecretsError::Damaged(path)),
+            Err(failed) => Err(failed.into()),
         }
-    }
-
-    fn read(file: File, path: &Path) -> Result<Self, SecretsError> {
-        let failed = |source| SecretsError::Io { action: "read", path: path.into(), source };
-        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
-        if mode & OTHERS != 0 {
-            return Err(SecretsError::Readable { path: path.into(), mode });
-        }
-        let mut bytes = Vec::with_capacity(FILE_BYTES + 1);
-        // One byte more than there may be tells a longer file.
-        file.take(FILE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-        Self::decode(&bytes).ok_or_else(|| SecretsError::Damaged(path.into()))
-    }
-
-    /// After a crash there is a whole file or none.
-    fn write(&self, path: &Path) -> Result<(), SecretsError> {
-        let new = path.with_extension("new");
-        let written = || -> io::Result<()> {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&self.encode())?;
-            file.sync_all()?;
-            fs::rename(&new, path)
-        };
-        written().map_err(|source| SecretsError::Io { action: "write", path: path.into(), source })
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -139,6 +100,9 @@ impl fmt::Debug for Secrets {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn file() -> (tempfile::TempDir, PathBuf) {
@@ -149,9 +113,9 @@ mod tests {
 
     #[test]
     fn a_second_start_finds_the_keys_of_the_first() {
-        let (_dir, path) = file();
-        let first = Secrets::load_or_create(&path).unwrap();
-        let second = Secrets::load_or_create(&path).unwrap();
+        let (dir, path) = file();
+        let first = Secrets::load_or_create(dir.path()).unwrap();
+        let second = Secrets::load_or_create(dir.path()).unwrap();
         assert_eq!((first.reset_key, first.cid_key), (second.reset_key, second.cid_key));
         assert_ne!(first.reset_key, first.cid_key);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
@@ -160,35 +124,53 @@ mod tests {
 
     #[test]
     fn keys_of_two_gateways_differ() {
-        let ((_a, a), (_b, b)) = (file(), file());
+        let ((a, _), (b, _)) = (file(), file());
         assert_ne!(
-            Secrets::load_or_create(&a).unwrap().cid_key,
-            Secrets::load_or_create(&b).unwrap().cid_key
+            Secrets::load_or_create(a.path()).unwrap().cid_key,
+            Secrets::load_or_create(b.path()).unwrap().cid_key
         );
     }
 
     #[test]
     fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
-        let (_dir, path) = file();
-        let whole = Secrets::load_or_create(&path).unwrap().encode();
+        let (dir, path) = file();
+        let whole = Secrets::load_or_create(dir.path()).unwrap().encode();
         let longer = [&whole[..], b"x"].concat();
         for bytes in [&b""[..], b"hello", &whole[1..], &whole[..whole.len() - 1], &longer] {
             fs::write(&path, bytes).unwrap();
-            assert!(matches!(Secrets::load_or_create(&path), Err(SecretsError::Damaged(_))), "{bytes:?}");
+            assert!(
+                matches!(Secrets::load_or_create(dir.path()), Err(SecretsError::Damaged(_))),
+                "{bytes:?}"
+            );
             assert_eq!(fs::read(&path).unwrap(), bytes);
         }
     }
 
     #[test]
     fn keys_that_others_may_read_are_refused() {
-        let (_dir, path) = file();
-        Secrets::load_or_create(&path).unwrap();
+        let (dir, path) = file();
+        Secrets::load_or_create(dir.path()).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let error = Secrets::load_or_create(&path).unwrap_err();
+        let error = Secrets::load_or_create(dir.path()).unwrap_err();
         assert!(
             error.to_string().contains("mode 0640") && error.to_string().contains("chmod 600"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_planted_link_is_not_followed() {
+        let (dir, path) = file();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let (known, new) = (elsewhere.path().join(Secrets::FILE), elsewhere.path().join("new"));
+        Secrets::load_or_create(elsewhere.path()).unwrap();
+        // Whoever knows our keys could end our tunnels.
+        std::os::unix::fs::symlink(&known, &path).unwrap();
+        std::os::unix::fs::symlink(&new, dir.path().join("tunnel-keys.new")).unwrap();
+        assert!(matches!(Secrets::load_or_create(dir.path()), Err(SecretsError::File(FileError::Link(_)))));
+        fs::remove_file(&path).unwrap();
+        Secrets::load_or_create(dir.path()).unwrap();
+        assert!(!new.exists());
     }
 
     #[test]

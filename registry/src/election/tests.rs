@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::unleased::UNLEASED_AFTER;
 use super::*;
 use crate::store::memory::{MemoryStore, MemoryWatch};
 use crate::store::{Cause, Range, conformance};
@@ -160,6 +161,57 @@ async fn a_store_put_back_to_an_older_state_is_noticed() {
     assert_ne!(next.office(), before.office(), "whatever revisions repeat");
     assert!(store.get(&next.office()).await.unwrap().is_some());
     assert!(store.get(&keys::gateway("gw-1")).await.unwrap().is_some());
+}
+
+async fn put_unleased(store: &MemoryStore, key: &str, value: impl Message) {
+    let put = Op::Put { key: key.into(), value: value.encode_to_vec().into(), lease: None };
+    store.commit(Transaction { expect: Vec::new(), ops: vec![put] }).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_without_a_lease_is_taken_for_nobody_once_it_has_lasted() {
+    let store = MemoryStore::default();
+    // As an operator may put it, or a restore that knows of no leases.
+    put_unleased(&store, keys::LEADER, Leader { gateway: "gw-9".into(), home: 9 }).await;
+    let started = Instant::now();
+    let mut only = stand_on(&store, candidate("gw-1", 1));
+    only.until(|s| *s == Standing::Member(Some("gw-9".into()))).await;
+    // A change of it is a sign of life.
+    sleep(UNLEASED_AFTER - KEEP_ALIVE).await;
+    put_unleased(&store, keys::LEADER, Leader { gateway: "gw-8".into(), home: 8 }).await;
+    let guard = only.elected().await;
+    let waited = started.elapsed();
+    let least = UNLEASED_AFTER * 2 - KEEP_ALIVE;
+    assert!((least..least + KEEP_ALIVE * 2).contains(&waited), "{waited:?}");
+    assert!(matches!(write(&store, &guard).await, Outcome::Committed(_)));
+    assert!(
+        store.get(keys::LEADER).await.unwrap().unwrap().lease.is_some(),
+        "it dies with the gateway from now on"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_with_a_lease_is_never_taken_for_nobody() {
+    let store = MemoryStore::default();
+    let lease = store.grant(UNLEASED_AFTER * 10).await.unwrap();
+    let value = Leader { gateway: "gw-9".into(), home: 9 }.encode_to_vec().into();
+    let put = Op::Put { key: keys::LEADER.into(), value, lease: Some(lease) };
+    store.commit(Transaction { expect: Vec::new(), ops: vec![put] }).await.unwrap();
+    let mut other = stand_on(&store, candidate("gw-1", 1));
+    other.until(|s| matches!(s, Standing::Member(_))).await;
+    sleep(UNLEASED_AFTER * 5).await;
+    assert_eq!(*other.standing.borrow(), Standing::Member(Some("gw-9".into())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_without_a_lease_is_free_once_it_has_lasted() {
+    let store = MemoryStore::default();
+    put_unleased(&store, &keys::gateway("gw-1"), candidate("gw-1", 9).member).await;
+    let started = Instant::now();
+    let mut only = stand_on(&store, candidate("gw-1", 1));
+    only.until(|s| matches!(s, Standing::IdTaken(_))).await;
+    only.elected().await;
+    assert!(started.elapsed() >= UNLEASED_AFTER);
 }
 
 /// A store that can stop answering, as a frozen server does, or refuse to be written.

@@ -1,12 +1,13 @@
 //! Manifests from the file system.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use ::files::FileError;
+
 use super::suggest::suggest;
-use super::{FILE_BYTES_MAX, Manifests, Problem, Problems, Source, parse};
+use super::{FILE_BYTES_MAX, Manifests, Problem, Problems, Source, TOTAL_BYTES_MAX, parse, read};
 
 /// Most files of one directory.
 const FILES_MAX: usize = 4096;
@@ -28,6 +29,7 @@ pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Problems> {
     let mut problems = Vec::new();
     let mut sources = Vec::new();
     let mut seen = BTreeSet::new();
+    let mut total = 0;
     for path in paths {
         let files = match list(path) {
             Ok(files) => files,
@@ -37,9 +39,13 @@ pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Problems> {
             }
         };
         for file in files {
-            if !file.canonicalize().is_ok_and(|real| !seen.insert(real)) {
-                match read(&file) {
-                    Ok(text) => sources.push(Source { name: file, text }),
+            // The one that makes them too many is named by whoever reads them.
+            if total <= TOTAL_BYTES_MAX && !file.canonicalize().is_ok_and(|real| !seen.insert(real)) {
+                match text(&file) {
+                    Ok(text) => {
+                        total += text.len();
+                        sources.push(Source { name: file, text });
+                    }
                     Err(problem) => problems.push(*problem),
                 }
             }
@@ -75,26 +81,28 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, Box<Problem>> {
 }
 
 /// The whole text of a file within the limit.
-fn read(path: &Path) -> Result<String, Box<Problem>> {
-    let mut bytes = Vec::new();
-    // One byte more than allowed is enough for the parser to see that the file is too large.
-    let most = FILE_BYTES_MAX as u64 + 1;
-    File::open(path).and_then(|f| f.take(most).read_to_end(&mut bytes)).map_err(|e| unreadable(path, &e))?;
-    // A character cut by the limit is no fault of the file's encoding.
-    let cut = bytes.len() > FILE_BYTES_MAX;
-    String::from_utf8(bytes)
-        .or_else(|e| if cut { Ok(" ".repeat(FILE_BYTES_MAX + 1)) } else { Err(e) })
-        .map_err(|e| {
-            let valid = e.utf8_error().valid_up_to();
-            let good = String::from_utf8_lossy(&e.as_bytes()[..valid]).into_owned();
-            let line = good.split('\n').count();
-            let column = good.rsplit('\n').next().map_or(0, |l| l.chars().count()) + 1;
-            let hint = Some("save the file as UTF-8".into());
-            let mut problem = Problem::of_file(path.display().to_string(), "this is not UTF-8".into(), hint);
-            problem.line = u32::try_from(line).unwrap_or(u32::MAX);
-            problem.column = u32::try_from(column).unwrap_or(u32::MAX);
-            Box::new(problem)
-        })
+fn text(path: &Path) -> Result<String, Box<Problem>> {
+    let bytes = ::files::read(path, FILE_BYTES_MAX as u64).map_err(|error| match error {
+        FileError::TooLong { .. } => Box::new(read::too_large(path.display().to_string())),
+        FileError::Io { source, .. } => unreadable(path, &source),
+        FileError::NotRegular { kind, .. } => {
+            let hint = "only regular files are read; what comes through a pipe, `ringway apply -f -` takes";
+            let message = format!("this is a {kind}");
+            Box::new(Problem::of_file(path.display().to_string(), message, Some(hint.into())))
+        }
+        other => Box::new(Problem::of_file(path.display().to_string(), other.to_string(), None)),
+    })?;
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = e.utf8_error().valid_up_to();
+        let good = String::from_utf8_lossy(&e.as_bytes()[..valid]).into_owned();
+        let line = good.split('\n').count();
+        let column = good.rsplit('\n').next().map_or(0, |l| l.chars().count()) + 1;
+        let hint = Some("save the file as UTF-8".into());
+        let mut problem = Problem::of_file(path.display().to_string(), "this is not UTF-8".into(), hint);
+        problem.line = u32::try_from(line).unwrap_or(u32::MAX);
+        problem.column = u32::try_from(column).unwrap_or(u32::MAX);
+        Box::new(problem)
+    })
 }
 
 /// A file or directory that cannot be read, with the neighbour that was likely meant.

@@ -105,8 +105,7 @@ fn check_sizes(sources: &[Source], files: &[String]) -> Result<(), Problems> {
     let mut total = 0_usize;
     for (source, file) in sources.iter().zip(files) {
         if source.text.len() > FILE_BYTES_MAX {
-            let message = format!("this file is larger than {} MiB", FILE_BYTES_MAX >> 20);
-            problems.push(Problem::of_file(file.clone(), message, Some("split it".into())));
+            problems.push(too_large(file.clone()));
         }
         let before = total;
         total += source.text.len();
@@ -116,6 +115,12 @@ fn check_sizes(sources: &[Source], files: &[String]) -> Result<(), Problems> {
         }
     }
     Problems::check(problems, files).map(drop)
+}
+
+/// A file above [`FILE_BYTES_MAX`].
+pub(super) fn too_large(file: String) -> Problem {
+    let message = format!("this file is larger than {} MiB", FILE_BYTES_MAX >> 20);
+    Problem::of_file(file, message, Some("split it".into()))
 }
 
 /// The objects that `sources` declare, as their heads name them; those that cannot be read are left out. Each is read as

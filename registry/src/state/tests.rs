@@ -59,7 +59,7 @@ fn what_could_not_be_saved_leaves_nothing_behind() {
     std::fs::create_dir(dir.path().join(CATALOG)).unwrap();
     let error = state.save(&sample()).unwrap_err();
     assert!(error.to_string().starts_with("cannot replace"), "{error}");
-    assert!(!dir.path().join(CATALOG_NEW).exists());
+    assert!(!dir.path().join("catalog.new").exists());
     std::fs::remove_dir(dir.path().join(CATALOG)).unwrap();
     state.save(&sample()).unwrap();
 }
@@ -103,6 +103,54 @@ fn two_processes_never_share_a_directory() {
 }
 
 #[test]
+fn a_planted_link_leads_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, precious) = (dir.path().join("state"), dir.path().join("precious"));
+    StateDir::open(&state).unwrap().save(&sample()).unwrap();
+    std::fs::copy(state.join(CATALOG), &precious).unwrap();
+    let before = std::fs::read(&precious).unwrap();
+    let plant = |name: &str| {
+        let _ = std::fs::remove_file(state.join(name));
+        std::os::unix::fs::symlink(&precious, state.join(name)).unwrap();
+    };
+    plant(CATALOG);
+    plant("catalog.new");
+    let mut opened = StateDir::open(&state).unwrap();
+    let error = opened.load(&mut rng()).unwrap_err().to_string();
+    assert!(error.contains("symbolic link") && error.contains("remove it"), "{error}");
+    opened.save(&Saved { uid: [1; 16], ..sample() }).unwrap();
+    drop(opened);
+    plant(LOCK);
+    assert!(matches!(StateDir::open(&state), Err(StateError::File(FileError::Link(_)))));
+    assert_eq!(std::fs::read(&precious).unwrap(), before);
+}
+
+#[test]
+fn a_directory_that_others_can_write_to_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o775)).unwrap();
+    let error = StateDir::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("mode 0775") && error.contains("chmod go-w"), "{error}");
+}
+
+#[test]
+fn a_lock_that_no_gateway_wrote_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = dir.path().join(LOCK);
+    for (written, fresh) in [("", true), ("\0\0\0\0", true), ("something of somebody's", false)] {
+        std::fs::write(&lock, written).unwrap();
+        let home = StateDir::open(dir.path()).unwrap().home(&mut rng());
+        match fresh {
+            true => assert_eq!(StateDir::open(dir.path()).unwrap().home(&mut rng()).unwrap(), home.unwrap()),
+            false => {
+                assert!(matches!(home, Err(StateError::Lock(_))));
+                assert_eq!(std::fs::read_to_string(&lock).unwrap(), written);
+            }
+        }
+    }
+}
+
+#[test]
 fn nobody_else_may_read_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state");
@@ -116,10 +164,10 @@ fn a_crash_while_saving_leaves_the_old_state() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = StateDir::open(dir.path()).unwrap();
     state.save(&sample()).unwrap();
-    std::fs::write(dir.path().join(CATALOG_NEW), b"half").unwrap();
+    std::fs::write(dir.path().join("catalog.new"), b"half").unwrap();
     assert_eq!(state.load(&mut rng()).unwrap().saved, sample());
     state.save(&sample()).unwrap();
-    assert!(!dir.path().join(CATALOG_NEW).exists());
+    assert!(!dir.path().join("catalog.new").exists());
 }
 
 #[test]

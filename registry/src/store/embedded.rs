@@ -11,14 +11,13 @@ mod disk;
 mod queue;
 mod writer;
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use files::{FileError, PrivateDir};
 use tokio::sync::{oneshot, watch as signal};
 
 use self::disk::{Disk, Unread};
@@ -37,16 +36,9 @@ const LOCK: &str = "registry.lock";
 /// Why an embedded store was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The system refused.
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With which file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// The system refused, or others can write to it.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Another process has it open.
     #[error(
         "the registry in `{}` is in use by another process; stop that one, or give this gateway a `state.directory` \
@@ -141,8 +133,9 @@ impl EmbeddedStore {
     /// # Errors
     /// As [`EmbeddedStore::open`].
     pub fn with_history(directory: &Path, events: usize) -> Result<Self, OpenError> {
-        let lock = lock(directory)?;
-        let (disk, kept) = open(directory)?;
+        let directory = PrivateDir::open(directory)?;
+        let lock = directory.lock(LOCK)?.ok_or_else(|| OpenError::InUse(directory.path().into()))?;
+        let (disk, kept) = open(&directory)?;
         let limits = Limits { history_events: events, ..Limits::default() };
         let state = State::restore(limits, kept, Instant::now()).map_err(|reason| OpenError::Damaged {
             path: directory.join(FILE),
@@ -153,17 +146,15 @@ impl EmbeddedStore {
             queue: Queue::default(),
             changed: signal::Sender::new(false),
         });
-        let writer = Writer { shared: Arc::clone(&shared), directory: directory.into(), disk: Ok(disk) };
+        let failed = FileError::io("start the writing thread of", directory.path());
+        let writer = Writer { shared: Arc::clone(&shared), directory, disk: Ok(disk) };
         let run = move || {
             let shared = Arc::clone(&writer.shared);
             let _told = Told(shared);
             let _lock = lock;
             writer.run();
         };
-        thread::Builder::new()
-            .name("registry".into())
-            .spawn(run)
-            .map_err(failed("start the writing thread of", directory))?;
+        thread::Builder::new().name("registry".into()).spawn(run).map_err(failed)?;
         Ok(Self { handle: Arc::new(Handle { shared }) })
     }
 
@@ -255,28 +246,14 @@ impl Watch for EmbeddedWatch {
     }
 }
 
-fn lock(directory: &Path) -> Result<File, OpenError> {
-    // What is in it names clusters and services: nobody else's business.
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(failed("create directory", directory))?;
-    let path = directory.join(LOCK);
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(failed("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(directory.into())),
-        Err(TryLockError::Error(source)) => Err(OpenError::Io { action: "lock", path, source }),
-    }
-}
-
-fn open(directory: &Path) -> Result<(Disk, Kept), OpenError> {
+fn open(directory: &PrivateDir) -> Result<(Disk, Kept), OpenError> {
     let path = directory.join(FILE);
-    if !path.try_exists().map_err(failed("look for", &path))? {
+    let Some(file) = directory.file(FILE)? else {
         let kept = Kept::default();
-        let disk = Disk::create(&path, &directory.join(FILE_NEW), &kept);
+        let disk = Disk::create(directory, &kept);
         return disk.map(|disk| (disk, kept)).map_err(|error| unopened(directory, path, error));
-    }
-    Disk::open(&path).map_err(|unread| match unread {
+    };
+    Disk::open(file).map_err(|unread| match unread {
         Unread::Format(found) => OpenError::Format { path, found },
         Unread::Inconsistent(reason) => OpenError::Damaged { path, source: Cause::new(Inconsistent(reason)) },
         Unread::Database(error) => unopened(directory, path, error),
@@ -284,7 +261,7 @@ fn open(directory: &Path) -> Result<(Disk, Kept), OpenError> {
 }
 
 /// What redb's refusal of a file means to whoever started us.
-fn unopened(directory: &Path, path: PathBuf, error: redb::Error) -> OpenError {
+fn unopened(directory: &PrivateDir, path: PathBuf, error: redb::Error) -> OpenError {
     // A file that is no database, or ends too early, is not the system's fault.
     let is_content = |kind| {
         matches!(
@@ -293,16 +270,9 @@ fn unopened(directory: &Path, path: PathBuf, error: redb::Error) -> OpenError {
         )
     };
     match error {
-        redb::Error::DatabaseAlreadyOpen => OpenError::InUse(directory.into()),
+        redb::Error::DatabaseAlreadyOpen => OpenError::InUse(directory.path().into()),
         redb::Error::UpgradeRequired(found) => OpenError::Format { path, found: found.into() },
-        redb::Error::Io(source) if !is_content(source.kind()) => {
-            OpenError::Io { action: "open", path, source }
-        }
+        redb::Error::Io(source) if !is_content(source.kind()) => FileError::io("open", &path)(source).into(),
         error => OpenError::Damaged { path, source: Cause::new(error) },
     }
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
-    let path = path.to_owned();
-    move |source| OpenError::Io { action, path, source }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use registry::manifest::{self, FILE_BYTES_MAX};
+use registry::manifest::{self, FILE_BYTES_MAX, TOTAL_BYTES_MAX};
 
 use super::right::EXAMPLE;
 
@@ -56,7 +56,32 @@ fn what_is_no_text_or_too_much_of_it_is_refused() {
     exact.push(b'\n');
     let said = refusal(&[write("over.yaml", &exact)], root.path());
     assert!(said.starts_with("over.yaml: error: this file is larger than 4 MiB"), "{said}");
+    // As many as are read before they are too many, and one that would be.
+    let many = root.path().join("many");
+    fs::create_dir(&many).unwrap();
+    exact.pop();
+    for n in 0..=TOTAL_BYTES_MAX / FILE_BYTES_MAX + 1 {
+        fs::write(many.join(format!("{n:03}.yaml")), &exact).unwrap();
+    }
+    let sources = manifest::sources(std::slice::from_ref(&many)).unwrap();
+    assert_eq!(sources.len(), TOTAL_BYTES_MAX / FILE_BYTES_MAX + 1);
+    assert!(
+        refusal(&[many], root.path())
+            .contains("many/016.yaml: error: with this file the manifests exceed 64 MiB")
+    );
     let empty = root.path().join("empty");
     fs::create_dir(&empty).unwrap();
     assert_eq!(refusal(&[empty], root.path()), "empty: error: this directory holds no *.yaml file");
+}
+
+#[test]
+fn a_pipe_or_a_device_is_refused_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let pipe = root.path().join("pipe.yaml");
+    // Nobody will ever write to it.
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    assert!(refusal(&[pipe], root.path()).starts_with("pipe.yaml: error: this is a FIFO"));
+    assert!(refusal(&[root.path().into()], root.path()).starts_with("pipe.yaml: error: this is a FIFO"));
+    assert!(refusal(&["/dev/zero".into()], root.path()).starts_with("/dev/zero: error: this is a device"));
 }

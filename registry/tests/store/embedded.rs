@@ -1,11 +1,12 @@
 //! What the embedded store promises beyond the suite: to be the same after a restart, and to say what is wrong.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use files::FileError;
 use registry::store::embedded::{EmbeddedStore, OpenError};
 use registry::store::{
     Event, LeaseId, Op, Outcome, Store, StoreError, TTL_MAX, TTL_MIN, Transaction, Watch, conformance,
@@ -251,8 +252,30 @@ async fn what_is_in_the_way_is_named() {
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
     let refused = EmbeddedStore::open(&file).unwrap_err();
-    assert!(matches!(refused, OpenError::Io { .. }), "{refused:?}");
+    assert!(matches!(refused, OpenError::File(FileError::Io { .. })), "{refused:?}");
     assert!(refused.to_string().contains(file.to_str().unwrap()), "{refused}");
+}
+
+#[tokio::test]
+async fn a_planted_link_leads_nowhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let (inside, precious) = (directory.path().join("registry"), directory.path().join("precious"));
+    for name in ["registry.redb", "registry.lock", "registry.redb.new"] {
+        fs::create_dir_all(&inside).unwrap();
+        fs::write(&precious, "").unwrap();
+        symlink(&precious, inside.join(name)).unwrap();
+        let opened = EmbeddedStore::open(&inside);
+        match name {
+            // What an earlier run left half done is replaced, not written to.
+            "registry.redb.new" => assert!(opened.is_ok()),
+            _ => {
+                let refused = opened.unwrap_err();
+                assert!(matches!(refused, OpenError::File(FileError::Link(_))), "{name}: {refused:?}");
+            }
+        }
+        assert_eq!(fs::read(&precious).unwrap(), b"", "{name}");
+        fs::remove_dir_all(&inside).unwrap();
+    }
 }
 
 #[tokio::test]

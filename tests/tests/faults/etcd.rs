@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use e2e::duo::{Duo, wait_standing};
 use e2e::etcd::{ETCD_SOON, Etcd, of_the_system, patient};
 use e2e::manifest::exported;
+use e2e::mesh::Gateway;
 use e2e::pair::CART;
 use e2e::traffic::{Ask, Traffic};
 use e2e::wait_until;
@@ -71,6 +72,24 @@ mod with_etcd {
             client.compact(newest, Some(CompactionOptions::new().with_physical())).await.unwrap();
             client.defragment().await.unwrap();
         });
+    }
+
+    #[test]
+    fn a_leader_that_no_lease_removes_stops_no_election() {
+        let etcd = Etcd::start(&of_the_system(), 1);
+        // As a copy of another etcd leaves it, whose leases were not copied.
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let mut client = Client::connect(etcd.endpoints(), None).await.unwrap();
+            client.put(registry::store::keys::LEADER, "somebody", None).await.unwrap();
+        });
+        let duo = Duo::on(etcd);
+        duo.wait_elected();
+        let said = |gateway: &Gateway| {
+            gateway.process.log().contains("Audit: the leadership of this cluster's gateways")
+        };
+        assert!(duo.west().into_iter().any(said));
+        assert_eq!(apply(&duo, "web").code, Some(0));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Checks of what is on this machine's disk and of this process's limits. They block.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use files::{FileError, PrivateDir};
 use identity::{Credentials, IdentityError, Trust};
 use registry::manifest::Manifests;
 use registry::model::{Gateway, Link};
@@ -48,6 +48,10 @@ pub(super) fn identity(gateway: &Gateway, used: Option<&Credentials>, now: Syste
     );
     let credentials = match Credentials::load_at(&gateway.identity_dir, now) {
         Ok(credentials) => credentials,
+        Err(error @ IdentityError::NotYetValid { .. }) if used.is_some_and(|used| used.not_after() > now) => {
+            let fix = "nothing, if this machine's clock is right: the one in use stays until then";
+            return vec![Check::warn("identity.certificate", place, chain(&error), fix)];
+        }
         Err(error) => {
             let fix = match &error {
                 IdentityError::NotYetValid { .. } => "set this machine's clock".to_owned(),
@@ -94,7 +98,16 @@ fn name(gateway: &Gateway, credentials: &Credentials) -> Check {
 pub(super) fn bundles<'a>(gateway: &Gateway, links: impl Iterator<Item = &'a Link>) -> Vec<Check> {
     let links: Vec<_> = links.map(|link| (link.cluster.as_str(), link.trust_domain.as_str())).collect();
     let (trust, problems) = Trust::load(&gateway.identity_dir, links.iter().copied());
-    let good = trust.clusters().map(|cluster| Check::ok("trust.bundle", cluster, "can be used"));
+    let now = SystemTime::now();
+    let good = trust.clusters().map(|cluster| match trust.believed_until(cluster) {
+        Some(until) if until < now => Check::fail(
+            "trust.bundle",
+            cluster,
+            format!("every authority in it has expired, the last on {}", identity::utc(until)),
+            format!("make cluster `{cluster}` a new authority, and put its ca.crt into the bundle"),
+        ),
+        _ => Check::ok("trust.bundle", cluster, "can be used"),
+    });
     let bad = problems.iter().map(|(cluster, problem)| {
         let fix = format!(
             "put the ca.crt of cluster `{cluster}` into {}",
@@ -105,32 +118,40 @@ pub(super) fn bundles<'a>(gateway: &Gateway, links: impl Iterator<Item = &'a Lin
     good.chain(bad).collect()
 }
 
-/// Whether the state directory can be written.
+/// Whether the state directory can be written, and by nobody else.
 pub(super) fn state(gateway: &Gateway) -> Check {
     let directory = &gateway.state_dir;
     match write(directory) {
-        Ok(()) => Check::ok("state.writable", directory.display(), "can be written"),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Check::warn(
+        Ok(()) => Check::ok("state.writable", directory.display(), "can be written, and by nobody else"),
+        Err(error) if error.is_missing() => Check::warn(
             "state.writable",
             directory.display(),
             "it is not there",
             "the first start makes it; after that its loss means a new cluster UID",
         ),
+        Err(error @ (FileError::Owner { .. } | FileError::Writable { .. })) => Check::fail(
+            "state.writable",
+            directory.display(),
+            error.to_string(),
+            "do what the message says: the next start is refused else",
+        ),
         Err(error) => Check::fail(
             "state.writable",
             directory.display(),
-            format!("cannot be written: {error}"),
+            chain(&error),
             "make it writable for the gateway's user, and look whether the disk is full",
         ),
     }
 }
 
-fn write(directory: &Path) -> io::Result<()> {
-    let path = directory.join("check.tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-    let written = file.write_all(b"written by a check\n");
+fn write(directory: &Path) -> Result<(), FileError> {
+    const NAME: &str = "check.tmp";
+    files::check_private(directory)?;
+    let directory = PrivateDir::open(directory)?;
+    let path = directory.join(NAME);
+    let written = directory.create(NAME)?.write_all(b"written by a check\n");
     let removed = fs::remove_file(&path);
-    written.and(removed)
+    written.and(removed).map_err(FileError::io("write", &path))
 }
 
 /// Whether the ports can be had; for a gateway that does not run.
@@ -192,6 +213,8 @@ fn judge_descriptors(used: u64, limit: u64) -> Check {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
     use identity::Role;
     use identity::pki::{Issue, Validity, init, issue};
     use registry::manifest::{Source, parse};
@@ -246,6 +269,10 @@ mod tests {
             (Outcome::Fail, Some("set this machine's clock"))
         );
 
+        let used = Credentials::load_at(&right.identity_dir, now).unwrap();
+        let beside = identity(&right, Some(&used), now - DAY);
+        assert_eq!(results(&beside), [(certificate, Outcome::Warn)], "it is taken when its time comes");
+
         let other = Gateway { id: "gw-2".into(), ..right };
         assert_eq!(results(&looked(&other, now)), [(certificate, Outcome::Ok), (name, Outcome::Fail)]);
     }
@@ -259,6 +286,9 @@ mod tests {
         fs::create_dir(&here.state_dir).unwrap();
         assert_eq!(state(&here).result, Outcome::Ok);
         assert_eq!(fs::read_dir(&here.state_dir).unwrap().count(), 0, "nothing is left behind");
+        fs::set_permissions(&here.state_dir, fs::Permissions::from_mode(0o777)).unwrap();
+        let open = state(&here);
+        assert!(open.result == Outcome::Fail && open.cause.contains("chmod go-w"), "{open:?}");
         let file = Gateway { state_dir: dir.path().join("x"), ..here };
         fs::write(&file.state_dir, "a file").unwrap();
         assert_eq!(state(&file).result, Outcome::Fail);

@@ -7,7 +7,7 @@ use super::Check;
 use crate::admin::explain::clusters::why_unreachable;
 use crate::balance::Eligibility;
 use crate::metrics::Outcome as Answered;
-use crate::sync::{other_rings, told_ring};
+use crate::sync::{HELD, NOT_BEFORE, NOT_READ, other_rings, told_ring};
 use crate::view::{LocalService, Server, Service, View};
 
 /// All checks of services, of whose objects the conditions are `known`, at `now` of the process's clock.
@@ -35,6 +35,18 @@ fn conditions(conditions: &[Condition], gateway: &Gateway) -> Vec<Check> {
         let Condition { object, message, .. } = condition;
         let said = format!("{}: {message}", condition.reason);
         checks.extend(match (condition.kind, condition.status) {
+            ("Accepted", false) if condition.reason == HELD => {
+                let fix = "write the missing services back, or send SIGHUP if they are to go";
+                Some(Check::warn("manifests.accepted", object, said, fix))
+            }
+            ("Accepted", false) if condition.reason == NOT_BEFORE => {
+                let fix = "nothing, if this machine's clock is right: it is taken when its time comes";
+                Some(Check::warn("manifests.accepted", object, said, fix))
+            }
+            ("Accepted", false) if condition.reason == NOT_READ => {
+                let fix = "look whether the disk or the server that the files are on answers";
+                Some(Check::fail("manifests.accepted", object, said, fix))
+            }
             ("Accepted", false) => {
                 let fix = "put right what the message names: the old state serves until then";
                 Some(Check::fail("manifests.accepted", object, said, fix))

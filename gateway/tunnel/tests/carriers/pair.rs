@@ -114,7 +114,7 @@ pub(crate) enum Socket {
 pub(crate) type Answered = Result<(Tunnel, Driver), TunnelError>;
 
 pub(crate) fn quic(local: Local, dir: &Path) -> Endpoint {
-    let secrets = Secrets::load_or_create(&dir.join(&local.hello.cluster).join(Secrets::FILE)).unwrap();
+    let secrets = Secrets::load_or_create(&dir.join(&local.hello.cluster)).unwrap();
     let any = ([127, 0, 0, 1], 0).into();
     let mut ports = Port::bind(any, NonZeroU8::MIN, &secrets, local.hello.boot).unwrap();
     Endpoint::on(ports.remove(0), local).unwrap()

@@ -42,7 +42,7 @@ impl Gateway {
     pub(crate) fn start_at(dir: &Path, cluster: &str, address: SocketAddr, workers: u8, boot: u64) -> Self {
         let state = dir.join(cluster);
         let local = local(&state, cluster, u32::MAX, boot);
-        let secrets = Secrets::load_or_create(&state.join(Secrets::FILE)).unwrap();
+        let secrets = Secrets::load_or_create(&state).unwrap();
         let ports = Port::bind(address, NonZeroU8::new(workers).unwrap(), &secrets, boot).unwrap();
         let accepted = Arc::<Mutex<Vec<Tunnel>>>::default();
         let (counter, count) = watch::channel(0);

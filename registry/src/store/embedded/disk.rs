@@ -3,18 +3,19 @@
 //! Everything here blocks on the disk. Commits are in two phases: one phase less would be an fsync less, but then a
 //! damaged last commit is taken for one that never was, and revisions go back in silence.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
+use std::io;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::time::Duration;
 
+use files::{FileError, PrivateDir};
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError,
     WriteTransaction,
 };
 
+use super::{FILE, FILE_NEW};
 use crate::store::staged::Batch;
 use crate::store::state::{Kept, Recorded};
 use crate::store::{Changes, Entry, Event, LeaseId};
@@ -71,34 +72,35 @@ impl<E: Into<redb::Error>> From<E> for Unread {
 }
 
 impl Disk {
-    /// Makes the file `path` hold `kept`. It stands there whole, or what stood there before still does: it is written
-    /// as `new`, in the same directory, first.
-    pub(super) fn create(path: &Path, new: &Path, kept: &Kept) -> Result<Self, redb::Error> {
-        let created = Self::create_new(new, kept).and_then(|disk| {
+    /// Makes the registry's file in `directory` hold `kept`. It stands there whole, or what stood there before still does:
+    /// it is written under another name first.
+    pub(super) fn create(directory: &PrivateDir, kept: &Kept) -> Result<Self, redb::Error> {
+        let created = Self::create_new(directory, kept).and_then(|disk| {
             // The content is on the disk, now the name that points to it.
-            fs::rename(new, path)?;
+            directory.rename(FILE_NEW, FILE).map_err(refused)?;
             Ok(disk)
         });
         if created.is_err() {
             // Half of a file would hold the room that is missing.
-            let _ = fs::remove_file(new);
+            let _ = fs::remove_file(directory.join(FILE_NEW));
         }
-        let disk = created?;
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
-        Ok(disk)
+        created
     }
 
-    fn create_new(new: &Path, kept: &Kept) -> Result<Self, redb::Error> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let disk = Self { database: builder().create_file(options.open(new)?)? };
+    fn create_new(directory: &PrivateDir, kept: &Kept) -> Result<Self, redb::Error> {
+        let new = directory.create(FILE_NEW).map_err(refused)?;
+        let disk = Self { database: builder().create_file(new)? };
         disk.transaction(|transaction| insert_all(transaction, kept))?;
         Ok(disk)
     }
 
-    /// Opens the file `path` and reads what it holds.
-    pub(super) fn open(path: &Path) -> Result<(Self, Kept), Unread> {
-        Self::read(|| builder().open(path))
+    /// Reads what the registry's file holds.
+    pub(super) fn open(file: File) -> Result<(Self, Kept), Unread> {
+        // The library would make an empty file a new database.
+        if file.metadata()?.len() == 0 {
+            return Err(Unread::Inconsistent("it is empty"));
+        }
+        Self::read(|| builder().create_file(file))
     }
 
     /// Reads what a database holds, after a check of every page against its checksum: damage in what nobody happens
@@ -133,6 +135,14 @@ impl Disk {
         transaction.set_two_phase_commit(true);
         write(&transaction)?;
         Ok(transaction.commit()?)
+    }
+}
+
+/// A file that could not be made, as the database tells of its own.
+fn refused(error: FileError) -> redb::Error {
+    match error {
+        FileError::Io { source, .. } => source.into(),
+        other => io::Error::other(other).into(),
     }
 }
 

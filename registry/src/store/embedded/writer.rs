@@ -4,13 +4,14 @@
 //! company and a slow disk is used no more often than it can take.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use files::PrivateDir;
+
 use super::disk::Disk;
 use super::queue::Write;
-use super::{FILE, FILE_NEW, Shared};
+use super::{FILE, Shared};
 use crate::store::staged::{Batch, Staged};
 use crate::store::{Cause, StoreError, unix_ms};
 
@@ -30,7 +31,7 @@ type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
 /// The writing thread's own things.
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
-    pub(super) directory: PathBuf,
+    pub(super) directory: PrivateDir,
     pub(super) disk: Result<Disk, Broken>,
 }
 
@@ -109,8 +110,8 @@ impl Writer {
     /// may show pages that never reached the disk. `failures`: those before.
     fn mend(&self, failures: u32) -> Result<Disk, Broken> {
         let kept = self.shared.state().kept();
-        let (path, new) = (self.directory.join(FILE), self.directory.join(FILE_NEW));
-        let disk = Disk::create(&path, &new, &kept).map_err(|error| self.broken(error, failures))?;
+        let path = self.directory.join(FILE);
+        let disk = Disk::create(&self.directory, &kept).map_err(|error| self.broken(error, failures))?;
         tracing::info!(path = %path.display(), revision = kept.revision, "the registry's file takes writes again");
         Ok(disk)
     }

@@ -4,13 +4,13 @@ use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, Error};
+use etcd_client::{Client, ConnectOptions, Error};
 use tokio::sync::Mutex;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::failure::{Failure, Kind};
-use super::options::{ASK_TIMEOUT, EtcdOptions, REQUEST_TIMEOUT};
+use super::options::{ASK_TIMEOUT, EtcdOptions, FileError, REQUEST_TIMEOUT};
+use crate::reader::Reader;
 
 /// Whether a request may be made a second time if nobody knows what became of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub(super) struct Members {
     list: Vec<Member>,
     /// The one that is asked first.
     current: AtomicUsize,
+    /// Of the files that name us.
+    reader: Reader,
 }
 
 struct Member {
@@ -55,7 +57,7 @@ impl Members {
     pub(super) fn new(options: EtcdOptions) -> Self {
         let member = |endpoint: &String| Member { endpoint: endpoint.clone(), client: Mutex::new(None) };
         let list = options.endpoints.iter().map(member).collect();
-        Self { options, list, current: AtomicUsize::new(0) }
+        Self { options, list, current: AtomicUsize::new(0), reader: Reader::default() }
     }
 
     /// The address of a member that gave an answer.
@@ -139,15 +141,20 @@ impl Members {
         if let Some(client) = &*slot {
             return Ok(client.clone());
         }
-        let options = self.options.clone();
-        let options = spawn_blocking(move || options.connect_options()).await;
-        let options = options
-            .map_err(|_| Failure::silent(endpoint, wait))?
-            .map_err(|error| Failure::unnamed(endpoint, &error))?;
+        // Before whoever waits for an answer gives up, so that it is told what the matter is.
+        let options = self.connect_options(wait * 3 / 4).await;
+        let options = options.map_err(|error| Failure::unnamed(endpoint, &error))?;
         // With a user it logs in, else it does nothing yet.
         let made = Client::connect([endpoint], Some(options)).await;
         let made = made.map_err(|error| Failure::of(endpoint, &error))?;
         Ok(slot.insert(made).clone())
+    }
+
+    /// Reads the files that name us, on a thread that is left behind if they are not read within `wait`.
+    async fn connect_options(&self, wait: Duration) -> Result<ConnectOptions, FileError> {
+        let options = self.options.clone();
+        let read = self.reader.within(wait, move || options.connect_options()).await;
+        read.unwrap_or(Err(FileError::Slow(wait)))
     }
 }
 
@@ -157,7 +164,7 @@ mod tests {
 
     use std::future::pending;
 
-    use super::super::options::LEASE_TIMEOUT;
+    use super::super::options::{EtcdUser, LEASE_TIMEOUT};
     use super::*;
 
     fn members(endpoints: &[String]) -> Members {
@@ -178,6 +185,23 @@ mod tests {
         assert_eq!(frozen(16, Repeat::Always, REQUEST_TIMEOUT).await, ASK_TIMEOUT);
         assert_eq!(frozen(16, Repeat::Unmade, REQUEST_TIMEOUT).await, REQUEST_TIMEOUT);
         assert_eq!(frozen(3, Repeat::Always, LEASE_TIMEOUT).await, LEASE_TIMEOUT * 3);
+    }
+
+    #[tokio::test]
+    async fn files_that_hang_are_named_and_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let password_file = folder.path().join("password");
+        let user = Some(EtcdUser { name: "ringway".into(), password_file });
+        let endpoints = vec!["http://127.0.0.1:1".into()];
+        let members = Members::new(EtcdOptions { endpoints, user, ..EtcdOptions::default() });
+        let get = |client: Client| async move { client.kv_client().get("a", None).await };
+        let (answer, hangs) = std::sync::mpsc::sync_channel::<()>(0);
+        assert_eq!(members.reader.within(Duration::ZERO, move || hangs.recv()).await, None);
+        let failure = members.ask(Repeat::Always, LEASE_TIMEOUT, get).await.unwrap_err();
+        assert!(failure.to_string().contains("does their file system hang?"), "{failure}");
+        answer.send(()).unwrap();
+        let failure = members.ask(Repeat::Always, REQUEST_TIMEOUT, get).await.unwrap_err();
+        assert!(failure.to_string().contains("cannot read"), "{failure}");
     }
 
     #[tokio::test]

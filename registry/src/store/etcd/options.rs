@@ -1,7 +1,5 @@
 //! Where an etcd is, how it is spoken to, and the files that say who we are there.
 
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,28 +53,18 @@ pub struct EtcdUser {
 /// Why a file that names us to etcd cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The system refused.
-    #[error("cannot read `{}`", path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It is no such file.
-    #[error("`{}` is empty, or longer than {FILE_BYTES_MAX} bytes", .0.display())]
-    Size(PathBuf),
-    /// Others than its owner may read it.
-    #[error("others may read `{}` (mode {mode:o}); `chmod 600` it", path.display())]
-    Open {
-        /// Which file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
+    /// It cannot be read, is longer than any such file, or is a secret that others may read.
+    #[error(transparent)]
+    Read(#[from] files::FileError),
+    /// There is nothing in it, as while it is being written.
+    #[error("`{}` is empty", .0.display())]
+    Empty(PathBuf),
     /// The password is no text.
     #[error("the first line of `{}` is no password: it is empty or not UTF-8", .0.display())]
     Password(PathBuf),
+    /// The files were not read in time.
+    #[error("the files of `registry.etcd` were not read within {0:?}: does their file system hang?")]
+    Slow(Duration),
 }
 
 impl EtcdOptions {
@@ -102,36 +90,34 @@ impl EtcdOptions {
 }
 
 fn tls(directory: &Path) -> Result<TlsOptions, FileError> {
-    let options = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&directory.join("ca.crt"))?));
-    let (certificate, key) = (directory.join("tls.crt"), directory.join("tls.key"));
-    if !certificate.exists() && !key.exists() {
-        return Ok(options);
+    let read = |name: &str| filled(directory.join(name), files::read);
+    let options = TlsOptions::new().ca_certificate(Certificate::from_pem(read("ca.crt")?));
+    let (certificate, key) = (read("tls.crt"), filled(directory.join("tls.key"), files::read_secret));
+    match (certificate, key) {
+        (Err(FileError::Read(one)), Err(FileError::Read(other)))
+            if one.is_missing() && other.is_missing() =>
+        {
+            Ok(options)
+        }
+        (certificate, key) => Ok(options.identity(Identity::from_pem(certificate?, key?))),
     }
-    Ok(options.identity(Identity::from_pem(read(&certificate)?, read_secret(&key)?)))
 }
 
 fn password(path: &Path) -> Result<String, FileError> {
-    let text = String::from_utf8(read_secret(path)?).unwrap_or_default();
+    let text = String::from_utf8(filled(path.into(), files::read_secret)?).unwrap_or_default();
     match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(line.to_owned()),
         _ => Err(FileError::Password(path.into())),
     }
 }
 
-fn read_secret(path: &Path) -> Result<Vec<u8>, FileError> {
-    let mode = metadata(path)?.mode() & 0o777;
-    if mode & 0o077 != 0 { Err(FileError::Open { path: path.into(), mode }) } else { read(path) }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, FileError> {
-    if !(1..=FILE_BYTES_MAX).contains(&metadata(path)?.len()) {
-        return Err(FileError::Size(path.into()));
-    }
-    std::fs::read(path).map_err(|source| FileError::Io { path: path.into(), source })
-}
-
-fn metadata(path: &Path) -> Result<std::fs::Metadata, FileError> {
-    std::fs::metadata(path).map_err(|source| FileError::Io { path: path.into(), source })
+/// What `read` reads of a file that has something in it.
+fn filled(
+    path: PathBuf,
+    read: fn(&Path, u64) -> Result<Vec<u8>, files::FileError>,
+) -> Result<Vec<u8>, FileError> {
+    let bytes = read(&path, FILE_BYTES_MAX)?;
+    if bytes.is_empty() { Err(FileError::Empty(path)) } else { Ok(bytes) }
 }
 
 #[cfg(test)]
@@ -154,9 +140,10 @@ mod tests {
         let path = folder.path().join("password");
         assert!(password(&path).unwrap_err().to_string().contains("cannot read"));
         write(&path, "se cret\nmore\n", 0o644);
-        assert!(password(&path).unwrap_err().to_string().contains("mode 644"));
+        assert!(password(&path).unwrap_err().to_string().contains("mode 0644"));
         write(&path, "se cret\nmore\n", 0o600);
         assert_eq!(password(&path).unwrap(), "se cret");
+        assert!(password(Path::new("/dev/zero")).unwrap_err().to_string().contains("is a device"));
         for none in ["", "\nsecret"] {
             write(&path, none, 0o600);
             assert!(password(&path).is_err(), "{none:?}");

@@ -277,12 +277,20 @@ fn another_database_and_another_format_are_told_apart() {
 
 #[test]
 fn a_file_that_could_not_be_made_leaves_nothing_behind() {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, new) = (dir.path().join("registry.redb"), dir.path().join("registry.redb.new"));
+    let folder = tempfile::tempdir().unwrap();
+    let directory = PrivateDir::open(folder.path()).unwrap();
     // In its place stands what no file replaces.
-    fs::create_dir(&path).unwrap();
-    Disk::create(&path, &new, &Kept::default()).unwrap_err();
-    assert!(!new.exists());
-    fs::remove_dir(&path).unwrap();
-    Disk::create(&path, &new, &Kept::default()).unwrap();
+    fs::create_dir(directory.join(FILE)).unwrap();
+    Disk::create(&directory, &Kept::default()).unwrap_err();
+    assert!(!directory.join(FILE_NEW).exists());
+    fs::remove_dir(directory.join(FILE)).unwrap();
+    Disk::create(&directory, &Kept::default()).unwrap();
+}
+
+#[test]
+fn an_empty_file_is_no_empty_registry() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = PrivateDir::open(folder.path()).unwrap();
+    let read = Disk::open(directory.create(FILE).unwrap());
+    assert!(matches!(read, Err(Unread::Inconsistent("it is empty"))));
 }
