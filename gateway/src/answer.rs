@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use proto::frame::Frame as TunnelFrame;
 use proto::limits;
 use tokio::time::{Instant, Sleep};
 
+use crate::balance::EndpointState;
 use crate::body::{BodyError, Upload};
 use crate::budget::{ByteBudget, Reservation};
 use crate::clock::Activity;
@@ -30,6 +32,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// Its body.
     pub body: AnswerBody,
+    /// The endpoint of this cluster that it is of.
+    pub endpoint: Option<Arc<EndpointState>>,
 }
 
 /// The body of an answer.
@@ -86,8 +90,9 @@ impl Limit {
 
 impl From<EndpointAnswer> for Answer {
     fn from(answer: EndpointAnswer) -> Self {
-        let EndpointAnswer { status, reason, headers, body, upload } = answer;
-        Self { status, reason, headers, body: AnswerBody::stream(Source::Endpoint(body), upload) }
+        let EndpointAnswer { status, reason, headers, body, upload, endpoint } = answer;
+        let body = AnswerBody::stream(Source::Endpoint(body), upload);
+        Self { status, reason, headers, body, endpoint: Some(endpoint) }
     }
 }
 
@@ -98,21 +103,16 @@ impl Answer {
     ///
     /// # Errors
     /// When the body is cut: the attempt has failed, and nothing of it was forwarded.
-    pub async fn settle(
-        self,
-        budget: &std::sync::Arc<ByteBudget>,
-        idle: Duration,
-    ) -> Result<Self, BodyError> {
-        let Self { status, reason, headers, body } = self;
-        let AnswerBody::Stream(mut stream) = body else {
-            return Ok(Self { status, reason, headers, body });
-        };
+    pub async fn settle(self, budget: &Arc<ByteBudget>, idle: Duration) -> Result<Self, BodyError> {
+        let Self { status, reason, headers, body, endpoint } = self;
+        let with = |body| Self { status, reason, headers, body, endpoint };
+        let AnswerBody::Stream(mut stream) = body else { return Ok(with(body)) };
         let small = stream.source.length().is_some_and(|n| n <= limits::SMALL_BODY_BYTES as u64);
         let mut reserved = budget.reservation();
         let room = reserved.grow(limits::SMALL_BODY_BYTES);
         let mut whole = Whole { data: None, trailers: None, _reserved: Some(reserved) };
         if !room || !(small || stream.source.end_is_here()) {
-            return Ok(Self { status, reason, headers, body: AnswerBody::Stream(stream) });
+            return Ok(with(AnswerBody::Stream(stream)));
         }
         let mut gathered = BytesMut::new();
         while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_frame(cx)).await {
@@ -133,7 +133,7 @@ impl Answer {
         if let Some(upload) = stream.upload.take() {
             upload.go_on(idle);
         }
-        Ok(Self { status, reason, headers, body: AnswerBody::Whole(whole) })
+        Ok(with(AnswerBody::Whole(whole)))
     }
 }
 

@@ -254,6 +254,7 @@ async fn start(options: Options) -> Result<(), StartError> {
         peers,
         attempts: metrics.attempts(),
         nameless: metrics.requests(Direction::Outbound, &"".into(), None),
+        nameless_inbound: metrics.requests(Direction::Inbound, &"".into(), None),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock,

@@ -175,6 +175,8 @@ struct Shared {
     length: Option<u64>,
     reserved: Reservation,
     ended_at: Option<tokio::time::Instant>,
+    /// Bytes that have come.
+    received: u64,
 }
 
 impl RequestBody {
@@ -215,6 +217,7 @@ impl RequestBody {
             length,
             reserved,
             ended_at: None,
+            received: 0,
         }))))
     }
 
@@ -237,6 +240,11 @@ impl RequestBody {
             let s = s.borrow();
             !s.dropped && matches!(s.source, Source::Ended)
         })
+    }
+
+    /// Bytes of it that have come.
+    pub fn received(&self) -> u64 {
+        self.0.as_ref().map_or(0, |s| s.borrow().received)
     }
 
     /// Since when the caller has nothing more to send; `None` while it still sends.

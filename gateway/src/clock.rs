@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 /// The system's clock, in Unix milliseconds: for people, and to begin with.
 pub fn unix_ms() -> u64 {
@@ -10,7 +12,7 @@ pub fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A clock that starts when it is made.
+/// A clock that starts when it is made; virtual where the runtime's time is.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
@@ -24,8 +26,8 @@ impl Clock {
     }
 
     /// When it was zero.
-    pub fn epoch(&self) -> Instant {
-        self.start
+    pub fn epoch(&self) -> std::time::Instant {
+        self.start.into_std()
     }
 
     /// The Unix milliseconds of that moment by the system's clock.
@@ -47,21 +49,21 @@ impl Clock {
 
 /// When something last moved in an exchange, in either direction.
 #[derive(Clone, Debug)]
-pub struct Activity(Rc<Cell<tokio::time::Instant>>);
+pub struct Activity(Rc<Cell<Instant>>);
 
 impl Activity {
     /// Starts now.
-    pub fn new(now: tokio::time::Instant) -> Self {
+    pub fn new(now: Instant) -> Self {
         Self(Rc::new(Cell::new(now)))
     }
 
     /// Something moved.
     pub fn touch(&self) {
-        self.0.set(tokio::time::Instant::now());
+        self.0.set(Instant::now());
     }
 
     /// When it did.
-    pub fn last(&self) -> tokio::time::Instant {
+    pub fn last(&self) -> Instant {
         self.0.get()
     }
 }

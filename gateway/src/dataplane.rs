@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::code::{CloseCode, Code};
+use proto::code::CloseCode;
 use registry::model::{ClusterName, HostPort};
 use registry::registration::place::CameFrom;
 use tokio::runtime::{Builder, LocalOptions};
@@ -18,9 +18,7 @@ use tokio::sync::{Barrier, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet, spawn_local};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
-use tunnel::{
-    Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Exchange, Peer, PeerAddress, Port, Tunnel,
-};
+use tunnel::{Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Peer, PeerAddress, Port, Tunnel};
 
 use crate::limited::limited;
 use crate::line::Line;
@@ -34,7 +32,7 @@ use crate::sidecars::{
 use crate::worker::{
     LookupStream, ObjectsStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker,
 };
-use crate::{admin, exchange, inbound, listener, outbound};
+use crate::{admin, inbound, listener, outbound};
 
 pub use accept::Handshakes;
 
@@ -318,7 +316,7 @@ async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
                     let clock = plane.worker.shared.clock;
                     let began = clock.micros();
                     if rooms.iter().any(Option::is_none) || !workload.resets.admits(began) {
-                        return refuse(exchange);
+                        return outbound::shed_sidecar(&plane.worker, &caller, exchange);
                     }
                     let fate = exchange.fate();
                     outbound::serve_sidecar(&plane.worker, &peer, &caller, exchange).await;
@@ -377,10 +375,10 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                     let began = clock.micros();
                     if !cluster.resets.admits(began) {
                         cluster.over.note(&cluster.name, Over::Resets, Instant::now());
-                        return refuse(exchange);
+                        return inbound::shed(&plane.worker.serving, &peer, exchange);
                     }
                     let fate = exchange.fate();
-                    inbound::serve(plane.worker.clone(), &cluster, &peer, exchange).await;
+                    inbound::serve(&plane.worker.serving, &cluster.asking, &peer, exchange).await;
                     // What it is refused for is said there.
                     let _ = cluster.resets.ended(fate.answered(), began, clock.micros());
                 }
@@ -415,11 +413,6 @@ fn say_gives_up(who: &dyn Display) {
         WARN, KNOWN, who,
         "It gives up more requests than it lets be answered; what it asks is refused until fewer are.", %who
     );
-}
-
-/// Refuses an exchange before any work.
-fn refuse(mut exchange: Exchange) {
-    exchange::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Overloaded);
 }
 
 impl Plane {

@@ -238,6 +238,7 @@ impl Ask<'_> {
                     headers: head.headers,
                     body,
                     upload,
+                    endpoint: endpoint.clone(),
                 })
             }
             Protocol::Grpc => {
@@ -262,6 +263,7 @@ impl Ask<'_> {
                     headers: parts.headers,
                     body,
                     upload,
+                    endpoint: endpoint.clone(),
                 })
             }
         }
@@ -321,6 +323,8 @@ pub struct EndpointAnswer {
     pub body: EndpointBody,
     /// What is still to be sent of the request, if the answer came before its end.
     pub upload: Option<Upload>,
+    /// Which endpoint it is of.
+    pub endpoint: Arc<EndpointState>,
 }
 
 fn unblamed(in_flight: &InFlight) -> Option<Change> {

@@ -170,7 +170,7 @@ impl Rejection {
         self.put_proxy_status(gateway, &mut headers);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         let body = AnswerBody::whole(format!("{gateway}: {name}: {}\n", self.details).into());
-        Answer { status, reason: None, headers, body }
+        Answer { status, reason: None, headers, body, endpoint: None }
     }
 
     /// The same to a caller of gRPC: nothing but a status of gRPC, which is 200 to HTTP.
@@ -180,7 +180,13 @@ impl Rejection {
         self.put_proxy_status(gateway, &mut headers);
         let message = format!("{gateway}: {name}: {}", self.details);
         grpc::put_status(&mut headers, self.error.grpc(), &message);
-        Answer { status: StatusCode::OK, reason: None, headers, body: AnswerBody::whole(Bytes::new()) }
+        Answer {
+            status: StatusCode::OK,
+            reason: None,
+            headers,
+            body: AnswerBody::whole(Bytes::new()),
+            endpoint: None,
+        }
     }
 
     fn put_proxy_status(&self, gateway: &str, headers: &mut HeaderMap) {

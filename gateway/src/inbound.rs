@@ -1,102 +1,95 @@
-//! A request of a peer on its way to an endpoint of this cluster. It is given no tunnels: a request crosses the WAN at
-//! most once.
+//! A request of a peer on its way to an endpoint of this cluster. What it is given ([`Serving`]) leads to no peer and no
+//! tunnel: a request crosses between clusters at most once.
 
 use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use identity::{Identity, Role};
 use proto::code::Code;
-use registry::model::Timeout;
+use registry::model::{ClusterName, Timeout};
 use tokio::time::Instant;
 use tracing::debug;
-use tunnel::{Exchange, Peer};
+use tunnel::{Exchange, Peer, Sender};
 
-use crate::access::{Counted, Line};
 use crate::answer::Answer;
 use crate::body::RequestBody;
 use crate::clock::Activity;
 use crate::endpoint::{Allowance, Ask};
 use crate::error::Rejection;
-use crate::exchange::{self, Interims};
+use crate::exchange::codec;
+use crate::exchange::server::{self, Interims};
 use crate::fields::Declared;
 use crate::message::{self, RequestHead};
-use crate::metrics::{Direction, Outcome, RequestCounters};
-use crate::peers::PeerCluster;
+use crate::metrics::{Direction, InProgress, Outcome};
+use crate::record::Record;
 use crate::retry::Failure;
 use crate::view::LocalService;
-use crate::worker::{PEER_REQUESTS_MAX, REQUESTS_MAX, Worker};
+use crate::worker::{PEER_REQUESTS_MAX, REQUESTS_MAX, Serving};
 
 /// Why a request of a peer ends without an answer.
 #[derive(Debug)]
 struct Refusal(Code, Outcome);
 
-/// Serves one exchange that `peer`, a gateway of `cluster`, opened.
-pub async fn serve(worker: Rc<Worker>, cluster: &PeerCluster, peer: &Peer, exchange: Exchange) {
-    let Exchange { mut sender, mut receiver } = exchange;
-    let of_all = worker.shared.in_progress.enter(REQUESTS_MAX);
-    let (Some(_of_all), Some(_of_peer)) = (of_all, cluster.asking.enter(PEER_REQUESTS_MAX)) else {
-        return exchange::refuse(&mut sender, &mut receiver, Code::Overloaded);
+/// Refuses an exchange of a linked cluster that is over its budget, before any work.
+pub fn shed(serving: &Serving, peer: &Peer, mut exchange: Exchange) {
+    record(serving, peer).ends(Outcome::Overloaded);
+    server::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Overloaded);
+}
+
+fn record(serving: &Serving, peer: &Peer) -> Record {
+    let counters = serving.unnamed(&peer.hello.cluster);
+    let mut record = Record::begin(Direction::Inbound, &counters, Instant::now());
+    record.peer(&peer.hello.cluster);
+    record
+}
+
+/// Serves one exchange that `peer`, a gateway of a linked cluster, opened; `asking` counts what that cluster asks.
+pub async fn serve(serving: &Serving, asking: &Arc<InProgress>, peer: &Peer, exchange: Exchange) {
+    let of_all = serving.in_progress().enter(REQUESTS_MAX);
+    let (Some(_of_all), Some(_of_peer)) = (of_all, asking.enter(PEER_REQUESTS_MAX)) else {
+        return shed(serving, peer, exchange);
     };
-    let Some(head) = exchange::head(peer, &mut sender, &mut receiver).await else { return };
-    let started = Instant::now();
-    let mut request = match Request::read(&worker, peer, &head, started) {
+    let Exchange { mut sender, mut receiver } = exchange;
+    let mut record = record(serving, peer);
+    let Some(head) = server::head(peer, &mut sender, &mut receiver).await else { return };
+    let request = match Request::read(serving, peer, &head, &mut record) {
         Ok(request) => request,
         Err(Refusal(code, outcome)) => {
+            record.ends(outcome);
             debug!(peer = %peer.hello.cluster, code = code.as_str(), ?outcome, "Refused.");
-            return exchange::refuse(&mut sender, &mut receiver, code);
+            return server::refuse(&mut sender, &mut receiver, code);
         }
     };
-    let mut counted = Counted::begin(request.counters.clone(), request.line.take());
-    let budget = &worker.shared.budget;
-    let body = exchange::body(receiver, request.declared, budget, Activity::new(started));
+    let body = server::body(receiver, request.declared, serving.budget(), Activity::new(record.started()));
     if body.failed() {
         return sender.reset(Code::Internal);
     }
     let interims = Interims::default();
-    let answering = request.call(&worker, &body, &interims);
+    let answering = request.call(serving, &body, &interims);
     let Some(answered) = interims.while_answering(&mut sender, answering).await else { return };
+    record.received(body.received());
     match answered {
         // The peer's body broke off: whatever the endpoint made of that is no answer.
         _ if body.failed() => sender.reset(Code::Cancelled),
-        Ok(mut answer) => {
-            if let Some(left) = request.deadline {
-                answer.body.limit(left, Some(started + left), Activity::new(started));
-            }
-            request.local.durations.observe(started.elapsed());
-            if let Some(line) = &mut counted.line {
-                line.status(answer.status.as_u16());
-            }
-            counted.outcome = exchange::forward(&mut sender, answer).await;
-            if worker.shared.stop.is_cancelled() {
-                // The drain closes the tunnel after the last request: what was written must have arrived by then.
-                sender.stopped().await;
-            }
-        }
+        Ok(answer) => request.forward(serving, &mut sender, answer, &mut record).await,
         // It would be everywhere: said in an answer, as no code could say it.
         Err(failure @ Failure::AnswerTooLarge) => {
-            counted.outcome = failure.into();
+            record.ends(failure.into());
             let rejection = Rejection::from_failure(failure, &request.local.name);
-            exchange::forward(&mut sender, rejection.into_answer(&worker.shared.name)).await;
+            server::forward(&mut sender, rejection.into_answer(serving.name()), &mut record).await;
         }
         Err(failure) => {
-            counted.outcome = failure.into();
-            let code = match failure {
-                Failure::Connect | Failure::Unavailable | Failure::Refused => Code::Refused,
-                Failure::Overloaded | Failure::NoRoom => Code::Overloaded,
-                Failure::Deadline => Code::Deadline,
-                Failure::Cancelled => Code::Cancelled,
-                _ => Code::Internal,
-            };
-            sender.reset(code);
+            record.ends(failure.into());
+            sender.reset(codec::code(failure));
         }
     }
 }
 
 /// A request that passed every check.
 struct Request {
-    local: std::sync::Arc<LocalService>,
+    local: Arc<LocalService>,
     port: u16,
     head: RequestHead,
     /// The hash of its key.
@@ -106,26 +99,25 @@ struct Request {
     declared: Declared,
     /// What is left of the total deadline.
     deadline: Option<Duration>,
-    counters: Option<RequestCounters>,
-    line: Option<Box<Line>>,
 }
 
 impl Request {
     /// Reads the head and checks the grant first, then the rest, all before any work.
-    fn read(worker: &Worker, peer: &Peer, bytes: &Bytes, started: Instant) -> Result<Self, Refusal> {
-        let (head, head_fields) =
-            proto::head::RequestHead::decode(bytes).map_err(|_| Refusal(Code::Internal, Outcome::Broken))?;
-        let view = worker.shared.view.load();
-        let local = view
-            .local(head.namespace, head.service)
-            .ok_or(Refusal(Code::Unknown, Outcome::NotFound))?
-            .clone();
-        let asks = registry::model::ClusterName::new(&peer.hello.cluster)
-            .map_err(|_| Refusal(Code::Denied, Outcome::Denied))?;
+    fn read(serving: &Serving, peer: &Peer, bytes: &Bytes, record: &mut Record) -> Result<Self, Refusal> {
+        let (head, head_fields) = proto::head::RequestHead::decode(bytes)
+            .map_err(|_| Refusal(Code::Internal, Outcome::Malformed))?;
+        record.method(head.method);
+        let local =
+            serving.local(head.namespace, head.service).ok_or(Refusal(Code::Unknown, Outcome::NotFound))?;
+        let asks =
+            ClusterName::new(&peer.hello.cluster).map_err(|_| Refusal(Code::Denied, Outcome::Denied))?;
+        if let Some(counters) = local.inbound(asks.as_str()) {
+            record.asks(head.method, &local.name, counters);
+        }
         if !local.grant.allows(&asks) || !head.caller.is_none_or(|caller| vouches_for(peer, caller)) {
             return Err(Refusal(Code::Denied, Outcome::Denied));
         }
-        let counters = local.inbound(asks.as_str()).cloned();
+        record.caller(head.caller);
         if local.endpoints(head.port).is_none() {
             return Err(Refusal(Code::Unknown, Outcome::NotFound));
         }
@@ -136,14 +128,10 @@ impl Request {
         }
         if !agrees {
             // The caller has looked again and still disagrees: served, and said.
-            worker.shared.metrics.mismatch(&local.name, asks.as_str());
+            serving.mismatch(&local.name, asks.as_str());
         }
         let request = message::request_from_tunnel(bytes, &head, head_fields);
         let (request_head, declared) = request.ok_or(Refusal(Code::Internal, Outcome::Malformed))?;
-        let mut line = Line::begin(Direction::Inbound, head.method, &local.name, head.caller, started);
-        if let Some(line) = &mut line {
-            line.peer(asks.as_str());
-        }
         Ok(Self {
             port: head.port,
             head: request_head,
@@ -155,42 +143,56 @@ impl Request {
                 connect: Timeout::default().connect,
             },
             deadline: (head.deadline_ms > 0).then(|| Duration::from_millis(head.deadline_ms)),
-            counters,
-            line,
             local,
         })
     }
 
     async fn call(
         &self,
-        worker: &Rc<Worker>,
+        serving: &Serving,
         body: &RequestBody,
         interims: &Interims,
     ) -> Result<Answer, Failure> {
         let port = self.local.port(self.port).ok_or(Failure::Unavailable)?;
-        let shared = &worker.shared;
         // Whoever placed the request says when its time is over, and it may be a short one.
         let expired = Cell::new(false);
         let ask = Ask {
-            pool: &worker.pool,
+            pool: serving.pool(),
             port,
-            clock: shared.clock,
+            clock: serving.clock(),
             head: &self.head,
             body,
             key: self.key,
             allowance: self.allowance,
             expired: &expired,
             interim: &|status, headers| interims.push(status, headers),
-            stop: &shared.stop,
+            stop: serving.stop(),
         };
         let idle = Timeout::default().idle;
         let calling = async {
             let answer = Answer::from(ask.send().await?);
-            answer.settle(&shared.budget, idle).await.map_err(|_| Failure::Reset)
+            answer.settle(serving.budget(), idle).await.map_err(|_| Failure::Reset)
         };
         match self.deadline {
             None => calling.await,
             Some(left) => tokio::time::timeout(left, calling).await.unwrap_or(Err(Failure::Deadline)),
+        }
+    }
+
+    async fn forward(&self, serving: &Serving, sender: &mut Sender, mut answer: Answer, record: &mut Record) {
+        let started = record.started();
+        if let Some(left) = self.deadline {
+            answer.body.limit(left, Some(started + left), Activity::new(started));
+        }
+        self.local.durations.observe(started.elapsed());
+        if let Some(endpoint) = &answer.endpoint {
+            record.endpoint(endpoint.id());
+        }
+        let outcome = server::forward(sender, answer, record).await;
+        record.ends(outcome);
+        if serving.stop().is_cancelled() {
+            // The drain closes the tunnel after the last request: what was written must have arrived by then.
+            sender.stopped().await;
         }
     }
 }

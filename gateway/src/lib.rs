@@ -8,7 +8,6 @@
 //! | a request | [`outbound`], [`inbound`] | places it; serves it: inbound is given no tunnels |
 //! | the process | [`dataplane`], [`sync`], [`checks`], [`admin`], [`app`] | threads, mirror, health checks, operators, wiring |
 
-pub mod access;
 pub mod admin;
 pub mod answer;
 pub mod app;
@@ -26,6 +25,7 @@ pub mod error;
 pub mod exchange;
 pub mod facts;
 pub mod fields;
+pub mod flow;
 pub mod grpc;
 pub mod health;
 pub mod inbound;
@@ -39,6 +39,7 @@ pub mod outbound;
 pub mod peers;
 pub mod placement;
 pub mod places;
+pub mod record;
 pub mod registrar;
 pub mod registrations;
 pub mod resets;

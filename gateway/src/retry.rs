@@ -1,7 +1,7 @@
 //! What is tried again, where, and at whose expense.
 //!
-//! Three questions, in this order: could a second attempt do harm (something of an answer was forwarded, or the request
-//! may have been processed and is not replayable)? Does the policy want one? Is there budget for it?
+//! Asked while nothing of an answer was forwarded and time is left. Three questions: does the policy want another attempt?
+//! Could it do harm (the request may have been processed and is not replayable)? Is there budget for it?
 
 mod budget;
 
@@ -121,12 +121,8 @@ pub struct Progress {
     pub replayable_method: bool,
     /// Whether its body is at hand in full; without it not even an unprocessed request can be sent again.
     pub body_kept: bool,
-    /// Whether any byte of an answer was forwarded.
-    pub forwarded: bool,
     /// Whether this cluster has already been told to serve it in spite of a disagreement.
     pub insisted: bool,
-    /// Whether its deadline has passed.
-    pub expired: bool,
 }
 
 /// What comes after a failed attempt.
@@ -143,8 +139,6 @@ pub enum Verdict {
 /// Why there is no further attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GiveUp {
-    /// Something of an answer was forwarded: a second one would be garbage.
-    Forwarded,
     /// It may have been processed and must not be twice, or its body is gone.
     NotReplayable,
     /// No other cluster would answer differently, or the policy does not want it.
@@ -157,35 +151,15 @@ pub enum GiveUp {
     Budget,
 }
 
-impl GiveUp {
-    /// The word for metrics and access lines.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Forwarded => "forwarded",
-            Self::NotReplayable => "not_replayable",
-            Self::Final => "final",
-            Self::Deadline => "deadline",
-            Self::Attempts => "attempts",
-            Self::Budget => "budget",
-        }
-    }
-}
-
 /// What comes after an attempt that ended in `failure`. Charges `budget` when, and only when, the verdict is another
 /// attempt that is charged. `now` is in microseconds, as in [`Budget`].
 pub fn verdict(failure: Failure, progress: &Progress, policy: &Retry, budget: &Budget, now: u64) -> Verdict {
     let give_up = |why| Verdict::GiveUp(why);
-    if progress.forwarded {
-        return give_up(GiveUp::Forwarded);
-    }
     if !failure.wanted(policy) {
         return give_up(if failure == Failure::Deadline { GiveUp::Deadline } else { GiveUp::Final });
     }
     if !(failure.certifies_unprocessed() || progress.replayable_method) || !progress.body_kept {
         return give_up(GiveUp::NotReplayable);
-    }
-    if progress.expired {
-        return give_up(GiveUp::Deadline);
     }
     if failure == Failure::Misplaced && !progress.insisted {
         return Verdict::Insist;
@@ -199,14 +173,10 @@ pub fn verdict(failure: Failure, progress: &Progress, policy: &Retry, budget: &B
     Verdict::TryNext
 }
 
-/// Whether a request that waits for a suspect peer is sent to the next candidate as well; charges `hedges` if so. One
-/// hedge a request.
-pub fn hedge(progress: &Progress, hedged: bool, hedges: &Budget, now: u64) -> bool {
+/// Whether a request that waits for a suspect peer is sent to the next candidate as well; charges `hedges` if so.
+pub fn hedge(progress: &Progress, hedges: &Budget, now: u64) -> bool {
     progress.replayable_method
         && progress.body_kept
-        && !progress.forwarded
-        && !progress.expired
-        && !hedged
         && progress.attempts_left > 0
         && hedges.try_withdraw(now, HEDGE_PERCENT, HEDGE_MIN_PER_SECOND)
 }

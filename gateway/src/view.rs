@@ -43,6 +43,8 @@ pub struct View {
     pub catalog: Option<Arc<Catalog>>,
     /// The linked clusters that it leads to.
     peers: Vec<Arc<PeerCluster>>,
+    /// What each of them asks of no service that is known.
+    unnamed: Arc<HashMap<ClusterName, RequestCounters>>,
 }
 
 /// A name that callers can use.
@@ -143,6 +145,11 @@ impl View {
     /// A service that is served here.
     pub fn local(&self, namespace: &str, name: &str) -> Option<&Arc<LocalService>> {
         self.local.get(namespace)?.get(name)
+    }
+
+    /// The counters of what a linked cluster asks of no service that is known.
+    pub fn unnamed(&self, peer: &str) -> Option<&RequestCounters> {
+        self.unnamed.iter().find(|(name, _)| name.as_str() == peer).map(|(_, counters)| counters)
     }
 
     /// Everything that is served here.
@@ -289,7 +296,14 @@ impl ViewBuilder {
         let linked: Vec<_> = peers.iter().collect();
         let same_peers = linked.iter().map(Arc::as_ptr).eq(previous.peers.iter().map(Arc::as_ptr));
         let before = previous.catalog.as_deref().filter(|_| same_peers);
-        let mut view = View { peers: linked, ..View::default() };
+        let unnamed = if same_peers {
+            previous.unnamed.clone()
+        } else {
+            let nothing = Arc::from("");
+            let of = |peer: &PeerCluster| metrics.requests(Direction::Inbound, &nothing, Some(&peer.name));
+            Arc::new(linked.iter().map(|peer| (peer.name.clone(), of(peer))).collect())
+        };
+        let mut view = View { peers: linked, unnamed, ..View::default() };
         match before.and_then(|before| union::changed(before, &catalog)) {
             Some(names) => {
                 view.union = previous.union.clone();

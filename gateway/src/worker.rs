@@ -25,7 +25,7 @@ use crate::news::News;
 use crate::peers::Peers;
 use crate::sidecars::Workload;
 use crate::stall::Stalls;
-use crate::view::View;
+use crate::view::{LocalService, View};
 
 /// Requests that a process works on at once, in both directions; more are shed.
 pub const REQUESTS_MAX: u64 = 32 * 1024;
@@ -53,8 +53,10 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Handles that every request uses.
     pub attempts: AttemptCounters,
-    /// Requests that named no service.
+    /// Requests of callers that named no service.
     pub nameless: RequestCounters,
+    /// Requests for no service that is known, of peers that no link knows any more.
+    pub nameless_inbound: RequestCounters,
     /// Bytes held for requests and answers.
     pub budget: Arc<ByteBudget>,
     /// Time since the start.
@@ -174,11 +176,68 @@ impl fmt::Display for Who {
     }
 }
 
+/// What serves the requests of other clusters: what is served here, and the way to its endpoints. Leads to no peer and no
+/// tunnel, so that a request crosses between clusters once.
+#[derive(Debug)]
+pub struct Serving {
+    shared: Arc<Shared>,
+    pool: Rc<Pool>,
+}
+
+impl Serving {
+    /// A service that is served here.
+    pub fn local(&self, namespace: &str, name: &str) -> Option<Arc<LocalService>> {
+        self.shared.view.load().local(namespace, name).cloned()
+    }
+
+    /// The counters of what a linked cluster asks of no service that is known.
+    pub fn unnamed(&self, peer: &str) -> RequestCounters {
+        self.shared.view.load().unnamed(peer).unwrap_or(&self.shared.nameless_inbound).clone()
+    }
+
+    /// A peer was served although it disagrees about the placement.
+    pub fn mismatch(&self, service: &ServiceName, peer: &str) {
+        self.shared.metrics.mismatch(service, peer);
+    }
+
+    /// Connections to endpoints.
+    pub fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    /// Requests under way.
+    pub fn in_progress(&self) -> &Arc<InProgress> {
+        &self.shared.in_progress
+    }
+
+    /// Bytes held for requests and answers.
+    pub fn budget(&self) -> &Arc<ByteBudget> {
+        &self.shared.budget
+    }
+
+    /// Time since the start.
+    pub fn clock(&self) -> Clock {
+        self.shared.clock
+    }
+
+    /// This intermediary's name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Cancelled when the process drains.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.shared.stop
+    }
+}
+
 /// One thread of the data plane.
 #[derive(Debug)]
 pub struct Worker {
     /// What all share.
     pub shared: Arc<Shared>,
+    /// What serves the requests of other clusters.
+    pub serving: Serving,
     /// Connections to endpoints.
     pub pool: Rc<Pool>,
     /// Readers that may stall.
@@ -192,6 +251,8 @@ pub struct Worker {
 impl Worker {
     /// The thread of this number.
     pub fn new(shared: Arc<Shared>, number: u8) -> Self {
-        Self { shared, pool: Rc::default(), stalls: Stalls::default(), timers: Rc::default(), number }
+        let pool = Rc::<Pool>::default();
+        let serving = Serving { shared: shared.clone(), pool: pool.clone() };
+        Self { shared, serving, pool, stalls: Stalls::default(), timers: Rc::default(), number }
     }
 }

@@ -174,6 +174,7 @@ fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: Cancellation
         peers,
         attempts: metrics.attempts(),
         nameless: metrics.requests(Direction::Outbound, &"".into(), None),
+        nameless_inbound: metrics.requests(Direction::Inbound, &"".into(), None),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock: Clock::start(),

@@ -8,13 +8,15 @@ use http1::server::{self, Body, Ended, Interim, Options, Refused, Reply, Service
 use http1::{HeadError, Limits};
 use proto::limits::{HEAD_BYTES_MAX, MESSAGE_FIELDS_MAX};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Front, HEAD_WAIT};
 use crate::body::{BodyError, Incoming};
 use crate::error::{ProxyError, Rejection};
-use crate::metrics::Outcome;
+use crate::metrics::{Direction, Outcome};
 use crate::outbound::{self, Caller, Outgoing};
+use crate::record::Record;
 use crate::worker::Worker;
 
 /// One connection.
@@ -34,14 +36,10 @@ impl<F: Front> Service for Connection<F> {
     }
 
     fn refuse(&self, refused: Refused) -> Reply<Outgoing> {
-        outbound::reject(
-            self.front.worker(),
-            false,
-            rejection(refused),
-            &self.front.worker().shared.nameless,
-            Outcome::Malformed,
-        )
-        .into()
+        let worker = self.front.worker();
+        let mut record = Record::begin(Direction::Outbound, &worker.shared.nameless, Instant::now());
+        record.ends(Outcome::Malformed);
+        outbound::reject(worker, false, rejection(refused), record)
     }
 }
 

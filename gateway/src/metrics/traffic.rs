@@ -118,7 +118,8 @@ impl Direction {
 impl AttemptKind {
     const ALL: [Self; 3] = [Self::First, Self::Retry, Self::Hedge];
 
-    fn as_str(self) -> &'static str {
+    /// The word for metrics and logs.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::First => "first",
             Self::Retry => "retry",

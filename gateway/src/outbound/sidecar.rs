@@ -1,7 +1,6 @@
 //! The requests that sidecars of this cluster send on: each is placed again, for it is the gateway that sees the other
 //! clusters. Whoever asks is proven by the sidecar's certificate, and named to the cluster that serves.
 
-use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,21 +8,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderValue;
 use proto::code::Code;
 use tokio::time::Instant;
 use tunnel::{Exchange, Peer, Sender};
 
-use super::{Call, find};
-use crate::access::{Counted, Line};
+use super::{NotAnswered, Placed, find};
 use crate::clock::Activity;
 use crate::error::Rejection;
-use crate::exchange::{self, Interims};
+use crate::exchange::server::{self, Interims};
 use crate::fields::{self, Declared};
 use crate::grpc;
 use crate::message::{self, RequestHead};
 use crate::metrics::{Direction, Outcome};
-use crate::retry;
+use crate::record::Record;
 use crate::route;
 use crate::view::Service;
 use crate::worker::{REQUESTS_MAX, Worker};
@@ -50,80 +48,78 @@ enum Refusal {
     Rejected(Rejection),
 }
 
+/// Refuses an exchange of a sidecar that is over its budget, before any work.
+pub fn shed(worker: &Worker, caller: &str, mut exchange: Exchange) {
+    record(worker, caller).ends(Outcome::Overloaded);
+    server::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Overloaded);
+}
+
+fn record(worker: &Worker, caller: &str) -> Record {
+    let mut record = Record::begin(Direction::Outbound, &worker.shared.nameless, Instant::now());
+    record.caller(Some(caller));
+    record
+}
+
 /// Serves one exchange that a sidecar opened; its workload is `caller`.
 pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: Exchange) {
     let shared = &worker.shared;
-    let Exchange { mut sender, mut receiver } = exchange;
     let Some(_guard) = shared.in_progress.enter(REQUESTS_MAX) else {
-        return exchange::refuse(&mut sender, &mut receiver, Code::Overloaded);
+        return shed(worker, caller, exchange);
     };
-    let Some(head) = exchange::head(sidecar, &mut sender, &mut receiver).await else { return };
-    let started = Instant::now();
+    let Exchange { mut sender, mut receiver } = exchange;
+    let mut record = record(worker, caller);
+    let Some(head) = server::head(sidecar, &mut sender, &mut receiver).await else { return };
     let asked = match Asked::read(worker, &head) {
         Ok(asked) => asked,
-        Err(Refusal::Broken) => return exchange::refuse(&mut sender, &mut receiver, Code::Internal),
+        Err(Refusal::Broken) => {
+            record.ends(Outcome::Malformed);
+            return server::refuse(&mut sender, &mut receiver, Code::Internal);
+        }
         Err(Refusal::Rejected(rejection)) => {
-            shared.nameless.ended(Outcome::NotFound);
-            exchange::forward(&mut sender, rejection.into_answer(&shared.name)).await;
+            record.ends(Outcome::NotFound);
+            server::forward(&mut sender, rejection.into_answer(&shared.name), &mut record).await;
             return;
         }
     };
     let Asked { service, head, .. } = &asked;
-    let line = Line::begin(Direction::Outbound, head.method.as_str(), &service.name, Some(caller), started);
-    let mut counted = Counted::begin(Some(service.unanswered.clone()), line);
-    let activity = Activity::new(started);
-    let body = exchange::body(receiver, asked.declared, &shared.budget, activity.clone());
+    record.asks(head.method.as_str(), &service.name, &service.unanswered);
+    let activity = Activity::new(record.started());
+    let body = server::body(receiver, asked.declared, &shared.budget, activity.clone());
     if body.failed() {
         return sender.reset(Code::Internal);
     }
     let grpc = grpc::is_grpc(&head.headers);
-    let has_key = head.headers.contains_key(HeaderName::from_static("idempotency-key"));
     let interims = Interims::default();
     let interim = |status, headers: &http::HeaderMap| interims.push(status, headers);
     let total = asked.deadline.into_iter().chain(service.timeout.total).min();
-    let call = Call {
-        worker,
+    let placed = Placed {
         service,
         port: asked.port,
         head,
         authority: &asked.authority,
         body,
-        activity: activity.clone(),
-        started,
-        deadline: total.map(|total| started + total),
+        activity,
+        deadline: total.map(|total| record.started() + total),
         grpc,
         hash: asked.hash,
-        request_id: asked.request_id,
-        replayable_method: retry::replayable_method(head.method.as_str(), has_key, &service.retry),
+        id: asked.request_id,
         caller: Some(caller),
-        hedged: Cell::new(false),
-        expired: Cell::new(false),
         interim: &interim,
     };
-    let Some(served) = interims.while_answering(&mut sender, call.run()).await else { return };
-    let answer = match served {
-        Ok((mut answer, node)) => {
-            service.durations.observe(started.elapsed());
-            counted.counters = Some(service.counters(node).clone());
-            if let Some(line) = &mut counted.line {
-                line.peer(service.placement.cluster(node).as_str());
-            }
-            answer.body.limit(service.timeout.idle, call.deadline, activity);
-            answer
+    let answering = placed.answer(worker, &mut record);
+    let Some(answered) = interims.while_answering(&mut sender, answering).await else { return };
+    match answered {
+        Ok(answer) => {
+            let sent = server::forward(&mut sender, answer, &mut record).await;
+            record.ends(sent);
         }
-        Err((_, true)) => return sender.reset(Code::Cancelled),
-        Err((failure, false)) => {
-            let (rejection, outcome) = call.rejection(failure, false);
-            counted.outcome = outcome;
-            if grpc { rejection.into_grpc_answer(&shared.name) } else { rejection.into_answer(&shared.name) }
+        Err(NotAnswered { caller_at_fault: true, .. }) => return sender.reset(Code::Cancelled),
+        Err(NotAnswered { rejection, .. }) => {
+            let name = &shared.name;
+            let answer = if grpc { rejection.into_grpc_answer(name) } else { rejection.into_answer(name) };
+            server::forward(&mut sender, answer, &mut record).await;
         }
-    };
-    if let Some(line) = &mut counted.line {
-        line.status(answer.status.as_u16());
     }
-    let told = counted.outcome;
-    let sent = exchange::forward(&mut sender, answer).await;
-    counted.outcome = if told == Outcome::Cancelled { sent } else { told };
     linger(worker, &sender).await;
 }
 

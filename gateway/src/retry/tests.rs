@@ -27,14 +27,8 @@ const ALL: [Failure; 13] = [
 ];
 
 /// A GET with everything open.
-const GET: Progress = Progress {
-    attempts_left: 2,
-    replayable_method: true,
-    body_kept: true,
-    forwarded: false,
-    insisted: false,
-    expired: false,
-};
+const GET: Progress =
+    Progress { attempts_left: 2, replayable_method: true, body_kept: true, insisted: false };
 const POST: Progress = Progress { replayable_method: false, ..GET };
 
 fn decide(failure: Failure, progress: &Progress) -> Verdict {
@@ -119,12 +113,7 @@ fn only_what_may_have_been_work_in_vain_is_charged() {
     }
     // Nothing is charged for an attempt that does not happen.
     let budget = Budget::new();
-    for progress in [
-        Progress { forwarded: true, ..GET },
-        Progress { expired: true, ..GET },
-        Progress { attempts_left: 0, ..GET },
-        POST,
-    ] {
+    for progress in [Progress { attempts_left: 0, ..GET }, POST] {
         assert!(matches!(
             verdict(Failure::Reset, &progress, &Retry::default(), &budget, 0),
             Verdict::GiveUp(_)
@@ -136,25 +125,18 @@ fn only_what_may_have_been_work_in_vain_is_charged() {
 }
 
 #[test]
-fn a_hedge_is_for_replayable_requests_once_and_within_its_budget() {
+fn a_hedge_is_for_replayable_requests_and_within_its_budget() {
     let hedges = Budget::new();
-    assert!(hedge(&GET, false, &hedges, 0));
-    assert!(!hedge(&GET, true, &hedges, 0));
-    for progress in [
-        POST,
-        Progress { body_kept: false, ..GET },
-        Progress { forwarded: true, ..GET },
-        Progress { expired: true, ..GET },
-        Progress { attempts_left: 0, ..GET },
-    ] {
-        assert!(!hedge(&progress, false, &hedges, 0), "{progress:?}");
+    assert!(hedge(&GET, &hedges, 0));
+    for progress in [POST, Progress { body_kept: false, ..GET }, Progress { attempts_left: 0, ..GET }] {
+        assert!(!hedge(&progress, &hedges, 0), "{progress:?}");
     }
     assert_eq!(hedges.spent(0), 1);
-    let granted = (0..1000).filter(|_| hedge(&GET, false, &hedges, 0)).count();
+    let granted = (0..1000).filter(|_| hedge(&GET, &hedges, 0)).count();
     assert_eq!(granted, 99, "10 a second over 10 s");
     let busy = Budget::new();
     (0..20_000).for_each(|_| busy.deposit(0));
-    assert_eq!((0..1000).filter(|_| hedge(&GET, false, &busy, 0)).count(), 400, "2 % of the last 10 s");
+    assert_eq!((0..1000).filter(|_| hedge(&GET, &busy, 0)).count(), 400, "2 % of the last 10 s");
 }
 
 #[test]

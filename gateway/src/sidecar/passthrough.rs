@@ -21,8 +21,9 @@ use crate::endpoint::{self, Allowance, Ask};
 use crate::error::{ProxyError, Rejection};
 use crate::fields;
 use crate::message;
-use crate::metrics::{InProgressGuard, Outcome};
+use crate::metrics::{Direction, InProgressGuard, Outcome};
 use crate::outbound::{self, Caller, Outgoing};
+use crate::record::Record;
 use crate::retry::Failure;
 use crate::worker::{REQUESTS_MAX, Worker};
 
@@ -33,30 +34,58 @@ const IDLE_MAX: Duration = Duration::from_secs(15 * 60);
 /// Bytes read at once from either side of it.
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// Forwards a request in plain HTTP/1.1 to the host that it names. Without us it would wait for as long as its server
-/// takes, so nothing but silence ends it.
+/// Forwards a request in plain HTTP/1.1 to the host that it names.
 pub(super) async fn forward(
     worker: &Rc<Worker>,
     request: Request<Incoming>,
     caller: Caller<'_>,
 ) -> Reply<Outgoing> {
+    let (mut record, room) = begin(worker, &request);
+    let guard = match room {
+        Ok(guard) => guard,
+        Err(rejection) => return outbound::reject(worker, false, rejection, record),
+    };
+    match answer(worker, request, caller, &mut record).await {
+        Ok(answer) => outbound::pass_on(answer, record, Some(guard)),
+        Err(rejection) => outbound::reject(worker, false, rejection, record),
+    }
+}
+
+/// The record of a request, and its room among those in progress if there is any.
+fn begin(worker: &Rc<Worker>, request: &Request<Incoming>) -> (Record, Result<InProgressGuard, Rejection>) {
     let shared = &worker.shared;
-    let Some(guard) = shared.in_progress.enter(REQUESTS_MAX) else { return full(worker) };
+    let mut record = Record::begin(Direction::Outbound, &shared.nameless, Instant::now());
+    record.method(request.method().as_str());
+    let room = shared.in_progress.enter(REQUESTS_MAX).ok_or_else(|| {
+        record.ends(Outcome::Overloaded);
+        let details = format!("this sidecar serves {REQUESTS_MAX} requests at once and no more");
+        Rejection::new(ProxyError::ConnectionLimitReached, details)
+    });
+    (record, room)
+}
+
+/// The answer of the host. Without us its caller would wait for as long as it takes, so nothing but silence ends it.
+async fn answer(
+    worker: &Rc<Worker>,
+    request: Request<Incoming>,
+    caller: Caller<'_>,
+    record: &mut Record,
+) -> Result<Answer, Rejection> {
+    let shared = &worker.shared;
     let (parts, incoming) = request.into_parts();
     let version = parts.version;
-    let (authority, mut head) = match message::request(parts) {
-        Ok(judged) => judged,
-        Err(bad) => return reject(worker, bad.into(), Outcome::Malformed),
-    };
-    let Some(address) = address(&authority, 80) else { return malformed(worker, &authority) };
+    record.ends(Outcome::Malformed);
+    let (authority, mut head) = message::request(parts)?;
+    let address = address(&authority, 80).ok_or_else(|| malformed(&authority))?;
     if fields::times_through(&head.headers, &shared.name) > 0 {
+        record.ends(Outcome::Broken);
         let details = "it has come through here already: the host leads back to this sidecar";
-        return reject(worker, Rejection::new(ProxyError::ProxyLoopDetected, details), Outcome::Broken);
+        return Err(Rejection::new(ProxyError::ProxyLoopDetected, details));
     }
+    record.ends(Outcome::Cancelled);
     fields::append_via(&mut head.headers, version, &shared.via, &shared.name);
 
-    let started = Instant::now();
-    let activity = Activity::new(started);
+    let activity = Activity::new(record.started());
     let body = RequestBody::from_caller(incoming, shared.budget.reservation(), activity.clone());
     let port = somewhere(address);
     let expired = Cell::new(false);
@@ -76,14 +105,14 @@ pub(super) async fn forward(
         answered = ask.send() => answered,
         () = silent(&activity, IDLE_MAX) => Err(Failure::Deadline),
     };
-    match answered {
-        Ok(answer) => {
-            let mut answer = Answer::from(answer);
-            answer.body.limit(IDLE_MAX, None, activity);
-            outbound::pass_on(answer, shared.nameless.clone(), Some(guard))
-        }
-        Err(failure) => reject(worker, Rejection::from_failure(failure, &authority), failure.into()),
-    }
+    record.received(body.received());
+    let answer = answered.map_err(|failure| {
+        record.ends(failure.into());
+        Rejection::from_failure(failure, &authority)
+    })?;
+    let mut answer = Answer::from(answer);
+    answer.body.limit(IDLE_MAX, None, activity);
+    Ok(answer)
 }
 
 /// Ends when nothing has moved for so long.
@@ -99,32 +128,17 @@ pub(super) async fn connect(
     request: Request<Incoming>,
     authority: &str,
 ) -> Reply<Outgoing> {
-    let shared = &worker.shared;
-    let Some(guard) = shared.in_progress.enter(REQUESTS_MAX) else { return full(worker) };
     debug_assert_eq!(request.method(), Method::CONNECT);
-    if request.version() == Version::HTTP_2 {
-        let rejection =
-            Rejection::new(ProxyError::HttpMethodUnsupported, "CONNECT is served on HTTP/1.1 only");
-        return reject(worker, rejection, Outcome::Malformed);
-    }
-    // There is no port that could be meant if none is named.
-    let Some(address) = address(authority, 0).filter(|address| address.port != 0) else {
-        return malformed(worker, authority);
+    let (mut record, room) = begin(worker, &request);
+    let guard = match room {
+        Ok(guard) => guard,
+        Err(rejection) => return outbound::reject(worker, false, rejection, record),
     };
-    let stream = match endpoint::connect(&address, CONNECT_WAIT).await {
+    let stream = match connection(request.version(), authority, &mut record).await {
         Ok(stream) => stream,
-        Err(error) => {
-            let kind = match error {
-                endpoint::ConnectError::Refused(_) => ProxyError::ConnectionRefused,
-                endpoint::ConnectError::Unanswered(_) => ProxyError::HttpResponseTimeout,
-                endpoint::ConnectError::Ours(_) => ProxyError::ProxyInternalError,
-            };
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            let details = format!("{address}: {error}{}", cause.unwrap_or_default());
-            return reject(worker, Rejection::new(kind, details), Outcome::Unavailable);
-        }
+        Err(rejection) => return outbound::reject(worker, false, rejection, record),
     };
-    let cut = shared.cut.clone();
+    let cut = worker.shared.cut.clone();
     let takeover = Box::new(move |caller: Io| {
         tokio::task::spawn_local(async move {
             tokio::select! {
@@ -138,9 +152,33 @@ pub(super) async fn connect(
         reason: None,
         headers: HeaderMap::new(),
         body: AnswerBody::whole(Bytes::new()),
+        endpoint: None,
     };
-    let reply = outbound::pass_on(answer, shared.nameless.clone(), None);
+    let reply = outbound::pass_on(answer, record, None);
     Reply { takeover: Some(takeover), ..reply }
+}
+
+/// A connection to the host that a caller names.
+async fn connection(version: Version, authority: &str, record: &mut Record) -> Result<TcpStream, Rejection> {
+    record.ends(Outcome::Malformed);
+    if version == Version::HTTP_2 {
+        let details = "CONNECT is served on HTTP/1.1 only";
+        return Err(Rejection::new(ProxyError::HttpMethodUnsupported, details));
+    }
+    // There is no port that could be meant if none is named.
+    let address =
+        address(authority, 0).filter(|address| address.port != 0).ok_or_else(|| malformed(authority))?;
+    record.ends(Outcome::Cancelled);
+    endpoint::connect(&address, CONNECT_WAIT).await.map_err(|error| {
+        let kind = match error {
+            endpoint::ConnectError::Refused(_) => ProxyError::ConnectionRefused,
+            endpoint::ConnectError::Unanswered(_) => ProxyError::HttpResponseTimeout,
+            endpoint::ConnectError::Ours(_) => ProxyError::ProxyInternalError,
+        };
+        record.ends(Outcome::Unavailable);
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        Rejection::new(kind, format!("{address}: {error}{}", cause.unwrap_or_default()))
+    })
 }
 
 /// Moves bytes both ways until both sides have ended, one fails, or nothing moves for too long.
@@ -189,18 +227,8 @@ fn address(authority: &str, default: u16) -> Option<HostPort> {
     Some(HostPort { host, port: authority.port_u16().unwrap_or(default) })
 }
 
-fn full(worker: &Rc<Worker>) -> Reply<Outgoing> {
-    let details = format!("this sidecar serves {REQUESTS_MAX} requests at once and no more");
-    reject(worker, Rejection::new(ProxyError::ConnectionLimitReached, details), Outcome::Overloaded)
-}
-
-fn malformed(worker: &Rc<Worker>, authority: &str) -> Reply<Outgoing> {
-    let details = format!("`{authority}` is no host and port");
-    reject(worker, Rejection::new(ProxyError::HttpRequestError, details), Outcome::Malformed)
-}
-
-fn reject(worker: &Rc<Worker>, rejection: Rejection, outcome: Outcome) -> Reply<Outgoing> {
-    outbound::reject(worker, false, rejection, &worker.shared.nameless, outcome).into()
+fn malformed(authority: &str) -> Rejection {
+    Rejection::new(ProxyError::HttpRequestError, format!("`{authority}` is no host and port"))
 }
 
 #[cfg(test)]

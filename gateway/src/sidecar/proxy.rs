@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use http::{Method, Request};
 use http1::server::Reply;
+use tokio::time::Instant;
 
 use super::Names;
 use super::passthrough;
@@ -12,8 +13,9 @@ use crate::body::Incoming;
 use crate::error::{ProxyError, Rejection};
 use crate::listener::Front;
 use crate::message;
-use crate::metrics::Outcome;
+use crate::metrics::{Direction, Outcome};
 use crate::outbound::{self, Caller, Outgoing};
+use crate::record::Record;
 use crate::route::{self, NotMesh};
 use crate::worker::Worker;
 
@@ -47,27 +49,24 @@ impl Front for Rc<Proxy> {
         // What is malformed is refused by whoever reads it again.
         let authority = message::authority(request.uri(), request.version(), request.headers());
         let authority = authority.unwrap_or_default();
+        let reject = |error, outcome, details: String| {
+            let started = Instant::now();
+            let mut record = Record::begin(Direction::Outbound, &self.worker.shared.nameless, started);
+            record.method(request.method().as_str());
+            record.ends(outcome);
+            outbound::reject(&self.worker, false, Rejection::new(error, details), record)
+        };
         match self.way(&authority).await {
             Way::Untold => {
                 let details = format!("no gateway has said what `{authority}` means; {}", self.last_error());
-                let rejection = Rejection::new(ProxyError::DestinationUnavailable, details);
-                let nameless = &self.worker.shared.nameless;
-                outbound::reject(&self.worker, false, rejection, nameless, Outcome::Unavailable).into()
+                reject(ProxyError::DestinationUnavailable, Outcome::Unavailable, details)
             }
             Way::Mesh => outbound::serve(&self.worker, request, caller).await,
             Way::Outside if !self.passthrough => {
                 let details = format!(
                     "`{authority}` is no name of the mesh, and this sidecar forwards nothing else (`spec.passthrough`)"
                 );
-                let rejection = Rejection::new(ProxyError::HttpRequestDenied, details);
-                outbound::reject(
-                    &self.worker,
-                    false,
-                    rejection,
-                    &self.worker.shared.nameless,
-                    Outcome::Denied,
-                )
-                .into()
+                reject(ProxyError::HttpRequestDenied, Outcome::Denied, details)
             }
             Way::Outside if request.method() == Method::CONNECT => {
                 passthrough::connect(&self.worker, request, &authority).await
