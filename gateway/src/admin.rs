@@ -35,8 +35,8 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use self::port::Hosts;
-use crate::sync::Knowledge;
-use crate::worker::Shared;
+use crate::control::sync::Knowledge;
+use crate::proxy::worker::Shared;
 
 /// What the admin port shows.
 #[derive(Clone, Debug)]

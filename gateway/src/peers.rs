@@ -10,8 +10,10 @@ mod learned;
 mod over;
 mod own;
 mod pace;
-mod questions;
+pub mod questions;
 mod replace;
+pub mod resets;
+pub mod sidecars;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -32,15 +34,15 @@ use tokio::sync::{Notify, watch as changes};
 use tokio_util::sync::CancellationToken;
 use tunnel::{Account, CloseReason, Kind, Peer, Tunnel};
 
-use crate::audit;
-use crate::clock::unix_ms;
-use crate::facts::Told;
-use crate::health::State;
-use crate::limited::limited;
-use crate::metrics::InProgress;
-use crate::news::News;
-use crate::placement::Availability;
-use crate::resets::{self, ResetBudget};
+use crate::base::clock::unix_ms;
+use crate::base::news::News;
+use crate::peers::resets::ResetBudget;
+use crate::telemetry::audit;
+use crate::telemetry::limited::limited;
+use crate::telemetry::metrics::InProgress;
+use policy::facts::Told;
+use policy::health::State;
+use policy::placement::Availability;
 
 use self::address::Classes;
 use self::learned::Learned;

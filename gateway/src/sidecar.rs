@@ -17,6 +17,7 @@ mod names;
 mod passthrough;
 mod proxy;
 mod register;
+pub mod registrar;
 
 pub use gateways::hold;
 pub use names::{Names, follow};

@@ -16,13 +16,13 @@ use registry::model::{
 use registry::shared_map::SharedMap;
 use registry::union::{self, Meaning, Placed};
 
-use crate::balance::{EndpointSpec, Endpoints, Readiness, Rule};
-use crate::facts::Facts;
-use crate::metrics::{Direction, Durations, Metrics, RequestCounters};
 use crate::peers::{PeerCluster, Peers};
-use crate::placement::{Availability, Placement, Placements};
-use crate::retry::Budget;
-use crate::route::Target;
+use crate::telemetry::metrics::{Direction, Durations, Metrics, RequestCounters};
+use policy::balance::{EndpointSpec, Endpoints, Readiness, Rule};
+use policy::facts::Facts;
+use policy::placement::{Availability, Placement, Placements};
+use policy::retry::Budget;
+use policy::route::Target;
 
 pub use told::Names;
 

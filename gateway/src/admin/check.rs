@@ -178,7 +178,7 @@ pub(super) async fn answer(State(admin): State<Admin>) -> Response {
     found(move || {
         checks.extend(process(&admin));
         let now = admin.shared.clock.micros();
-        let known = crate::sync::conditions(&admin.shared, &view, now);
+        let known = crate::control::sync::conditions(&admin.shared, &view, now);
         checks.extend(services::checks(&view, &known, &admin.gateway, now));
         let gateway = format!("{}/{}", admin.gateway.cluster, admin.gateway.id);
         Report::new(gateway, checks)

@@ -18,11 +18,13 @@ pub(crate) use self::document::{Cluster, Explanation, Local, Rules};
 use self::document::{Contract, Endpoint, Key, Name, Rejected, Request, Way};
 use super::status::mode;
 use super::{Admin, problem};
-use crate::balance::{Eligibility, Endpoints};
-use crate::error::{ProxyError, Rejection};
-use crate::retry::Failure;
+use crate::http::fields;
+use crate::proxy::error::{ProxyError, Rejection};
+use crate::proxy::outbound;
 use crate::view::{LocalService, Server, Service};
-use crate::{fields, grpc, outbound, retry, route};
+use policy::balance::{Eligibility, Endpoints};
+use policy::retry::Failure;
+use policy::{grpc, retry, route};
 
 /// A request, told in a query.
 #[derive(Debug, Deserialize)]
@@ -271,7 +273,7 @@ fn balance(endpoints: &Endpoints, hash: Option<u64>, now: u64) -> Local {
         }
         (Algorithm::RoundRobin, _) => ("round-robin", "in turn, by weight"),
     };
-    let endpoint = |endpoint: &std::sync::Arc<crate::balance::EndpointState>| Endpoint {
+    let endpoint = |endpoint: &std::sync::Arc<policy::balance::EndpointState>| Endpoint {
         id: endpoint.id().into(),
         address: endpoint.address().to_string(),
         state: endpoint.word(now).into(),

@@ -22,14 +22,14 @@ use tonic::{Request, Response, Status};
 
 use super::pool::{NotDone, Pool};
 use super::remote;
-use crate::audit;
-use crate::metrics::InProgressGuard;
+use crate::control::sync::{self, Knowledge, SaidOf, in_use};
+use crate::proxy::worker::Shared;
 use crate::rpc::{
     self, Answer, ApplyRequest, Ask, AskRequest, Change, Changed, Condition, DeleteRequest, Found,
     GetRequest, Name, Object, Placement, Problem, Refusal, answer, ask,
 };
-use crate::sync::{self, Knowledge, SaidOf, in_use};
-use crate::worker::Shared;
+use crate::telemetry::audit;
+use crate::telemetry::metrics::InProgressGuard;
 use registry::causes::chain;
 
 /// How long one call may take: hundreds of transactions of a slow registry, and then the operator looks again.

@@ -35,9 +35,9 @@ use tower::ServiceExt;
 use tracing::debug;
 
 use super::problem;
-use crate::descriptors;
-use crate::limited::limited;
-use crate::places::{Limits, Place, Places, Source};
+use crate::base::descriptors;
+use crate::base::places::{Limits, Place, Places, Source};
+use crate::telemetry::limited::limited;
 
 /// Connections at once: some dozen of probes, scrapers and operators, and room.
 const CONNECTIONS: Limits = Limits { all: 64, each: 64, grace: GRACE };

@@ -167,7 +167,7 @@ fn collect(admin: &Admin, entries: &[Entry]) -> Dump {
         .collect();
     let view = admin.shared.view.load_full();
     let shared = &admin.shared;
-    let conditions = crate::sync::conditions(shared, &view, shared.clock.micros());
+    let conditions = crate::control::sync::conditions(shared, &view, shared.clock.micros());
     let conditions = conditions.into_iter().map(|condition| Condition {
         object: condition.object,
         kind: condition.kind.into(),

@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use prost::Message;
 use proto::code::Code as Reset;
-use proto::limits::{OBJECTS_ANSWER_BYTES_MAX, OBJECTS_ASK_BYTES_MAX, OPERATOR_BYTES_MAX};
+use proto::limits::{OBJECTS_ANSWER_BYTES_MAX, OBJECTS_ASK_BYTES_MAX};
 use proto::message::encode_message;
-use proto::text::clean;
 use registry::apply::Author;
 use registry::model::ClusterName;
 use registry::store::Store;
@@ -24,12 +23,11 @@ use tracing::debug;
 use tunnel::{Tunnel, TunnelError};
 
 use super::objects::{Objects, Ticket, now_unix_ms, refusal};
-use crate::audit;
-use crate::line::Line;
-use crate::metrics::InProgress;
+use crate::peers::questions::{self, who_asks};
 use crate::peers::{PeerCluster, Peers};
+use crate::proxy::worker::ObjectsStream;
 use crate::rpc::{Answer, ApplyRequest, Ask, DeleteRequest, answer, ask};
-use crate::worker::ObjectsStream;
+use crate::telemetry::metrics::InProgress;
 
 /// Questions of one peer at once: each may hold as much memory as its messages are allowed.
 const ASKS_PER_PEER_MAX: u64 = 4;
@@ -43,8 +41,6 @@ const ANSWER_KIB_OF_ONE: u64 = 8;
 const ASK_WAIT: Duration = Duration::from_secs(5);
 /// How long an answer may take to be found: less than whoever asks waits, so that it hears why.
 const WORK_WAIT: Duration = Duration::from_secs(15);
-/// How long an answer may take to be taken.
-const SEND_WAIT: Duration = Duration::from_secs(5);
 /// How long a linked cluster is waited for, whatever it does.
 const PEER_WAIT: Duration = Duration::from_secs(30);
 
@@ -79,15 +75,7 @@ async fn converse<S: Store>(objects: Objects<S>, of_all: Arc<InProgress>, stream
             }
         }
     };
-    say(&peer, line, answer).await;
-}
-
-/// Says `answer`, and nothing is heard any more.
-async fn say(peer: &ClusterName, mut line: Line<Ask, Answer>, answer: Answer) {
-    match timeout(SEND_WAIT, line.send(answer)).await {
-        Ok(Ok(())) => line.end(),
-        _ => debug!(%peer, "An answer about objects was not taken."),
-    }
+    questions::say(&peer, line, answer).await;
 }
 
 /// Whether `peer` may ask anything now; nothing of its question is read yet.
@@ -102,7 +90,7 @@ fn admit<S: Store>(
     let removed = || Status::permission_denied("the link was removed");
     let cluster = objects.shared.peers.get(peer).ok_or_else(removed)?;
     if cluster.link().allow_apply.is_empty() {
-        return Err(deny(&cluster.name));
+        return Err(Status::permission_denied(questions::deny(&cluster.name)));
     }
     let rooms = (cluster.questions.open.enter(ASKS_PER_PEER_MAX), of_all.enter(ASKS_MAX));
     let (Some(of_it), Some(of_all)) = rooms else {
@@ -118,27 +106,12 @@ fn admit<S: Store>(
     Ok((cluster, Arc::new([of_it, of_all])))
 }
 
-/// Answers a question of `cluster`, which is granted nothing, without a look at it.
-pub async fn refuse(peer: &ClusterName, line: Line<Ask, Answer>) {
-    say(peer, line, refusal(&deny(peer))).await;
-}
-
-fn deny(peer: &ClusterName) -> Status {
-    let status = Status::permission_denied("nothing is granted (`spec.allow.apply` of the Link)");
-    say_denied(peer, status.message(), &told(peer, ""));
-    status
-}
-
-fn say_denied(peer: &ClusterName, what: &str, who: &str) {
-    audit::change_by(peer, "what a linked cluster asked for is denied", what, who, "nothing");
-}
-
 /// The answer to what `cluster` asks.
 async fn find<S: Store>(objects: &Objects<S>, cluster: &PeerCluster, ask: Ask, ticket: &Ticket) -> Answer {
     let clock = objects.shared.clock;
     cluster.questions.kib.book(kib(ask.encoded_len()).saturating_sub(ASK_KIB_LEAST), clock.micros());
     let author = Author {
-        by: told(&cluster.name, &ask.operator),
+        by: who_asks(&cluster.name, &ask.operator),
         unix_ms: now_unix_ms(),
         granted: Some(cluster.link().allow_apply.clone()),
     };
@@ -151,7 +124,7 @@ async fn find<S: Store>(objects: &Objects<S>, cluster: &PeerCluster, ask: Ask, t
     if let Some(answer::Kind::Refusal(refused)) = &answer.kind
         && refused.code == Code::PermissionDenied as u32
     {
-        say_denied(&cluster.name, &refused.message, &author.by);
+        questions::say_denied(&cluster.name, &refused.message, &author.by);
     }
     let bytes = answer.encoded_len();
     cluster.questions.kib.book(kib(bytes) / ANSWER_KIB_OF_ONE, clock.micros());
@@ -164,14 +137,6 @@ async fn find<S: Store>(objects: &Objects<S>, cluster: &PeerCluster, ask: Ask, t
 
 fn kib(bytes: usize) -> u64 {
     bytes as u64 / 1024
-}
-
-/// Who asks, for people: the cluster is certain, its operator is hearsay.
-fn told(peer: &ClusterName, operator: &str) -> String {
-    match &*clean(operator, OPERATOR_BYTES_MAX) {
-        "" => format!("cluster {peer}"),
-        operator => format!("cluster {peer}, told operator {operator}"),
-    }
 }
 
 /// Asks a gateway of the linked `cluster`, the next one where the first certainly did nothing.
@@ -253,16 +218,6 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-
-    #[test]
-    fn an_operator_is_hearsay_of_one_short_line() {
-        let west = ClusterName::new("west").unwrap();
-        assert_eq!(told(&west, "uid 1000"), "cluster west, told operator uid 1000");
-        assert_eq!(told(&west, ""), "cluster west");
-        assert_eq!(told(&west, "a\nAudit: b\u{1b}"), "cluster west, told operator a\\nAudit: b\\u001b");
-        let long = told(&west, &"ä".repeat(1000));
-        assert!(long.len() <= "cluster west, told operator ".len() + OPERATOR_BYTES_MAX, "{long}");
-    }
 
     #[test]
     fn an_older_gateway_is_told_from_one_that_drains() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::mode;
 use super::{Admin, problem};
-use crate::sync::told_ring;
+use crate::control::sync::told_ring;
 use crate::view::{Service, View};
 
 #[derive(Debug, Deserialize)]

@@ -20,10 +20,10 @@ use tonic::transport::server::{Router, UdsConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::objects::Objects;
-use crate::limited::limited;
-use crate::line::Line;
+use crate::base::line::Line;
+use crate::proxy::worker::{RegisterStream, Who};
 use crate::rpc::{Admin, AdminServer, OBJECTS_BYTES_MAX, ObjectsServer};
-use crate::worker::{RegisterStream, Who};
+use crate::telemetry::limited::limited;
 
 /// Its name in the state directory.
 pub const FILE: &str = "admin.sock";

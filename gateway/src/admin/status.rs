@@ -8,12 +8,12 @@ use tunnel::Kind;
 
 use super::Admin;
 use super::store::{self, Registry};
-use crate::balance::Eligibility;
-use crate::clock::Clock;
-use crate::health::State;
+use crate::base::clock::Clock;
+use crate::control::sync::{conditions, other_rings, told_ring};
 use crate::peers::{PeerCluster, PeerGateway};
-use crate::sync::{conditions, other_rings, told_ring};
 use crate::view::{LocalService, Server, Service, View};
+use policy::balance::Eligibility;
+use policy::health::State;
 
 /// The document.
 #[derive(Debug, Serialize)]

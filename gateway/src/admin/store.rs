@@ -75,7 +75,7 @@ pub(super) fn registry(admin: &Admin) -> Registry {
         (None, _) => ("registry", 0),
         (Some(_), None) => ("memory", silent_seconds),
         (Some(_), Some(kept)) => {
-            ("last-catalog", crate::clock::unix_ms().saturating_sub(kept.saved_unix_ms) / 1000)
+            ("last-catalog", crate::base::clock::unix_ms().saturating_sub(kept.saved_unix_ms) / 1000)
         }
     };
     let elected = match &standing {
@@ -128,7 +128,7 @@ pub(super) async fn checks(admin: &Admin) -> Vec<Check> {
     };
     let room = room.ok().and_then(Result::ok);
     let registry = registry(admin);
-    let mut checks = judge(&admin.gateway.id, &registry, answer, other, crate::clock::unix_ms());
+    let mut checks = judge(&admin.gateway.id, &registry, answer, other, crate::base::clock::unix_ms());
     checks.push(judge_room(&registry, room));
     checks
 }

@@ -18,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{EndSignals, StartError};
+use crate::admin;
 use crate::admin::port::Hosts;
-use crate::{admin, audit, registrations};
+use crate::control::registrations;
+use crate::telemetry::audit;
 
 /// The store's answer is waited for so long at a start that can go on without it.
 const ANSWER_WAIT: Duration = Duration::from_secs(3);

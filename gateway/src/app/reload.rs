@@ -25,9 +25,9 @@ use super::load::{Certificate, Loaded, Refused, load};
 use super::pace::{Outcome, Why};
 use super::report::Report;
 use super::watcher::{SLOW, Told, Watcher};
-use crate::audit;
-use crate::sync::{Change, Knowledge};
-use crate::worker::Shared;
+use crate::control::sync::{Change, Knowledge};
+use crate::proxy::worker::Shared;
+use crate::telemetry::audit;
 
 /// How often tunnels are held against the clock and the certificates of the moment.
 const JUDGE: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use super::load::Refused;
 use super::pace::AGAIN_MAX;
 use super::watcher::SLOW;
-use crate::sync::{HELD, NOT_BEFORE, NOT_READ};
+use crate::control::sync::{HELD, NOT_BEFORE, NOT_READ};
 
 /// What is not as the files say, or not known.
 #[derive(Debug)]

@@ -26,16 +26,17 @@ use super::pace::{Outcome, Why};
 use super::report::Report;
 use super::watcher::{Told, Watcher};
 use super::{LoadError, Signals, StartError, bind};
-use crate::audit;
-use crate::budget::{ByteBudget, HELD_BYTES_MAX};
-use crate::clock::Clock;
-use crate::metrics::{self, Direction, InProgress, Metrics};
+use crate::base::budget::{ByteBudget, HELD_BYTES_MAX};
+use crate::base::clock::Clock;
 use crate::peers::{PeerCluster, Peers};
-use crate::registrar::Ending;
+use crate::proxy::worker::{Room, Shared, Worker};
+use crate::proxy::{dataplane, listener};
+use crate::sidecar::registrar::Ending;
 use crate::sidecar::{self, Names, Proxy, admin};
+use crate::telemetry::audit;
+use crate::telemetry::limited;
+use crate::telemetry::metrics::{self, Direction, InProgress, Metrics};
 use crate::view::{View, ViewBuilder};
-use crate::worker::{Room, Shared, Worker};
-use crate::{dataplane, limited, listener};
 
 /// How long the last bytes may take once everything is over.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);

@@ -11,8 +11,8 @@ use tracing::error;
 use tunnel::Port;
 
 use super::StartError;
-use crate::dataplane::{self, Control, Start};
-use crate::worker::Shared;
+use crate::proxy::dataplane::{self, Control, Start};
+use crate::proxy::worker::Shared;
 
 /// The workers that run.
 pub(super) struct Workers {

@@ -11,7 +11,7 @@ use tracing::warn;
 use super::output::Format;
 use super::{Failure, log};
 use crate::app::{self, LoadError, Options, StartError};
-use crate::descriptors;
+use crate::base::descriptors;
 
 /// Run a gateway until SIGTERM, then drain.
 #[derive(Debug, clap::Args)]

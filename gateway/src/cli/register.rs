@@ -20,9 +20,9 @@ use self::child::{Child, Signals, Told as Signal};
 use super::output::{Format, json};
 use super::socket::{self, AdminSocket};
 use super::{Failure, block_on};
-use crate::line::Line;
-use crate::registrar::{self, Ended, Ending, News, Seen, word};
+use crate::base::line::Line;
 use crate::rpc::AdminClient;
+use crate::sidecar::registrar::{self, Ended, Ending, News, Seen, word};
 use registry::causes::chain;
 
 /// Messages of the conversation that wait on either side.

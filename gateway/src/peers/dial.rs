@@ -16,7 +16,7 @@ use tunnel::{DirectEndpoint, Driver, Endpoint, Kind, Peer, Tunnel, TunnelError};
 use super::address::{Class, Classes, is_own};
 use super::pace::now;
 use super::{Over, PeerCluster, Peers, lock};
-use crate::limited::limited;
+use crate::telemetry::limited::limited;
 
 /// Resolved addresses tried per dial.
 const ADDRESSES_MAX: usize = 16;

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tunnel::{CloseReason, Kind, Tunnel};
 
 use super::{Offer, Peers, lock};
-use crate::audit;
-use crate::clock::unix_ms;
-use crate::health::{State, Transition, Way, Ways};
-use crate::news::News;
+use crate::base::clock::unix_ms;
+use crate::base::news::News;
+use crate::telemetry::audit;
+use policy::health::{State, Transition, Way, Ways};
 
 /// Tunnels to one gateway process at once: the one in use, and a few that are being replaced or that only one side has
 /// noticed to be dead.

@@ -7,8 +7,8 @@ use tracing::debug;
 use tunnel::{Driver, Event, Tunnel};
 
 use super::{Offer, PeerCluster, Peers, close_replaced, watch};
-use crate::clock::Clock;
-use crate::limited::limited;
+use crate::base::clock::Clock;
+use crate::telemetry::limited::limited;
 
 /// Takes a tunnel into use: its gateway is watched, and tunnels that it replaces are closed. The future runs it to its
 /// end; spawn it on the worker that owns the tunnel. `None`: it was closed.

@@ -8,7 +8,7 @@ use tracing::info;
 use tunnel::Tunnel;
 
 use super::Peers;
-use crate::audit;
+use crate::telemetry::audit;
 
 /// By then both sides use the other tunnel, and nothing new is on its way on this one.
 const MOVE_OVER: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use tunnel::{Event, Tunnel};
 
 use super::gateway::way_of;
 use super::{PeerGateway, lock};
-use crate::health::{PROBE_IDLE, Way};
+use policy::health::{PROBE_IDLE, Way};
 
 impl PeerGateway {
     /// What the driver of `tunnel`, one of its own, tells. `epoch` is the start of the clock that probes carry.

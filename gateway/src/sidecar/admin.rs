@@ -17,7 +17,7 @@ use crate::admin::port::{self, Hosts};
 use crate::admin::{
     ConditionStatus, Peer, ServiceStatus, condition, exposition, found, peer, readiness, service,
 };
-use crate::worker::Shared;
+use crate::proxy::worker::Shared;
 
 /// What it shows.
 #[derive(Clone, Debug)]

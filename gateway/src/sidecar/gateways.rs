@@ -9,7 +9,7 @@ use tokio::task::spawn_local;
 use tunnel::{DirectEndpoint, Driver, Tunnel};
 
 use crate::peers::{self, Dialler, Pace, PeerCluster};
-use crate::worker::Shared;
+use crate::proxy::worker::Shared;
 
 /// A gateway on the same host is back in a moment.
 const PACE: Pace = Pace { first: Duration::from_millis(20), longest: Duration::from_secs(2) };

@@ -17,11 +17,11 @@ use tokio::time::Instant;
 use tracing::debug;
 use tunnel::{MessageReader, Tunnel, TunnelError};
 
-use crate::limited::limited;
 use crate::peers::PeerCluster;
-use crate::route::Target;
+use crate::proxy::worker::Shared;
+use crate::telemetry::limited::limited;
 use crate::view::ViewBuilder;
-use crate::worker::Shared;
+use policy::route::Target;
 
 /// How long a request waits for the first word on a name.
 const LEARN_WAIT: Duration = Duration::from_secs(5);
@@ -283,7 +283,7 @@ async fn at_hand(reader: &mut MessageReader) -> Result<Option<Answer>, TunnelErr
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::route;
+    use policy::route;
 
     fn asked(names: &Names) -> Vec<ask::Kind> {
         std::mem::take(&mut *names.asks.borrow_mut()).into_iter().filter_map(|ask| ask.kind).collect()

@@ -13,19 +13,19 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::answer::{Answer, AnswerBody};
-use crate::balance::{EndpointSpec, Endpoints, Rule};
-use crate::body::{Incoming, RequestBody};
-use crate::clock::Activity;
-use crate::endpoint::{self, Allowance, Ask};
-use crate::error::{ProxyError, Rejection};
-use crate::fields;
-use crate::message;
-use crate::metrics::{Direction, InProgressGuard, Outcome};
-use crate::outbound::{self, Caller, Outgoing};
-use crate::record::Record;
-use crate::retry::Failure;
-use crate::worker::{REQUESTS_MAX, Worker};
+use crate::base::clock::Activity;
+use crate::http::body::{Incoming, RequestBody};
+use crate::http::fields;
+use crate::http::message;
+use crate::proxy::answer::{Answer, AnswerBody};
+use crate::proxy::error::{ProxyError, Rejection};
+use crate::proxy::outbound::{self, Caller, Outgoing};
+use crate::proxy::worker::{REQUESTS_MAX, Worker};
+use crate::telemetry::metrics::{Direction, InProgressGuard, Outcome};
+use crate::telemetry::record::Record;
+use crate::upstream::{self, Allowance, Ask};
+use policy::balance::{EndpointSpec, Endpoints, Rule};
+use policy::retry::Failure;
 
 /// How long a connection for CONNECT may take to be made.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
@@ -169,11 +169,11 @@ async fn connection(version: Version, authority: &str, record: &mut Record) -> R
     let address =
         address(authority, 0).filter(|address| address.port != 0).ok_or_else(|| malformed(authority))?;
     record.ends(Outcome::Cancelled);
-    endpoint::connect(&address, CONNECT_WAIT).await.map_err(|error| {
+    upstream::connect(&address, CONNECT_WAIT).await.map_err(|error| {
         let kind = match error {
-            endpoint::ConnectError::Refused(_) => ProxyError::ConnectionRefused,
-            endpoint::ConnectError::Unanswered(_) => ProxyError::HttpResponseTimeout,
-            endpoint::ConnectError::Ours(_) => ProxyError::ProxyInternalError,
+            upstream::ConnectError::Refused(_) => ProxyError::ConnectionRefused,
+            upstream::ConnectError::Unanswered(_) => ProxyError::HttpResponseTimeout,
+            upstream::ConnectError::Ours(_) => ProxyError::ProxyInternalError,
         };
         record.ends(Outcome::Unavailable);
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));

@@ -9,15 +9,15 @@ use tokio::time::Instant;
 
 use super::Names;
 use super::passthrough;
-use crate::body::Incoming;
-use crate::error::{ProxyError, Rejection};
-use crate::listener::Front;
-use crate::message;
-use crate::metrics::{Direction, Outcome};
-use crate::outbound::{self, Caller, Outgoing};
-use crate::record::Record;
-use crate::route::{self, NotMesh};
-use crate::worker::Worker;
+use crate::http::body::Incoming;
+use crate::http::message;
+use crate::proxy::error::{ProxyError, Rejection};
+use crate::proxy::listener::Front;
+use crate::proxy::outbound::{self, Caller, Outgoing};
+use crate::proxy::worker::Worker;
+use crate::telemetry::metrics::{Direction, Outcome};
+use crate::telemetry::record::Record;
+use policy::route::{self, NotMesh};
 
 /// The front of one sidecar.
 #[derive(Debug)]

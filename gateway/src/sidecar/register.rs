@@ -9,9 +9,9 @@ use registry::registration::Begin;
 use tracing::{info, warn};
 use tunnel::Tunnel;
 
-use crate::line::Line;
+use crate::base::line::Line;
 use crate::peers::PeerCluster;
-use crate::registrar::{self, Ended, Ending, News, Seen, word};
+use crate::sidecar::registrar::{self, Ended, Ending, News, Seen, word};
 
 /// How long endpoints live after the last word of their sidecar.
 const TTL: Duration = Duration::from_secs(10);

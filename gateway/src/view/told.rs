@@ -7,9 +7,9 @@ use registry::lookup::{LocalEndpoints, Meaning, Reach, State};
 use registry::model::{ClusterName, Endpoint, Grant, HealthCheck, Hosts, Service as Declared};
 
 use super::{Means, Server, View, ViewBuilder, local, ports};
-use crate::endpoint;
-use crate::metrics::Metrics;
 use crate::peers::PeerCluster;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream;
 
 /// What a name of the mesh means to a sidecar: `service.namespace`, with a cluster behind it where one is pinned.
 pub type Names = BTreeMap<String, Arc<Meaning>>;
@@ -40,7 +40,7 @@ impl ViewBuilder {
                     for endpoint in endpoints.iter() {
                         let passes = !failing.get(endpoint.id()).copied().unwrap_or_default();
                         // The gateway has counted: its word is the verdict.
-                        endpoint::tell(endpoint, endpoint.checked(passes, 1, 1, now));
+                        upstream::tell(endpoint, endpoint.checked(passes, 1, 1, now));
                     }
                 }
             }

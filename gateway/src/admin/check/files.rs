@@ -12,7 +12,7 @@ use registry::manifest::Manifests;
 use registry::model::{Gateway, Link};
 
 use super::{Check, Report, span};
-use crate::descriptors::for_operators;
+use crate::base::descriptors::for_operators;
 use registry::causes::chain;
 
 /// A certificate of which less than this part of its life is left is to be renewed.

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 use super::{Check, span};
 use crate::admin::Admin;
-use crate::health::State;
 use crate::peers::{PeerCluster, PeerGateway};
+use policy::health::State;
 
 /// Addresses looked at together.
 const AT_ONCE: usize = 64;

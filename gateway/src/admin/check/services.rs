@@ -5,11 +5,11 @@ use registry::union::{DECLARER_SILENT, Disagreement};
 
 use super::Check;
 use crate::admin::explain::clusters::why_unreachable;
-use crate::balance::Eligibility;
-use crate::metrics::Outcome as Answered;
+use crate::control::sync::{HELD, NOT_BEFORE, NOT_READ, RECORDS_LEFT_OUT, other_rings, told_ring};
 use crate::peers::OVER_BUDGET;
-use crate::sync::{HELD, NOT_BEFORE, NOT_READ, RECORDS_LEFT_OUT, other_rings, told_ring};
+use crate::telemetry::metrics::Outcome as Answered;
 use crate::view::{LocalService, Server, Service, View};
+use policy::balance::Eligibility;
 
 /// All checks of services, of whose objects the conditions are `known`, at `now` of the process's clock.
 pub(super) fn checks(view: &View, known: &[Condition], gateway: &Gateway, now: u64) -> Vec<Check> {
@@ -257,8 +257,8 @@ mod tests {
 
     use super::super::Outcome;
     use super::*;
-    use crate::metrics::Metrics;
     use crate::peers::Peers;
+    use crate::telemetry::metrics::Metrics;
     use crate::view::ViewBuilder;
 
     const MANIFESTS: &str = "

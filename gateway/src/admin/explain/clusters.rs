@@ -4,9 +4,9 @@ use hashring::NodeIndex;
 use registry::model::{ClusterName, Member, Mode, OnOwnerUnavailable, ServiceName};
 
 use super::Cluster;
-use crate::health::State;
-use crate::placement::Availability;
 use crate::view::{Server, Service, View};
+use policy::health::State;
+use policy::placement::Availability;
 
 /// One request, as placement sees it.
 pub(super) struct Asks<'a> {

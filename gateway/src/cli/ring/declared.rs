@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::cli::client::{Client, query_value};
 use crate::cli::{Admin, Failure, block_on};
-use crate::placement::Rings;
+use policy::placement::Rings;
 
 /// What `GET /v1/ring` answers, or manifests say. Fields of later versions are skipped.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -1,0 +1,336 @@
+//! The mirror's traffic: our exports to peers, theirs to us, and the view that follows from it. Runs on the control
+//! plane; what is right is decided by [`registry::export`], [`registry::mirror`] and [`registry::union`].
+
+mod applied;
+mod conditions;
+mod declare;
+mod digests;
+mod exporter;
+mod importer;
+mod lookups;
+mod members;
+mod objections;
+mod owned;
+mod record;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use registry::applied::StoredObjects;
+use registry::export::Export;
+use registry::mirror::{LeftOut, Mirror};
+use registry::model::{Catalog, ClusterName, Condition, ObjectName, PeerImports, Position};
+use registry::recorder::{Picture, Stored};
+use registry::sources::{Applied, Merged, Sources};
+use registry::state::{Saved, StateDir};
+use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::base::clock::Clock;
+use crate::proxy::worker::Shared;
+use crate::telemetry::metrics::Metrics;
+use crate::view::{View, ViewBuilder};
+
+pub use applied::{first_applied, follow_applied};
+pub use conditions::{HELD, NOT_BEFORE, NOT_READ, SaidOf, conditions, in_use, other_rings, told_ring};
+pub use declare::{Change, RECORDS_LEFT_OUT};
+pub use digests::tell_peers;
+pub use exporter::export_to_peers;
+pub use importer::import_from_peers;
+pub use lookups::answer_sidecars;
+pub use members::announce;
+pub use owned::keep_owned;
+pub use record::record;
+
+/// Views are rebuilt at most so often.
+const REBUILD_PAUSE: Duration = Duration::from_millis(50);
+/// The last catalog is saved at most so often.
+const SAVE_PAUSE: Duration = Duration::from_secs(1);
+/// And so many times as seldom as it takes long: a large one that peers change all the time must not keep the disk busy.
+const SAVE_SHARE: u32 = 20;
+/// And one that could not be saved so often: what is too large for a disk is not written over and over.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
+/// The disk is waited for so long at the end of a drain.
+const LAST_SAVE_WAIT: Duration = Duration::from_secs(5);
+/// The same failure again is only said every so often: the log may be on that disk, too.
+const SAY_AGAIN: u32 = 60;
+
+/// What this cluster knows: declared in files, applied, registered, mirrored from its peers.
+#[derive(Debug)]
+pub struct Knowledge {
+    cluster: ClusterName,
+    region: String,
+    uid: [u8; 16],
+    /// The ages of records count by it.
+    clock: Clock,
+    /// Short sections without await, on the control plane and by what builds views for it.
+    state: Mutex<State>,
+    /// Told when the view must be built anew.
+    dirty: Notify,
+    /// Told when the registry must follow.
+    unrecorded: Notify,
+    /// Records of peers for which the registry has no room.
+    unwritten: AtomicUsize,
+    /// Told when what is on the disk must follow.
+    unsaved: Notify,
+    /// Grows when the export changes.
+    exported: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    revision: u64,
+    /// Where declarations come from.
+    sources: Sources,
+    /// What follows from them.
+    merged: Merged,
+    /// Links, and our own cluster, of which nobody is believed.
+    untrusted: Vec<Condition>,
+    /// What of the files is not in use, and why.
+    of_files: Vec<Condition>,
+    mirrors: BTreeMap<ClusterName, Mirror>,
+    export: Export,
+}
+
+impl Knowledge {
+    /// From what is declared and what was saved last; `untrusted`: see [`Self::declare`].
+    pub fn new(
+        cluster: ClusterName,
+        region: &str,
+        sources: Sources,
+        untrusted: Vec<Condition>,
+        saved: Saved,
+        clock: Clock,
+    ) -> Self {
+        let merged = sources.merge(&cluster);
+        let declared = &merged.declared;
+        let mirrors = declared.links.values().map(|link| {
+            let kept = saved.peers.get(&link.cluster).cloned().unwrap_or_default();
+            let mut mirror = Mirror::new(link, kept);
+            // Whose contracts are too old counts from the start.
+            mirror.tick(clock.unix_ms());
+            (link.cluster.clone(), mirror)
+        });
+        let state = State {
+            revision: 1,
+            mirrors: mirrors.collect(),
+            export: Export::new(saved.export, declared, region, clock.unix_ms(), &mut fastrand::Rng::new()),
+            sources,
+            merged,
+            untrusted,
+            of_files: Vec::new(),
+        };
+        Self {
+            cluster,
+            region: region.to_owned(),
+            uid: saved.uid,
+            clock,
+            state: Mutex::new(state),
+            dirty: Notify::new(),
+            unrecorded: Notify::new(),
+            unwritten: AtomicUsize::new(0),
+            unsaved: Notify::new(),
+            exported: watch::Sender::new(0),
+        }
+    }
+
+    /// The random identity of this cluster.
+    pub fn uid(&self) -> [u8; 16] {
+        self.uid
+    }
+
+    /// The catalog of this moment.
+    pub fn catalog(&self) -> Catalog {
+        let state = self.lock();
+        Catalog {
+            revision: state.revision,
+            cluster: self.cluster.clone(),
+            region: self.region.clone(),
+            declared: state.merged.declared.clone(),
+            imports: state.imports(),
+        }
+    }
+
+    /// What is mirrored of a peer at this moment, signs of life included.
+    pub fn imports(&self, cluster: &ClusterName) -> Option<Arc<PeerImports>> {
+        self.lock().mirrors.get(cluster).map(|mirror| mirror.imports().clone())
+    }
+
+    /// The peers of which many services are missing at once, how many are held, and since when (Unix milliseconds).
+    pub fn held(&self) -> Vec<(ClusterName, usize, u64)> {
+        let state = self.lock();
+        let held = |(peer, mirror): (&ClusterName, &Mirror)| {
+            Some((peer.clone(), mirror.held().count(), mirror.held_since()?))
+        };
+        state.mirrors.iter().filter_map(held).collect()
+    }
+
+    /// Records of peers that this gateway would write to the registry's store, and for which that has no room.
+    pub fn unwritten(&self) -> usize {
+        self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// What the peers offer that is not mirrored.
+    pub fn left_out(&self) -> Vec<(ClusterName, LeftOut)> {
+        let state = self.lock();
+        let left_out = state.mirrors.iter().filter(|(_, mirror)| !mirror.left_out().is_empty());
+        left_out.map(|(peer, mirror)| (peer.clone(), mirror.left_out().clone())).collect()
+    }
+
+    /// How far the history of our exports has come.
+    pub fn exported_position(&self) -> Position {
+        self.lock().export.position()
+    }
+
+    /// What the store shall hold of peers.
+    fn picture(&self) -> Picture {
+        let state = self.lock();
+        let imports = |mirror: &Mirror| (!mirror.is_filling()).then(|| mirror.imports().clone());
+        state.mirrors.iter().map(|(cluster, mirror)| (cluster.clone(), imports(mirror))).collect()
+    }
+
+    /// Takes what stands in the store of every peer that says nothing to us itself.
+    fn follow(&self, stored: &Stored) {
+        let mut state = self.lock();
+        let mut changed = false;
+        for (cluster, mirror) in &mut state.mirrors {
+            changed |= stored.of(cluster).is_some_and(|imports| mirror.follow(imports));
+        }
+        if changed {
+            self.touch(&mut state);
+        }
+    }
+
+    fn saved(&self) -> Saved {
+        let state = self.lock();
+        Saved {
+            uid: self.uid,
+            export: state.export.position(),
+            peers: state.imports(),
+            applied: state.applied(),
+            registered: state.sources.registered.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Whoever panicked left values that are whole: every change is one call.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn touch(&self, state: &mut State) {
+        state.revision += 1;
+        self.dirty.notify_one();
+        self.unrecorded.notify_one();
+    }
+}
+
+impl State {
+    /// What is applied, as it is kept.
+    fn applied(&self) -> StoredObjects {
+        let stored = |(name, applied): (&ObjectName, &Arc<Applied>)| (name.clone(), applied.stored.clone());
+        self.sources.applied.iter().map(stored).collect()
+    }
+
+    fn imports(&self) -> BTreeMap<ClusterName, Arc<PeerImports>> {
+        self.mirrors.iter().map(|(cluster, mirror)| (cluster.clone(), mirror.imports().clone())).collect()
+    }
+}
+
+/// Publishes a view whenever what is known changes, until the process drains. It is built, and the one before dropped, on a
+/// thread of its own: rings may take a second, and the control plane has leases to keep. Whoever changes something all the
+/// time has that thread busy for half of the time at most.
+pub async fn publish(knowledge: Arc<Knowledge>, shared: Arc<Shared>, mut builder: ViewBuilder) {
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = knowledge.dirty.notified() => {}
+        }
+        let began = tokio::time::Instant::now();
+        let means = (knowledge.clone(), shared.clone());
+        let built = spawn_blocking(move || {
+            let (knowledge, shared) = means;
+            let previous = shared.view.load_full();
+            let view = build(&mut builder, &knowledge, &shared, &previous);
+            shared.view.store(Arc::new(view));
+            builder
+        });
+        builder = match built.await {
+            Ok(builder) => builder,
+            Err(panic) => {
+                error!(error = %panic, "Building a view panicked; the one before stays in use.");
+                ViewBuilder::new(knowledge.cluster.clone(), knowledge.region.clone())
+            }
+        };
+        shared.news.tell();
+        // What is said of applied objects follows from it.
+        knowledge.unrecorded.notify_one();
+        knowledge.unsaved.notify_one();
+        tokio::time::sleep(REBUILD_PAUSE.max(began.elapsed())).await;
+    }
+}
+
+/// Keeps the last catalog on disk until `stop`, and once more then. A disk that hangs holds up nothing else.
+pub async fn keep(knowledge: Arc<Knowledge>, directory: StateDir, stop: CancellationToken) {
+    let directory = Arc::new(Mutex::new(directory));
+    let mut save_at = tokio::time::Instant::now();
+    let (mut unsaved, mut failures) = (false, 0);
+    loop {
+        let saved = async {
+            tokio::time::sleep_until(save_at).await;
+            let began = tokio::time::Instant::now();
+            (save(&knowledge, &directory, &mut failures).await, began.elapsed())
+        };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = knowledge.unsaved.notified(), if !unsaved => unsaved = true,
+            (saved, took) = saved, if unsaved => {
+                unsaved = !saved;
+                let pause = if unsaved { SAVE_AGAIN } else { SAVE_PAUSE };
+                save_at = tokio::time::Instant::now() + pause.max(took * SAVE_SHARE);
+            }
+        }
+    }
+    if timeout(LAST_SAVE_WAIT, save(&knowledge, &directory, &mut failures)).await.is_err() {
+        error!("The last catalog was not saved within {LAST_SAVE_WAIT:?}; does the disk hang?");
+    }
+}
+
+/// The view of what is known now.
+pub fn build(builder: &mut ViewBuilder, knowledge: &Knowledge, shared: &Shared, previous: &View) -> View {
+    let metrics: &Metrics = &shared.metrics;
+    let now = shared.clock.micros();
+    let mut view = builder.build(Arc::new(knowledge.catalog()), &shared.peers, metrics, previous, now);
+    view.conditions.splice(0..0, knowledge.conditions());
+    view
+}
+
+/// Saves the last catalog after so many `failures`; gives whether that worked.
+async fn save(knowledge: &Arc<Knowledge>, directory: &Arc<Mutex<StateDir>>, failures: &mut u32) -> bool {
+    let (saved, directory) = (knowledge.saved(), directory.clone());
+    let written = spawn_blocking(move || {
+        directory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).save(&saved)
+    });
+    let failed: Box<dyn std::error::Error> = match written.await {
+        Ok(Ok(())) => {
+            if std::mem::take(failures) > 0 {
+                info!("The last catalog is saved again.");
+            }
+            return true;
+        }
+        Ok(Err(failed)) => Box::new(failed),
+        Err(panic) => Box::new(panic),
+    };
+    if failures.is_multiple_of(SAY_AGAIN) {
+        error!(
+            error = &*failed,
+            "The last catalog could not be saved; what was saved before stays. Tried again."
+        );
+    }
+    *failures += 1;
+    false
+}

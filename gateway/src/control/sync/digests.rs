@@ -1,0 +1,170 @@
+//! Tells peers how the services are that they may call: on change, and each second again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::control::{Digest, Gateways, ServiceDigest};
+use proto::limits::DIGEST_SERVICES_MAX;
+use registry::model::ClusterName;
+use tokio::sync::watch;
+use tunnel::Tunnel;
+
+use super::objections::Objections;
+use crate::proxy::worker::Shared;
+use crate::view::{LocalService, View};
+use policy::balance::Readiness;
+
+/// How often changes are looked for, so that they are told at most twenty times a second.
+const LOOK: Duration = Duration::from_millis(50);
+/// Everything is told so often, in microseconds: what was lost is made good, and silence means something.
+const ALL_MICROS: u64 = 1_000_000;
+
+/// What was told to one gateway of a peer.
+#[derive(Debug)]
+struct Listener {
+    tunnel: Tunnel,
+    /// Where telling everything goes on; `None`: it is through.
+    cursor: Option<usize>,
+    /// When it begins again.
+    all_at: u64,
+    /// What it was told of our gateways.
+    gateways: Option<Arc<Gateways>>,
+}
+
+/// A service that is served here, and how it was at the last look.
+struct Told {
+    service: Arc<LocalService>,
+    /// What is told at once when it changes.
+    facts: Option<Facts>,
+}
+
+/// What of a service is told at once when it changes.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct Facts {
+    /// The weight of its eligible endpoints.
+    ready: u32,
+    /// Fewer than half of its endpoints are eligible.
+    degraded: bool,
+    /// The fingerprint of the ring that it is placed by.
+    ring: Option<u64>,
+}
+
+/// Tells every gateway of every peer, until the process drains; and where the `gateways` of our cluster may be dialled.
+pub async fn tell_peers(shared: Arc<Shared>, gateways: watch::Receiver<Arc<Gateways>>) {
+    let mut shown: Option<Arc<View>> = None;
+    let mut services: Vec<Told> = Vec::new();
+    let mut objections = Objections::default();
+    let mut listeners: HashMap<(ClusterName, String), Listener> = HashMap::new();
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let ours = gateways.borrow().clone();
+        let now = shared.clock.micros();
+        let view = shared.view.load_full();
+        if !shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, &view)) {
+            services = served(&view, services);
+            shown = Some(view.clone());
+        }
+        let changed: Vec<bool> = services.iter_mut().map(|told| told.look(now)).collect();
+
+        let mut heard = HashMap::new();
+        for cluster in shared.peers.iter() {
+            let granted = |at: &usize| services[*at].service.grant.allows(&cluster.name);
+            for gateway in cluster.gateways().iter() {
+                let Some(tunnel) = gateway.tunnel(None) else { continue };
+                let key = (cluster.name.clone(), gateway.id.clone());
+                let known = listeners.remove(&key).filter(|listener| listener.tunnel.is(&tunnel));
+                let mut listener =
+                    known.unwrap_or(Listener { tunnel, cursor: None, all_at: now, gateways: None });
+                listener.hear_of(&ours);
+                if listener.cursor.is_none() && now >= listener.all_at {
+                    (listener.cursor, listener.all_at) = (Some(0), now + ALL_MICROS);
+                    let objections = objections.to(&cluster.name, &view);
+                    if !objections.is_empty() {
+                        // What does not fit is told a second later.
+                        listener.tunnel.tell(Digest { services: Vec::new(), objections });
+                    }
+                }
+                let news: Vec<usize> = match listener.cursor {
+                    Some(from) => (from..services.len()).filter(granted).collect(),
+                    None => (0..services.len()).filter(|&at| changed[at]).filter(granted).collect(),
+                };
+                let untold = tell(&listener.tunnel, &services, &news);
+                match (listener.cursor, untold) {
+                    (Some(_), untold) => listener.cursor = untold,
+                    // Soon made good with everything else.
+                    (None, Some(_)) => listener.all_at = now,
+                    (None, None) => {}
+                }
+                heard.insert(key, listener);
+            }
+        }
+        listeners = heard;
+    }
+}
+
+impl Listener {
+    /// Tells it of our gateways, unless it knows.
+    fn hear_of(&mut self, ours: &Arc<Gateways>) {
+        let news = match &self.gateways {
+            // Nothing to tell, as always.
+            None => !ours.addresses.is_empty(),
+            Some(told) => !Arc::ptr_eq(told, ours),
+        };
+        if news && self.tunnel.tell_gateways((**ours).clone()) {
+            self.gateways = Some(ours.clone());
+        }
+    }
+}
+
+/// Tells the services at these places; gives the first that could not be told.
+fn tell(tunnel: &Tunnel, services: &[Told], places: &[usize]) -> Option<usize> {
+    let digest = |places: &[usize]| Digest {
+        services: places.iter().map(|&at| services[at].digest()).collect(),
+        objections: Vec::new(),
+    };
+    places.chunks(DIGEST_SERVICES_MAX).find(|chunk| !tunnel.tell(digest(chunk))).map(|chunk| chunk[0])
+}
+
+/// Every service that is served here, by name, with what was known of it before.
+fn served(view: &View, before: Vec<Told>) -> Vec<Told> {
+    let mut before: HashMap<_, _> =
+        before.into_iter().map(|told| (told.service.name.clone(), told.facts)).collect();
+    let told = |service: &Arc<LocalService>| Told {
+        service: service.clone(),
+        facts: before.remove(&service.name).flatten(),
+    };
+    let mut services: Vec<_> = view.locals().map(told).collect();
+    services.sort_unstable_by(|a, b| a.service.name.cmp(&b.service.name));
+    services
+}
+
+impl Told {
+    /// Whether what is told at once has changed since the last look.
+    fn look(&mut self, now: u64) -> bool {
+        let endpoints = || self.service.ports.iter().map(|(_, endpoints)| endpoints);
+        // A service whose one port works is not down.
+        let ready = endpoints().map(|e| e.ready_weight(now)).max().unwrap_or(0);
+        let degraded = endpoints().all(|e| e.readiness(now) != Readiness::Ready);
+        let ring = self.service.placement.as_ref().map(|placement| placement.ring().fingerprint());
+        let facts = Some(Facts { ready, degraded, ring });
+        std::mem::replace(&mut self.facts, facts) != facts
+    }
+
+    /// How it was at the last look.
+    fn digest(&self) -> ServiceDigest {
+        let endpoints = self.service.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
+        let Facts { ready, degraded, ring } = self.facts.unwrap_or_default();
+        ServiceDigest {
+            namespace: self.service.name.namespace.to_string(),
+            name: self.service.name.name.to_string(),
+            ready,
+            degraded,
+            load: endpoints.map(|endpoint| endpoint.in_flight()).fold(0, u32::saturating_add),
+            ring,
+        }
+    }
+}

@@ -1,0 +1,549 @@
+//! Bodies: a request's, which may have to be sent twice, and an answer's, which must never look whole when it is cut.
+
+pub mod http2;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use proto::frame::Frame as TunnelFrame;
+use proto::limits;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::budget::Reservation;
+use crate::base::clock::Activity;
+use crate::http::fields::Declared;
+use crate::http::message;
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The HTTP/1.1 message that it is of is cut or malformed.
+    #[error("the HTTP message was cut")]
+    Http1(#[source] http1::BodyError),
+    /// The HTTP/2 stream that it came on failed.
+    #[error("the HTTP message was cut")]
+    Http2(#[source] h2::Error),
+    /// It ended without saying that it was at its end.
+    #[error("the HTTP message ended early")]
+    Truncated,
+    /// The tunnel that it came through failed.
+    #[error("the exchange was cut")]
+    Tunnel(#[source] tunnel::TunnelError),
+    /// Its beginning is gone: it was too long to be kept for another attempt.
+    #[error("the body was too long to be sent again")]
+    Gone,
+    /// More or less of it came than was declared.
+    #[error("the body is not as long as declared")]
+    Length,
+    /// Trailers that are no HTTP.
+    #[error("malformed trailers")]
+    Trailers,
+    /// Nothing moved for too long.
+    #[error("idle for too long")]
+    Idle,
+    /// The whole exchange took too long.
+    #[error("past its deadline")]
+    Deadline,
+}
+
+/// A body as it comes from a caller's connection.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Of HTTP/1.1.
+    Http1(http1::server::Body),
+    /// Of HTTP/2.
+    Http2(http2::Received),
+}
+
+impl Incoming {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Http1(body) => Poll::Ready(match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(mut frame)) => {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        message::trailers(trailers);
+                    }
+                    Some(Ok(frame))
+                }
+                Some(Err(error)) => Some(Err(BodyError::Http1(error))),
+                None => None,
+            }),
+            Self::Http2(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::Http1(body) => body.size_hint().exact(),
+            Self::Http2(body) => body.size_hint().exact(),
+        }
+    }
+}
+
+/// Where the bytes of a request's body come from.
+#[derive(Debug)]
+enum Source {
+    Caller(Incoming),
+    Tunnel(Box<tunnel::Receiver>, Declared),
+    /// Read to its end.
+    Ended,
+    /// Failed: whoever reads is told.
+    Failed,
+    /// Chunks that a test wrote down.
+    #[cfg(test)]
+    Script(VecDeque<Bytes>),
+}
+
+/// A task of an exchange that must not outlive it.
+#[derive(Debug)]
+pub struct AbortOnDrop(pub tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is still to be sent of a request whose answer has begun. It ends with the answer, if that ends early; behind a
+/// whole answer it goes on for as long as it moves: whoever answered may still want the rest.
+#[derive(Debug)]
+pub struct Upload {
+    task: AbortOnDrop,
+    body: RequestBody,
+    /// Cancelled when the process drains.
+    stop: CancellationToken,
+}
+
+impl Upload {
+    /// `sending` sends `body`, until `stop` is cancelled if that comes after the answer.
+    pub fn begin(
+        sending: impl Future<Output = ()> + 'static,
+        body: RequestBody,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { task: AbortOnDrop(tokio::task::spawn_local(sending)), body, stop }
+    }
+
+    /// The answer is through: from now on it ends when nothing moves for `idle`.
+    pub fn go_on(self, idle: Duration) {
+        let Self { mut task, body, stop } = self;
+        if !task.0.is_finished() {
+            tokio::task::spawn_local(async move {
+                tokio::select! {
+                    _ = &mut task.0 => {}
+                    () = body.until_idle(idle, &stop) => {}
+                }
+            });
+        }
+    }
+}
+
+/// The body of a request, read as it comes and kept from its beginning up to [`limits::REPLAY_BODY_BYTES_MAX`], so that
+/// another attempt can start over. Clones share it; at most one reader may be ahead of what is kept.
+#[derive(Clone, Debug)]
+pub struct RequestBody(Option<Rc<RefCell<Shared>>>);
+
+#[derive(Debug)]
+struct Shared {
+    source: Source,
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    trailers: Option<HeaderMap>,
+    /// It became too long to be kept: there is one reading of it, by the reader that is ahead.
+    dropped: bool,
+    /// Whether that reader is known.
+    claimed: bool,
+    /// What it has yet to read of what was kept.
+    unread: VecDeque<Bytes>,
+    /// Moves whenever something comes.
+    activity: Activity,
+    /// Declared length, if any.
+    length: Option<u64>,
+    reserved: Reservation,
+    ended_at: Option<tokio::time::Instant>,
+    /// Bytes that have come.
+    received: u64,
+}
+
+impl RequestBody {
+    /// No body at all.
+    pub fn empty() -> Self {
+        Self(None)
+    }
+
+    /// The body of a request that a caller sends.
+    pub fn from_caller(body: Incoming, reserved: Reservation, activity: Activity) -> Self {
+        if body.is_end_stream() {
+            return Self::empty();
+        }
+        let length = body.length();
+        Self::new(Source::Caller(body), length, reserved, activity)
+    }
+
+    /// The body of a request that came through a tunnel; its head was read.
+    pub fn from_tunnel(
+        receiver: tunnel::Receiver,
+        declared: Declared,
+        reserved: Reservation,
+        activity: Activity,
+    ) -> Self {
+        Self::new(Source::Tunnel(Box::new(receiver), declared), declared.length(), reserved, activity)
+    }
+
+    fn new(source: Source, length: Option<u64>, reserved: Reservation, activity: Activity) -> Self {
+        Self(Some(Rc::new(RefCell::new(Shared {
+            source,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            trailers: None,
+            dropped: false,
+            claimed: false,
+            unread: VecDeque::new(),
+            activity,
+            length,
+            reserved,
+            ended_at: None,
+            received: 0,
+        }))))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether an attempt may start from the beginning: all of it is still here, and the source has not failed.
+    pub fn can_restart(&self) -> bool {
+        self.0.as_ref().is_none_or(|s| {
+            let s = s.borrow();
+            (!s.dropped || !s.claimed) && !matches!(s.source, Source::Failed)
+        })
+    }
+
+    /// Whether all of it is here and kept: it can be sent any number of times, to several at once.
+    pub fn is_buffered(&self) -> bool {
+        self.0.as_ref().is_none_or(|s| {
+            let s = s.borrow();
+            !s.dropped && matches!(s.source, Source::Ended)
+        })
+    }
+
+    /// Bytes of it that have come.
+    pub fn received(&self) -> u64 {
+        self.0.as_ref().map_or(0, |s| s.borrow().received)
+    }
+
+    /// Since when the caller has nothing more to send; `None` while it still sends.
+    pub fn ended_at(&self, started: tokio::time::Instant) -> Option<tokio::time::Instant> {
+        self.0.as_ref().map_or(Some(started), |s| s.borrow().ended_at)
+    }
+
+    /// Waits until nothing has moved for `idle`, or `stop` is cancelled; then nothing more of it is taken.
+    pub async fn until_idle(&self, idle: Duration, stop: &CancellationToken) {
+        let Some(shared) = &self.0 else { return };
+        let activity = shared.borrow().activity.clone();
+        loop {
+            let due = activity.last() + idle;
+            if due <= tokio::time::Instant::now() {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        let mut shared = shared.borrow_mut();
+        if !matches!(shared.source, Source::Ended) {
+            // Whoever sends it is told so by the end of its connection.
+            shared.source = Source::Failed;
+        }
+    }
+
+    /// Whether the caller is at fault: its body broke off.
+    pub fn failed(&self) -> bool {
+        self.0.as_ref().is_some_and(|s| matches!(s.borrow().source, Source::Failed))
+    }
+
+    /// Reads what is there without waiting, so that a small body travels with the head.
+    pub fn read_ahead(&self, cx: &mut Context<'_>) {
+        let Some(shared) = &self.0 else { return };
+        let mut s = shared.borrow_mut();
+        while !s.dropped && s.kept_bytes < limits::SMALL_BODY_BYTES {
+            match s.poll_source(cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
+                    if !s.keep(&chunk) {
+                        // Nobody has read anything yet: the first reader gets it all.
+                        s.unread = std::mem::take(&mut s.kept).into();
+                        s.unread.push_back(chunk);
+                    }
+                }
+                Poll::Ready(_) | Poll::Pending => return,
+            }
+        }
+    }
+
+    /// Appends all of a small buffered body and its end to `out` as frames, if that is what it is.
+    pub fn put_whole(&self, out: &mut Vec<u8>) -> bool {
+        use proto::frame::{END, FrameKind, put_frame_header};
+        if let Some(shared) = &self.0 {
+            let s = shared.borrow();
+            let small = s.kept_bytes <= limits::SMALL_BODY_BYTES;
+            if s.dropped || !small || !matches!(s.source, Source::Ended) || s.trailers.is_some() {
+                return false;
+            }
+            if s.kept_bytes > 0 {
+                put_frame_header(out, FrameKind::Data, s.kept_bytes);
+                s.kept.iter().for_each(|chunk| out.extend_from_slice(chunk));
+            }
+        }
+        out.extend_from_slice(&END);
+        true
+    }
+
+    /// This body, or none if it has turned out to be empty: then it is known without waiting that nothing comes.
+    pub fn or_empty(self) -> Self {
+        let nothing = self.0.as_ref().is_some_and(|s| {
+            let s = s.borrow();
+            matches!(s.source, Source::Ended) && !s.dropped && s.kept.is_empty() && s.trailers.is_none()
+        });
+        if nothing { Self::empty() } else { self }
+    }
+
+    /// A reader from the beginning.
+    pub fn reader(&self) -> Reader {
+        Reader { body: self.clone(), at: 0, ahead: false, trailers_given: false }
+    }
+}
+
+impl Shared {
+    /// The next chunk of the source; `None` at its end, with the trailers put aside.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            let next = match &mut self.source {
+                Source::Caller(body) => ready!(body.poll_frame(cx)).transpose(),
+                Source::Tunnel(receiver, declared) => match ready!(receiver.poll_frame(cx)) {
+                    Ok(Some(TunnelFrame::Data(bytes))) if declared.take(bytes.len()) => {
+                        Ok(Some(Frame::data(bytes)))
+                    }
+                    Ok(Some(TunnelFrame::Data(_))) => Err(BodyError::Length),
+                    Ok(Some(TunnelFrame::Trailers(bytes))) => match message::trailers_from_tunnel(&bytes) {
+                        Some(map) => Ok(Some(Frame::trailers(map))),
+                        None => Err(BodyError::Trailers),
+                    },
+                    Ok(Some(TunnelFrame::End) | None) if declared.is_met() => Ok(None),
+                    Ok(Some(TunnelFrame::End) | None) => Err(BodyError::Length),
+                    // The decoder lets heads stand only at the beginning.
+                    Ok(Some(TunnelFrame::Head(_) | TunnelFrame::Interim(_))) => Err(BodyError::Trailers),
+                    Err(e) => Err(BodyError::Tunnel(e)),
+                },
+                #[cfg(test)]
+                Source::Script(chunks) => Ok(chunks.pop_front().map(Frame::data)),
+                Source::Ended => return Poll::Ready(None),
+                Source::Failed => return Poll::Ready(Some(Err(BodyError::Gone))),
+            };
+            self.activity.touch();
+            match next {
+                Ok(Some(frame)) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => return Poll::Ready(Some(Ok(data))),
+                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                },
+                Ok(None) => {
+                    self.source = Source::Ended;
+                    self.ended_at = Some(tokio::time::Instant::now());
+                }
+                Err(e) => {
+                    self.source = Source::Failed;
+                    return Poll::Ready(Some(Err(e)));
+                }
+            }
+        }
+    }
+
+    /// Keeps a chunk for another attempt. False: it is too much, and from now on there is one reading only.
+    fn keep(&mut self, chunk: &Bytes) -> bool {
+        let fits = self.kept_bytes + chunk.len() <= limits::REPLAY_BODY_BYTES_MAX;
+        if fits && self.reserved.grow(chunk.len()) {
+            self.kept_bytes += chunk.len();
+            self.kept.push(chunk.clone());
+            return true;
+        }
+        self.dropped = true;
+        self.kept_bytes = 0;
+        self.reserved.release();
+        false
+    }
+}
+
+/// Reads a [`RequestBody`] from its beginning.
+#[derive(Debug)]
+pub struct Reader {
+    body: RequestBody,
+    at: usize,
+    /// This reader has passed what is kept.
+    ahead: bool,
+    trailers_given: bool,
+}
+
+impl Body for Reader {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let Some(shared) = &this.body.0 else { return Poll::Ready(None) };
+        let mut s = shared.borrow_mut();
+        if s.dropped && !this.ahead {
+            if s.claimed || this.at > 0 {
+                return Poll::Ready(Some(Err(BodyError::Gone)));
+            }
+            (s.claimed, this.ahead) = (true, true);
+        }
+        if this.ahead
+            && let Some(chunk) = s.unread.pop_front()
+        {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        if !s.dropped
+            && let Some(chunk) = s.kept.get(this.at)
+        {
+            this.at += 1;
+            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        }
+        match ready!(s.poll_source(cx)) {
+            Some(Ok(chunk)) => {
+                if !s.dropped {
+                    if s.keep(&chunk) {
+                        this.at = s.kept.len();
+                    } else {
+                        s.kept = Vec::new();
+                        (s.claimed, this.ahead) = (true, true);
+                    }
+                }
+                Poll::Ready(Some(Ok(Frame::data(chunk))))
+            }
+            Some(Err(e)) => Poll::Ready(Some(Err(e))),
+            None => match s.trailers.clone() {
+                Some(trailers) if !this.trailers_given => {
+                    this.trailers_given = true;
+                    Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                }
+                _ => Poll::Ready(None),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.0.as_ref().is_none_or(|s| {
+            let s = s.borrow();
+            matches!(s.source, Source::Ended) && !s.dropped && s.kept.is_empty() && s.trailers.is_none()
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body.0 {
+            None => SizeHint::with_exact(0),
+            Some(s) => s.borrow().length.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::task::Waker;
+
+    use super::*;
+    use crate::base::budget::ByteBudget;
+
+    fn body(chunks: &[usize], budget: usize) -> RequestBody {
+        let source = Source::Script(chunks.iter().map(|&n| Bytes::from(vec![7; n])).collect());
+        let activity = Activity::new(tokio::time::Instant::now());
+        RequestBody::new(source, None, ByteBudget::new(budget).reservation(), activity)
+    }
+
+    fn now() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    /// Reads `reader` to its end, or to its error.
+    fn read(reader: &mut Reader) -> Result<usize, BodyError> {
+        let mut bytes = 0;
+        loop {
+            match Pin::new(&mut *reader).poll_frame(&mut now()) {
+                Poll::Ready(Some(frame)) => bytes += frame?.into_data().unwrap().len(),
+                Poll::Ready(None) => return Ok(bytes),
+                Poll::Pending => unreachable!("a script never waits"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_body_can_be_read_any_number_of_times() {
+        let body = body(&[10, 20, 30], 1 << 20);
+        for _ in 0..3 {
+            assert!(body.can_restart());
+            assert_eq!(read(&mut body.reader()).unwrap(), 60);
+        }
+        assert!(body.is_buffered());
+    }
+
+    #[test]
+    fn what_was_read_ahead_reaches_the_first_reader_however_large_it_is() {
+        for chunks in [&[1000, 100_000, 5][..], &[200_000], &[10, 70_000, 70_000]] {
+            let body = body(chunks, 1 << 20);
+            body.read_ahead(&mut now());
+            assert!(body.can_restart(), "nobody has read anything yet");
+            let mut first = body.reader();
+            assert_eq!(read(&mut first).unwrap(), chunks.iter().sum::<usize>());
+            assert!(!body.can_restart() && !body.is_buffered());
+            assert!(matches!(read(&mut body.reader()), Err(BodyError::Gone)));
+        }
+    }
+
+    #[test]
+    fn a_spent_budget_costs_the_replay_and_not_the_request() {
+        let body = body(&[100, 100], 0);
+        body.read_ahead(&mut now());
+        assert_eq!(read(&mut body.reader()).unwrap(), 200);
+        assert!(!body.can_restart());
+    }
+
+    #[test]
+    fn a_reader_that_was_overtaken_is_told() {
+        let body = body(&[60_000, 60_000], 1 << 20);
+        let mut slow = body.reader();
+        assert!(matches!(Pin::new(&mut slow).poll_frame(&mut now()), Poll::Ready(Some(Ok(_)))));
+        assert_eq!(read(&mut body.reader()).unwrap(), 120_000);
+        assert!(matches!(read(&mut slow), Err(BodyError::Gone)));
+    }
+
+    #[test]
+    fn only_a_small_whole_body_travels_with_the_head() {
+        let mut out = Vec::new();
+        let small = body(&[3], 1 << 20);
+        small.read_ahead(&mut now());
+        assert!(small.put_whole(&mut out));
+        assert_eq!(out, [0, 3, 7, 7, 7, 3, 0]);
+        let large = body(&[limits::SMALL_BODY_BYTES, 1], 1 << 20);
+        large.read_ahead(&mut now());
+        assert!(!large.put_whole(&mut out));
+    }
+}

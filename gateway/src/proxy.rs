@@ -1,0 +1,12 @@
+//! The data plane: listeners, flows, and both sides of an exchange. Requests take no lock here that another thread could
+//! hold.
+
+pub mod answer;
+pub mod dataplane;
+pub mod error;
+pub mod exchange;
+pub mod flow;
+pub mod inbound;
+pub mod listener;
+pub mod outbound;
+pub mod worker;

@@ -1,0 +1,208 @@
+//! A request of a peer on its way to an endpoint of this cluster. What it is given ([`Serving`]) leads to no peer and no
+//! tunnel: a request crosses between clusters at most once.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use identity::{Identity, Role};
+use proto::code::Code;
+use registry::model::{ClusterName, Timeout};
+use tokio::time::Instant;
+use tracing::debug;
+use tunnel::{Exchange, Peer, Sender};
+
+use crate::base::clock::Activity;
+use crate::http::body::RequestBody;
+use crate::http::fields::Declared;
+use crate::http::message::{self, RequestHead};
+use crate::proxy::answer::Answer;
+use crate::proxy::error::Rejection;
+use crate::proxy::exchange::codec;
+use crate::proxy::exchange::server::{self, Interims};
+use crate::proxy::worker::{PEER_REQUESTS_MAX, REQUESTS_MAX, Serving};
+use crate::telemetry::metrics::{Direction, InProgress, Outcome};
+use crate::telemetry::record::Record;
+use crate::upstream::{Allowance, Ask};
+use crate::view::LocalService;
+use policy::retry::Failure;
+
+/// Why a request of a peer ends without an answer.
+#[derive(Debug)]
+struct Refusal(Code, Outcome);
+
+/// Refuses an exchange of a linked cluster that is over its budget, before any work.
+pub fn shed(serving: &Serving, peer: &Peer, mut exchange: Exchange) {
+    record(serving, peer).ends(Outcome::Overloaded);
+    server::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Overloaded);
+}
+
+fn record(serving: &Serving, peer: &Peer) -> Record {
+    let counters = serving.unnamed(&peer.hello.cluster);
+    let mut record = Record::begin(Direction::Inbound, &counters, Instant::now());
+    record.peer(&peer.hello.cluster);
+    record
+}
+
+/// Serves one exchange that `peer`, a gateway of a linked cluster, opened; `asking` counts what that cluster asks.
+pub async fn serve(serving: &Serving, asking: &Arc<InProgress>, peer: &Peer, exchange: Exchange) {
+    let of_all = serving.in_progress().enter(REQUESTS_MAX);
+    let (Some(_of_all), Some(_of_peer)) = (of_all, asking.enter(PEER_REQUESTS_MAX)) else {
+        return shed(serving, peer, exchange);
+    };
+    let Exchange { mut sender, mut receiver } = exchange;
+    let mut record = record(serving, peer);
+    let Some(head) = server::head(peer, &mut sender, &mut receiver).await else { return };
+    let request = match Request::read(serving, peer, &head, &mut record) {
+        Ok(request) => request,
+        Err(Refusal(code, outcome)) => {
+            record.ends(outcome);
+            debug!(peer = %peer.hello.cluster, code = code.as_str(), ?outcome, "Refused.");
+            return server::refuse(&mut sender, &mut receiver, code);
+        }
+    };
+    let body = server::body(receiver, request.declared, serving.budget(), Activity::new(record.started()));
+    if body.failed() {
+        return sender.reset(Code::Internal);
+    }
+    let interims = Interims::default();
+    let answering = request.call(serving, &body, &interims);
+    let Some(answered) = interims.while_answering(&mut sender, answering).await else { return };
+    record.received(body.received());
+    match answered {
+        // The peer's body broke off: whatever the endpoint made of that is no answer.
+        _ if body.failed() => sender.reset(Code::Cancelled),
+        Ok(answer) => request.forward(serving, &mut sender, answer, &mut record).await,
+        // It would be everywhere: said in an answer, as no code could say it.
+        Err(failure @ Failure::AnswerTooLarge) => {
+            record.ends(failure.into());
+            let rejection = Rejection::from_failure(failure, &request.local.name);
+            server::forward(&mut sender, rejection.into_answer(serving.name()), &mut record).await;
+        }
+        Err(failure) => {
+            record.ends(failure.into());
+            sender.reset(codec::code(failure));
+        }
+    }
+}
+
+/// A request that passed every check.
+struct Request {
+    local: Arc<LocalService>,
+    port: u16,
+    head: RequestHead,
+    /// The hash of its key.
+    key: Option<u64>,
+    allowance: Allowance,
+    /// The length of its body.
+    declared: Declared,
+    /// What is left of the total deadline.
+    deadline: Option<Duration>,
+}
+
+impl Request {
+    /// Reads the head and checks the grant first, then the rest, all before any work.
+    fn read(serving: &Serving, peer: &Peer, bytes: &Bytes, record: &mut Record) -> Result<Self, Refusal> {
+        let (head, head_fields) = proto::head::RequestHead::decode(bytes)
+            .map_err(|_| Refusal(Code::Internal, Outcome::Malformed))?;
+        record.method(head.method);
+        let local =
+            serving.local(head.namespace, head.service).ok_or(Refusal(Code::Unknown, Outcome::NotFound))?;
+        let asks =
+            ClusterName::new(&peer.hello.cluster).map_err(|_| Refusal(Code::Denied, Outcome::Denied))?;
+        if let Some(counters) = local.inbound(asks.as_str()) {
+            record.asks(head.method, &local.name, counters);
+        }
+        if !local.grant.allows(&asks) || !head.caller.is_none_or(|caller| vouches_for(peer, caller)) {
+            return Err(Refusal(Code::Denied, Outcome::Denied));
+        }
+        record.caller(head.caller);
+        if local.endpoints(head.port).is_none() {
+            return Err(Refusal(Code::Unknown, Outcome::NotFound));
+        }
+        let agrees =
+            local.placement.as_ref().is_none_or(|p| p.agrees(head.generation, head.key_hash, head.owner));
+        if !agrees && !head.insist {
+            return Err(Refusal(Code::Misplaced, Outcome::Misplaced));
+        }
+        if !agrees {
+            // The caller has looked again and still disagrees: served, and said.
+            serving.mismatch(&local.name, asks.as_str());
+        }
+        let request = message::request_from_tunnel(bytes, &head, head_fields);
+        let (request_head, declared) = request.ok_or(Refusal(Code::Internal, Outcome::Malformed))?;
+        Ok(Self {
+            port: head.port,
+            head: request_head,
+            declared,
+            key: head.key_hash,
+            allowance: Allowance {
+                replayable: head.replayable,
+                attempts: head.attempts_left.saturating_add(1),
+                connect: Timeout::default().connect,
+            },
+            deadline: (head.deadline_ms > 0).then(|| Duration::from_millis(head.deadline_ms)),
+            local,
+        })
+    }
+
+    async fn call(
+        &self,
+        serving: &Serving,
+        body: &RequestBody,
+        interims: &Interims,
+    ) -> Result<Answer, Failure> {
+        let port = self.local.port(self.port).ok_or(Failure::Unavailable)?;
+        // Whoever placed the request says when its time is over, and it may be a short one.
+        let expired = Cell::new(false);
+        let ask = Ask {
+            pool: serving.pool(),
+            port,
+            clock: serving.clock(),
+            head: &self.head,
+            body,
+            key: self.key,
+            allowance: self.allowance,
+            expired: &expired,
+            interim: &|status, headers| interims.push(status, headers),
+            stop: serving.stop(),
+        };
+        let idle = Timeout::default().idle;
+        let calling = async {
+            let answer = Answer::from(ask.send().await?);
+            answer.settle(serving.budget(), idle).await.map_err(|_| Failure::Reset)
+        };
+        match self.deadline {
+            None => calling.await,
+            Some(left) => tokio::time::timeout(left, calling).await.unwrap_or(Err(Failure::Deadline)),
+        }
+    }
+
+    async fn forward(&self, serving: &Serving, sender: &mut Sender, mut answer: Answer, record: &mut Record) {
+        let started = record.started();
+        if let Some(left) = self.deadline {
+            answer.body.limit(left, Some(started + left), Activity::new(started));
+        }
+        self.local.durations.observe(started.elapsed());
+        if let Some(endpoint) = &answer.endpoint {
+            record.endpoint(endpoint.id());
+        }
+        let outcome = server::forward(sender, answer, record).await;
+        record.ends(outcome);
+        if serving.stop().is_cancelled() {
+            // The drain closes the tunnel after the last request: what was written must have arrived by then.
+            sender.stopped().await;
+        }
+    }
+}
+
+/// Whether a gateway may speak for this workload: it is one of its own cluster, within the trust domain that the link
+/// gives it (of which the gateway's own certificate is).
+fn vouches_for(peer: &Peer, caller: &str) -> bool {
+    caller.parse::<Identity>().is_ok_and(|caller| {
+        matches!(caller.role, Role::Workload { .. })
+            && caller.trust_domain == peer.identity.trust_domain
+            && caller.cluster == peer.identity.cluster
+    })
+}

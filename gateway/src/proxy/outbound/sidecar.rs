@@ -1,0 +1,164 @@
+//! The requests that sidecars of this cluster send on: each is placed again, for it is the gateway that sees the other
+//! clusters. Whoever asks is proven by the sidecar's certificate, and named to the cluster that serves.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Version;
+use http::header::HeaderValue;
+use proto::code::Code;
+use tokio::time::Instant;
+use tunnel::{Exchange, Peer, Sender};
+
+use super::{NotAnswered, Placed, find};
+use crate::base::clock::Activity;
+use crate::http::fields::{self, Declared};
+use crate::http::message::{self, RequestHead};
+use crate::proxy::error::Rejection;
+use crate::proxy::exchange::server::{self, Interims};
+use crate::proxy::worker::{REQUESTS_MAX, Worker};
+use crate::telemetry::metrics::{Direction, Outcome};
+use crate::telemetry::record::Record;
+use crate::view::Service;
+use policy::grpc;
+use policy::route;
+
+/// A request as its sidecar sent it.
+struct Asked {
+    service: Arc<Service>,
+    port: u16,
+    authority: String,
+    head: RequestHead,
+    declared: Declared,
+    /// As the sidecar hashed it, if it placed by the contract that counts here.
+    hash: Option<u64>,
+    request_id: [u8; 16],
+    /// What is left of the total deadline.
+    deadline: Option<Duration>,
+}
+
+/// Why it goes nowhere.
+enum Refusal {
+    /// The sidecar broke the protocol.
+    Broken,
+    /// The caller is told.
+    Rejected(Rejection),
+}
+
+/// Refuses an exchange of a sidecar that is over its budget, before any work.
+pub fn shed(worker: &Worker, caller: &str, mut exchange: Exchange) {
+    record(worker, caller).ends(Outcome::Overloaded);
+    server::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Overloaded);
+}
+
+fn record(worker: &Worker, caller: &str) -> Record {
+    let mut record = Record::begin(Direction::Outbound, &worker.shared.nameless, Instant::now());
+    record.caller(Some(caller));
+    record
+}
+
+/// Serves one exchange that a sidecar opened; its workload is `caller`.
+pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: Exchange) {
+    let shared = &worker.shared;
+    let Some(_guard) = shared.in_progress.enter(REQUESTS_MAX) else {
+        return shed(worker, caller, exchange);
+    };
+    let Exchange { mut sender, mut receiver } = exchange;
+    let mut record = record(worker, caller);
+    let Some(head) = server::head(sidecar, &mut sender, &mut receiver).await else { return };
+    let asked = match Asked::read(worker, &head) {
+        Ok(asked) => asked,
+        Err(Refusal::Broken) => {
+            record.ends(Outcome::Malformed);
+            return server::refuse(&mut sender, &mut receiver, Code::Internal);
+        }
+        Err(Refusal::Rejected(rejection)) => {
+            record.ends(Outcome::NotFound);
+            server::forward(&mut sender, rejection.into_answer(&shared.name), &mut record).await;
+            return;
+        }
+    };
+    let Asked { service, head, .. } = &asked;
+    record.asks(head.method.as_str(), &service.name, &service.unanswered);
+    let activity = Activity::new(record.started());
+    let body = server::body(receiver, asked.declared, &shared.budget, activity.clone());
+    if body.failed() {
+        return sender.reset(Code::Internal);
+    }
+    let grpc = grpc::is_grpc(&head.headers);
+    let interims = Interims::default();
+    let interim = |status, headers: &http::HeaderMap| interims.push(status, headers);
+    let total = asked.deadline.into_iter().chain(service.timeout.total).min();
+    let placed = Placed {
+        service,
+        port: asked.port,
+        head,
+        authority: &asked.authority,
+        body,
+        activity,
+        deadline: total.map(|total| record.started() + total),
+        grpc,
+        hash: asked.hash,
+        id: asked.request_id,
+        caller: Some(caller),
+        interim: &interim,
+    };
+    let answering = placed.answer(worker, &mut record);
+    let Some(answered) = interims.while_answering(&mut sender, answering).await else { return };
+    match answered {
+        Ok(answer) => {
+            let sent = server::forward(&mut sender, answer, &mut record).await;
+            record.ends(sent);
+        }
+        Err(NotAnswered { caller_at_fault: true, .. }) => return sender.reset(Code::Cancelled),
+        Err(NotAnswered { rejection, .. }) => {
+            let name = &shared.name;
+            let answer = if grpc { rejection.into_grpc_answer(name) } else { rejection.into_answer(name) };
+            server::forward(&mut sender, answer, &mut record).await;
+        }
+    }
+    linger(worker, &sender).await;
+}
+
+/// A drain closes the tunnel after the last request: what was written must have arrived by then.
+async fn linger(worker: &Worker, sender: &Sender) {
+    if worker.shared.stop.is_cancelled() {
+        sender.stopped().await;
+    }
+}
+
+impl Asked {
+    fn read(worker: &Rc<Worker>, bytes: &Bytes) -> Result<Self, Refusal> {
+        let (told, head_fields) = proto::head::RequestHead::decode(bytes).map_err(|_| Refusal::Broken)?;
+        let view = worker.shared.view.load();
+        let (service, port) =
+            find(&view, &worker.shared.domain, told.authority).map_err(Refusal::Rejected)?;
+        let judged = message::request_from_tunnel(bytes, &told, head_fields);
+        let (mut head, declared) = judged.ok_or(Refusal::Broken)?;
+        let placement = &service.placement;
+        // Hashed once, at the first hop: unless that one did not know yet what counts here.
+        let hash = if service.pinned || told.generation == placement.generation() {
+            told.key_hash
+        } else {
+            let field = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
+            // Whom a sidecar takes requests from is on its own host.
+            let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
+            route::key(&service.hash, field, told.path, source).map(|key| placement.hash(&key))
+        };
+        let shared = &worker.shared;
+        fields::append_via(&mut head.headers, Version::HTTP_11, &shared.via, &shared.name);
+        Ok(Self {
+            port,
+            authority: told.authority.to_owned(),
+            hash,
+            request_id: told.request_id,
+            deadline: (told.deadline_ms > 0).then(|| Duration::from_millis(told.deadline_ms)),
+            service,
+            head,
+            declared,
+        })
+    }
+}
