@@ -1,4 +1,4 @@
-//! Names that programs and people read in outputs: metrics, errors, states; and the floors of the gateway's modules.
+//! Names that programs and people read in outputs: metrics, errors, states; and the groups of the gateway.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,7 +27,7 @@ fn calls<'a>(text: &'a str, call: &str) -> Vec<(&'a str, &'a str)> {
 
 /// Every metric of a process, as it is shown.
 fn metrics() -> BTreeSet<String> {
-    let mut text = source("gateway/src/metrics.rs");
+    let mut text = source("gateway/src/telemetry/metrics.rs");
     for entry in fs::read_dir(root().join("gateway/src/metrics")).unwrap() {
         text += &fs::read_to_string(entry.unwrap().path()).unwrap();
     }
@@ -69,7 +69,7 @@ fn every_metric_is_documented_and_exists() {
     let place = document.place("Metrics");
     problems.compare("metric", &place, &column(metrics_table, 0), &metrics());
 
-    let traffic = "gateway/src/metrics/traffic.rs";
+    let traffic = "gateway/src/telemetry/metrics/traffic.rs";
     let text = source(traffic);
     let part = |of: &str| results(between(traffic, &text, &format!("impl {of} {{"), "\n}\n"));
     problems.compare("outcome", &place, &column(outcomes, 0), &part("Outcome"));
@@ -83,7 +83,7 @@ fn every_metric_is_documented_and_exists() {
 
 #[test]
 fn every_error_is_documented_and_exists() {
-    let path = "gateway/src/error.rs";
+    let path = "gateway/src/proxy/error.rs";
     let text = source(path);
     let wire = between(path, &text, "pub fn wire(self)", "\n    }\n");
     let exists = quoted(wire).map(str::to_owned).collect();
@@ -99,13 +99,13 @@ fn every_state_is_documented_and_exists() {
     let document = Document::read(FAILURES);
     let mut problems = Problems::default();
 
-    let path = "gateway/src/health.rs";
+    let path = "gateway/policy/src/health.rs";
     let text = source(path);
     let peers = results(between(path, &text, "impl State {", "\n}\n"));
     let listed = column(&document.rows("Peers"), 0);
     problems.compare("state of a peer", &document.place("Peers"), &listed, &peers);
 
-    let path = "gateway/src/balance/endpoint.rs";
+    let path = "gateway/policy/src/balance/endpoint.rs";
     let text = source(path);
     let states = format!("=> \"checking\"{}", between(path, &text, "=> \"checking\"", "\n        }\n"));
     let mut endpoints = results(&states);
@@ -117,18 +117,13 @@ fn every_state_is_documented_and_exists() {
 }
 
 #[test]
-fn the_floors_are_those_that_are_checked() {
+fn the_groups_are_those_that_are_checked() {
     let path = "tests/tests/arrows.rs";
     let text = source(path);
-    let floors = between(path, &text, "const FLOORS:", "\n];\n").split_once('=').unwrap().1.split("],");
-    let floors = floors.map(|floor| quoted(floor).collect::<BTreeSet<_>>()).filter(|floor| !floor.is_empty());
-    let mut floors: Vec<_> = floors.collect();
-    floors.reverse();
+    let groups = between(path, &text, "const GROUPS:", "\n];\n").split_once('=').unwrap().1;
+    let groups: Vec<&str> = quoted(groups).collect();
     let document = Document::read("docs/architecture.md");
-    let blocks = document.blocks(document.section("Dependencies"));
-    let shown: Vec<BTreeSet<&str>> = blocks[1].iter().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(
-        shown, floors,
-        "docs/architecture.md, Dependencies: write the floors as {path} has them, highest first"
-    );
+    let blocks = document.blocks(document.section("The gateway"));
+    let shown: Vec<&str> = blocks[0].iter().flat_map(|line| line.split_whitespace()).collect();
+    assert_eq!(shown, groups, "docs/architecture.md, The gateway: write the groups as {path} has them");
 }
