@@ -56,10 +56,11 @@ pub enum HeadError {
     },
 }
 
-/// The head of a request. Names are lower case, as manifests have them.
+/// What every flow has, whatever it carries: who asks which service, how it was placed, and what time is left. Names are
+/// lower case, as manifests have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct RequestHead<'a> {
-    /// Names the request over all its attempts.
+pub struct FlowHead<'a> {
+    /// Names the flow over all its attempts.
     pub request_id: [u8; 16],
     /// Namespace of the service.
     pub namespace: &'a str,
@@ -91,12 +92,26 @@ pub struct RequestHead<'a> {
     pub caller: Option<&'a str>,
     /// The endpoint it is pinned to.
     pub endpoint: Option<&'a str>,
+}
+
+/// What HTTP adds to a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct HttpHead<'a> {
     /// Method (RFC 9110, section 9).
     pub method: &'a str,
     /// Path and query, or `*`.
     pub path: &'a str,
     /// Authority that the caller asked for: host and perhaps port.
     pub authority: &'a str,
+}
+
+/// The head of an HTTP request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct RequestHead<'a> {
+    /// What every flow has.
+    pub flow: FlowHead<'a>,
+    /// What HTTP adds.
+    pub http: HttpHead<'a>,
 }
 
 /// The head of an answer.
@@ -111,7 +126,7 @@ pub struct ResponseHead<'a> {
 /// Ends the facts.
 const END_OF_FACTS: u8 = 0;
 
-/// Tags of a request's facts; the place of each in [`request::NAMES`] is its name.
+/// Tags of a request's facts, those of the flow first; the place of each in [`request::NAMES`] is its name.
 mod request {
     pub(super) const REQUEST_ID: u64 = 1;
     pub(super) const NAMESPACE: u64 = 2;
@@ -153,7 +168,8 @@ mod request {
         "path",
         "authority",
     ];
-    pub(super) const MANDATORY: [u64; 7] = [REQUEST_ID, NAMESPACE, SERVICE, PORT, METHOD, PATH, AUTHORITY];
+    pub(super) const OF_EVERY_FLOW: [u64; 4] = [REQUEST_ID, NAMESPACE, SERVICE, PORT];
+    pub(super) const OF_HTTP: [u64; 3] = [METHOD, PATH, AUTHORITY];
 
     /// Bits of the flags; others are skipped.
     pub(super) const REPLAYABLE: u64 = 1;
@@ -169,19 +185,9 @@ mod response {
     pub(super) const MANDATORY: [u64; 1] = [STATUS];
 }
 
-impl<'a> RequestHead<'a> {
-    /// Appends the payload of a HEAD frame. Only sizes are checked: the content of texts and fields is the caller's to
-    /// have checked, as the types of the `http` crate do; the receiver refuses what is not HTTP.
-    ///
-    /// # Errors
-    /// [`HeadError::TooManyFields`] and [`HeadError::TooLarge`]; `out` is then as it was.
-    pub fn encode<'f>(
-        &self,
-        fields: impl IntoIterator<Item = (&'f [u8], &'f [u8])>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), HeadError> {
+impl<'a> FlowHead<'a> {
+    fn put(&self, out: &mut Vec<u8>) {
         use request::*;
-        let start = out.len();
         put_fact(out, REQUEST_ID, &self.request_id);
         put_fact(out, NAMESPACE, self.namespace.as_bytes());
         put_fact(out, SERVICE, self.service.as_bytes());
@@ -201,9 +207,72 @@ impl<'a> RequestHead<'a> {
         put_text(out, TRACESTATE, self.tracestate);
         put_text(out, CALLER, self.caller);
         put_text(out, ENDPOINT, self.endpoint);
+    }
+
+    /// Takes a fact of its own; false: it is none.
+    fn take(&mut self, fact: &Fact<'a>) -> Result<bool, HeadError> {
+        use request::*;
+        match fact.tag {
+            REQUEST_ID => self.request_id = fact.value.try_into().map_err(|_| fact.malformed())?,
+            NAMESPACE => self.namespace = fact.name()?,
+            SERVICE => self.service = fact.name()?,
+            PORT => self.port = fact.nonzero()?,
+            GENERATION => self.generation = fact.number()?,
+            KEY_HASH => self.key_hash = Some(fact.number()?),
+            OWNER => self.owner = Some(fact.name()?),
+            ATTEMPT => self.attempt = fact.small()?,
+            ATTEMPTS_LEFT => self.attempts_left = fact.small()?,
+            FLAGS => {
+                let flags = fact.number()?;
+                self.replayable = flags & REPLAYABLE != 0;
+                self.insist = flags & INSIST != 0;
+            }
+            DEADLINE_MS => self.deadline_ms = fact.number()?,
+            TRACEPARENT => self.traceparent = Some(fact.visible()?),
+            TRACESTATE => self.tracestate = Some(fact.text(is_field_value)?),
+            CALLER => self.caller = Some(fact.visible()?),
+            ENDPOINT => self.endpoint = Some(fact.name()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+impl<'a> HttpHead<'a> {
+    fn put(&self, out: &mut Vec<u8>) {
+        use request::*;
         put_fact(out, METHOD, self.method.as_bytes());
         put_fact(out, PATH, self.path.as_bytes());
         put_fact(out, AUTHORITY, self.authority.as_bytes());
+    }
+
+    /// Takes a fact of its own; others are a later version's.
+    fn take(&mut self, fact: &Fact<'a>) -> Result<(), HeadError> {
+        use request::*;
+        match fact.tag {
+            METHOD => self.method = fact.text(is_token)?,
+            PATH => self.path = fact.path()?,
+            AUTHORITY => self.authority = fact.visible()?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl<'a> RequestHead<'a> {
+    /// Appends the payload of a HEAD frame. Only sizes are checked: the content of texts and fields is the caller's to
+    /// have checked, as the types of the `http` crate do; the receiver refuses what is not HTTP.
+    ///
+    /// # Errors
+    /// [`HeadError::TooManyFields`] and [`HeadError::TooLarge`]; `out` is then as it was.
+    pub fn encode<'f>(
+        &self,
+        fields: impl IntoIterator<Item = (&'f [u8], &'f [u8])>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), HeadError> {
+        let start = out.len();
+        self.flow.put(out);
+        self.http.put(out);
         finish(fields, start, out)
     }
 
@@ -212,37 +281,16 @@ impl<'a> RequestHead<'a> {
     /// # Errors
     /// [`HeadError`]: the peer broke the protocol; reset this stream.
     pub fn decode(buf: &'a [u8]) -> Result<(Self, Fields<'a>), HeadError> {
-        use request::*;
-        let mut facts = Facts::new(buf, &NAMES)?;
+        let mut facts = Facts::new(buf, &request::NAMES)?;
         let mut head = Self::default();
         while let Some(fact) = facts.next()? {
-            match fact.tag {
-                REQUEST_ID => head.request_id = fact.value.try_into().map_err(|_| fact.malformed())?,
-                NAMESPACE => head.namespace = fact.name()?,
-                SERVICE => head.service = fact.name()?,
-                PORT => head.port = fact.nonzero()?,
-                GENERATION => head.generation = fact.number()?,
-                KEY_HASH => head.key_hash = Some(fact.number()?),
-                OWNER => head.owner = Some(fact.name()?),
-                ATTEMPT => head.attempt = fact.small()?,
-                ATTEMPTS_LEFT => head.attempts_left = fact.small()?,
-                FLAGS => {
-                    let flags = fact.number()?;
-                    head.replayable = flags & REPLAYABLE != 0;
-                    head.insist = flags & INSIST != 0;
-                }
-                DEADLINE_MS => head.deadline_ms = fact.number()?,
-                TRACEPARENT => head.traceparent = Some(fact.visible()?),
-                TRACESTATE => head.tracestate = Some(fact.text(is_field_value)?),
-                CALLER => head.caller = Some(fact.visible()?),
-                ENDPOINT => head.endpoint = Some(fact.name()?),
-                METHOD => head.method = fact.text(is_token)?,
-                PATH => head.path = fact.path()?,
-                AUTHORITY => head.authority = fact.visible()?,
-                _ => {}
+            if !head.flow.take(&fact)? {
+                head.http.take(&fact)?;
             }
         }
-        Ok((head, facts.fields(&MANDATORY)?))
+        facts.has(&request::OF_EVERY_FLOW)?;
+        facts.has(&request::OF_HTTP)?;
+        Ok((head, facts.fields()?))
     }
 }
 
@@ -282,7 +330,8 @@ impl<'a> ResponseHead<'a> {
                 _ => {}
             }
         }
-        Ok((head, facts.fields(&MANDATORY)?))
+        facts.has(&MANDATORY)?;
+        Ok((head, facts.fields()?))
     }
 }
 
@@ -358,12 +407,17 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// What follows the facts, once all of `mandatory` were seen.
-    fn fields(self, mandatory: &[u64]) -> Result<Fields<'a>, HeadError> {
+    /// Whether all of `mandatory` were seen.
+    fn has(&self, mandatory: &[u64]) -> Result<(), HeadError> {
         match mandatory.iter().find(|&&tag| self.seen & 1 << tag == 0) {
             Some(&tag) => Err(HeadError::Missing(self.names[tag as usize])),
-            None => Fields::decode(self.rest),
+            None => Ok(()),
         }
+    }
+
+    /// What follows the facts.
+    fn fields(self) -> Result<Fields<'a>, HeadError> {
+        Fields::decode(self.rest)
     }
 }
 

@@ -26,12 +26,12 @@
 //! Neighbours of one minor version interoperate; unknown is skipped, never an error. See [`version`].
 
 pub mod code;
+pub mod datagram;
 pub mod frame;
 pub mod head;
 pub mod limits;
 pub mod message;
 pub mod mux;
-pub mod probe;
 pub mod stream;
 pub mod text;
 pub mod varint;

@@ -7,10 +7,10 @@ use proto::control::{
     Control, Digest, Disagreement, GatewayAddress, Gateways, GoAway, Hello, Limits, Objection, ServiceDigest,
     control,
 };
+use proto::datagram::{DatagramKind, Probe};
 use proto::frame::{Decoder, Frame, FrameKind, put_frame, put_frame_header};
-use proto::head::{RequestHead, ResponseHead, encode_fields};
+use proto::head::{FlowHead, HttpHead, RequestHead, ResponseHead, encode_fields};
 use proto::message::{encode_message, take_message};
-use proto::probe::{Probe, ProbeKind};
 use proto::sync::{
     Contract, Current, Event, HashKey, Member, Members, Mode, OnOwnerUnavailable, Port, Protocol, Record,
     Relative, Removed, Selector, SnapshotBegin, SnapshotEnd, SourceIp, Tier, TierEntry, Tiers, Watch, event,
@@ -61,7 +61,7 @@ const REQUEST: &str = "
 ";
 
 fn request() -> RequestHead<'static> {
-    RequestHead {
+    let flow = FlowHead {
         request_id: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
         namespace: "shop",
         service: "cart",
@@ -78,10 +78,8 @@ fn request() -> RequestHead<'static> {
         tracestate: Some("a=1"),
         caller: Some("spiffe://a/w"),
         endpoint: Some("a"),
-        method: "POST",
-        path: "/?id=1",
-        authority: "cart.shop.mesh",
-    }
+    };
+    RequestHead { flow, http: HttpHead { method: "POST", path: "/?id=1", authority: "cart.shop.mesh" } }
 }
 
 const FIELDS: [(&[u8], &[u8]); 2] = [(b"x-user", b"7"), (b"accept", b"")];
@@ -144,7 +142,7 @@ fn exchange() {
 
 #[test]
 fn probes() {
-    let ping = Probe { kind: ProbeKind::Ping, sequence: 1, clock_us: 0x0102_0304 };
+    let ping = Probe { kind: DatagramKind::Ping, sequence: 1, clock_us: 0x0102_0304 };
     assert_golden(&ping.encode(), "01 0000000000000001 0000000001020304");
     assert_golden(&ping.pong().encode(), "02 0000000000000001 0000000001020304");
 }

@@ -6,10 +6,10 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proto::control::{Control, Hello};
+use proto::datagram::Probe;
 use proto::frame::{Decoder, Frame, FrameError, FrameKind, put_frame, put_frame_header};
-use proto::head::{Fields, HeadError, RequestHead, ResponseHead, encode_fields};
+use proto::head::{Fields, FlowHead, HeadError, HttpHead, RequestHead, ResponseHead, encode_fields};
 use proto::message::take_message;
-use proto::probe::Probe;
 use proto::sync::Event;
 use proto::text;
 
@@ -37,7 +37,7 @@ impl Owned {
         let [method, path, authority] = self.line.each_ref().map(String::as_str);
         let (port, generation, key_hash, attempt, attempts_left, deadline_ms) = self.numbers;
         let (replayable, insist) = self.flags;
-        RequestHead {
+        let flow = FlowHead {
             request_id: self.id,
             namespace,
             service,
@@ -54,10 +54,8 @@ impl Owned {
             tracestate,
             caller,
             endpoint,
-            method,
-            path,
-            authority,
-        }
+        };
+        RequestHead { flow, http: HttpHead { method, path, authority } }
     }
 }
 
@@ -191,7 +189,7 @@ proptest! {
         prop_assert_eq!(rest.len(), fields.len());
         prop_assert!(rest.eq(borrowed(&fields)));
 
-        let head = ResponseHead { status, endpoint: head.endpoint };
+        let head = ResponseHead { status, endpoint: head.flow.endpoint };
         out.clear();
         head.encode(borrowed(&fields), &mut out).unwrap();
         let (decoded, rest) = ResponseHead::decode(&out).unwrap();
@@ -224,8 +222,9 @@ proptest! {
         out[at] = byte;
         if let Ok((head, rest)) = RequestHead::decode(&out) {
             let control = |byte: u8| byte < b' ' && byte != b'\t' || byte == 0x7f;
-            prop_assert!(head.path.starts_with('/') || head.path == "*");
-            let texts = [head.namespace, head.service, head.method, head.path, head.authority];
+            prop_assert!(head.http.path.starts_with('/') || head.http.path == "*");
+            let RequestHead { flow, http } = head;
+            let texts = [flow.namespace, flow.service, http.method, http.path, http.authority];
             prop_assert!(texts.iter().all(|text| !text.is_empty() && !text.bytes().any(|b| control(b) || b == b' ')));
             for (name, value) in rest {
                 prop_assert!(!name.is_empty() && name.is_ascii() && !name.iter().any(u8::is_ascii_uppercase));

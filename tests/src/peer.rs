@@ -11,10 +11,10 @@ use bytes::{Bytes, BytesMut};
 use identity::{Credentials, Trust};
 use proto::code::Code;
 use proto::control::{Control, Hello};
+use proto::datagram::{DatagramKind, Probe};
 use proto::frame::{Decoder, END, Frame, FrameKind, put_frame, put_frame_header};
-use proto::head::{RequestHead, ResponseHead};
+use proto::head::{FlowHead, HttpHead, RequestHead, ResponseHead};
 use proto::message::{encode_message, take_message};
-use proto::probe::{Probe, ProbeKind};
 use proto::stream::StreamKind;
 use proto::version::Versions;
 use quinn::VarInt;
@@ -77,7 +77,7 @@ pub fn hello(cluster: &str, uid: [u8; 16]) -> Hello {
 
 /// The head of a GET of `/` for `shop/NAME`, port 80.
 pub fn get(name: &str) -> RequestHead<'_> {
-    RequestHead {
+    let flow = FlowHead {
         request_id: [7; 16],
         namespace: "shop",
         service: name,
@@ -85,11 +85,16 @@ pub fn get(name: &str) -> RequestHead<'_> {
         attempts_left: 1,
         attempt: 1,
         replayable: true,
-        method: "GET",
-        path: "/",
-        authority: "cart.shop.mesh",
-        ..RequestHead::default()
-    }
+        ..FlowHead::default()
+    };
+    RequestHead { flow, http: HttpHead { method: "GET", path: "/", authority: "cart.shop.mesh" } }
+}
+
+/// The same, with what it says of its flow altered.
+pub fn get_with<'a>(name: &'a str, alter: impl FnOnce(&mut FlowHead<'a>)) -> RequestHead<'a> {
+    let mut head = get(name);
+    alter(&mut head.flow);
+    head
 }
 
 impl Peer {
@@ -343,7 +348,7 @@ async fn exchange(mut send: quinn::SendStream, mut receive: quinn::RecvStream, b
 
 async fn answer_probes(connection: quinn::Connection) {
     while let Ok(datagram) = connection.read_datagram().await {
-        if let Some(probe) = Probe::decode(&datagram).filter(|p| p.kind == ProbeKind::Ping) {
+        if let Some(probe) = Probe::decode(&datagram).filter(|p| p.kind == DatagramKind::Ping) {
             let _ = connection.send_datagram(probe.pong().encode().to_vec().into());
         }
     }

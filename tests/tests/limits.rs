@@ -22,7 +22,7 @@ use e2e::wait_until;
 use proto::code::Code;
 use proto::control::Hello;
 use proto::frame::{END, FrameKind, put_frame};
-use proto::head::RequestHead;
+use proto::head::{HttpHead, RequestHead};
 use proto::limits::{LOOKUP_NAMES_MAX, PEER_TUNNELS_MAX, STREAMS_MAX};
 use proto::lookup::{Ask, ask};
 use proto::message::encode_message;
@@ -289,7 +289,10 @@ fn requests_that_are_opened_and_reset_cannot_make_the_gateway_connect_without_en
     let north = Peer::dial(&mesh.dir().join("north/pki"), target, &hello("north", [9; 16])).unwrap();
     let own = Hello { gateway: "greedy-1".into(), ..hello("east", [7; 16]) };
     let workload = wait_until("east serves sidecars", SOON, || Peer::dial(&sidecar, target, &own).ok());
-    let post = RequestHead { method: "POST", authority: "silent.shop.mesh", ..get("silent") };
+    let post = RequestHead {
+        http: HttpHead { method: "POST", authority: "silent.shop.mesh", ..get("silent").http },
+        ..get("silent")
+    };
     let mut bytes = vec![StreamKind::Exchange.to_wire()];
     put_frame(&mut bytes, FrameKind::Head, |out| post.encode([], out)).unwrap();
     bytes.extend_from_slice(&END);

@@ -9,11 +9,11 @@ use e2e::backend::Backend;
 use e2e::manifest::{exported, link, service};
 use e2e::mesh::{Gateway, Mesh};
 use e2e::pair::CART;
-use e2e::peer::{Answer, Peer, get, hello};
+use e2e::peer::{Answer, Peer, get, get_with, hello};
 use e2e::traffic::{Ask, Traffic};
 use proto::code::Code;
 use proto::frame::{END, FrameKind, put_frame, put_frame_header};
-use proto::head::RequestHead;
+use proto::head::{HttpHead, RequestHead};
 use proto::stream::StreamKind;
 use proto::varint;
 
@@ -82,8 +82,8 @@ fn a_granted_service_answers_and_one_that_was_not_granted_is_not_touched() {
     }
     for head in [
         get("nothing"),
-        RequestHead { port: 81, ..get("cart") },
-        RequestHead { namespace: "other", ..get("cart") },
+        get_with("cart", |flow| flow.port = 81),
+        get_with("cart", |flow| flow.namespace = "other"),
     ] {
         assert_eq!(north.ask(&head, &[("x-id", "unknown")], b""), Answer::Reset(Code::Unknown), "{head:?}");
     }
@@ -97,14 +97,15 @@ fn a_granted_service_answers_and_one_that_was_not_granted_is_not_touched() {
 fn a_peer_chooses_neither_the_host_that_an_endpoint_sees_nor_a_method_that_takes_its_connection() {
     let stage = Stage::set();
     let north = stage.north();
-    let named = |authority| RequestHead { authority, ..get("cart") };
+    let asks = |http| RequestHead { http, ..get("cart") };
+    let named = |authority| asks(HttpHead { authority, ..get("cart").http });
     for head in [
         named("evil:443"),
         named("u:p@cart.shop.mesh"),
         named("cart.shop.mesh@evil"),
         named("other.shop.mesh"),
-        RequestHead { method: "CONNECT", path: "/", ..get("cart") },
-        RequestHead { path: "http://evil/", ..get("cart") },
+        asks(HttpHead { method: "CONNECT", ..get("cart").http }),
+        asks(HttpHead { path: "http://evil/", ..get("cart").http }),
     ] {
         assert_eq!(north.ask(&head, &[("x-id", "odd")], b""), Answer::Reset(Code::Internal), "{head:?}");
     }
@@ -119,8 +120,8 @@ fn a_peer_chooses_neither_the_host_that_an_endpoint_sees_nor_a_method_that_takes
 #[test]
 fn a_caller_that_calls_itself_another_cluster_gains_nothing() {
     let stage = Stage::set();
-    let head =
-        RequestHead { caller: Some("spiffe://acme.example/cluster/west/gateway/gw-1"), ..get("others") };
+    let caller = "spiffe://acme.example/cluster/west/gateway/gw-1";
+    let head = get_with("others", |flow| flow.caller = Some(caller));
     assert_eq!(stage.north().ask(&head, &[], b""), Answer::Reset(Code::Denied));
     stage.assert_others_unharmed();
 }
@@ -129,7 +130,7 @@ fn a_caller_that_calls_itself_another_cluster_gains_nothing() {
 fn a_gateway_speaks_for_the_workloads_of_its_own_cluster_only() {
     let stage = Stage::set();
     let north = stage.north();
-    let with = |caller: &str| north.ask(&RequestHead { caller: Some(caller), ..get("cart") }, &[], b"");
+    let with = |caller: &str| north.ask(&get_with("cart", |flow| flow.caller = Some(caller)), &[], b"");
     let answer = with("spiffe://acme.example/cluster/north/ns/shop/sa/checkout");
     assert!(matches!(answer, Answer::Whole { status: 200, .. }), "{answer:?}");
     for forged in [
@@ -148,9 +149,13 @@ fn a_gateway_speaks_for_the_workloads_of_its_own_cluster_only() {
 fn a_contract_of_another_generation_is_misplaced_once_and_then_served() {
     let stage = Stage::set();
     let north = stage.north();
-    let head = RequestHead { generation: 7, key_hash: Some(1), owner: Some("east"), ..get("cart") };
-    assert_eq!(north.ask(&head, &[], b""), Answer::Reset(Code::Misplaced));
-    let answer = north.ask(&RequestHead { insist: true, ..head }, &[], b"");
+    let placed = |insist| {
+        get_with("cart", |flow| {
+            (flow.generation, flow.key_hash, flow.owner, flow.insist) = (7, Some(1), Some("east"), insist);
+        })
+    };
+    assert_eq!(north.ask(&placed(false), &[], b""), Answer::Reset(Code::Misplaced));
+    let answer = north.ask(&placed(true), &[], b"");
     assert!(matches!(answer, Answer::Whole { status: 200, .. }), "{answer:?}");
     stage.assert_others_unharmed();
 }

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use proto::probe::Probe;
+use proto::datagram::Probe;
 use proto::varint;
 
 fuzz_target!(|data: &[u8]| {

@@ -136,15 +136,16 @@ pub fn request_from_tunnel(
     head: &proto::head::RequestHead<'_>,
     head_fields: proto::head::Fields<'_>,
 ) -> Option<(RequestHead, Declared)> {
-    let method = Method::from_bytes(head.method.as_bytes()).ok()?;
-    if method == Method::CONNECT || !names(head.authority, head.service, head.namespace) {
+    let proto::head::RequestHead { flow, http } = head;
+    let method = Method::from_bytes(http.method.as_bytes()).ok()?;
+    if method == Method::CONNECT || !names(http.authority, flow.service, flow.namespace) {
         return None;
     }
     let mut headers = fields::to_headers(bytes, head_fields)?;
     fields::strip_hop_by_hop(&mut headers);
     let declared = declare_length(&mut headers)?;
-    headers.insert(HOST, HeaderValue::from_str(head.authority).ok()?);
-    let target = Uri::try_from(head.path).ok().filter(|uri| uri.scheme().is_none())?;
+    headers.insert(HOST, HeaderValue::from_str(http.authority).ok()?);
+    let target = Uri::try_from(http.path).ok().filter(|uri| uri.scheme().is_none())?;
     Some((RequestHead { method, target, headers }, declared))
 }
 

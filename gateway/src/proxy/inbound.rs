@@ -106,24 +106,25 @@ impl Request {
     fn read(serving: &Serving, peer: &Peer, bytes: &Bytes, record: &mut Record) -> Result<Self, Refusal> {
         let (head, head_fields) = proto::head::RequestHead::decode(bytes)
             .map_err(|_| Refusal(Code::Internal, Outcome::Malformed))?;
-        record.method(head.method);
+        let flow = head.flow;
+        record.method(head.http.method);
         let local =
-            serving.local(head.namespace, head.service).ok_or(Refusal(Code::Unknown, Outcome::NotFound))?;
+            serving.local(flow.namespace, flow.service).ok_or(Refusal(Code::Unknown, Outcome::NotFound))?;
         let asks =
             ClusterName::new(&peer.hello.cluster).map_err(|_| Refusal(Code::Denied, Outcome::Denied))?;
         if let Some(counters) = local.inbound(asks.as_str()) {
-            record.asks(head.method, &local.name, counters);
+            record.asks(head.http.method, &local.name, counters);
         }
-        if !local.grant.allows(&asks) || !head.caller.is_none_or(|caller| vouches_for(peer, caller)) {
+        if !local.grant.allows(&asks) || !flow.caller.is_none_or(|caller| vouches_for(peer, caller)) {
             return Err(Refusal(Code::Denied, Outcome::Denied));
         }
-        record.caller(head.caller);
-        if local.endpoints(head.port).is_none() {
+        record.caller(flow.caller);
+        if local.endpoints(flow.port).is_none() {
             return Err(Refusal(Code::Unknown, Outcome::NotFound));
         }
         let agrees =
-            local.placement.as_ref().is_none_or(|p| p.agrees(head.generation, head.key_hash, head.owner));
-        if !agrees && !head.insist {
+            local.placement.as_ref().is_none_or(|p| p.agrees(flow.generation, flow.key_hash, flow.owner));
+        if !agrees && !flow.insist {
             return Err(Refusal(Code::Misplaced, Outcome::Misplaced));
         }
         if !agrees {
@@ -133,16 +134,16 @@ impl Request {
         let request = message::request_from_tunnel(bytes, &head, head_fields);
         let (request_head, declared) = request.ok_or(Refusal(Code::Internal, Outcome::Malformed))?;
         Ok(Self {
-            port: head.port,
+            port: flow.port,
             head: request_head,
             declared,
-            key: head.key_hash,
+            key: flow.key_hash,
             allowance: Allowance {
-                replayable: head.replayable,
-                attempts: head.attempts_left.saturating_add(1),
+                replayable: flow.replayable,
+                attempts: flow.attempts_left.saturating_add(1),
                 connect: Timeout::default().connect,
             },
-            deadline: (head.deadline_ms > 0).then(|| Duration::from_millis(head.deadline_ms)),
+            deadline: (flow.deadline_ms > 0).then(|| Duration::from_millis(flow.deadline_ms)),
             local,
         })
     }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use identity::Credentials;
 use proto::code::{CloseCode, Code};
 use proto::control::{Control, Digest, Gateways, GoAway, control};
+use proto::datagram::{DatagramKind, Probe};
 use proto::limits;
-use proto::probe::{Probe, ProbeKind};
 use proto::stream::StreamKind;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, mpsc};
@@ -405,7 +405,7 @@ impl Tunnel {
     /// # Errors
     /// When the tunnel has ended.
     pub fn probe(&self, sequence: u64, clock_us: u64) -> Result<(), TunnelError> {
-        let ping = Probe { kind: ProbeKind::Ping, sequence, clock_us };
+        let ping = Probe { kind: DatagramKind::Ping, sequence, clock_us };
         self.shared.carrier.send_datagram(Bytes::copy_from_slice(&ping.encode()))
     }
 

@@ -2,20 +2,13 @@
 use super::*;
 
 fn small() -> RequestHead<'static> {
-    RequestHead {
-        request_id: [7; 16],
-        namespace: "shop",
-        service: "cart",
-        port: 80,
-        method: "GET",
-        path: "/",
-        authority: "cart.shop.mesh",
-        ..RequestHead::default()
-    }
+    let flow =
+        FlowHead { request_id: [7; 16], namespace: "shop", service: "cart", port: 80, ..FlowHead::default() };
+    RequestHead { flow, http: HttpHead { method: "GET", path: "/", authority: "cart.shop.mesh" } }
 }
 
 fn full() -> RequestHead<'static> {
-    RequestHead {
+    let flow = FlowHead {
         generation: u64::MAX,
         key_hash: Some(0),
         owner: Some("east"),
@@ -28,9 +21,20 @@ fn full() -> RequestHead<'static> {
         tracestate: Some("a=1, b=2"),
         caller: Some("spiffe://acme.example/cluster/west/ns/shop/sa/web"),
         endpoint: Some("a"),
-        path: "/items?id=%20&q=\u{e9}",
-        ..small()
-    }
+        ..small().flow
+    };
+    RequestHead { flow, http: HttpHead { path: "/items?id=%20&q=\u{e9}", ..small().http } }
+}
+
+fn placed<'a>(alter: impl FnOnce(&mut FlowHead<'a>), mut head: RequestHead<'a>) -> RequestHead<'a> {
+    alter(&mut head.flow);
+    head
+}
+
+fn asked<'a>(alter: impl FnOnce(&mut HttpHead<'a>)) -> RequestHead<'a> {
+    let mut head = small();
+    alter(&mut head.http);
+    head
 }
 
 fn encoded(head: &RequestHead<'_>) -> Vec<u8> {
@@ -74,8 +78,8 @@ fn every_fact_comes_back() {
     for head in [
         small(),
         full(),
-        RequestHead { insist: false, ..full() },
-        RequestHead { replayable: false, ..full() },
+        placed(|flow| flow.insist = false, full()),
+        placed(|flow| flow.replayable = false, full()),
     ] {
         assert_eq!(decode(&encoded(&head)), Ok(head));
     }
@@ -104,7 +108,7 @@ fn unknown_facts_and_flags_are_skipped() {
         put_fact(&mut facts, tag, b"twice");
     }
     facts.extend_from_slice(&with(request::FLAGS, &[0xff, 0xff]));
-    assert_eq!(decode(&facts), Ok(RequestHead { replayable: true, insist: true, ..small() }));
+    assert_eq!(decode(&facts), Ok(placed(|flow| (flow.replayable, flow.insist) = (true, true), small())));
 
     let later = wire(&[(3, b"later"), (response::STATUS, &[200])]);
     assert_eq!(ResponseHead::decode(&later).unwrap().0, ResponseHead { status: 200, endpoint: None });
@@ -131,9 +135,11 @@ fn each_fact_stands_at_most_once() {
 #[test]
 fn what_must_be_there_is_missed_by_name() {
     let names = ["request id", "namespace", "service", "port", "method", "path", "authority"];
-    for (tag, name) in request::MANDATORY.into_iter().zip(names) {
+    for (tag, name) in request::OF_EVERY_FLOW.iter().chain(&request::OF_HTTP).into_iter().zip(names) {
         let mut facts: Vec<(u64, &[u8])> = Vec::new();
-        for other in request::MANDATORY.into_iter().filter(|other| *other != tag) {
+        for other in
+            request::OF_EVERY_FLOW.iter().chain(&request::OF_HTTP).into_iter().filter(|other| *other != tag)
+        {
             facts.push((other, if other == request::REQUEST_ID { &[7; 16] } else { b"*" }));
         }
         assert_eq!(decode(&wire(&facts)), Err(HeadError::Missing(name)));
@@ -191,16 +197,16 @@ fn values_of_the_wrong_kind_are_refused_by_name() {
 
 #[test]
 fn methods_of_any_case_and_the_asterisk_are_http() {
-    let head = RequestHead { method: "OPTIONS", path: "*", ..small() };
+    let head = asked(|http| (http.method, http.path) = ("OPTIONS", "*"));
     assert_eq!(decode(&encoded(&head)), Ok(head));
-    let head = RequestHead { method: "m-search", ..small() };
+    let head = asked(|http| http.method = "m-search");
     assert_eq!(decode(&encoded(&head)), Ok(head));
 }
 
 #[test]
 fn a_longest_name_passes() {
     let name = "a".repeat(NAME_BYTES_MAX);
-    let head = RequestHead { endpoint: Some(&name), owner: Some(&name), ..small() };
+    let head = placed(|flow| (flow.endpoint, flow.owner) = (Some(&name), Some(&name)), small());
     assert_eq!(decode(&encoded(&head)), Ok(head));
 }
 
@@ -209,12 +215,12 @@ fn one_byte_too_many_is_refused_on_both_sides() {
     let spare = HEAD_BYTES_MAX - encoded(&small()).len();
     // The path's length grows from 1 byte to 4.
     let path = format!("/{}", "a".repeat(spare - 3));
-    let head = RequestHead { path: &path, ..small() };
+    let head = asked(|http| http.path = &path);
     let whole = encoded(&head);
     assert_eq!((whole.len(), decode(&whole)), (HEAD_BYTES_MAX, Ok(head)));
 
     let path = format!("/{}", "a".repeat(spare - 2));
-    let head = RequestHead { path: &path, ..small() };
+    let head = asked(|http| http.path = &path);
     let too_large = HeadError::TooLarge { bytes: HEAD_BYTES_MAX + 1 };
     let mut out = b"kept".to_vec();
     assert_eq!(head.encode([], &mut out), Err(too_large));

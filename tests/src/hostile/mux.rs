@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use identity::Trust;
+use proto::datagram::{DatagramKind, Probe};
 use proto::mux::{Frame, StreamId, cost};
-use proto::probe::{Probe, ProbeKind};
 use proto::version::ALPN_MUX;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -231,7 +231,7 @@ impl Shared {
             }
             Frame::Ping(token) => drop(self.frames.send(Frame::Pong(token)).await),
             Frame::Datagram(bytes) => {
-                if let Some(ping) = Probe::decode(&bytes).filter(|probe| probe.kind == ProbeKind::Ping) {
+                if let Some(ping) = Probe::decode(&bytes).filter(|probe| probe.kind == DatagramKind::Ping) {
                     let pong = Frame::Datagram(Bytes::copy_from_slice(&ping.pong().encode()));
                     let _ = self.frames.send(pong).await;
                 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use proto::code::Code;
 use proto::frame::{Frame, FrameKind, put_frame};
-use proto::head::HeadError;
+use proto::head::{FlowHead, HeadError, HttpHead};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tunnel::{Exchange, Tunnel, TunnelError};
@@ -109,7 +109,7 @@ impl Request<'_> {
         let owner = self.hash.filter(|_| !service.pinned).and_then(|hash| placement.owner(hash));
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let text = |name: &str| self.head.headers.get(name).and_then(|v| v.to_str().ok());
-        let head = proto::head::RequestHead {
+        let flow = FlowHead {
             request_id: self.id,
             namespace: &service.name.namespace,
             service: &service.name.name,
@@ -128,10 +128,13 @@ impl Request<'_> {
             tracestate: None,
             caller: self.caller,
             endpoint: None,
+        };
+        let http = HttpHead {
             method: self.head.method.as_str(),
             path: self.head.target.path_and_query().map_or("/", |p| p.as_str()),
             authority: self.authority,
         };
+        let head = proto::head::RequestHead { flow, http };
         put_frame(out, FrameKind::Head, |out| head.encode(fields::of(&self.head.headers), out))
     }
 }

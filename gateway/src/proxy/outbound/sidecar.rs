@@ -135,27 +135,27 @@ impl Asked {
         let (told, head_fields) = proto::head::RequestHead::decode(bytes).map_err(|_| Refusal::Broken)?;
         let view = worker.shared.view.load();
         let (service, port) =
-            find(&view, &worker.shared.domain, told.authority).map_err(Refusal::Rejected)?;
+            find(&view, &worker.shared.domain, told.http.authority).map_err(Refusal::Rejected)?;
         let judged = message::request_from_tunnel(bytes, &told, head_fields);
         let (mut head, declared) = judged.ok_or(Refusal::Broken)?;
         let placement = &service.placement;
         // Hashed once, at the first hop: unless that one did not know yet what counts here.
-        let hash = if service.pinned || told.generation == placement.generation() {
-            told.key_hash
+        let hash = if service.pinned || told.flow.generation == placement.generation() {
+            told.flow.key_hash
         } else {
             let field = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
             // Whom a sidecar takes requests from is on its own host.
             let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            route::key(&service.hash, field, told.path, source).map(|key| placement.hash(&key))
+            route::key(&service.hash, field, told.http.path, source).map(|key| placement.hash(&key))
         };
         let shared = &worker.shared;
         fields::append_via(&mut head.headers, Version::HTTP_11, &shared.via, &shared.name);
         Ok(Self {
             port,
-            authority: told.authority.to_owned(),
+            authority: told.http.authority.to_owned(),
             hash,
-            request_id: told.request_id,
-            deadline: (told.deadline_ms > 0).then(|| Duration::from_millis(told.deadline_ms)),
+            request_id: told.flow.request_id,
+            deadline: (told.flow.deadline_ms > 0).then(|| Duration::from_millis(told.flow.deadline_ms)),
             service,
             head,
             declared,

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use proto::code::CloseCode;
 use proto::control::{Control, Digest, Gateways, control};
+use proto::datagram::{DatagramKind, Probe};
 use proto::limits;
-use proto::probe::{Probe, ProbeKind};
 use tokio::sync::mpsc;
 
 use super::{NONE, Shared};
@@ -101,11 +101,11 @@ impl Driver {
 
     fn datagram(&self, bytes: &[u8], on_event: &mut impl FnMut(Event)) {
         match Probe::decode(bytes) {
-            Some(ping @ Probe { kind: ProbeKind::Ping, .. }) => {
+            Some(ping @ Probe { kind: DatagramKind::Ping, .. }) => {
                 // Lost like any datagram if it cannot be sent: the next probe asks again.
                 let _ = self.shared.carrier.send_datagram(Bytes::copy_from_slice(&ping.pong().encode()));
             }
-            Some(Probe { kind: ProbeKind::Pong, sequence, clock_us }) => {
+            Some(Probe { kind: DatagramKind::Pong, sequence, clock_us }) => {
                 on_event(Event::Answered { sequence, clock_us });
             }
             None => {}

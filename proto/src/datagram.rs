@@ -1,23 +1,36 @@
-//! Probes: datagrams that ask a peer's worker whether it lives, and its answers. 17 bytes: kind, sequence number,
-//! the asking side's clock, both big-endian.
+//! Datagrams of a tunnel. The first byte of each is its kind; a receiver skips kinds that it does not know, so that later
+//! versions can carry flows of datagrams beside these.
+//!
+//! Probes ask a peer's worker whether it lives. 17 bytes: kind, sequence number, the asking side's clock, both big-endian.
 
 use crate::limits::PROBE_BYTES;
 
-/// Which way a probe goes.
+/// What a datagram is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum ProbeKind {
-    /// Asks.
+pub enum DatagramKind {
+    /// A probe that asks.
     Ping = 0x01,
-    /// Answers, with the ping's sequence number and clock.
+    /// A probe that answers, with the ping's sequence number and clock.
     Pong = 0x02,
+}
+
+impl DatagramKind {
+    /// The kind of a datagram; `None`: empty, or of a kind that this version does not know.
+    pub fn of(datagram: &[u8]) -> Option<Self> {
+        match datagram.first()? {
+            0x01 => Some(Self::Ping),
+            0x02 => Some(Self::Pong),
+            _ => None,
+        }
+    }
 }
 
 /// One probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Which way it goes.
-    pub kind: ProbeKind,
+    /// [`DatagramKind::Ping`] or [`DatagramKind::Pong`].
+    pub kind: DatagramKind,
     /// Counts the pings of one asking side on one tunnel.
     pub sequence: u64,
     /// Microseconds of the asking side's own clock when it asked; means nothing to the other.
@@ -27,7 +40,7 @@ pub struct Probe {
 impl Probe {
     /// The answer to this ping.
     pub const fn pong(self) -> Self {
-        Self { kind: ProbeKind::Pong, ..self }
+        Self { kind: DatagramKind::Pong, ..self }
     }
 
     /// The datagram.
@@ -41,12 +54,8 @@ impl Probe {
 
     /// Reads a datagram; bytes after the probe are a later version's and are skipped. None: no probe (of this version).
     pub fn decode(datagram: &[u8]) -> Option<Self> {
-        let (&kind, rest) = datagram.split_first()?;
-        let kind = match kind {
-            0x01 => ProbeKind::Ping,
-            0x02 => ProbeKind::Pong,
-            _ => return None,
-        };
+        let kind = DatagramKind::of(datagram)?;
+        let rest = &datagram[1..];
         let (sequence, rest) = rest.split_first_chunk()?;
         let (clock_us, _) = rest.split_first_chunk()?;
         Some(Self { kind, sequence: u64::from_be_bytes(*sequence), clock_us: u64::from_be_bytes(*clock_us) })
@@ -63,7 +72,7 @@ mod tests {
     proptest! {
         #[test]
         fn round_trips_needs_every_byte_and_skips_what_follows(sequence: u64, clock_us: u64, tail: Vec<u8>) {
-            let ping = Probe { kind: ProbeKind::Ping, sequence, clock_us };
+            let ping = Probe { kind: DatagramKind::Ping, sequence, clock_us };
             for probe in [ping, ping.pong()] {
                 let bytes = probe.encode();
                 prop_assert_eq!(Probe::decode(&[&bytes[..], &tail].concat()), Some(probe));
@@ -76,8 +85,8 @@ mod tests {
 
     #[test]
     fn a_pong_answers_its_ping_and_other_kinds_are_none() {
-        let ping = Probe { kind: ProbeKind::Ping, sequence: 7, clock_us: 9 };
-        assert_eq!(ping.pong(), Probe { kind: ProbeKind::Pong, sequence: 7, clock_us: 9 });
+        let ping = Probe { kind: DatagramKind::Ping, sequence: 7, clock_us: 9 };
+        assert_eq!(ping.pong(), Probe { kind: DatagramKind::Pong, sequence: 7, clock_us: 9 });
         let mut bytes = ping.encode();
         for kind in (0..=255).filter(|kind| !matches!(kind, 1 | 2)) {
             bytes[0] = kind;
