@@ -135,10 +135,9 @@ fn each_fact_stands_at_most_once() {
 #[test]
 fn what_must_be_there_is_missed_by_name() {
     let names = ["request id", "namespace", "service", "port", "method", "path", "authority"];
-    for (tag, name) in request::OF_EVERY_FLOW.iter().chain(&request::OF_HTTP).into_iter().zip(names) {
+    for (tag, name) in request::OF_EVERY_FLOW.into_iter().chain(request::OF_HTTP).zip(names) {
         let mut facts: Vec<(u64, &[u8])> = Vec::new();
-        for other in
-            request::OF_EVERY_FLOW.iter().chain(&request::OF_HTTP).into_iter().filter(|other| *other != tag)
+        for other in request::OF_EVERY_FLOW.into_iter().chain(request::OF_HTTP).filter(|other| *other != tag)
         {
             facts.push((other, if other == request::REQUEST_ID { &[7; 16] } else { b"*" }));
         }
@@ -206,7 +205,7 @@ fn methods_of_any_case_and_the_asterisk_are_http() {
 #[test]
 fn a_longest_name_passes() {
     let name = "a".repeat(NAME_BYTES_MAX);
-    let head = placed(|flow| (flow.endpoint, flow.owner) = (Some(&name), Some(&name)), small());
+    let head = placed(|flow| (flow.endpoint, flow.owner) = (Some(&*name), Some(&*name)), small());
     assert_eq!(decode(&encoded(&head)), Ok(head));
 }
 
