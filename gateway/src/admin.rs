@@ -19,11 +19,11 @@ pub use store::StartedWithout;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use ::registry::election::Standing;
-use ::registry::members::Members;
 use ::registry::model::Gateway;
-use ::registry::owned::Owned;
 use ::registry::store::AnyStore;
+use ::registry::tasks::election::Standing;
+use ::registry::tasks::members::Members;
+use ::registry::tasks::owned::Owned;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};

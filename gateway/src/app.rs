@@ -27,10 +27,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::Trust;
-use registry::election::{self, Standing};
 use registry::model::{Gateway, Listen};
-use registry::owned::Owned;
-use registry::sources::Sources;
+use registry::pure::sources::Sources;
+use registry::tasks::election::{self, Standing};
+use registry::tasks::owned::Owned;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -98,7 +98,7 @@ pub enum StartError {
     Load(#[from] LoadError),
     /// The state directory cannot be used.
     #[error("the state directory cannot be used")]
-    State(#[from] registry::state::StateError),
+    State(#[from] registry::tasks::state::StateError),
     /// The registry that is declared cannot be used.
     #[error("the registry cannot be used")]
     Registry(#[from] registry::store::OpenError),
@@ -115,7 +115,7 @@ pub enum StartError {
     },
     /// The registry does not say which cluster this is, or that it is another one.
     #[error("the registry does not serve this cluster")]
-    Uid(#[from] registry::cluster::UidError),
+    Uid(#[from] registry::tasks::cluster::UidError),
     /// A TCP address cannot be bound.
     #[error("cannot bind {what} on {address}; is another process listening there? (`spec.listen.{what}`)")]
     Bind {
@@ -297,7 +297,7 @@ async fn start(options: Options) -> Result<(), StartError> {
     tasks.spawn(shifts::watch(shared.clone()));
     let (told, gateways) = watch::channel(Arc::default());
     tasks.spawn(sync::tell_peers(shared.clone(), gateways));
-    tasks.spawn(until(shared.stop.clone(), registry::members::follow(registry.clone(), known)));
+    tasks.spawn(until(shared.stop.clone(), registry::tasks::members::follow(registry.clone(), known)));
     tasks.spawn(until(shared.stop.clone(), sync::announce(shared.clone(), us, members.clone(), told)));
     tasks.spawn(sync::publish(knowledge.clone(), shared.clone(), builder));
     tasks.spawn(sync::keep(knowledge.clone(), directory, shared.stop.clone()));

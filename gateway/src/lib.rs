@@ -19,16 +19,19 @@
 //!
 //! What decides is in the crate `policy`: no I/O, no await; time and randomness are parameters.
 
-pub mod admin;
-pub mod app;
-pub mod base;
+// Groups are private to the crate, so that the compiler finds what nobody uses; `pub` says what a module offers to others.
+#![allow(unreachable_pub)]
+
+mod admin;
+mod app;
+mod base;
 pub mod cli;
-pub mod control;
-pub mod http;
-pub mod peers;
-pub mod proxy;
-pub mod rpc;
-pub mod sidecar;
-pub mod telemetry;
-pub mod upstream;
-pub mod view;
+mod control;
+mod http;
+mod peers;
+mod proxy;
+mod rpc;
+mod sidecar;
+mod telemetry;
+mod upstream;
+mod view;

@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use hashring::{NodeIndex, RingError};
-use registry::lookup::{Reach, State};
+use registry::base::shared_map::SharedMap;
 use registry::model::{
     Algorithm, Catalog, ClusterName, Condition, Grant, HashKey, HealthCheck, HostPort, Member, Port, Retry,
     Service as Declared, ServiceName, Timeout,
 };
-use registry::shared_map::SharedMap;
-use registry::union::{self, Meaning, Placed};
+use registry::pure::lookup::{Reach, State};
+use registry::pure::union::{self, Meaning, Placed};
 
 use crate::peers::{PeerCluster, Peers};
 use crate::telemetry::metrics::{Direction, Durations, Metrics, RequestCounters};
@@ -23,8 +23,6 @@ use policy::facts::Facts;
 use policy::placement::{Availability, Placement, Placements};
 use policy::retry::Budget;
 use policy::route::Target;
-
-pub use told::Names;
 
 /// One moment. Shares with the one before what did not change since.
 #[derive(Debug, Default)]

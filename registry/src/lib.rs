@@ -1,21 +1,28 @@
 //! What is declared and what exists: manifests, the model, stores, export and mirror.
 //!
-//! Knows nothing of requests, tunnels or rings. Everything but [`store`], [`applied`], [`apply`], [`cluster`],
-//! [`election`], [`members`], [`owned`], [`reader`], [`recorder`], [`registrar`], [`state`] and [`status`] is pure: time and
-//! randomness come in as parameters, and what is to be written comes out.
+//! Knows nothing of requests, tunnels or rings.
+//!
+//! | group | is |
+//! |---|---|
+//! | [`base`] | audit lines, error chains, rates, maps that share their unchanged parts |
+//! | [`model`] | what is declared and mirrored, as types |
+//! | [`manifest`] | what was written, read strictly |
+//! | [`pure`] | what follows from both: time and randomness come in as parameters, what is to be written comes out |
+//! | [`store`] | where it is kept: in memory, in a file, in etcd |
+//! | [`tasks`] | what runs: election, leases, what follows the store and what is written to it |
 //!
 //! # The life of an update
 //!
-//! [`manifest`] reads what was declared, and [`sources`] joins it where it comes from several places. [`export`] holds
-//! what of it is granted to peers, and a feed per peer tells it what is new. The peer's [`mirror`] folds that into its
-//! imports, and [`union`] derives from declarations and imports what every name means there.
+//! [`manifest`] reads what was declared, and [`pure::sources`] joins it where it comes from several places. [`pure::export`] holds
+//! what of it is granted to peers, and a feed per peer tells it what is new. The peer's [`pure::mirror`] folds that into its
+//! imports, and [`pure::union`] derives from declarations and imports what every name means there.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
-//! use registry::export::{Export, Feed};
+//! use registry::pure::export::{Export, Feed};
 //! use registry::manifest::{Source, parse};
-//! use registry::mirror::Mirror;
+//! use registry::pure::mirror::Mirror;
 //! use registry::model::{Catalog, ClusterName, Position, ServiceName};
 //!
 //! let read = |text: &str| parse(&[Source { name: "example.yaml".into(), text: text.into() }]);
@@ -50,35 +57,15 @@
 //!
 //! let imports = [(east.clone(), Arc::clone(mirror.imports()))].into();
 //! let catalog = Catalog { revision: 1, cluster: west, region: "us-west".into(), declared, imports };
-//! let resolved = registry::union::resolve(&catalog);
+//! let resolved = registry::pure::union::resolve(&catalog);
 //! let cart = &resolved.union[&ServiceName::new("shop", "cart")?];
 //! assert!(cart.servers.contains_key(&east));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub mod applied;
-pub mod apply;
-pub mod audit;
-pub mod causes;
-pub mod cluster;
-pub mod election;
-pub mod export;
-pub mod lookup;
+pub mod base;
 pub mod manifest;
-pub mod members;
-pub mod mirror;
 pub mod model;
-pub mod owned;
-pub mod probation;
-pub mod rate;
-pub mod reader;
-pub mod record;
-pub mod recorder;
-pub mod registrar;
-pub mod registration;
-pub mod shared_map;
-pub mod sources;
-pub mod state;
-pub mod status;
+pub mod pure;
 pub mod store;
-pub mod union;
+pub mod tasks;

@@ -1,4 +1,4 @@
-//! What exists, in types that cannot be wrong later: only [`crate::manifest`] and [`crate::mirror`] make them.
+//! What exists, in types that cannot be wrong later: only [`crate::manifest`] and [`crate::pure::mirror`] make them.
 //!
 //! Names are validated where they enter; everything here is immutable and cheap to clone.
 

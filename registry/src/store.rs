@@ -236,10 +236,10 @@ pub enum StoreError {
     /// backup. Get the range anew and watch from there.
     #[error("the registry told of the revision before {0}, and is older now: it was restored from a backup")]
     SetBack(u64),
-    /// The store is of this cluster, and not of ours: see [`crate::owned`].
+    /// The store is of this cluster, and not of ours: see [`crate::tasks::owned`].
     #[error("the registry's store is of another cluster ({0}): nothing is read from it or written to it")]
     Foreign(String),
-    /// The store does not say which cluster it is of any more: see [`crate::owned`].
+    /// The store does not say which cluster it is of any more: see [`crate::tasks::owned`].
     #[error("the registry's store has lost this cluster's UID, as one that was wiped; it is taken again")]
     Unclaimed,
     /// The store was closed.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use proto::control::{self, Digest, Objection, ServiceDigest};
 use proto::limits::DIGEST_SERVICES_MAX;
 use registry::model::ServiceName;
-use registry::union::Disagreement;
+use registry::pure::union::Disagreement;
 
 use crate::balance::Readiness;
 

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use registry::reader::Reader;
+use registry::base::reader::Reader;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 

@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use proto::limits::{NAME_BYTES_MAX, QUOTED_BYTES_MAX};
 use proto::store;
 use proto::text::{clean, is_harmful};
-use registry::applied;
-use registry::apply::{self, Author, Outcome, Plan, Refused, There};
 use registry::manifest::{Severity, Source, with_revision};
 use registry::model::{Catalog, Gateway, Kind, ObjectName};
-use registry::sources::{AppliedObjects, Sources};
-use registry::status;
+use registry::pure::sources::{AppliedObjects, Sources};
 use registry::store::Store;
+use registry::tasks::applied;
+use registry::tasks::apply::{self, Author, Outcome, Plan, Refused, There};
+use registry::tasks::status;
 use tokio::task::spawn_blocking;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
@@ -30,7 +30,7 @@ use crate::rpc::{
 };
 use crate::telemetry::audit;
 use crate::telemetry::metrics::InProgressGuard;
-use registry::causes::chain;
+use registry::base::causes::chain;
 
 /// How long one call may take: hundreds of transactions of a slow registry, and then the operator looks again.
 const CALL_WAIT: Duration = Duration::from_secs(30);

@@ -8,8 +8,8 @@ use axum::response::Response;
 use registry::model::{
     ClusterName, Contract, Grant, Import, Link, PeerImports, Policy, Port, Protocol, Service,
 };
-use registry::recorder;
 use registry::store::{Entry, Store, keys};
+use registry::tasks::recorder;
 use serde::{Deserialize, Serialize};
 
 use super::status::mode;

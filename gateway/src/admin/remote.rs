@@ -12,9 +12,9 @@ use prost::Message;
 use proto::code::Code as Reset;
 use proto::limits::{OBJECTS_ANSWER_BYTES_MAX, OBJECTS_ASK_BYTES_MAX};
 use proto::message::encode_message;
-use registry::apply::Author;
 use registry::model::ClusterName;
 use registry::store::Store;
+use registry::tasks::apply::Author;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -237,7 +237,7 @@ mod tests {
             addresses: Vec::new(),
             trust_domain: "acme.example".into(),
             import: Vec::new(),
-            expire_after: registry::mirror::EXPIRE_AFTER,
+            expire_after: registry::pure::mirror::EXPIRE_AFTER,
             allow_apply: Vec::new(),
         };
         let west = ClusterName::new("west").unwrap();

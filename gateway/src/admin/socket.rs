@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::limits::REGISTER_MESSAGE_BYTES_MAX;
 use proto::register::{Say, Told};
-use registry::registration::place::CameFrom;
+use registry::pure::registration::place::CameFrom;
 use registry::store::Store;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;

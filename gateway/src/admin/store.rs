@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use registry::election::Standing;
 use registry::model::{Backend, ClusterName};
-use registry::owned::Owner;
 use registry::store::{Room, Store, keys};
+use registry::tasks::election::Standing;
+use registry::tasks::owned::Owner;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
@@ -119,7 +119,7 @@ pub(super) async fn checks(admin: &Admin) -> Vec<Check> {
         tokio::join!(timeout(ANSWER_WAIT, store.get(keys::CLUSTER)), timeout(ANSWER_WAIT, store.room()));
     let answer = match answer {
         Ok(Ok(_)) => Ok(asked.elapsed()),
-        Ok(Err(error)) => Err(registry::causes::chain(&error)),
+        Ok(Err(error)) => Err(registry::base::causes::chain(&error)),
         Err(_) => Err(format!("no answer within {ANSWER_WAIT:?}")),
     };
     let other = match &*admin.standing.borrow() {

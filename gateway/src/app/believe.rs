@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use identity::{Trust, TrustError};
-use registry::causes::chain;
+use registry::base::causes::chain;
 use registry::model::{Condition, Gateway};
-use registry::sources::{AppliedObjects, Files, Sources};
+use registry::pure::sources::{AppliedObjects, Files, Sources};
 use tracing::error;
 
 /// The reason of the condition of a link whose bundle cannot be used.

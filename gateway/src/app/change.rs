@@ -4,8 +4,8 @@
 
 use std::fmt::{self, Display};
 
+use registry::base::shared_map::SharedMap;
 use registry::model::{ClusterName, Declared, Gateway, Link};
-use registry::shared_map::SharedMap;
 
 /// One object that differs.
 #[derive(Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use identity::{Credentials, IdentityError, TrustError};
 use registry::manifest::{self, Problem, Problems};
 use registry::model::Gateway;
-use registry::sources::Files;
+use registry::pure::sources::Files;
 use tokio::task::JoinError;
 use tracing::warn;
 

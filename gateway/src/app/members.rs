@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use proto::store::Member;
-use registry::applied;
-use registry::cluster::{self, Settled, UidError};
-use registry::election::{Candidate, Standing, TTL};
 use registry::model::{ClusterName, Gateway};
-use registry::probation::Book;
-use registry::state::{Loaded, Saved};
+use registry::pure::probation::Book;
 use registry::store::{Store, StoreError};
+use registry::tasks::applied;
+use registry::tasks::cluster::{self, Settled, UidError};
+use registry::tasks::election::{Candidate, Standing, TTL};
+use registry::tasks::state::{Loaded, Saved};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -181,10 +181,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use registry::model::{Endpoint, ServiceName};
-    use registry::registration::Registered;
-    use registry::state::StateDir;
+    use registry::pure::registration::Registered;
     use registry::store::memory::MemoryStore;
     use registry::store::{Op, Transaction, keys};
+    use registry::tasks::state::StateDir;
 
     use super::*;
 

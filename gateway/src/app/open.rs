@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use identity::Credentials;
 use registry::model::Gateway;
-use registry::sources::Files;
-use registry::state::{self, StateDir};
+use registry::pure::sources::Files;
 use registry::store::AnyStore;
+use registry::tasks::state::{self, StateDir};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::warn;

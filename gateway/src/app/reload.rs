@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use registry::mirror;
+use registry::base::reader::Reader;
 use registry::model::Gateway;
-use registry::reader::Reader;
-use registry::sources::{AppliedObjects, Files as Declared};
+use registry::pure::mirror;
+use registry::pure::sources::{AppliedObjects, Files as Declared};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use identity::IdentityError;
-use registry::causes::line;
+use registry::base::causes::line;
 use registry::model::Condition;
 use tracing::{error, info, warn};
 

@@ -156,7 +156,7 @@ fn own_cluster(sidecar: &Sidecar) -> BTreeMap<ClusterName, Link> {
         addresses: Vec::new(),
         trust_domain: sidecar.trust_domain.clone(),
         import: Vec::new(),
-        expire_after: registry::mirror::EXPIRE_AFTER,
+        expire_after: registry::pure::mirror::EXPIRE_AFTER,
         allow_apply: Vec::new(),
     };
     [(sidecar.cluster.clone(), link)].into()

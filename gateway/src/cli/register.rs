@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::ArgAction;
 use proto::register::{Phase, Say, Told};
 use registry::model::{Endpoint, ServiceName};
-use registry::registration::{Begin, TTL_LEAST, default_id};
+use registry::pure::registration::{Begin, TTL_LEAST, default_id};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
@@ -23,7 +23,7 @@ use super::{Failure, block_on};
 use crate::base::line::Line;
 use crate::rpc::AdminClient;
 use crate::sidecar::registrar::{self, Ended, Ending, News, Seen, word};
-use registry::causes::chain;
+use registry::base::causes::chain;
 
 /// Messages of the conversation that wait on either side.
 const QUEUE: usize = 8;

@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use proto::register::{Say, Told, say};
 use registry::model::ServiceName;
-use registry::registrar::Registrar;
-use registry::registration::place::BadPlace;
-use registry::registration::{self, BadRegistration, Begin, Misfit};
+use registry::pure::registration::place::BadPlace;
+use registry::pure::registration::{self, BadRegistration, Begin, Misfit};
 use registry::store::Store;
+use registry::tasks::registrar::Registrar;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};

@@ -1,5 +1,5 @@
 //! The mirror's traffic: our exports to peers, theirs to us, and the view that follows from it. Runs on the control
-//! plane; what is right is decided by [`registry::export`], [`registry::mirror`] and [`registry::union`].
+//! plane; what is right is decided by [`registry::pure::export`], [`registry::pure::mirror`] and [`registry::pure::union`].
 
 mod applied;
 mod conditions;
@@ -18,13 +18,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use registry::applied::StoredObjects;
-use registry::export::Export;
-use registry::mirror::{LeftOut, Mirror};
 use registry::model::{Catalog, ClusterName, Condition, ObjectName, PeerImports, Position};
-use registry::recorder::{Picture, Stored};
-use registry::sources::{Applied, Merged, Sources};
-use registry::state::{Saved, StateDir};
+use registry::pure::export::Export;
+use registry::pure::mirror::Mirror;
+use registry::pure::sources::{Applied, Merged, Sources};
+use registry::tasks::applied::StoredObjects;
+use registry::tasks::recorder::{Picture, Stored};
+use registry::tasks::state::{Saved, StateDir};
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -173,13 +173,6 @@ impl Knowledge {
     /// Records of peers that this gateway would write to the registry's store, and for which that has no room.
     pub fn unwritten(&self) -> usize {
         self.unwritten.load(Ordering::Relaxed)
-    }
-
-    /// What the peers offer that is not mirrored.
-    pub fn left_out(&self) -> Vec<(ClusterName, LeftOut)> {
-        let state = self.lock();
-        let left_out = state.mirrors.iter().filter(|(_, mirror)| !mirror.left_out().is_empty());
-        left_out.map(|(peer, mirror)| (peer.clone(), mirror.left_out().clone())).collect()
     }
 
     /// How far the history of our exports has come.

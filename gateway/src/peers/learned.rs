@@ -9,8 +9,8 @@ use proto::control::Gateways;
 use proto::limits::{
     HELLO_ADDRESSES_MAX, PEER_GATEWAYS_MAX, TOLD_EVERY, TOLD_PLACE_EVERY, TOLD_PLACES_BURST,
 };
+use registry::base::rate::{Bucket, Rate};
 use registry::model::HostPort;
-use registry::rate::{Bucket, Rate};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use proto::limits::OPERATOR_BYTES_MAX;
 use proto::objects::{Answer, Ask, Refusal, answer};
 use proto::text::clean;
+use registry::base::rate::{Rate, SharedBucket};
 use registry::model::ClusterName;
-use registry::rate::{Rate, SharedBucket};
 use tokio::time::timeout;
 use tracing::debug;
 

@@ -11,8 +11,8 @@ use std::time::SystemTime;
 use identity::{Credentials, Role, Trust};
 use proto::code::CloseCode;
 use proto::limits::WORKLOAD_UNREAD_BYTES_MAX;
+use registry::base::rate::{Rate, SharedBucket};
 use registry::model::ClusterName;
-use registry::rate::{Rate, SharedBucket};
 use tokio_util::sync::CancellationToken;
 use tunnel::{Account, Peer, Tunnel};
 

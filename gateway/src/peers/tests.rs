@@ -13,7 +13,7 @@ fn link(cluster: &str, ports: &[u16]) -> Link {
         addresses: ports.iter().map(address).collect(),
         trust_domain: "acme.example".into(),
         import: Vec::new(),
-        expire_after: registry::mirror::EXPIRE_AFTER,
+        expire_after: registry::pure::mirror::EXPIRE_AFTER,
         allow_apply: Vec::new(),
     }
 }

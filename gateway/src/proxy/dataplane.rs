@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use proto::code::CloseCode;
 use registry::model::{ClusterName, HostPort};
-use registry::registration::place::CameFrom;
+use registry::pure::registration::place::CameFrom;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Barrier, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet, spawn_local};

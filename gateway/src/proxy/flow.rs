@@ -9,7 +9,6 @@ mod hedge;
 mod simulation;
 
 use std::cell::Cell;
-use std::time::Duration;
 
 use hashring::NodeIndex;
 use registry::model::{Retry, Timeout};
@@ -322,10 +321,5 @@ where
             body_kept: self.payload.can_restart(),
             insisted: false,
         }
-    }
-
-    /// The time that is left of the deadline; `None`: there is none.
-    pub fn time_left(&self) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 }

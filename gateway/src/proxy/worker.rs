@@ -11,7 +11,7 @@ use identity::{Identity, Role};
 use proto::objects::{Answer, Ask};
 use proto::register::{Say, Told};
 use registry::model::{ClusterName, ServiceName};
-use registry::registration::place::CameFrom;
+use registry::pure::registration::place::CameFrom;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tunnel::{Local, MessageReader, MessageWriter};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use proto::limits::LOOKUP_NAMES_MAX;
 use proto::lookup::{Answer, Ask, ask};
-use registry::lookup::{self, Meaning};
+use registry::pure::lookup::{self, Meaning};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::debug;

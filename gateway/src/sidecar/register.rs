@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::register::Phase;
 use registry::model::Sidecar;
-use registry::registration::Begin;
+use registry::pure::registration::Begin;
 use tracing::{info, warn};
 use tunnel::Tunnel;
 

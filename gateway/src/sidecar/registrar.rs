@@ -12,7 +12,7 @@ use std::time::Duration;
 use proto::limits::QUOTED_BYTES_MAX;
 use proto::register::{Beat, Drain, Leave, Phase, Say, Standing, Told, say};
 use proto::text::clean;
-use registry::registration::{Begin, RegistrarId};
+use registry::pure::registration::{Begin, RegistrarId};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 

@@ -6,8 +6,8 @@
 
 use std::fmt::Display;
 
-use registry::audit::shown;
-pub use registry::audit::{TARGET, change};
+use registry::base::audit::shown;
+pub use registry::base::audit::{TARGET, change};
 use tracing::info;
 
 use crate::telemetry::limited::{AUDITED, admits};

@@ -14,7 +14,7 @@ use proto::limits::NAME_BYTES_MAX;
 use proto::text::clean;
 use tracing::{info, warn};
 
-pub use repeats::{Most, Unsaid, WINDOW};
+pub use repeats::{Most, Unsaid};
 
 use repeats::Repeats;
 

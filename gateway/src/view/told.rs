@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use registry::lookup::{LocalEndpoints, Meaning, Reach, State};
 use registry::model::{ClusterName, Endpoint, Grant, HealthCheck, Hosts, Service as Declared};
+use registry::pure::lookup::{LocalEndpoints, Meaning, Reach, State};
 
 use super::{Means, Server, View, ViewBuilder, local, ports};
 use crate::peers::PeerCluster;

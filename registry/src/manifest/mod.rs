@@ -168,7 +168,7 @@ pub fn count(sources: &[Source]) -> usize {
 }
 
 /// Reads objects from text that join those of the running gateway `of`: what they leave out comes from it, and what
-/// they refer to may be elsewhere, so it is not looked up ([`crate::sources`] does).
+/// they refer to may be elsewhere, so it is not looked up ([`crate::pure::sources`] does).
 ///
 /// # Errors
 /// Everything that is wrong with them; a Gateway or a Sidecar among them is.

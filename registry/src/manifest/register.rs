@@ -11,7 +11,7 @@ use super::scope::Scope;
 use super::service::{CAPACITY_MAX, WEIGHT_MAX};
 use super::units::{self, Wrong, number};
 use crate::model::{Endpoint, PortNumbers, ServiceName};
-use crate::registration::default_id;
+use crate::pure::registration::default_id;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,7 +6,7 @@ use super::raw::{self, Field};
 use super::scope::Scope;
 use super::units::{self, Wrong};
 use crate::model::{HostRule, Hosts};
-use crate::registration::place::special;
+use crate::pure::registration::place::special;
 
 /// Most rules of one service: every registration of it is held against them.
 const HOSTS_MAX: usize = 64;

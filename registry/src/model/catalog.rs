@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{ClusterName, Contract, Link, Object, Policy, Port, Service, ServiceName};
-use crate::shared_map::SharedMap;
+use crate::base::shared_map::SharedMap;
 
 /// What this cluster declares: every manifest but the Gateway's, at one revision. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -116,7 +116,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
             union: true,
             placement: Placement::Accept,
         }],
-        expire_after: registry::mirror::EXPIRE_AFTER,
+        expire_after: registry::pure::mirror::EXPIRE_AFTER,
         allow_apply: Vec::new(),
     };
     assert_eq!(manifests.declared.links, BTreeMap::from([(cluster("east"), link)]));

@@ -1,8 +1,8 @@
 //! One cluster as an exporter: what it declares, its process, its disk and its clock.
 
-use registry::export::{Export, random_epoch};
+use registry::base::shared_map::SharedMap;
 use registry::model::{ClusterName, Declared, Grant, Hosts, Port, Position, Protocol, Service, ServiceName};
-use registry::shared_map::SharedMap;
+use registry::pure::export::{Export, random_epoch};
 
 /// Services that a cluster ever declares.
 const SERVICES: usize = 16;

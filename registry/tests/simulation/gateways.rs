@@ -10,10 +10,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use proto::store::Member;
-use registry::election::{Candidate, Guard, Standing, TTL, stand};
 use registry::model::{ClusterName, Import, PeerImports, Port, Protocol, ServiceName};
-use registry::recorder::{Picture, RecordError, Recorder, Stored};
 use registry::store::keys;
+use registry::tasks::election::{Candidate, Guard, Standing, TTL, stand};
+use registry::tasks::recorder::{Picture, RecordError, Recorder, Stored};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use registry::mirror::{EXPIRE_AFTER, HOLD};
+use registry::pure::mirror::{EXPIRE_AFTER, HOLD};
 
 use crate::cluster::{Cluster, name};
 use crate::link::{EVERYTHING, SimLink};

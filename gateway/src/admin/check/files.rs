@@ -13,7 +13,7 @@ use registry::model::{Gateway, Link};
 
 use super::{Check, Report, span};
 use crate::base::descriptors::for_operators;
-use registry::causes::chain;
+use registry::base::causes::chain;
 
 /// A certificate of which less than this part of its life is left is to be renewed.
 const LIFE_LEFT_MIN: f64 = 0.1;

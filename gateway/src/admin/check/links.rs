@@ -240,7 +240,7 @@ fn clock(peer: &PeerCluster, imports: &PeerImports, now_unix_ms: u64) -> Option<
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use registry::mirror::EXPIRE_AFTER;
+    use registry::pure::mirror::EXPIRE_AFTER;
     use std::collections::BTreeMap;
 
     use registry::model::{ClusterName, Link};

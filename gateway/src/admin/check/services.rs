@@ -1,7 +1,7 @@
 //! Checks of services: rings, contracts, grants, endpoints, and what is declared for nothing.
 
 use registry::model::{Catalog, ClusterName, Condition, Gateway, Grant, ServiceName};
-use registry::union::{DECLARER_SILENT, Disagreement};
+use registry::pure::union::{DECLARER_SILENT, Disagreement};
 
 use super::Check;
 use crate::admin::explain::clusters::why_unreachable;

@@ -3,7 +3,7 @@
 //! Pure: two catalogs in. Who serves and whose contract counts is the union's to say, as for requests.
 
 use registry::model::{Catalog, Contract, HashKey, Kind, Member, ObjectName, ServiceName};
-use registry::union;
+use registry::pure::union;
 
 use crate::admin::status::mode;
 use crate::rpc::{self, Placed, Placement};

@@ -17,7 +17,7 @@ use super::layout::Layout;
 use super::plan::{Cluster, KEYS, Service, key};
 use crate::cli::client::Client;
 use crate::cli::status::Status;
-use registry::causes::chain;
+use registry::base::causes::chain;
 
 /// Callers at west, each with one kept connection.
 pub(super) const CALLERS: usize = 32;

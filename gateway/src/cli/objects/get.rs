@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use registry::model::Kind;
-use registry::status;
+use registry::tasks::status;
 use serde::Serialize;
 
 use super::clusters::{Clusters, Reply, reason};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry::model::{Endpoint, ServiceName};
-use registry::probation::{Book, Endpoints};
-use registry::registration::Registered;
-use registry::sources::RegisteredEndpoints;
+use registry::pure::probation::{Book, Endpoints};
+use registry::pure::registration::Registered;
+use registry::pure::sources::RegisteredEndpoints;
 use registry::store::{Changes, Event, Store, StoreError, Watch, keys};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};

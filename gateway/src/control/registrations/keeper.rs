@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use registry::registrar::{Claim, Registrar};
 use registry::store::{Store, StoreError};
+use registry::tasks::registrar::{Claim, Registrar};
 use tokio::sync::watch;
 use tokio::time::sleep;
 

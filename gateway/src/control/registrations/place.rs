@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry::model::{Endpoint, ServiceName};
-use registry::registration::place::{BadPlace, CameFrom, Here, may_be_at};
+use registry::pure::registration::place::{BadPlace, CameFrom, Here, may_be_at};
 use tokio::net::lookup_host;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;

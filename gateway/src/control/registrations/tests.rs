@@ -5,8 +5,8 @@ use std::io;
 
 use proto::register::{Beat, Drain, Leave, Phase};
 use registry::model::{Catalog, Declared, Endpoint, Grant, HostRule, Hosts, Port, Protocol, Service};
-use registry::registration::Registered;
-use registry::registration::place::CameFrom;
+use registry::pure::registration::Registered;
+use registry::pure::registration::place::CameFrom;
 use registry::store::memory::{MemoryStore, MemoryWatch};
 use registry::store::{Cause, Entry, LeaseId, Outcome, Range, Room, StoreError, Transaction, keys};
 use tokio::task::JoinHandle;

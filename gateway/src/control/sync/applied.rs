@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::applied::{self, StoredObjects};
 use registry::model::Gateway;
-use registry::sources::AppliedObjects;
+use registry::pure::sources::AppliedObjects;
 use registry::store::{Store, StoreError, Watch, keys};
+use registry::tasks::applied::{self, StoredObjects};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use hashring::NodeIndex;
 use registry::model::{Condition, Member, Object, ObjectName};
-use registry::sources::Applied;
-use registry::status::{self, Statuses};
-use registry::union::Disagreement;
+use registry::pure::sources::Applied;
+use registry::pure::union::Disagreement;
+use registry::tasks::status::{self, Statuses};
 
 use super::Knowledge;
 use crate::proxy::worker::Shared;

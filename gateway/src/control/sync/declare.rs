@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use registry::mirror::LeftOut;
 use registry::model::{ClusterName, Condition, Declared, ServiceName};
-use registry::probation::Endpoints;
-use registry::sources::{AppliedObjects, Files, Sources};
+use registry::pure::mirror::LeftOut;
+use registry::pure::probation::Endpoints;
+use registry::pure::sources::{AppliedObjects, Files};
 
 use super::{Knowledge, State};
 
@@ -61,11 +61,6 @@ impl Knowledge {
         (state.sources.files.clone(), state.sources.applied.clone())
     }
 
-    /// All sources as they are now.
-    pub fn all_sources(&self) -> Sources {
-        self.lock().sources.clone()
-    }
-
     /// Shows what of the files is not in use, and why, until it is told anew.
     pub fn show_files(&self, conditions: Vec<Condition>) {
         let mut state = self.lock();
@@ -97,7 +92,7 @@ impl Knowledge {
             state.mirrors.retain(|cluster, _| declared.links.contains_key(cluster));
             for (cluster, link) in &declared.links {
                 let mirror = state.mirrors.entry(cluster.clone());
-                let fresh = || registry::mirror::Mirror::new(link, Arc::default());
+                let fresh = || registry::pure::mirror::Mirror::new(link, Arc::default());
                 mirror.and_modify(|m| drop(m.select(link))).or_insert_with(fresh);
             }
             self.touch(state);

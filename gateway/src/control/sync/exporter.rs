@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use proto::limits::{SYNC_STREAM_EVERY, SYNC_STREAMS_BURST};
 use proto::sync::Watch;
-use registry::export::Feed;
+use registry::base::rate::{Bucket, Rate};
 use registry::model::ClusterName;
-use registry::rate::{Bucket, Rate};
+use registry::pure::export::Feed;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use prost::Message;
 use proto::limits;
 use proto::sync::Event;
-use registry::election::Standing;
+use registry::base::rate::{Bucket, Rate};
 use registry::model::ClusterName;
-use registry::rate::{Bucket, Rate};
-use registry::recorder::Stored;
 use registry::store::{Store, StoreError, keys};
+use registry::tasks::election::Standing;
+use registry::tasks::recorder::Stored;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
@@ -167,7 +167,8 @@ async fn import(
     let cluster = &peer.name;
     // Before the mirror is asked by which rules: a change after that is seen.
     let mut rules = peer.link_changes();
-    let Some(watch) = knowledge.lock().mirrors.get_mut(cluster).map(registry::mirror::Mirror::watch) else {
+    let Some(watch) = knowledge.lock().mirrors.get_mut(cluster).map(registry::pure::mirror::Mirror::watch)
+    else {
         return Ok("there is no mirror for it".into());
     };
     let (mut reader, mut writer) = tunnel.open_sync().await?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use proto::control::{GatewayAddress, Gateways};
 use proto::limits::{HELLO_ADDRESSES_MAX, NAME_BYTES_MAX};
-use registry::election::Candidate;
-use registry::members::Members;
+use registry::tasks::election::Candidate;
+use registry::tasks::members::Members;
 use tokio::sync::watch;
 
 use crate::proxy::worker::Shared;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proto::control::{Disagreement as Reason, Objection};
 use proto::limits::DIGEST_SERVICES_MAX;
 use registry::model::{Catalog, ClusterName, ServiceName};
-use registry::union::{self, Disagreement};
+use registry::pure::union::{self, Disagreement};
 
 use crate::view::View;
 

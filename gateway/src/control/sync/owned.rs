@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::owned::{Owned, Owner};
 use registry::store::Store;
+use registry::tasks::owned::{Owned, Owner};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};

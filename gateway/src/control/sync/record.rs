@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use registry::election::{Guard, Standing, TTL};
-use registry::recorder::{Paces, RecordError, Recorder, Stored};
 use registry::store::{Store, StoreError};
+use registry::tasks::election::{Guard, Standing, TTL};
+use registry::tasks::recorder::{Paces, RecordError, Recorder, Stored};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};

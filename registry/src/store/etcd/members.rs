@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::failure::{Failure, Kind};
 use super::options::{ASK_TIMEOUT, EtcdOptions, FileError, REQUEST_TIMEOUT};
-use crate::reader::Reader;
+use crate::base::reader::Reader;
 
 /// Whether a request may be made a second time if nobody knows what became of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

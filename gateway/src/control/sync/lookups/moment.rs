@@ -10,9 +10,9 @@ use hashring::NodeIndex;
 use proto::limits::LOOKUP_ANSWER_BYTES_MAX;
 use proto::lookup::Answer;
 use proto::message::encode_message;
-use registry::lookup::{LocalEndpoints, Meaning, Reach, State, encode};
 use registry::model::{Catalog, ClusterName, Endpoint, Member};
-use registry::union::{self, Placed};
+use registry::pure::lookup::{LocalEndpoints, Meaning, Reach, State, encode};
+use registry::pure::union::{self, Placed};
 
 use crate::view::{LocalService, Server, Service, View};
 use policy::balance::Endpoints;

@@ -1,0 +1,8 @@
+//! What the registry and its users share: audit lines, error chains, rates, bounded reads of disks, maps that share their
+//! unchanged parts.
+
+pub mod audit;
+pub mod causes;
+pub mod rate;
+pub mod reader;
+pub mod shared_map;
