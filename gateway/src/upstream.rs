@@ -22,6 +22,7 @@ use http1::client::Asking;
 use registry::model::{HostPort, Port, Protocol};
 
 use crate::base::clock::Clock;
+use crate::base::news::News;
 use crate::http::body::{BodyError, RequestBody, Upload, http2};
 use crate::http::fields;
 use crate::http::message::{self, BadAnswer, RequestHead};
@@ -54,8 +55,8 @@ pub struct Ask<'a> {
     pub pool: &'a Rc<Pool>,
     /// The port, and its endpoints.
     pub port: &'a (Port, Endpoints),
-    /// The time.
-    pub clock: Clock,
+    /// The time, and who hears of changes.
+    pub watch: &'a Rc<Watch>,
     /// What is asked.
     pub head: &'a RequestHead,
     /// The body.
@@ -76,7 +77,7 @@ pub struct Ask<'a> {
 #[derive(Debug)]
 struct Exchange<'a> {
     in_flight: Option<InFlight>,
-    clock: Clock,
+    watch: &'a Rc<Watch>,
     expired: &'a Cell<bool>,
 }
 
@@ -84,8 +85,8 @@ impl Exchange<'_> {
     /// Tells how it ended.
     fn end(&self, tell: impl FnOnce(&InFlight, u64) -> Option<Change>) {
         if let Some(in_flight) = &self.in_flight {
-            let change = tell(in_flight, self.clock.micros());
-            told(in_flight.endpoint(), change, self.clock);
+            let change = tell(in_flight, self.watch.clock.micros());
+            self.watch.told(in_flight.endpoint(), change);
         }
     }
 }
@@ -105,7 +106,7 @@ impl Ask<'_> {
     /// # Errors
     /// What the last endpoint did; [`Failure::Unavailable`] when there is none.
     pub async fn send(&self) -> Result<EndpointAnswer, Failure> {
-        let (pool, clock) = (self.pool, self.clock);
+        let (pool, clock) = (self.pool, self.watch.clock);
         let endpoints = &self.port.1;
         let mut tried = Vec::new();
         // Those that took long to connect, and made way for others; once no other is left they have all the time there is.
@@ -113,7 +114,7 @@ impl Ask<'_> {
         let mut failure = Failure::Unavailable;
         let (mut reached, mut gone_away) = (0, false);
         loop {
-            let news = |endpoint: &Arc<EndpointState>, change| told(endpoint, Some(change), clock);
+            let news = |endpoint: &Arc<EndpointState>, change| self.watch.told(endpoint, Some(change));
             let taken = pool.with_rng(|rng| endpoints.take(clock.micros(), rng, self.key, &tried, news));
             let Some((index, in_flight)) = taken else {
                 if !slow.is_empty() {
@@ -132,7 +133,7 @@ impl Ask<'_> {
                 self.allowance.connect
             };
             let endpoint = in_flight.endpoint().clone();
-            let exchange = Exchange { in_flight: Some(in_flight), clock, expired: self.expired };
+            let exchange = Exchange { in_flight: Some(in_flight), watch: self.watch, expired: self.expired };
             let replayable = self.allowance.replayable;
             let reuse = if replayable { Reuse::Any } else { Reuse::Fresh };
             let mut sent = self.attempt(&endpoint, reuse, connect).await;
@@ -216,15 +217,15 @@ impl Ask<'_> {
         reuse: Reuse,
         connect: Duration,
     ) -> Result<EndpointAnswer, SendError> {
-        let Self { pool, head, body, clock, .. } = self;
-        let connected = || tell(endpoint, endpoint.connected(clock.micros()));
+        let Self { pool, head, body, watch, .. } = self;
+        let clock = watch.clock;
+        let connected = || watch.tell(endpoint, endpoint.connected(clock.micros()));
         let interim = |status, mut headers| {
             if message::interim(status, &mut headers) {
                 (self.interim)(status, &headers);
             }
         };
-        let sending =
-            Sending { endpoint, clock: *clock, reuse, connect, connected: &connected, interim: &interim };
+        let sending = Sending { endpoint, clock, reuse, connect, connected: &connected, interim: &interim };
         match endpoint.protocol() {
             Protocol::Http => {
                 let target = origin(&head.target);
@@ -306,7 +307,7 @@ impl Ask<'_> {
             _ => exchange.end(InFlight::answered),
         }
         answer.body.declared = declared;
-        answer.body.in_flight = exchange.in_flight.take().map(|in_flight| (in_flight, self.clock));
+        answer.body.in_flight = exchange.in_flight.take().map(|in_flight| (in_flight, self.watch.clone()));
         Ok(answer)
     }
 }
@@ -357,10 +358,33 @@ pub fn tell(endpoint: &EndpointState, change: Option<Change>) {
     }
 }
 
-/// The same after an exchange with it; whoever is out is looked after.
-fn told(endpoint: &Arc<EndpointState>, change: Option<Change>, clock: Clock) {
-    tell(endpoint, change);
-    probe::look_after(endpoint, clock);
+/// The time, and who hears when the state of an endpoint changes.
+#[derive(Debug)]
+pub struct Watch {
+    /// The time.
+    pub clock: Clock,
+    news: News,
+}
+
+impl Watch {
+    /// Changes are told to those who follow `news`.
+    pub fn new(clock: Clock, news: News) -> Rc<Self> {
+        Rc::new(Self { clock, news })
+    }
+
+    /// Logs a change, and wakes those who follow the states of endpoints.
+    fn tell(&self, endpoint: &EndpointState, change: Option<Change>) {
+        if change.is_some() {
+            self.news.tell();
+        }
+        tell(endpoint, change);
+    }
+
+    /// The same after an exchange with it; one that is out is probed in the background.
+    fn told(self: &Rc<Self>, endpoint: &Arc<EndpointState>, change: Option<Change>) {
+        self.tell(endpoint, change);
+        probe::look_after(endpoint, self);
+    }
 }
 
 /// The body of an endpoint's answer; its connection can be used again when it was read to its end.
@@ -368,7 +392,7 @@ fn told(endpoint: &Arc<EndpointState>, change: Option<Change>, clock: Clock) {
 pub struct EndpointBody {
     source: BodySource,
     declared: fields::Declared,
-    in_flight: Option<(InFlight, Clock)>,
+    in_flight: Option<(InFlight, Rc<Watch>)>,
 }
 
 /// Where it comes from, with what it holds of its connection.
@@ -409,8 +433,8 @@ impl EndpointBody {
     /// The endpoint broke off.
     fn broke_off(&mut self) {
         self.source = BodySource::Over;
-        if let Some((in_flight, clock)) = &self.in_flight {
-            told(in_flight.endpoint(), in_flight.failed(clock.micros()), *clock);
+        if let Some((in_flight, watch)) = &self.in_flight {
+            watch.told(in_flight.endpoint(), in_flight.failed(watch.clock.micros()));
         }
     }
 

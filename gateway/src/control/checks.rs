@@ -24,8 +24,6 @@ use policy::balance::EndpointState;
 
 /// Checks at once: bounds sockets, and what thousands of endpoints that hang could hold.
 const CHECKS_MAX: usize = 256;
-/// How soon a changed view is seen.
-const LOOK: Duration = Duration::from_millis(100);
 /// While nothing is known of an endpoint its checks follow each other so much faster, so that a start is short.
 const HURRY: u32 = 10;
 /// A check comes up to a tenth of its interval earlier or later, so that checks do not fall into step.
@@ -75,6 +73,7 @@ pub async fn run(shared: Arc<Shared>) {
     let mut tasks = JoinSet::new();
     let mut jobs = HashMap::new();
     let mut seen: Option<Arc<View>> = None;
+    let mut news = shared.news.follow();
     loop {
         let view = shared.view.load_full();
         if !seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &view)) {
@@ -89,7 +88,7 @@ pub async fn run(shared: Arc<Shared>) {
         while tasks.try_join_next().is_some() {}
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = news.changed() => {}
         }
     }
 }

@@ -23,7 +23,7 @@ use registry::store::Store;
 use registry::tasks::registrar::Registrar;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -48,7 +48,7 @@ const SESSION_LEAST: Duration = Duration::from_secs(1);
 const BEGIN_WAIT: Duration = Duration::from_secs(5);
 /// How long a message may take to be taken: a registrar that takes nothing is not there.
 const SEND_WAIT: Duration = Duration::from_secs(5);
-/// How often another view is looked for, and requests at endpoints that drain are counted.
+/// How often requests at endpoints that drain are counted.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Why a registrar is refused.
@@ -86,8 +86,7 @@ pub async fn serve<S: Store>(
 ) {
     let revision = |view: &View| view.catalog.as_ref().map_or(0, |catalog| catalog.revision);
     let views = watch::Sender::new(shared.view.load_full());
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut news = shared.news.follow();
     let mut sessions = JoinSet::new();
     let mut rooms = Rooms::default();
     let resolving = Arc::new(Semaphore::new(RESOLVED_AT_ONCE));
@@ -118,7 +117,7 @@ pub async fn serve<S: Store>(
             Some(ended) = sessions.join_next() => if let Ok(who) = ended {
                 rooms.forget(&who);
             },
-            _ = looks.tick() => {
+            () = news.changed() => {
                 let now = shared.view.load_full();
                 views.send_if_modified(|last| {
                     let news = revision(last) != revision(&now);

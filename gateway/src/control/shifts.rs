@@ -13,7 +13,7 @@ use crate::view::{Server, View};
 use policy::health::State;
 use policy::placement::Availability;
 
-/// How often links are looked at.
+/// The least time between two looks: a link that comes and goes within it is not spoken of.
 const LOOK: Duration = Duration::from_millis(100);
 /// Services that a line names; more are counted.
 const NAMED_MAX: usize = 10;
@@ -21,10 +21,15 @@ const NAMED_MAX: usize = 10;
 /// Says of every link when it comes up and when it goes down, until the process drains.
 pub async fn watch(shared: Arc<Shared>) {
     let mut before: BTreeMap<ClusterName, bool> = BTreeMap::new();
+    let mut news = shared.news.follow();
     loop {
+        let changed = async {
+            news.changed().await;
+            tokio::time::sleep(LOOK).await;
+        };
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = changed => {}
         }
         let peers: Vec<Arc<PeerCluster>> = shared.peers.iter().collect();
         // That a link was added or removed is said where it is read.

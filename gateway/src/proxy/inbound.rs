@@ -160,7 +160,7 @@ impl Request {
         let ask = Ask {
             pool: serving.pool(),
             port,
-            clock: serving.clock(),
+            watch: serving.watch(),
             head: &self.head,
             body,
             key: self.key,

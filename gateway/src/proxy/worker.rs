@@ -24,7 +24,7 @@ use crate::base::stall::Stalls;
 use crate::peers::Peers;
 use crate::peers::sidecars::Workload;
 use crate::telemetry::metrics::{AttemptCounters, InProgress, InProgressGuard, Metrics, RequestCounters};
-use crate::upstream::Pool;
+use crate::upstream::{Pool, Watch};
 use crate::view::{LocalService, View};
 
 /// Requests that a process works on at once, in both directions; more are shed.
@@ -182,6 +182,7 @@ impl fmt::Display for Who {
 pub struct Serving {
     shared: Arc<Shared>,
     pool: Rc<Pool>,
+    watch: Rc<Watch>,
 }
 
 impl Serving {
@@ -215,9 +216,9 @@ impl Serving {
         &self.shared.budget
     }
 
-    /// Time since the start.
-    pub fn clock(&self) -> Clock {
-        self.shared.clock
+    /// The time, and who hears when the state of an endpoint changes.
+    pub fn watch(&self) -> &Rc<Watch> {
+        &self.watch
     }
 
     /// This intermediary's name.
@@ -240,6 +241,8 @@ pub struct Worker {
     pub serving: Serving,
     /// Connections to endpoints.
     pub pool: Rc<Pool>,
+    /// Who hears when the state of an endpoint changes.
+    pub watch: Rc<Watch>,
     /// Readers that may stall.
     pub stalls: Stalls,
     /// The clock of idle connections.
@@ -252,7 +255,8 @@ impl Worker {
     /// The thread of this number.
     pub fn new(shared: Arc<Shared>, number: u8) -> Self {
         let pool = Rc::<Pool>::default();
-        let serving = Serving { shared: shared.clone(), pool: pool.clone() };
-        Self { shared, serving, pool, stalls: Stalls::default(), timers: Rc::default(), number }
+        let watch = Watch::new(shared.clock, shared.news.clone());
+        let serving = Serving { shared: shared.clone(), pool: pool.clone(), watch: watch.clone() };
+        Self { shared, serving, pool, watch, stalls: Stalls::default(), timers: Rc::default(), number }
     }
 }

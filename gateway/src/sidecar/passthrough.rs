@@ -92,7 +92,7 @@ async fn answer(
     let ask = Ask {
         pool: &worker.pool,
         port: &port,
-        clock: shared.clock,
+        watch: &worker.watch,
         head: &head,
         body: &body,
         key: None,

@@ -1,6 +1,7 @@
 //! Background probes: they look after endpoints that outlier detection has taken out, so that one comes back as soon as it
 //! answers, and no request has to find out.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -9,9 +10,8 @@ use registry::model::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
+use super::Watch;
 use super::connect::connect;
-use super::tell;
-use crate::base::clock::Clock;
 use policy::balance::{EndpointState, Probe};
 
 /// The pause before the first probe; each further one is twice as long.
@@ -45,22 +45,22 @@ impl Drop for Counted {
 }
 
 /// Begins to look after an endpoint on this thread, if it is out and nobody does.
-pub(super) fn look_after(endpoint: &Arc<EndpointState>, clock: Clock) {
-    if endpoint.claim_probe(clock.micros()) {
-        tokio::task::spawn_local(probe(endpoint.clone(), clock));
+pub(super) fn look_after(endpoint: &Arc<EndpointState>, watch: &Rc<Watch>) {
+    if endpoint.claim_probe(watch.clock.micros()) {
+        tokio::task::spawn_local(probe(endpoint.clone(), watch.clone()));
     }
 }
 
 /// Probes until there is nothing more to find out, or nobody needs the endpoint any more.
-async fn probe(endpoint: Arc<EndpointState>, clock: Clock) {
+async fn probe(endpoint: Arc<EndpointState>, watch: Rc<Watch>) {
     let _counted = Counted::begin();
     let mut rng = fastrand::Rng::new();
     let mut pause = FIRST_PAUSE;
     loop {
-        let Some((asked, wait)) = endpoint.probe(clock.micros()) else {
+        let Some((asked, wait)) = endpoint.probe(watch.clock.micros()) else {
             endpoint.unprobed();
             // It may have gone out again between the two.
-            if endpoint.claim_probe(clock.micros()) {
+            if endpoint.claim_probe(watch.clock.micros()) {
                 pause = FIRST_PAUSE;
                 continue;
             }
@@ -76,12 +76,12 @@ async fn probe(endpoint: Arc<EndpointState>, clock: Clock) {
         match asked {
             Probe::Connect => {
                 if connect(endpoint.address(), PROBE_WAIT).await.is_ok() {
-                    tell(&endpoint, endpoint.connected(clock.micros()));
+                    watch.tell(&endpoint, endpoint.connected(watch.clock.micros()));
                 }
             }
             Probe::Answer => {
                 if timeout(PROBE_WAIT, lives(&endpoint)).await.unwrap_or(false) {
-                    endpoint.lives(clock.micros());
+                    endpoint.lives(watch.clock.micros());
                 }
             }
         }
@@ -142,7 +142,7 @@ mod tests {
         let taken = set.take(clock.micros(), &mut fastrand::Rng::new(), None, &[], |_, _| {});
         tell(set.get(0), taken.unwrap().1.refused(clock.micros()));
         assert_eq!(set.get(0).eligibility(clock.micros()), Eligibility::Ejected);
-        look_after(set.get(0), clock);
+        look_after(set.get(0), &Watch::new(clock, News::default()));
         let _listener = TcpListener::bind(at).await.unwrap();
         timeout(Duration::from_secs(10), is(&set, Eligibility::Eligible, clock)).await.unwrap();
     }

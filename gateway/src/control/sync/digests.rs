@@ -15,7 +15,7 @@ use crate::proxy::worker::Shared;
 use crate::view::{LocalService, View};
 use policy::balance::Readiness;
 
-/// How often changes are looked for, so that they are told at most twenty times a second.
+/// The least time between two looks, so that changes are told at most twenty times a second.
 const LOOK: Duration = Duration::from_millis(50);
 /// Everything is told so often, in microseconds: what was lost is made good, and silence means something.
 const ALL_MICROS: u64 = 1_000_000;
@@ -51,18 +51,26 @@ struct Facts {
 }
 
 /// Tells every gateway of every peer, until the process drains; and where the `gateways` of our cluster may be dialled.
-pub async fn tell_peers(shared: Arc<Shared>, gateways: watch::Receiver<Arc<Gateways>>) {
+/// Woken by changes, and when a summary is due: where nothing changes nothing is looked at meanwhile.
+pub async fn tell_peers(shared: Arc<Shared>, mut gateways: watch::Receiver<Arc<Gateways>>) {
+    let mut news = shared.news.follow();
+    let mut due = 0;
     let mut shown: Option<Arc<View>> = None;
     let mut services: Vec<Told> = Vec::new();
     let mut objections = Objections::default();
     let mut listeners: HashMap<(ClusterName, String), Listener> = HashMap::new();
     loop {
+        let wait = Duration::from_micros(due.saturating_sub(shared.clock.micros()));
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = news.changed() => {}
+            // Gone with the registry's task, when the process ends.
+            Ok(()) = gateways.changed() => {}
+            () = tokio::time::sleep(wait) => {}
         }
-        let ours = gateways.borrow().clone();
+        let ours = gateways.borrow_and_update().clone();
         let now = shared.clock.micros();
+        due = now + ALL_MICROS;
         let view = shared.view.load_full();
         if !shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, &view)) {
             services = served(&view, services);
@@ -79,7 +87,7 @@ pub async fn tell_peers(shared: Arc<Shared>, gateways: watch::Receiver<Arc<Gatew
                 let known = listeners.remove(&key).filter(|listener| listener.tunnel.is(&tunnel));
                 let mut listener =
                     known.unwrap_or(Listener { tunnel, cursor: None, all_at: now, gateways: None });
-                listener.hear_of(&ours);
+                let hears = listener.hear_of(&ours);
                 if listener.cursor.is_none() && now >= listener.all_at {
                     (listener.cursor, listener.all_at) = (Some(0), now + ALL_MICROS);
                     let objections = objections.to(&cluster.name, &view);
@@ -99,16 +107,22 @@ pub async fn tell_peers(shared: Arc<Shared>, gateways: watch::Receiver<Arc<Gatew
                     (None, Some(_)) => listener.all_at = now,
                     (None, None) => {}
                 }
+                // What could not be told yet goes on with the next look.
+                due = due.min(if listener.cursor.is_some() || !hears { now } else { listener.all_at });
                 heard.insert(key, listener);
             }
         }
         listeners = heard;
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
     }
 }
 
 impl Listener {
-    /// Tells it of our gateways, unless it knows.
-    fn hear_of(&mut self, ours: &Arc<Gateways>) {
+    /// Tells it of our gateways, unless it knows. False: it does not know yet.
+    fn hear_of(&mut self, ours: &Arc<Gateways>) -> bool {
         let news = match &self.gateways {
             // Nothing to tell, as always.
             None => !ours.addresses.is_empty(),
@@ -116,7 +130,9 @@ impl Listener {
         };
         if news && self.tunnel.tell_gateways((**ours).clone()) {
             self.gateways = Some(ours.clone());
+            return true;
         }
+        !news
     }
 }
 

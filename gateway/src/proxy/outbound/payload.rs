@@ -87,7 +87,7 @@ impl HttpPayload<'_> {
         let ask = Ask {
             pool: &self.worker.pool,
             port,
-            clock: self.worker.shared.clock,
+            watch: &self.worker.watch,
             head,
             body,
             key: hash,
