@@ -13,7 +13,7 @@ pub mod socket;
 mod status;
 mod store;
 
-pub(crate) use status::{ConditionStatus, Peer, ServiceStatus, condition, peer, service};
+pub(crate) use status::{condition, peer, service};
 pub use store::StartedWithout;
 
 use std::net::TcpListener;

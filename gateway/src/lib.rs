@@ -30,7 +30,6 @@ mod control;
 mod http;
 mod peers;
 mod proxy;
-mod rpc;
 mod sidecar;
 mod telemetry;
 mod upstream;

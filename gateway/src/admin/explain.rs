@@ -2,7 +2,6 @@
 //! path of a request asks, and says what came of it.
 
 pub(super) mod clusters;
-mod document;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -14,14 +13,15 @@ use identity::Identity;
 use registry::model::{Algorithm, Gateway, Grant, HashKey, OnOwnerUnavailable, Protocol, RetryOn};
 use serde::Deserialize;
 
-pub(crate) use self::document::{Cluster, Explanation, Local, Rules};
-use self::document::{Contract, Endpoint, Key, Name, Rejected, Request, Way};
 use super::status::mode;
 use super::{Admin, problem};
 use crate::http::fields;
 use crate::proxy::error::{ProxyError, Rejection};
 use crate::proxy::outbound;
 use crate::view::{LocalService, Server, Service};
+use admin_api::explain::{
+    Cluster, Contract, Endpoint, Explanation, Key, Local, Name, Rejected, Request, Rules, Way,
+};
 use policy::balance::{Eligibility, Endpoints};
 use policy::retry::Failure;
 use policy::{grpc, retry, route};

@@ -24,12 +24,12 @@ use super::pool::{NotDone, Pool};
 use super::remote;
 use crate::control::sync::{self, Knowledge, SaidOf, in_use};
 use crate::proxy::worker::Shared;
-use crate::rpc::{
+use crate::telemetry::audit;
+use crate::telemetry::metrics::InProgressGuard;
+use admin_api::rpc::{
     self, Answer, ApplyRequest, Ask, AskRequest, Change, Changed, Condition, DeleteRequest, Found,
     GetRequest, Name, Object, Placement, Problem, Refusal, answer, ask,
 };
-use crate::telemetry::audit;
-use crate::telemetry::metrics::InProgressGuard;
 use registry::base::causes::chain;
 
 /// How long one call may take: hundreds of transactions of a slow registry, and then the operator looks again.

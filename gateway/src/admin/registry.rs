@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use admin_api::registry::{Dump, Exported, Exports, Imports, Object, Record, Stored};
+use admin_api::status::Condition;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -10,111 +12,9 @@ use registry::model::{
 };
 use registry::store::{Entry, Store, keys};
 use registry::tasks::recorder;
-use serde::{Deserialize, Serialize};
 
 use super::status::mode;
 use super::{Admin, found, problem};
-
-/// Everything held, of one moment.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Dump {
-    /// Our cluster.
-    pub(crate) cluster: String,
-    /// Grows with every change of what is held.
-    pub(crate) revision: u64,
-    /// What the manifests declare.
-    pub(crate) declared: Vec<Object>,
-    /// What peers may use, as they are told it.
-    pub(crate) exports: Exports,
-    /// What is mirrored, by peer.
-    pub(crate) imports: Vec<Imports>,
-    /// What does not hold.
-    pub(crate) conditions: Vec<Condition>,
-    /// What the registry in the state directory holds, by key.
-    #[serde(default)]
-    pub(crate) stored: Vec<Stored>,
-}
-
-/// A key of the registry.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Stored {
-    pub(crate) key: String,
-    /// The registry's revision of its last change.
-    pub(crate) modified: u64,
-    pub(crate) bytes: usize,
-    /// What its value says; none: this version does not know it.
-    pub(crate) says: Option<String>,
-}
-
-/// A declared object.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Object {
-    pub(crate) kind: String,
-    /// `namespace/name`, or a cluster's name.
-    pub(crate) name: String,
-    /// What it says, in a line.
-    pub(crate) says: String,
-}
-
-/// What this cluster exports.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Exports {
-    /// Which history, hexadecimal.
-    pub(crate) epoch: String,
-    /// How far in it.
-    pub(crate) revision: u64,
-    pub(crate) services: Vec<Exported>,
-}
-
-/// An exported service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Exported {
-    /// `namespace/name`.
-    pub(crate) name: String,
-    /// Cluster names, or `*`.
-    pub(crate) to: Vec<String>,
-    /// Linked clusters among them.
-    pub(crate) reaches: Vec<String>,
-}
-
-/// What is mirrored of one peer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Imports {
-    pub(crate) peer: String,
-    /// Which history of the peer's, hexadecimal.
-    pub(crate) epoch: String,
-    /// The peer's revision up to which this is complete.
-    pub(crate) revision: u64,
-    /// Since the last word of the peer; none: it never said one.
-    pub(crate) age_seconds: Option<u64>,
-    pub(crate) services: Vec<Record>,
-}
-
-/// An imported service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Record {
-    /// `namespace/name`.
-    pub(crate) name: String,
-    /// Whether it joins the union name; else it is reached by its pinned name only.
-    pub(crate) union: bool,
-    /// As `name number protocol`.
-    pub(crate) ports: Vec<String>,
-    pub(crate) region: String,
-    /// The peer's revision at which this was written.
-    pub(crate) revision: u64,
-    /// Its placement contract in a line, if the peer declares one.
-    pub(crate) contract: Option<String>,
-}
-
-/// A condition that does not hold, or holds and should not.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Condition {
-    pub(crate) object: String,
-    pub(crate) kind: String,
-    pub(crate) status: bool,
-    pub(crate) reason: String,
-    pub(crate) message: String,
-}
 
 /// Answers `/v1/registry`.
 pub(super) async fn dump(State(admin): State<Admin>) -> Response {

@@ -26,8 +26,8 @@ use super::objects::{Objects, Ticket, now_unix_ms, refusal};
 use crate::peers::questions::{self, who_asks};
 use crate::peers::{PeerCluster, Peers};
 use crate::proxy::worker::ObjectsStream;
-use crate::rpc::{Answer, ApplyRequest, Ask, DeleteRequest, answer, ask};
 use crate::telemetry::metrics::InProgress;
+use admin_api::rpc::{Answer, ApplyRequest, Ask, DeleteRequest, answer, ask};
 
 /// Questions of one peer at once: each may hold as much memory as its messages are allowed.
 const ASKS_PER_PEER_MAX: u64 = 4;

@@ -22,8 +22,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::objects::Objects;
 use crate::base::line::Line;
 use crate::proxy::worker::{RegisterStream, Who};
-use crate::rpc::{Admin, AdminServer, OBJECTS_BYTES_MAX, ObjectsServer};
 use crate::telemetry::limited::limited;
+use admin_api::rpc::{Admin, AdminServer, OBJECTS_BYTES_MAX, ObjectsServer};
 
 /// Its name in the state directory.
 pub const FILE: &str = "admin.sock";
@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::cli::socket::connect;
-    use crate::rpc::AdminClient;
+    use admin_api::rpc::AdminClient;
 
     #[tokio::test]
     async fn a_drain_takes_no_call_on_connections_that_are_open() {

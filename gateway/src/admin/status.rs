@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use registry::model::{Condition, Gateway, Mode, PeerImports};
-use serde::Serialize;
+use admin_api::status::{Condition, Endpoint, Link, Member, Peer, Status, Tunnel};
+use registry::model::{Gateway, Mode, PeerImports};
 use tunnel::Kind;
 
 use super::Admin;
-use super::store::{self, Registry};
+use super::store;
 use crate::base::clock::Clock;
 use crate::control::sync::{conditions, other_rings, told_ring};
 use crate::peers::{PeerCluster, PeerGateway};
@@ -15,112 +15,13 @@ use crate::view::{LocalService, Server, Service, View};
 use policy::balance::Eligibility;
 use policy::health::State;
 
-/// The document.
-#[derive(Debug, Serialize)]
-pub(super) struct Status {
-    version: &'static str,
-    cluster: String,
-    gateway: String,
-    region: String,
-    uid: String,
-    boot: String,
-    /// Where commands that change something go.
-    admin_socket: PathBuf,
-    started_unix_ms: u64,
-    ready: bool,
-    requests_in_progress: u64,
-    registry: Registry,
-    peers: Vec<Peer>,
-    links: Vec<Link>,
-    services: Vec<ServiceStatus>,
-    conditions: Vec<ConditionStatus>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Peer {
-    cluster: String,
-    gateway: String,
-    state: &'static str,
-    since_unix_ms: u64,
-    reason: String,
-    tunnels: Vec<TunnelStatus>,
-}
-
-#[derive(Debug, Serialize)]
-struct TunnelStatus {
-    carrier: &'static str,
-    address: String,
-    rtt_ms: f64,
-    dialled_by: &'static str,
-    /// Which of our workers owns it, and which of the peer's.
-    worker: u32,
-    peer_worker: u32,
-    outstanding: usize,
-    serving: usize,
-}
-
-#[derive(Debug, Serialize)]
-struct Link {
-    cluster: String,
-    addresses: Vec<String>,
-    state: &'static str,
-    last_error: Option<String>,
-    imported: usize,
-    epoch: String,
-    revision: u64,
-    age_seconds: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct ServiceStatus {
-    name: String,
-    local: bool,
-    generation: u64,
-    mode: &'static str,
-    contract_from: Option<String>,
-    members: Vec<Member>,
-    ring: String,
-    endpoints: Vec<Endpoint>,
-}
-
-#[derive(Debug, Serialize)]
-struct Member {
-    cluster: String,
-    region: String,
-    weight: u32,
-    serves: bool,
-    state: &'static str,
-    /// Weight of its endpoints that take requests, if it is known.
-    ready: Option<u32>,
-    /// Fingerprint of the ring that it places by, if it told.
-    ring: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Endpoint {
-    id: String,
-    address: String,
-    ready: bool,
-    state: &'static str,
-    in_flight: u32,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct ConditionStatus {
-    object: String,
-    kind: &'static str,
-    status: bool,
-    reason: &'static str,
-    message: String,
-}
-
 pub(super) fn of(admin: &Admin) -> Status {
     let shared = &admin.shared;
     let view = shared.view.load();
     let now = shared.clock.micros();
     let gateways = shared.peers.iter().flat_map(|cluster| cluster.gateways().to_vec());
     Status {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").into(),
         cluster: admin.gateway.cluster.to_string(),
         gateway: admin.gateway.id.clone(),
         region: admin.gateway.region.clone(),
@@ -130,7 +31,7 @@ pub(super) fn of(admin: &Admin) -> Status {
         started_unix_ms: shared.clock.started_unix_ms(),
         ready: !shared.stop.is_cancelled(),
         requests_in_progress: shared.in_progress.count(),
-        registry: store::registry(admin),
+        registry: Some(store::registry(admin)),
         peers: gateways.map(|gateway| peer(&gateway)).collect(),
         links: shared.peers.iter().map(|cluster| link(admin, &cluster)).collect(),
         services: view.services().into_iter().map(|s| service(s, &view, now)).collect(),
@@ -182,11 +83,11 @@ fn age_seconds(imports: &PeerImports, clock: &Clock) -> Option<u64> {
 pub(crate) fn peer(gateway: &PeerGateway) -> Peer {
     let mut tunnels = gateway.tunnels().to_vec();
     tunnels.sort_by_key(|tunnel| (tunnel.carrier(), tunnel.worker()));
-    let tunnels = tunnels.iter().map(|tunnel| TunnelStatus {
-        carrier: tunnel.carrier().as_str(),
+    let tunnels = tunnels.iter().map(|tunnel| Tunnel {
+        carrier: tunnel.carrier().as_str().into(),
         address: tunnel.remote_address().to_string(),
-        rtt_ms: gateway.rtt().as_secs_f64() * 1000.0,
-        dialled_by: if tunnel.dialled() { "us" } else { "peer" },
+        rtt_ms: Some(gateway.rtt().as_secs_f64() * 1000.0),
+        dialled_by: if tunnel.dialled() { "us" } else { "peer" }.into(),
         worker: tunnel.worker(),
         peer_worker: tunnel.peer().hello.worker,
         outstanding: tunnel.outstanding(),
@@ -195,7 +96,7 @@ pub(crate) fn peer(gateway: &PeerGateway) -> Peer {
     Peer {
         cluster: gateway.cluster.to_string(),
         gateway: gateway.id.clone(),
-        state: gateway.state().as_str(),
+        state: gateway.state().as_str().into(),
         since_unix_ms: gateway.since_unix_ms(),
         reason: gateway.reason(),
         tunnels: tunnels.collect(),
@@ -213,7 +114,7 @@ fn link(admin: &Admin, cluster: &PeerCluster) -> Link {
     Link {
         cluster: cluster.name.to_string(),
         addresses: cluster.link().addresses.iter().map(ToString::to_string).collect(),
-        state,
+        state: state.into(),
         last_error: cluster.last_error(),
         imported: imports.map_or(0, |i| i.services.len()),
         epoch: format!("{:016x}", imports.map_or(0, |i| i.epoch)),
@@ -222,7 +123,7 @@ fn link(admin: &Admin, cluster: &PeerCluster) -> Link {
     }
 }
 
-pub(crate) fn service(service: &Service, view: &View, now: u64) -> ServiceStatus {
+pub(crate) fn service(service: &Service, view: &View, now: u64) -> admin_api::status::Service {
     let placement = &service.placement;
     let port = service.ports.first().map_or(0, |p| p.number);
     let local = view.local(&service.name.namespace, &service.name.name);
@@ -231,15 +132,15 @@ pub(crate) fn service(service: &Service, view: &View, now: u64) -> ServiceStatus
         region: member.region.clone(),
         weight: member.weight,
         serves: !matches!(service.server(node), Server::Unreachable),
-        state: service.availability(node, port, now).as_str(),
+        state: service.availability(node, port, now).as_str().into(),
         ready: service.capacity(node, port, now),
         ring: told_ring(service, node, now).map(|ring| format!("{ring:016x}")),
     });
-    ServiceStatus {
+    admin_api::status::Service {
         name: service.name.to_string(),
         local: local.is_some(),
         generation: placement.generation(),
-        mode: mode(placement.mode()),
+        mode: mode(placement.mode()).into(),
         contract_from: service.contract_from.as_ref().map(ToString::to_string),
         members: members.collect(),
         ring: format!("{:016x}", placement.ring().fingerprint()),
@@ -261,18 +162,18 @@ fn endpoints(local: &LocalService, now: u64) -> Vec<Endpoint> {
         id: endpoint.id().to_owned(),
         address: endpoint.address().to_string(),
         ready: endpoint.eligibility(now) == Eligibility::Eligible,
-        state: endpoint.word(now),
+        state: endpoint.word(now).into(),
         in_flight: endpoint.in_flight(),
     })
     .collect()
 }
 
-pub(crate) fn condition(condition: &Condition) -> ConditionStatus {
-    ConditionStatus {
+pub(crate) fn condition(condition: &registry::model::Condition) -> Condition {
+    Condition {
         object: condition.object.clone(),
-        kind: condition.kind,
+        kind: condition.kind.into(),
         status: condition.status,
-        reason: condition.reason,
+        reason: condition.reason.into(),
         message: condition.message.clone(),
     }
 }

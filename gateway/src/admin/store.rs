@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use admin_api::check::Check;
+use admin_api::status::{Held, Registry};
 use registry::model::{Backend, ClusterName};
 use registry::store::{Room, Store, keys};
 use registry::tasks::election::Standing;
 use registry::tasks::owned::Owner;
-use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
 use super::Admin;
-use super::check::{Check, span};
+use super::check::span;
 
 /// How long a check waits for the store: longer than one that is well ever takes.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
@@ -22,47 +23,6 @@ pub struct StartedWithout {
     pub since: Instant,
     /// When the last catalog was written, Unix milliseconds.
     pub saved_unix_ms: u64,
-}
-
-/// The store of the registry, and our place among the gateways that share it.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Registry {
-    /// Which one: `embedded`, or the members of an etcd.
-    store: String,
-    /// Whether the store answers.
-    up: bool,
-    /// Since it did last.
-    silent_seconds: u64,
-    /// What it says or does meanwhile.
-    trouble: Option<String>,
-    /// Whose it is: `ours`, `nobody` (it was wiped), or the UID of another cluster.
-    owner: String,
-    /// `elected` (it writes for the cluster), `member`, `id-taken`, or `unknown` while the store does not answer, or
-    /// refuses what a gateway must write.
-    standing: &'static str,
-    /// The gateway that writes for the cluster; none: nobody, or it is not known.
-    elected: Option<String>,
-    /// The gateways of this cluster.
-    gateways: Vec<String>,
-    /// Where what is served comes from: `registry`, `memory` (as it was when the store answered last) or `last-catalog`
-    /// (of the state directory: it has not answered since the start).
-    catalog: &'static str,
-    /// How old that is.
-    catalog_age_seconds: u64,
-    /// Peers of which many services are missing at once: they are held.
-    held: Vec<Held>,
-    /// Records of peers that are not written because the store has no room for them.
-    unwritten: usize,
-}
-
-/// A mass removal that is held.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Held {
-    peer: String,
-    /// How many of its services.
-    services: usize,
-    /// Since when.
-    since_unix_ms: u64,
 }
 
 /// How it is now.
@@ -101,10 +61,10 @@ pub(super) fn registry(admin: &Admin) -> Registry {
             Owner::Nobody => "nobody".into(),
             Owner::Other(uid) => uid.clone(),
         },
-        standing: standing.as_str(),
+        standing: standing.as_str().into(),
         elected,
         gateways: admin.members.borrow().keys().cloned().collect(),
-        catalog,
+        catalog: catalog.into(),
         catalog_age_seconds,
         held: admin.knowledge.held().into_iter().map(held).collect(),
         unwritten: admin.knowledge.unwritten(),

@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::client::Client;
 use super::output::{Format, lines, print, print_json, table};
 use super::{Admin, Failure, block_on};
-use crate::admin::check::{self, CHECKS, Check, Outcome, Report};
+use crate::admin::check;
+use admin_api::check::{CHECKS, Check, Outcome, Report};
 
 /// Look for what is broken, will break soon, or has no effect, and say what to do about it.
 ///

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::client::{Client, query_value};
 use super::output::{Format, lines, print, table};
 use super::{Admin, Failure, block_on};
-use crate::admin::explain::{Cluster, Explanation, Local, Rules};
+use admin_api::explain::{Cluster, Explanation, Local, Rules};
 
 /// Show each decision that a running gateway would take about a request, now, and why.
 ///

@@ -21,8 +21,8 @@ use super::output::{Format, json};
 use super::socket::{self, AdminSocket};
 use super::{Failure, block_on};
 use crate::base::line::Line;
-use crate::rpc::AdminClient;
 use crate::sidecar::registrar::{self, Ended, Ending, News, Seen, word};
+use admin_api::rpc::AdminClient;
 use registry::base::causes::chain;
 
 /// Messages of the conversation that wait on either side.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::client::Client;
 use super::output::{Format, lines, print, table};
 use super::{Admin, Failure, block_on};
-use crate::admin::registry::Dump;
+use admin_api::registry::Dump;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {

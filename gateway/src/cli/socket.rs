@@ -76,7 +76,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::rpc::{GetRequest, ObjectsClient};
+    use admin_api::rpc::{GetRequest, ObjectsClient};
 
     #[tokio::test(start_paused = true)]
     async fn a_gateway_that_is_stopped_is_waited_for_a_bounded_time() {

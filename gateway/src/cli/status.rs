@@ -3,89 +3,15 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
+use admin_api::status::{
+    Condition, Endpoint, Held, Link, Member, Peer, Registry, Service, Sidecar, Status, Tunnel,
+};
 use bytes::Bytes;
 use serde::Deserialize;
 
 use super::client::{Client, ClientError};
 use super::output::{Format, Table, lines, print, table};
 use super::{Admin, Failure, block_on};
-
-/// What `GET /v1/status` answers, as far as this command line reads it; fields of later versions are skipped.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Status {
-    /// Version of the gateway's binary.
-    pub(crate) version: String,
-    /// Its cluster.
-    pub(crate) cluster: String,
-    /// Its `metadata.name`.
-    pub(crate) gateway: String,
-    /// Its cluster's region.
-    pub(crate) region: String,
-    /// The cluster's random UID, hexadecimal.
-    pub(crate) uid: String,
-    /// When the process started.
-    pub(crate) started_unix_ms: u64,
-    /// Whether it is bound and its catalog is loaded.
-    pub(crate) ready: bool,
-    /// The registry's store, and the gateways that share it.
-    #[serde(default)]
-    registry: Option<Registry>,
-    /// The peer gateways that were reached at least once.
-    pub(crate) peers: Vec<Peer>,
-    /// The declared links.
-    pub(crate) links: Vec<Link>,
-    /// Every service that can be asked for here.
-    pub(crate) services: Vec<Service>,
-    /// Conditions of declared objects.
-    pub(crate) conditions: Vec<Condition>,
-}
-
-/// How the registry is.
-#[derive(Clone, Debug, Deserialize)]
-struct Registry {
-    store: String,
-    up: bool,
-    silent_seconds: u64,
-    /// `ours`, `nobody`, or another cluster's UID.
-    owner: String,
-    standing: String,
-    elected: Option<String>,
-    gateways: Vec<String>,
-    /// `registry`, `memory` or `last-catalog`.
-    catalog: String,
-    catalog_age_seconds: u64,
-    held: Vec<Held>,
-}
-
-/// Services of a peer that are missing and held.
-#[derive(Clone, Debug, Deserialize)]
-struct Held {
-    peer: String,
-    services: usize,
-    since_unix_ms: u64,
-}
-
-/// What the admin port of a sidecar answers.
-#[derive(Clone, Debug, Deserialize)]
-struct Sidecar {
-    version: String,
-    cluster: String,
-    /// Its `metadata.name`.
-    sidecar: String,
-    /// The SPIFFE ID of its workload.
-    identity: String,
-    started_unix_ms: u64,
-    ready: bool,
-    /// The gateways of its cluster that were reached at least once.
-    gateways: Vec<Peer>,
-    /// Why the last dial of one failed.
-    last_error: Option<String>,
-    /// Every name in use.
-    services: Vec<Service>,
-    /// What does not hold of its files.
-    #[serde(default)]
-    conditions: Vec<Condition>,
-}
 
 /// The status of either kind of process.
 #[derive(Clone, Debug, Deserialize)]
@@ -95,132 +21,12 @@ enum Any {
     Sidecar(Sidecar),
 }
 
-/// One peer gateway.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Peer {
-    /// Its cluster.
-    pub(crate) cluster: String,
-    /// Its id.
-    pub(crate) gateway: String,
-    /// `up`, `suspect` or `down`.
-    pub(crate) state: String,
-    /// When it entered that state.
-    pub(crate) since_unix_ms: u64,
-    /// Why it is in that state.
-    #[serde(default)]
-    pub(crate) reason: String,
-    /// Its tunnels that are up.
-    #[serde(default)]
-    pub(crate) tunnels: Vec<Tunnel>,
-}
-
-/// One tunnel.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Tunnel {
-    /// What it runs on.
-    pub(crate) carrier: String,
-    /// The far end.
-    pub(crate) address: String,
-    /// Smoothed round trip, milliseconds.
-    pub(crate) rtt_ms: Option<f64>,
-    /// `us` or `peer`.
-    pub(crate) dialled_by: String,
-}
-
-/// One declared link.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Link {
-    /// The peer cluster.
-    pub(crate) cluster: String,
-    /// Where it is dialled.
-    pub(crate) addresses: Vec<String>,
-    /// `up`, `down`, `connecting` and the like.
-    pub(crate) state: String,
-    /// Why the last attempt failed.
-    pub(crate) last_error: Option<String>,
-    /// How many of its services are mirrored here.
-    pub(crate) imported: usize,
-    /// Age of what is mirrored, seconds; none before the first sync.
-    pub(crate) age_seconds: Option<f64>,
-}
-
-/// One service.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Service {
-    /// `namespace/name`.
-    pub(crate) name: String,
-    /// Generation of the contract in force.
-    pub(crate) generation: u64,
-    /// Placement mode of the contract.
-    pub(crate) mode: String,
-    /// The ring's fingerprint.
-    pub(crate) ring: String,
-    /// The members of the ring.
-    pub(crate) members: Vec<Member>,
-    /// Our own endpoints.
-    pub(crate) endpoints: Vec<Endpoint>,
-}
-
-/// A member of a service's ring.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Member {
-    /// The cluster.
-    pub(crate) cluster: String,
-    /// In hundredths.
-    pub(crate) weight: u32,
-    /// Whether the cluster serves this service to us.
-    pub(crate) serves: bool,
-    /// Its state as placement sees it.
-    pub(crate) state: String,
-}
-
-/// One of our own endpoints.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Endpoint {
-    /// Its id.
-    #[serde(default)]
-    pub(crate) id: String,
-    /// Where it listens.
-    #[serde(default)]
-    pub(crate) address: String,
-    /// Whether it takes requests.
-    pub(crate) ready: bool,
-    /// How it is, in a word: `ready`, `checking`, `check-failed` and the like.
-    #[serde(default)]
-    pub(crate) state: String,
-    /// Requests that it holds.
-    #[serde(default)]
-    pub(crate) in_flight: u32,
-}
-
-/// A condition of a declared object.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Condition {
-    /// `Kind namespace/name`.
-    pub(crate) object: String,
-    /// The condition's type.
-    pub(crate) kind: String,
-    /// Whether it holds.
-    pub(crate) status: bool,
-    /// For programs.
-    pub(crate) reason: String,
-    /// For people.
-    pub(crate) message: String,
-}
-
-impl Status {
-    /// Asks the gateway behind `client`; also the bytes of the answer.
-    ///
-    /// # Errors
-    /// When it does not answer with a status.
-    pub(crate) async fn read(client: &mut Client) -> Result<(Self, Bytes), ClientError> {
-        client.get_json("/v1/status").await
-    }
-
-    /// The peer gateway of `cluster`; of several the first.
-    pub(crate) fn peer(&self, cluster: &str) -> Option<&Peer> {
-        self.peers.iter().find(|peer| peer.cluster == cluster)
-    }
+/// Asks the gateway behind `client`; also the bytes of the answer.
+///
+/// # Errors
+/// When it does not answer with a status.
+pub(crate) async fn read(client: &mut Client) -> Result<(Status, Bytes), ClientError> {
+    client.get_json("/v1/status").await
 }
 
 /// Show the peers, links, services, endpoints and conditions of a running gateway, or what a sidecar has of them.

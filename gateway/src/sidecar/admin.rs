@@ -3,20 +3,18 @@
 use std::net::TcpListener;
 use std::sync::Arc;
 
+use admin_api::status::Sidecar as Document;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
 use registry::model::{Condition, Sidecar};
-use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::port::{self, Hosts};
-use crate::admin::{
-    ConditionStatus, Peer, ServiceStatus, condition, exposition, found, peer, readiness, service,
-};
+use crate::admin::{condition, exposition, found, peer, readiness, service};
 use crate::proxy::worker::Shared;
 
 /// What it shows.
@@ -28,26 +26,6 @@ pub struct Admin {
     pub shared: Arc<Shared>,
     /// What does not hold of its files.
     pub conditions: watch::Receiver<Vec<Condition>>,
-}
-
-#[derive(Debug, Serialize)]
-struct Status {
-    version: &'static str,
-    cluster: String,
-    sidecar: String,
-    /// The SPIFFE ID of its workload.
-    identity: String,
-    started_unix_ms: u64,
-    ready: bool,
-    requests_in_progress: u64,
-    /// The gateways of its cluster that it reached.
-    gateways: Vec<Peer>,
-    /// Why the last dial failed.
-    last_error: Option<String>,
-    /// What it was told of the names in use.
-    services: Vec<ServiceStatus>,
-    /// What does not hold of its files.
-    conditions: Vec<ConditionStatus>,
 }
 
 /// Serves the admin port until the process has drained.
@@ -78,14 +56,14 @@ async fn status(State(admin): State<Admin>) -> Response {
     found(move || of(admin)).await
 }
 
-fn of(admin: Admin) -> Status {
+fn of(admin: Admin) -> Document {
     let Admin { sidecar, shared, conditions } = admin;
     let view = shared.view.load();
     let now = shared.clock.micros();
     let cluster = shared.peers.get(&sidecar.cluster);
     let gateways = cluster.iter().flat_map(|cluster| cluster.gateways().to_vec());
-    Status {
-        version: env!("CARGO_PKG_VERSION"),
+    Document {
+        version: env!("CARGO_PKG_VERSION").into(),
         cluster: sidecar.cluster.to_string(),
         sidecar: sidecar.id.clone(),
         identity: shared.local.borrow().credentials.identity().to_string(),

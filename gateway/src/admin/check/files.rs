@@ -11,8 +11,9 @@ use identity::{Credentials, IdentityError, Trust};
 use registry::manifest::Manifests;
 use registry::model::{Gateway, Link};
 
-use super::{Check, Report, span};
+use super::span;
 use crate::base::descriptors::for_operators;
+use admin_api::check::{Check, Report};
 use registry::base::causes::chain;
 
 /// A certificate of which less than this part of its life is left is to be renewed.

@@ -9,9 +9,10 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{Check, span};
+use super::span;
 use crate::admin::Admin;
 use crate::peers::{PeerCluster, PeerGateway};
+use admin_api::check::Check;
 use policy::health::State;
 
 /// Addresses looked at together.

@@ -3,12 +3,12 @@
 use registry::model::{Catalog, ClusterName, Condition, Gateway, Grant, ServiceName};
 use registry::pure::union::{DECLARER_SILENT, Disagreement};
 
-use super::Check;
 use crate::admin::explain::clusters::why_unreachable;
 use crate::control::sync::{HELD, NOT_BEFORE, NOT_READ, RECORDS_LEFT_OUT, other_rings, told_ring};
 use crate::peers::OVER_BUDGET;
 use crate::telemetry::metrics::Outcome as Answered;
 use crate::view::{LocalService, Server, Service, View};
+use admin_api::check::Check;
 use policy::balance::Eligibility;
 
 /// All checks of services, of whose objects the conditions are `known`, at `now` of the process's clock.

@@ -6,7 +6,7 @@ use registry::model::{Catalog, Contract, HashKey, Kind, Member, ObjectName, Serv
 use registry::pure::union;
 
 use crate::admin::status::mode;
-use crate::rpc::{self, Placed, Placement};
+use admin_api::rpc::{self, Placed, Placement};
 
 /// Services that one answer speaks of: a Link may change the placement of every service. Of more the number is said.
 const PLACEMENTS_MAX: usize = 100;

@@ -4,8 +4,8 @@ use std::time::{Instant, SystemTime};
 
 use super::judge::{Exchange, Moment, Outage, Verdict, judge};
 use super::plan::{Cluster, Placement, Service};
-use crate::cli::status::Status;
 use crate::cli::unix_ms;
+use admin_api::status::Status;
 
 /// Failures that are kept word for word for the summary.
 const FAILURES_SHOWN: usize = 5;

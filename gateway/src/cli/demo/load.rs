@@ -16,7 +16,7 @@ use super::judge::Exchange;
 use super::layout::Layout;
 use super::plan::{Cluster, KEYS, Service, key};
 use crate::cli::client::Client;
-use crate::cli::status::Status;
+use admin_api::status::Status;
 use registry::base::causes::chain;
 
 /// Callers at west, each with one kept connection.
@@ -74,7 +74,7 @@ pub(super) async fn watch(cluster: Cluster, layout: Rc<Layout>, board: Rc<RefCel
     let mut client = Client::new(layout.addresses(cluster).admin.to_string());
     loop {
         // A gateway that is not there (yet, or any more) is no error here: what waits for it has a deadline.
-        let status = Status::read(&mut client).await.ok().map(|(status, _bytes)| status);
+        let status = crate::cli::status::read(&mut client).await.ok().map(|(status, _bytes)| status);
         let pause = if status.is_some() { STATUS_EVERY } else { STATUS_RETRY };
         board.borrow_mut().heard(cluster, status);
         sleep(pause).await;

@@ -10,7 +10,7 @@ use super::{ChangeJson, ObjectsError, ProblemJson, changes_json, connect, heard,
 use crate::cli::output::{Format, print, print_json};
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on};
-use crate::rpc::{ApplyRequest, Change};
+use admin_api::rpc::{ApplyRequest, Change};
 
 /// Apply manifests to a running gateway, and so to every gateway of its cluster.
 ///

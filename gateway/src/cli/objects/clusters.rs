@@ -12,7 +12,7 @@ use super::{ChangeJson, ProblemJson, changes_json, connect, heard, show};
 use crate::cli::output::{Format, complain, lines, print, print_json, table};
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on};
-use crate::rpc::{ApplyRequest, Ask, AskRequest, Change, Changed, ObjectsClient, Refusal, answer, ask};
+use admin_api::rpc::{ApplyRequest, Ask, AskRequest, Change, Changed, ObjectsClient, Refusal, answer, ask};
 
 /// Which clusters are to do it.
 #[derive(Clone, Debug, clap::Args)]
@@ -142,7 +142,7 @@ fn cluster(text: &str) -> Result<ClusterName, BadLabel> {
 }
 
 /// The same of an apply.
-pub(super) fn apply(sources: Vec<crate::rpc::Source>, dry_run: bool) -> ask::Kind {
+pub(super) fn apply(sources: Vec<admin_api::rpc::Source>, dry_run: bool) -> ask::Kind {
     ask::Kind::Apply(ApplyRequest { sources, dry_run })
 }
 
@@ -253,7 +253,7 @@ fn describe(parts: &[Part], made: bool, stopped: bool) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::rpc::Name;
+    use admin_api::rpc::Name;
 
     fn reply(cluster: &str, said: Result<Changed, Refusal>) -> Reply<Changed> {
         Reply { cluster: cluster.into(), said }

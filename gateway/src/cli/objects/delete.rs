@@ -11,7 +11,7 @@ use super::{ObjectsError, apply, connect, heard, kind, sources, taken};
 use crate::cli::output::Format;
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on};
-use crate::rpc::{DeleteRequest, Name, ask};
+use admin_api::rpc::{DeleteRequest, Name, ask};
 
 /// Delete applied objects, by name or as manifests name them.
 ///

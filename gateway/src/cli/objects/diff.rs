@@ -18,7 +18,7 @@ use super::{ObjectsError, ProblemJson, connect, heard, show, sources, taken};
 use crate::cli::output::{Format, complain, complain_of, print, print_json};
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on};
-use crate::rpc::{ApplyRequest, Ask, Change, Changed};
+use admin_api::rpc::{ApplyRequest, Ask, Change, Changed};
 
 /// Show what `ringway apply` would change, field by field, and which part of all keys a placement would move.
 ///
@@ -206,7 +206,7 @@ fn indented(moves: &Moves) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::rpc::{Member, Name, Placed, Placement};
+    use admin_api::rpc::{Member, Name, Placed, Placement};
 
     fn policy(generation: u64, members: &str) -> String {
         format!(

@@ -12,7 +12,7 @@ use super::{ObjectsError, connect, heard, kind};
 use crate::cli::output::{Output, complain, lines, print, print_json, table};
 use crate::cli::socket::AdminSocket;
 use crate::cli::{Failure, block_on, unix_ms};
-use crate::rpc::{Ask, Condition, Found, GetRequest, Object, answer, ask};
+use admin_api::rpc::{Ask, Condition, Found, GetRequest, Object, answer, ask};
 
 /// Show what a running gateway declares: objects of its files, and those that were applied.
 ///
@@ -290,7 +290,7 @@ fn age(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::Name;
+    use admin_api::rpc::Name;
 
     #[test]
     fn files_and_applied_objects_stand_in_one_table() {

@@ -4,7 +4,7 @@
 use proto::text::escape;
 
 use crate::cli::output::indented;
-use crate::rpc::{
+use admin_api::rpc::{
     Change, Changed, Condition, Found, Member, Name, Object, Placed, Placement, Problem, Refusal,
 };
 

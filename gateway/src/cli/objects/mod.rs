@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 
 use super::Failure;
 use super::socket::{self, AdminSocket};
-use crate::rpc::{Change, Changed, Name, OBJECTS_BYTES_MAX, ObjectsClient, Problem, Source};
+use admin_api::rpc::{Change, Changed, Name, OBJECTS_BYTES_MAX, ObjectsClient, Problem, Source};
 
 /// Why the admin socket gave no answer that could be used.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::output::{lines, table};
 use crate::cli::ring::{Cluster, Declared, Difference, Flow, Member, difference, flows, scattered};
-use crate::rpc::{Placed, Placement};
+use admin_api::rpc::{Placed, Placement};
 
 /// What moves of the keys of one service.
 #[derive(Debug, Serialize)]
@@ -193,7 +193,7 @@ impl Moves {
 }
 
 fn declared(service: &str, placed: &Placed) -> Declared {
-    let member = |member: &crate::rpc::Member| Member {
+    let member = |member: &admin_api::rpc::Member| Member {
         cluster: member.cluster.clone(),
         region: member.region.clone(),
         weight: member.weight,
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     fn placed(generation: u64, members: &[(&str, u32)]) -> Placed {
-        let member = |(cluster, weight): &(&str, u32)| crate::rpc::Member {
+        let member = |(cluster, weight): &(&str, u32)| admin_api::rpc::Member {
             cluster: (*cluster).into(),
             region: format!("us-{cluster}"),
             weight: *weight,
