@@ -54,7 +54,6 @@ const FOREIGN: [(&str, &[&str]); 5] = [
 
 /// The groups of `gateway/src`. A group imports from those left of it only.
 const GROUPS: [&str; 12] = [
-    "rpc",
     "base",
     "telemetry",
     "http",
