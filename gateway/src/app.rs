@@ -51,6 +51,7 @@ use crate::admin::pool::Pool;
 use crate::admin::{self, Admin, StartedWithout};
 use crate::base::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::base::clock::Clock;
+use crate::base::descriptors;
 use crate::control::checks;
 use crate::control::registrations;
 use crate::control::shifts;
@@ -258,7 +259,7 @@ async fn start(options: Options) -> Result<(), StartError> {
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock,
-        callers: Room::new(listener::connections_max(bind::descriptors())),
+        callers: Room::new(listener::connections_max(descriptors::limit())),
         in_progress: Arc::new(InProgress::default()),
         local: watch::Sender::new(local),
         stop,

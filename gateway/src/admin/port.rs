@@ -12,10 +12,11 @@
 //! host would ask for it, and hand the answer to that page (DNS rebinding).
 
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{self, IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -26,7 +27,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -183,17 +183,15 @@ pub async fn serve(
     Ok(())
 }
 
-/// The next connection, where nothing else is left with one of the descriptors that are held back for this.
+/// The next connection, where nothing else is left with one of the descriptors that are held back for this. Cancel safe.
 async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
-    match listener.accept().await {
-        Ok((stream, _)) => Ok(stream),
-        Err(error) if descriptors::are_spent(&error) => {
-            let (socket, _) = descriptors::for_operators(|| SockRef::from(listener).accept())?;
-            socket.set_nonblocking(true)?;
-            TcpStream::from_std(socket.into())
-        }
-        Err(error) => Err(error),
-    }
+    poll_fn(|cx| {
+        // At the limit the kernel says so before it looks whether anybody has connected: that nobody has is found out with
+        // what is held back, and then waited for as ever.
+        let polled = descriptors::for_operators(|| Ok(listener.poll_accept(cx)?.map(|(stream, _)| stream)));
+        polled.map_or_else(|error| Poll::Ready(Err(error)), |polled| polled.map(Ok))
+    })
+    .await
 }
 
 /// One connection, which is one request and its answer.

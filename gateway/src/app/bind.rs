@@ -7,8 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use nix::sys::resource::{Resource, getrlimit};
-
 use super::StartError;
 
 /// Connections that wait in the kernel for each listener.
@@ -42,12 +40,6 @@ pub(super) fn tcp_shares(
         (0..workers.get()).map(|_| listener(address, true)).collect::<io::Result<Vec<_>>>()
     };
     bound().map_err(|source| StartError::Bind { what, address, source })
-}
-
-/// How many files this process may have open.
-pub(super) fn descriptors() -> u64 {
-    // Where that cannot be asked it is what the kernel gives at the least.
-    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(now, _)| now)
 }
 
 /// The file of the Unix socket for tunnels from this host, in the state directory.

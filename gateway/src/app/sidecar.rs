@@ -28,6 +28,7 @@ use super::watcher::{Told, Watcher};
 use super::{LoadError, Signals, StartError, bind};
 use crate::base::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::base::clock::Clock;
+use crate::base::descriptors;
 use crate::peers::{PeerCluster, Peers};
 use crate::proxy::worker::{Room, Shared, Worker};
 use crate::proxy::{dataplane, listener};
@@ -179,7 +180,7 @@ fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: Cancellation
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock: Clock::start(),
-        callers: Room::new(listener::connections_max(bind::descriptors())),
+        callers: Room::new(listener::connections_max(descriptors::limit())),
         in_progress: Arc::new(InProgress::default()),
         local: watch::Sender::new(local),
         stop,

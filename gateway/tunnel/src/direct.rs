@@ -1,6 +1,8 @@
 //! Accepts tunnels and dials them on byte streams: TLS on TCP, and on Unix sockets.
 
 use std::future::Future;
+use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use proto::version::ALPN_MUX;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, CommonState, ServerConfig};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -57,15 +59,41 @@ pub enum Incoming {
 }
 
 impl Incoming {
+    /// Whether it has said something. Nothing waits, and nothing is read.
+    pub fn has_spoken(&self) -> bool {
+        self.peek().is_ok_and(|bytes| bytes > 0)
+    }
+
     /// Waits until something can be read, its end included.
     ///
     /// # Errors
     /// When the connection fails.
-    pub async fn readable(&self) -> std::io::Result<()> {
-        match self {
-            Self::Tcp(stream, _) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
+    pub async fn readable(&self) -> io::Result<()> {
+        loop {
+            match self {
+                Self::Tcp(stream, _) => stream.readable().await?,
+                Self::Unix(stream) => stream.readable().await?,
+            }
+            // The runtime takes whatever was just accepted for readable, until a look proves that it is not.
+            let look = || self.peek().map(drop);
+            let looked = match self {
+                Self::Tcp(stream, _) => stream.try_io(Interest::READABLE, look),
+                Self::Unix(stream) => stream.try_io(Interest::READABLE, look),
+            };
+            match looked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                looked => return looked,
+            }
         }
+    }
+
+    /// How many bytes are there, one at most; none: it has ended.
+    fn peek(&self) -> io::Result<usize> {
+        let socket = match self {
+            Self::Tcp(stream, _) => SockRef::from(stream),
+            Self::Unix(stream) => SockRef::from(stream),
+        };
+        socket.peek(&mut [MaybeUninit::uninit()])
     }
 }
 

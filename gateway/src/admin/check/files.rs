@@ -11,9 +11,10 @@ use identity::{Credentials, IdentityError, Trust};
 use registry::manifest::Manifests;
 use registry::model::{Gateway, Link};
 
-use super::span;
-use crate::base::descriptors::for_operators;
 use admin_api::check::{Check, Report};
+
+use super::span;
+use crate::base::descriptors::{for_operators, limit};
 use registry::base::causes::chain;
 
 /// A certificate of which less than this part of its life is left is to be renewed.
@@ -185,19 +186,9 @@ fn ports(gateway: &Gateway) -> Check {
 pub(super) fn descriptors() -> Check {
     // Looked at above all when there are none left.
     let used = for_operators(|| fs::read_dir("/proc/self/fd").map(|entries| entries.count() as u64));
-    let limits = for_operators(|| fs::read_to_string("/proc/self/limits"));
-    match (used.ok(), limits.ok().as_deref().and_then(soft_limit)) {
-        (Some(used), Some(limit)) => judge_descriptors(used, limit),
-        _ => Check::unknown("process.files", "this process", "the system does not tell (no /proc)"),
-    }
-}
-
-/// The soft limit of open files in the text of `/proc/self/limits` (proc(5)).
-fn soft_limit(limits: &str) -> Option<u64> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    match line.split_whitespace().next()? {
-        "unlimited" => Some(u64::MAX),
-        number => number.parse().ok(),
+    match used {
+        Ok(used) => judge_descriptors(used, limit()),
+        Err(_) => Check::unknown("process.files", "this process", "the system does not tell (no /proc)"),
     }
 }
 
@@ -299,9 +290,6 @@ mod tests {
 
     #[test]
     fn descriptors_are_judged_by_what_is_left() {
-        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 524288  files\n";
-        assert_eq!(soft_limit(limits), Some(1024));
-        assert_eq!(soft_limit("Max open files  unlimited  unlimited  files"), Some(u64::MAX));
         let judged = |used, limit| judge_descriptors(used, limit).result;
         assert_eq!(
             [judged(10, 1024), judged(10, 65_536), judged(60_000, 65_536)],

@@ -4,13 +4,11 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::io;
-use std::mem::MaybeUninit;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::limits::{FIRST_BYTES_WAIT, HELLO_WAIT};
-use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::spawn_local;
 use tunnel::{Driver, Incoming, Tunnel, TunnelError};
@@ -110,7 +108,7 @@ pub(super) async fn on_unix(plane: Rc<Plane>, listener: UnixListener) {
 /// Waits for the first bytes of a connection and answers them.
 fn begin(plane: &Rc<Plane>, incoming: Incoming, source: Source, from: impl Display + 'static, place: Place) {
     // A good one has said something by the time it is looked at: it need not wait for its turn to show that.
-    if has_said_something(&incoming) {
+    if incoming.has_spoken() {
         place.heard();
     }
     let plane = plane.clone();
@@ -130,15 +128,6 @@ fn begin(plane: &Rc<Plane>, incoming: Incoming, source: Source, from: impl Displ
         let handshake = plane.direct.answer(incoming, move |peer| admitting.admit(peer));
         take(plane.clone(), source, from, handshake, place).await;
     });
-}
-
-/// Whether bytes are there to be read.
-fn has_said_something(incoming: &Incoming) -> bool {
-    let socket = match incoming {
-        Incoming::Tcp(stream, _) => SockRef::from(stream),
-        Incoming::Unix(stream) => SockRef::from(stream),
-    };
-    socket.peek(&mut [MaybeUninit::uninit()]).is_ok_and(|bytes| bytes > 0)
 }
 
 /// Takes the tunnel that comes of a handshake into use.
