@@ -225,7 +225,7 @@ fn sources(path: &Path) -> Vec<PathBuf> {
 fn code(text: &str) -> String {
     let tests = text.match_indices("#[cfg(test)]\nmod ").find(|(at, _)| {
         let line = text[*at..].lines().nth(1).unwrap_or_default();
-        line.ends_with('{')
+        line.contains('{')
     });
     let product = &text[..tests.map_or(text.len(), |(at, _)| at)];
     let lines = product.lines().map(|l| l.split("//").next().unwrap());

@@ -41,7 +41,9 @@ pub struct Explanation {
 /// The request.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Request {
+    /// Its method.
     pub method: String,
+    /// The authority that it asks for.
     pub authority: String,
     /// In origin form.
     pub target: String,
@@ -52,9 +54,11 @@ pub struct Request {
 /// An answer of the gateway itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rejected {
+    /// The status.
     pub status: u16,
     /// Error type of RFC 9209.
     pub error: String,
+    /// What is said with it.
     pub details: String,
 }
 
@@ -65,14 +69,18 @@ pub struct Name {
     pub service: String,
     /// Whether it is pinned to one cluster, and skips the ring of clusters.
     pub pinned: bool,
+    /// The port.
     pub port: u16,
+    /// Its name.
     pub port_name: String,
+    /// What is spoken on it.
     pub protocol: String,
 }
 
 /// The rule that places it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Contract {
+    /// Its placement mode.
     pub mode: String,
     /// 0: nobody declared one.
     pub generation: u64,
@@ -91,13 +99,16 @@ pub struct Key {
     pub source: String,
     /// As text, where it is text.
     pub value: String,
+    /// Its hash, hexadecimal.
     pub hash: String,
 }
 
 /// One member of the ring of clusters.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cluster {
+    /// The cluster.
     pub cluster: String,
+    /// Its region.
     pub region: String,
     /// In hundredths.
     pub weight: u32,
@@ -118,6 +129,7 @@ pub struct Cluster {
 /// The choice inside this cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Local {
+    /// How an endpoint is picked.
     pub algorithm: String,
     /// In the order of the inner ring where the key decides, else as declared.
     pub endpoints: Vec<Endpoint>,
@@ -128,12 +140,15 @@ pub struct Local {
 /// An endpoint of this cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Endpoint {
+    /// Its id.
     pub id: String,
+    /// Its address.
     pub address: String,
     /// How it is, in a word.
     pub state: String,
     /// Whether it may be picked.
     pub takes: bool,
+    /// Requests in flight on it.
     pub in_flight: u32,
     /// Expected latency; none before its first answer.
     pub latency_ms: Option<f64>,
@@ -144,8 +159,11 @@ pub struct Endpoint {
 pub struct Way {
     /// Id of the peer's gateway.
     pub gateway: String,
+    /// What the tunnel runs on.
     pub carrier: String,
+    /// Its address.
     pub address: String,
+    /// Smoothed round trip, milliseconds.
     pub rtt_ms: f64,
     /// Requests on it.
     pub outstanding: usize,
@@ -160,13 +178,18 @@ pub struct Rules {
     pub attempts: u8,
     /// Outcomes that are tried again.
     pub on: Vec<String>,
+    /// Retries in per cent of the requests of the last 10 s.
     pub budget_percent: u8,
+    /// Retries a second whatever that share.
     pub min_per_second: u32,
     /// Retries and hedges of the last 10 s.
     pub spent: u64,
     /// Whether a second attempt goes beside the first while its peer is suspect.
     pub hedged: bool,
+    /// Time to the head of the answer, milliseconds.
     pub head_ms: u64,
+    /// Time without a byte, milliseconds.
     pub idle_ms: u64,
+    /// Time for everything, milliseconds.
     pub total_ms: Option<u64>,
 }

@@ -149,7 +149,7 @@ fn judge(
         ),
     });
     let silent = span(Duration::from_secs(registry.silent_seconds));
-    checks.push(match (registry.standing, taken_by) {
+    checks.push(match (&*registry.standing, taken_by) {
         (_, Some(other)) => Check::fail(
             "registry.member",
             us,
@@ -179,7 +179,7 @@ fn judge(
     });
     let age = span(Duration::from_secs(registry.catalog_age_seconds));
     let stays = "bring the registry up: what was applied or registered since is not known here";
-    checks.push(match registry.catalog {
+    checks.push(match &*registry.catalog {
         "registry" => Check::ok("registry.catalog", us, "what is served is what the registry has"),
         "memory" => Check::warn("registry.catalog", us, format!("as the registry was {age} ago"), stays),
         _ => Check::warn(
@@ -211,8 +211,8 @@ fn judge(
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::Outcome;
     use super::*;
+    use admin_api::check::Outcome;
 
     fn well() -> Registry {
         Registry {
@@ -221,10 +221,10 @@ mod tests {
             silent_seconds: 0,
             trouble: None,
             owner: "ours".into(),
-            standing: "member",
+            standing: "member".into(),
             elected: Some("gw-1".into()),
             gateways: vec!["gw-1".into(), "gw-2".into()],
-            catalog: "registry",
+            catalog: "registry".into(),
             catalog_age_seconds: 0,
             held: Vec::new(),
             unwritten: 0,
@@ -269,7 +269,13 @@ mod tests {
         let held = Registry { held: vec![held], ..well() };
         assert_eq!(bad(&held, ok(), None), one("registry.removal", Outcome::Warn));
         for catalog in ["memory", "last-catalog"] {
-            let gone = Registry { up: false, standing: "unknown", elected: None, catalog, ..well() };
+            let gone = Registry {
+                up: false,
+                standing: "unknown".into(),
+                elected: None,
+                catalog: catalog.into(),
+                ..well()
+            };
             assert_eq!(
                 bad(&gone, Err("refused".into()), None),
                 [

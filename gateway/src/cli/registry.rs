@@ -91,7 +91,7 @@ fn describe(dump: &Dump) -> String {
     let mut conditions = table(&["OBJECT", "CONDITION", "REASON", "MESSAGE"]);
     for c in &dump.conditions {
         let state = format!("{}={}", c.kind, if c.status { "True" } else { "False" });
-        conditions.add_row([&c.object, &state, &c.reason, &c.message]);
+        conditions.add_row([&*c.object, &*state, &*c.reason, &*c.message]);
     }
     if conditions.row_count() > 0 {
         let _infallible = write!(text, "\nconditions\n{}", lines(&conditions, "  "));

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use admin_api::status::{
-    Condition, Endpoint, Held, Link, Member, Peer, Registry, Service, Sidecar, Status, Tunnel,
+    Condition, Endpoint, Held, Member, Peer, Registry, Service, Sidecar, Status, Tunnel,
 };
 use bytes::Bytes;
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use super::{Admin, Failure, block_on};
 #[serde(untagged)]
 enum Any {
     Gateway(Box<Status>),
-    Sidecar(Sidecar),
+    Sidecar(Box<Sidecar>),
 }
 
 /// Asks the gateway behind `client`; also the bytes of the answer.
@@ -94,15 +94,13 @@ fn render(status: &Status, now: u64) -> String {
 
     let mut links = table(&["CLUSTER", "STATE", "IMPORTED", "AGE", "ADDRESSES", "LAST ERROR"]);
     for link in &status.links {
-        let age = link
-            .age_seconds
-            .map_or_else(|| "-".into(), |s| duration(Duration::from_secs_f64(s.clamp(0.0, 1e9))));
+        let age = link.age_seconds.map_or_else(|| "-".into(), |s| duration(Duration::from_secs(s)));
         let addresses =
             if link.addresses.is_empty() { "accept only".into() } else { link.addresses.join(", ") };
         let error = link.last_error.clone().unwrap_or_default();
         links.add_row([
             link.cluster.clone(),
-            link.state.clone(),
+            link.state.to_string(),
             link.imported.to_string(),
             age,
             addresses,
@@ -123,7 +121,7 @@ fn conditions(conditions: &[Condition]) -> Table {
     let mut rows = table(&["OBJECT", "CONDITION", "REASON", "MESSAGE"]);
     for c in conditions {
         let state = format!("{}={}", c.kind, if c.status { "True" } else { "False" });
-        rows.add_row([&c.object, &state, &c.reason, &c.message]);
+        rows.add_row([&*c.object, &*state, &*c.reason, &*c.message]);
     }
     rows
 }
@@ -164,12 +162,12 @@ fn peers(of: &[Peer], now: u64) -> Table {
         let tunnels: Vec<_> = peer.tunnels.iter().map(describe_tunnel).collect();
         let lasted = since(peer.since_unix_ms, now);
         peers.add_row([
-            &peer.cluster,
-            &peer.gateway,
-            &peer.state,
-            &lasted,
-            &or_dash(tunnels.join(", ")),
-            &peer.reason,
+            &*peer.cluster,
+            &*peer.gateway,
+            &*peer.state,
+            &*lasted,
+            &*or_dash(tunnels.join(", ")),
+            &*peer.reason,
         ]);
     }
     peers
@@ -184,7 +182,7 @@ fn services(of: &[Service]) -> Table {
             all => format!("{ready} of {all} ready"),
         };
         let members: Vec<_> = service.members.iter().map(describe_member).collect();
-        let (name, mode, ring) = (service.name.clone(), service.mode.clone(), service.ring.clone());
+        let (name, mode, ring) = (service.name.clone(), service.mode.to_string(), service.ring.clone());
         services.add_row([name, mode, service.generation.to_string(), ring, endpoints, members.join(", ")]);
     }
     services
@@ -195,7 +193,7 @@ fn endpoints(of: &[Service]) -> Table {
     for service in of {
         for endpoint in &service.endpoints {
             let Endpoint { id, address, state, in_flight, .. } = endpoint;
-            endpoints.add_row([&service.name, id, address, state, &in_flight.to_string()]);
+            endpoints.add_row([&*service.name, &**id, &**address, &**state, &*in_flight.to_string()]);
         }
     }
     endpoints

@@ -117,6 +117,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::base::clock::Clock;
+    use crate::base::news::News;
     use policy::balance::{Eligibility, EndpointSpec, Endpoints, Rule};
 
     fn endpoints(port: u16) -> Endpoints {
@@ -140,7 +142,7 @@ mod tests {
         drop(listener);
         let (set, clock) = (endpoints(at.port()), Clock::start());
         let taken = set.take(clock.micros(), &mut fastrand::Rng::new(), None, &[], |_, _| {});
-        tell(set.get(0), taken.unwrap().1.refused(clock.micros()));
+        crate::upstream::tell(set.get(0), taken.unwrap().1.refused(clock.micros()));
         assert_eq!(set.get(0).eligibility(clock.micros()), Eligibility::Ejected);
         look_after(set.get(0), &Watch::new(clock, News::default()));
         let _listener = TcpListener::bind(at).await.unwrap();

@@ -213,8 +213,8 @@ mod tests {
     use identity::pki::{Issue, Validity, init, issue};
     use registry::manifest::{Source, parse};
 
-    use super::super::Outcome;
     use super::*;
+    use admin_api::check::Outcome;
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -247,9 +247,9 @@ mod tests {
     use registry::model::{ClusterName, Link};
     use tokio_util::sync::CancellationToken;
 
-    use super::super::Outcome;
     use super::*;
     use crate::peers::Peers;
+    use admin_api::check::Outcome;
 
     fn peer(addresses: Vec<HostPort>) -> Arc<PeerCluster> {
         let cluster = ClusterName::new("east").unwrap();

@@ -255,11 +255,11 @@ mod tests {
     use registry::manifest::{Source, parse};
     use registry::model::{Import, PeerImports};
 
-    use super::super::Outcome;
     use super::*;
     use crate::peers::Peers;
     use crate::telemetry::metrics::Metrics;
     use crate::view::ViewBuilder;
+    use admin_api::check::Outcome;
 
     const MANIFESTS: &str = "
 apiVersion: ringway.dev/v1alpha1
@@ -355,7 +355,7 @@ spec:
         assert_eq!(result("contract.conflict gw-1"), Outcome::Ok);
         let ids: BTreeSet<_> = said.values().map(|check| &*check.id).collect();
         for id in ids {
-            assert!(super::super::CHECKS.iter().any(|(listed, _)| *listed == id), "{id} is not listed");
+            assert!(admin_api::check::CHECKS.iter().any(|(listed, _)| *listed == id), "{id} is not listed");
         }
     }
 

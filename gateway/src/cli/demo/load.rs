@@ -16,7 +16,6 @@ use super::judge::Exchange;
 use super::layout::Layout;
 use super::plan::{Cluster, KEYS, Service, key};
 use crate::cli::client::Client;
-use admin_api::status::Status;
 use registry::base::causes::chain;
 
 /// Callers at west, each with one kept connection.

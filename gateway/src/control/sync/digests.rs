@@ -54,7 +54,7 @@ struct Facts {
 /// Woken by changes, and when a summary is due: where nothing changes nothing is looked at meanwhile.
 pub async fn tell_peers(shared: Arc<Shared>, mut gateways: watch::Receiver<Arc<Gateways>>) {
     let mut news = shared.news.follow();
-    let mut due = 0;
+    let mut due = 0u64;
     let mut shown: Option<Arc<View>> = None;
     let mut services: Vec<Told> = Vec::new();
     let mut objections = Objections::default();
