@@ -204,7 +204,7 @@ impl Endpoints {
                 .or_else(|| first(&ejected))
                 .or_else(|| first(&unhealthy));
         }
-        // One throw for all: each that warms up is passed over as often as its share says.
+        // One random draw decides slow-start admission for every endpoint of this pick.
         let thrown = rng.u32(0..WHOLE_SHARE);
         let in_turn = |index: usize| free(index) && self.list[index].state.share(now) > thrown;
         self.pick_among(now, rng, in_turn)

@@ -18,7 +18,7 @@ const FRESH_MICROS: u64 = 5_000_000;
 /// Gateways whose words on one service are kept: of a peer with more, the first that speak count.
 const TELLERS_MAX: usize = 16;
 
-/// What is known of one service at one peer. Its parts are of one digest but for an instant.
+/// What is known of one service at one peer. Its fields are separate relaxed atomics: a reader may briefly see values of two reports.
 #[derive(Debug, Default)]
 pub struct Facts {
     ready: AtomicU32,

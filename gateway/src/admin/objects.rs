@@ -257,7 +257,7 @@ impl<S: Store> Objects<S> {
             for step in plan.made() {
                 let what = format!("{} by an operator", word(step.outcome));
                 // Each object has lines of its own: a large change is no flood, an object that never rests is.
-                audit::change_by(&step.name, &what, &step.name, &author.by, "what comes from now on");
+                audit::change_by(&step.name, &what, &step.name, &author.by, "subsequent requests");
             }
             let (made, of) = (plan.made().count(), plan.writes());
             let late = |_| {

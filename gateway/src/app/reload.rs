@@ -256,14 +256,14 @@ fn say<'a>(taken: &str, changes: impl Iterator<Item = &'a String>, why: &str) {
     let mut more = 0_usize;
     for (n, change) in changes.enumerate() {
         if n < NAMED_MAX {
-            audit::change(format_args!("{taken}: {change}"), change, why, "what comes from now on");
+            audit::change(format_args!("{taken}: {change}"), change, why, "subsequent requests");
         } else {
             more += 1;
         }
     }
     if more > 0 {
         let what = format!("{more} further objects");
-        audit::change(format_args!("further changes {taken}"), what, why, "what comes from now on");
+        audit::change(format_args!("further changes {taken}"), what, why, "subsequent requests");
     }
 }
 

@@ -1,4 +1,5 @@
-//! Readers that do not read. What was sent to one waits in the receive window of its tunnel, which all exchanges of
+//! Slow-reader detection: a response whose reader takes nothing for 2 s is aborted, for its unread bytes pin the shared
+//! window of its tunnel. What was sent to one waits in the receive window of its tunnel, which all exchanges of
 //! the tunnel share: a few dozen of them would stop everybody else. Nobody else notices: a body that nobody polls
 //! cannot end itself.
 

@@ -153,7 +153,7 @@ async fn keep_checking(
             let (id, address) = (endpoint.id(), endpoint.address());
             let error: &dyn std::error::Error = error;
             if change.is_some() {
-                info!(endpoint = id, %address, error, "The last of the checks that failed.");
+                info!(endpoint = id, %address, error, "Health check failed; endpoint marked unhealthy.");
             } else {
                 debug!(endpoint = id, %address, error, "A check failed.");
             }

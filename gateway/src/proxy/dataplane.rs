@@ -182,7 +182,7 @@ pub async fn finish(shared: &Shared, listening: JoinHandle<()>, and_then: impl F
             warn!(left = shared.in_progress.count(), grace = ?DRAIN_GRACE, "The grace is over; requests are cut.");
         }
         () = shared.cut.cancelled() => {
-            warn!(left = shared.in_progress.count(), "Told not to wait any longer; requests are cut.");
+            warn!(left = shared.in_progress.count(), "Second termination signal: aborting in-flight requests.");
         }
     }
 }
@@ -285,7 +285,7 @@ fn own_sidecar(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
     spawn_local(serve_sidecar(plane.clone(), tunnel.clone()));
     let plane = plane.clone();
     spawn_local(async move {
-        // It answers for nobody: whether it is well is its own affair.
+        // Sidecar tunnels are not probed.
         let reason = driver.run(|_| {}).await;
         limited!(INFO, KNOWN, by, "Sidecar gone.", sidecar, workload, %reason);
         plane.control.sidecars.ended(&tunnel);
@@ -357,7 +357,7 @@ async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
                 Ok(Begun::Sync(..) | Begun::Objects(..)) => {
                     debug!(%caller, "Only gateways mirror exports and change objects.");
                 }
-                Err(error) => debug!(%caller, %error, "Stream without purpose."),
+                Err(error) => debug!(%caller, %error, "Rejected stream: missing or unknown stream type."),
             }
         });
     }
@@ -402,7 +402,9 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                 Ok(Begun::Lookup(..) | Begun::Register(..)) => {
                     debug!(peer = %peer.hello.cluster, "Only sidecars look names up and register endpoints.");
                 }
-                Err(error) => debug!(peer = %peer.hello.cluster, %error, "Stream without purpose."),
+                Err(error) => {
+                    debug!(peer = %peer.hello.cluster, %error, "Rejected stream: missing or unknown stream type.")
+                }
             }
         });
     }

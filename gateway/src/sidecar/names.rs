@@ -138,7 +138,7 @@ impl Names {
         };
     }
 
-    /// Nobody tells any more how other clusters are: what was told of that counts no longer.
+    /// Lookup stream lost: cached states of remote clusters no longer count, endpoints stay.
     fn deaf(&self) {
         for name in self.known.borrow_mut().values_mut() {
             if let Told::Meaning(meaning) = &mut name.told {
@@ -183,7 +183,7 @@ pub async fn follow(names: Rc<Names>, shared: Arc<Shared>, cluster: Arc<PeerClus
         match ended {
             Ok(()) => debug!(gateway, "Asking another gateway what names mean."),
             Err(error) => limited!(
-                INFO, KNOWN, gateway, "Lookups interrupted; names mean what they meant.", gateway, %error
+                INFO, KNOWN, gateway, "Lookup stream to gateway lost; using cached resolutions.", gateway, %error
             ),
         }
         follower.names.deaf();

@@ -58,7 +58,8 @@ impl Front for Rc<Proxy> {
         };
         match self.way(&authority).await {
             Way::Untold => {
-                let details = format!("no gateway has said what `{authority}` means; {}", self.last_error());
+                let details =
+                    format!("cannot resolve `{authority}`: no gateway has answered; {}", self.last_error());
                 reject(ProxyError::DestinationUnavailable, Outcome::Unavailable, details)
             }
             Way::Mesh => outbound::serve(&self.worker, request, caller).await,

@@ -65,9 +65,9 @@ fn tell(sidecar: &Sidecar, seen: &mut Seen, news: News<'_>) {
                 let Some((service, endpoint)) = sidecar.register.get(place) else { continue };
                 let (endpoint, state) = (&*endpoint.id, word(phase));
                 if phase == Phase::Waiting {
-                    warn!(%service, endpoint, state, why, "Endpoint.");
+                    warn!(%service, endpoint, state, why, "Endpoint registration changed.");
                 } else {
-                    info!(%service, endpoint, state, why, "Endpoint.");
+                    info!(%service, endpoint, state, why, "Endpoint registration changed.");
                 }
             }
         }

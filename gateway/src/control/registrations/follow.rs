@@ -160,7 +160,7 @@ impl<T: FnMut(Vec<(ServiceName, Endpoints)>)> Follower<T> {
         if !std::mem::replace(&mut self.lost, true) {
             let error: &dyn std::error::Error = error;
             let endpoints = self.book.len();
-            warn!(error, endpoints, "The registry does not tell what is registered; what is known stays.");
+            warn!(error, endpoints, "Registry watch failed; keeping last known endpoints.");
         }
     }
 

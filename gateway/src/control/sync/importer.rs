@@ -117,7 +117,7 @@ async fn import_from<S: Store>(knowledge: Arc<Knowledge>, peer: Arc<PeerCluster>
             mirror.lost();
         }
         limited!(
-            INFO, KNOWN, cluster, "Mirror interrupted; its services stay as they were.",
+            INFO, KNOWN, cluster, "Sync stream to peer lost; keeping last imports.",
             peer = %cluster, reason = %ended
         );
         pause = if started.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
