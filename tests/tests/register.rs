@@ -288,12 +288,16 @@ fn a_sidecar_that_loses_its_gateway_stays_registered() {
     site.more = format!("  register: [{{ service: shop/web, id: a, ports: {{ web: {port} }} }}]\n");
     let sidecar = site.start_up();
     // Before the gateway goes: it is told again by the next.
-    sidecar.process.wait_log(&["Endpoint.", "registered"]);
+    sidecar.process.wait_log(&["Endpoint registration changed.", "registered"]);
     west.restart();
     assert_eq!(west.get(WEB, "/").status, 200, "from the first request on");
     wait_until("it is registered again", SOON, || {
         let log = sidecar.process.log();
-        let again = log.lines().filter(|l| l.contains("Endpoint.") && l.contains("registered")).count() >= 2;
+        let again = log
+            .lines()
+            .filter(|l| l.contains("Endpoint registration changed.") && l.contains("registered"))
+            .count()
+            >= 2;
         again.then_some(())
     });
 }
