@@ -5,13 +5,16 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use e2e::manifest::{link, link_that_allows};
 use e2e::mesh::{Gateway, Mesh, lanes};
+use e2e::pair::{CART, Pair};
 use e2e::peer::{Peer, hello};
-use e2e::process::allow_files;
+use e2e::process::{allow_files, memory_kib};
 use e2e::sidecar::{SidecarSite, tcp, unix};
 use e2e::stranger::{close_quic, half_a_handshake, open_quic, silent};
+use e2e::traffic::Traffic;
 use e2e::wait::{SOON, wait_until};
 use proto::message::encode_message;
 use proto::objects::{Ask, DeleteRequest, Name, ask};
@@ -217,4 +220,49 @@ fn a_connection_that_says_nothing_or_goes_on_with_nothing_is_closed() {
     east.process.wait_log(&["Refused a tunnel.", "nothing came within 1s"]);
     closed(half_a_handshake(ANY, east.site.tunnel).unwrap());
     east.process.wait_log(&["Refused a tunnel.", "no answer within 5s"]);
+}
+
+/// What callers of west get from east while `flood` goes on at a port of east for so long.
+fn under(pair: &Pair, name: &str, time: Duration, mut flood: impl FnMut() + Send) {
+    let traffic = Traffic::start(pair.west.site.http, 2, e2e::traffic::Ask::get(CART));
+    let started = Instant::now();
+    let mut count = 0_u64;
+    while started.elapsed() < time {
+        flood();
+        count += 1;
+    }
+    let report = traffic.stop();
+    report.assert_none_failed();
+    let memory = memory_kib(pair.east.process.pid(), "VmRSS").unwrap() / 1024;
+    println!(
+        "{name}: {count} times; p99 {:?}, slowest {:?}; {memory} MiB",
+        report.quantile(0.99),
+        report.slowest()
+    );
+    assert!(memory < 512, "{memory} MiB");
+}
+
+/// Alone: `cargo test --release -p e2e --test strangers -- --ignored --nocapture floods`; `STRANGER_SECONDS` is for each.
+#[test]
+#[ignore = "takes minutes: tests/run --long"]
+fn floods_fail_no_request_and_take_no_memory() {
+    allow_files(16_384);
+    let seconds = std::env::var("STRANGER_SECONDS").map_or(30, |seconds| seconds.parse().unwrap());
+    let time = Duration::from_secs(seconds);
+    let pair = Pair::new();
+    let (tunnel, http, admin) = (pair.east.site.tunnel, pair.east.site.http, pair.east.site.admin);
+    under(&pair, "nothing", Duration::from_secs(10), || std::thread::sleep(Duration::from_millis(10)));
+    under(&pair, "silent on TCP", time, keep(move || silent(ANY, tunnel)));
+    under(&pair, "half a handshake", time, keep(move || half_a_handshake(ANY, tunnel)));
+    let mut id = 0;
+    under(&pair, "first packets of QUIC", time, || {
+        id += 1;
+        open_quic(tunnel, id);
+    });
+    under(&pair, "closed QUIC", time, || close_quic(tunnel, FORGED));
+    under(&pair, "silent callers", time, keep(move || silent(ANY, http)));
+    under(&pair, "silent at the admin port", time, keep(move || silent(ANY, admin)));
+    wait_until("the admin port answers", SOON, || pair.east.admin("/live"));
+    assert_lines(&pair.east);
+    assert!(pair.east.process.log().lines().count() < 1_000);
 }
