@@ -1,6 +1,7 @@
 //! Bodies: a request's, which may have to be sent twice, and an answer's, which must never look whole when it is cut.
 
 pub mod http2;
+mod upload;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -20,6 +21,8 @@ use crate::base::budget::Reservation;
 use crate::base::clock::Activity;
 use crate::http::fields::Declared;
 use crate::http::message;
+
+pub use upload::{AbortOnDrop, Upload};
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -106,50 +109,6 @@ enum Source {
     /// Chunks that a test wrote down.
     #[cfg(test)]
     Script(VecDeque<Bytes>),
-}
-
-/// A task of an exchange that must not outlive it.
-#[derive(Debug)]
-pub struct AbortOnDrop(pub tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// What is still to be sent of a request whose answer has begun. It ends with the answer, if that ends early; behind a
-/// whole answer it goes on for as long as it moves: whoever answered may still want the rest.
-#[derive(Debug)]
-pub struct Upload {
-    task: AbortOnDrop,
-    body: RequestBody,
-    /// Cancelled when the process drains.
-    stop: CancellationToken,
-}
-
-impl Upload {
-    /// `sending` sends `body`, until `stop` is cancelled if that comes after the answer.
-    pub fn begin(
-        sending: impl Future<Output = ()> + 'static,
-        body: RequestBody,
-        stop: CancellationToken,
-    ) -> Self {
-        Self { task: AbortOnDrop(tokio::task::spawn_local(sending)), body, stop }
-    }
-
-    /// The answer is through: from now on it ends when nothing moves for `idle`.
-    pub fn go_on(self, idle: Duration) {
-        let Self { mut task, body, stop } = self;
-        if !task.0.is_finished() {
-            tokio::task::spawn_local(async move {
-                tokio::select! {
-                    _ = &mut task.0 => {}
-                    () = body.until_idle(idle, &stop) => {}
-                }
-            });
-        }
-    }
 }
 
 /// The body of a request, read as it comes and kept from its beginning up to [`limits::REPLAY_BODY_BYTES_MAX`], so that
