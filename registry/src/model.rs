@@ -23,7 +23,9 @@ use crate::store::etcd::EtcdOptions;
 pub use catalog::{Catalog, Condition, Declared, Import, PeerImports, Position};
 pub use hosts::{HostRule, Hosts};
 pub use object::{Kind, Object, ObjectName};
-pub use policy::{Algorithm, Contract, HashKey, Member, Mode, OnOwnerUnavailable, Policy, Retry, RetryOn, Tier, Timeout};
+pub use policy::{
+    Algorithm, Contract, HashKey, Member, Mode, OnOwnerUnavailable, Policy, Retry, RetryOn, Tier, Timeout,
+};
 pub use port_numbers::PortNumbers;
 pub use sidecar::{GatewayAddress, Sidecar};
 

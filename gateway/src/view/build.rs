@@ -1,6 +1,26 @@
 //! Builds views: binds contracts to rings, endpoints and peers, and keeps what did not change.
 
-USES
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hashring::{NodeIndex, RingError};
+use registry::base::shared_map::SharedMap;
+use registry::model::{
+    Algorithm, Catalog, ClusterName, Condition, Grant, HashKey, HealthCheck, HostPort, Member, Port, Retry,
+    Service as Declared, ServiceName, Timeout,
+};
+use registry::pure::lookup::{Reach, State};
+use registry::pure::union::{self, Meaning, Placed};
+
+use super::{Budgets, LocalService, Server, Service, View};
+use crate::peers::{PeerCluster, Peers};
+use crate::telemetry::metrics::{Direction, Durations, Metrics, RequestCounters};
+use policy::balance::{EndpointSpec, Endpoints, Readiness, Rule};
+use policy::facts::Facts;
+use policy::placement::{Availability, Placement, Placements};
+use policy::retry::Budget;
+use policy::route::Target;
+
 /// Builds views; keeps what several services share.
 #[derive(Debug)]
 pub struct ViewBuilder {

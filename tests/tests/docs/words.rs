@@ -28,7 +28,7 @@ fn calls<'a>(text: &'a str, call: &str) -> Vec<(&'a str, &'a str)> {
 /// Every metric of a process, as it is shown.
 fn metrics() -> BTreeSet<String> {
     let mut text = source("gateway/src/telemetry/metrics.rs");
-    for entry in fs::read_dir(root().join("gateway/src/metrics")).unwrap() {
+    for entry in fs::read_dir(root().join("gateway/src/telemetry/metrics")).unwrap() {
         text += &fs::read_to_string(entry.unwrap().path()).unwrap();
     }
     let mut found = BTreeSet::new();
