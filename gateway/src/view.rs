@@ -3,27 +3,24 @@
 mod build;
 #[cfg(test)]
 mod tests;
-mod told;
 
 pub use build::ViewBuilder;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use hashring::{NodeIndex, RingError};
+use hashring::NodeIndex;
 use registry::base::shared_map::SharedMap;
 use registry::model::{
-    Algorithm, Catalog, ClusterName, Condition, Grant, HashKey, HealthCheck, HostPort, Member, Port, Retry,
-    Service as Declared, ServiceName, Timeout,
+    Catalog, ClusterName, Condition, Grant, HashKey, HealthCheck, Port, Retry, ServiceName, Timeout,
 };
 use registry::pure::lookup::{Reach, State};
-use registry::pure::union::{self, Meaning, Placed};
 
-use crate::peers::{PeerCluster, Peers};
-use crate::telemetry::metrics::{Direction, Durations, Metrics, RequestCounters};
-use policy::balance::{EndpointSpec, Endpoints, Readiness, Rule};
+use crate::peers::PeerCluster;
+use crate::telemetry::metrics::{Durations, RequestCounters};
+use policy::balance::{Endpoints, Readiness};
 use policy::facts::Facts;
-use policy::placement::{Availability, Placement, Placements};
+use policy::placement::{Availability, Placement};
 use policy::retry::Budget;
 use policy::route::Target;
 

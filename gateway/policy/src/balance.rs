@@ -6,7 +6,6 @@
 //! Times are microseconds since any moment of the process's choice, the same for every call.
 
 mod endpoint;
-mod in_flight;
 mod latency;
 mod outlier;
 mod schedule;
@@ -19,8 +18,7 @@ use hashring::Ring;
 use registry::model::{Algorithm, HostPort, Protocol};
 
 use endpoint::{Begun, WHOLE_SHARE};
-pub use endpoint::{Cause, Change, Eligibility, EndpointState, Probe};
-pub use in_flight::{Connecting, InFlight};
+pub use endpoint::{Cause, Change, Connecting, Eligibility, EndpointState, InFlight, Probe};
 use schedule::Schedule;
 
 /// An endpoint as it is declared, seen through one port of its service.

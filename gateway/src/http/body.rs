@@ -22,7 +22,7 @@ use crate::base::clock::Activity;
 use crate::http::fields::Declared;
 use crate::http::message;
 
-pub use upload::{AbortOnDrop, Upload};
+pub use upload::Upload;
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]

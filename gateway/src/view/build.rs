@@ -1,25 +1,20 @@
 //! Builds views: binds contracts to rings, endpoints and peers, and keeps what did not change.
 
-use std::collections::HashMap;
+mod told;
+
 use std::sync::Arc;
 
-use hashring::{NodeIndex, RingError};
-use registry::base::shared_map::SharedMap;
+use hashring::RingError;
 use registry::model::{
-    Algorithm, Catalog, ClusterName, Condition, Grant, HashKey, HealthCheck, HostPort, Member, Port, Retry,
-    Service as Declared, ServiceName, Timeout,
+    Algorithm, Catalog, ClusterName, Condition, HostPort, Member, Port, Service as Declared, ServiceName,
 };
-use registry::pure::lookup::{Reach, State};
 use registry::pure::union::{self, Meaning, Placed};
 
-use super::{Budgets, LocalService, Server, Service, View};
+use super::{LocalService, Server, Service, View};
 use crate::peers::{PeerCluster, Peers};
-use crate::telemetry::metrics::{Direction, Durations, Metrics, RequestCounters};
-use policy::balance::{EndpointSpec, Endpoints, Readiness, Rule};
-use policy::facts::Facts;
-use policy::placement::{Availability, Placement, Placements};
-use policy::retry::Budget;
-use policy::route::Target;
+use crate::telemetry::metrics::{Direction, Metrics};
+use policy::balance::{EndpointSpec, Endpoints, Rule};
+use policy::placement::{Placement, Placements};
 
 /// Builds views; keeps what several services share.
 #[derive(Debug)]

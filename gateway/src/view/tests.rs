@@ -7,6 +7,9 @@ use registry::model::{Hosts, Import};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::peers::Peers;
+use crate::telemetry::metrics::Metrics;
+use registry::model::{Member, Service as Declared};
 
 const LINKS: &str = "apiVersion: ringway.dev/v1alpha1\nkind: Link\nmetadata: { name: east }\nspec: { import: [{ union: true }] }\n\
                      ---\napiVersion: ringway.dev/v1alpha1\nkind: Link\nmetadata: { name: north }\nspec: { import: [{ union: true }] }\n";

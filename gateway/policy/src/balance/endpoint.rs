@@ -4,6 +4,8 @@
 //!
 //! Everything is atomics, for the workers; checks come from one checker. An endpoint that comes back starts slowly.
 
+mod in_flight;
+
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
@@ -13,14 +15,16 @@ use registry::model::{HostPort, Protocol};
 
 use super::latency::Latency;
 use super::outlier::{
-    EJECTED_MICROS_MAX, Ejection, FAILURES_TO_EJECT, GIVEN_UP_LATENCIES, GIVEN_UP_MICROS, PROBE_MICROS,
-    Phase, SILENT_LATENCIES, SILENT_MICROS, SILENT_WAITING, Sign, ejected_for,
+    EJECTED_MICROS_MAX, Ejection, FAILURES_TO_EJECT, PROBE_MICROS, Phase, SILENT_LATENCIES, SILENT_MICROS,
+    SILENT_WAITING, Sign, ejected_for,
 };
 
 /// The time in which the share of an endpoint that opens grows to the whole.
 const WARM_UP_MICROS: u64 = 10_000_000;
 /// The whole share of requests, see [`EndpointState::share`]; an endpoint that opens starts at a tenth of it.
 pub(super) const WHOLE_SHARE: u32 = 1 << 16;
+pub use in_flight::{Connecting, InFlight};
+
 /// Requests of this process that may wait for a connection to an endpoint that accepts none: more would only wait, and
 /// fill its accept queue again once it does.
 const CONNECTING_MAX: u32 = 256;

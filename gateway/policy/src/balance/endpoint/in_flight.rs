@@ -4,12 +4,12 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::endpoint::{Cause, Change, EndpointState, FAILED_MICROS};
-use super::outlier::{Ejection, Phase, Sign};
+use super::{Cause, Change, EndpointState, FAILED_MICROS};
+use crate::balance::outlier::{Ejection, GIVEN_UP_LATENCIES, GIVEN_UP_MICROS, Phase, Sign};
 
 /// A request that waits for a connection.
 #[derive(Debug)]
-pub struct Connecting(Arc<EndpointState>);
+pub struct Connecting(pub(super) Arc<EndpointState>);
 
 impl Drop for Connecting {
     fn drop(&mut self) {
@@ -21,14 +21,14 @@ impl Drop for Connecting {
 /// methods is to be told.
 #[derive(Debug)]
 pub struct InFlight {
-    endpoint: Arc<EndpointState>,
-    started: u64,
+    pub(super) endpoint: Arc<EndpointState>,
+    pub(super) started: u64,
     /// The endpoint was out when this began: it is a probe, or was a last resort.
-    out: bool,
+    pub(super) out: bool,
     /// Its answer has not begun.
-    waits: Cell<bool>,
+    pub(super) waits: Cell<bool>,
     /// How it ended was told.
-    over: Cell<bool>,
+    pub(super) over: Cell<bool>,
 }
 
 impl InFlight {
