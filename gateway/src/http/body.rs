@@ -318,7 +318,10 @@ impl Shared {
             match next {
                 Ok(Some(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
-                    Ok(data) => return Poll::Ready(Some(Ok(data))),
+                    Ok(data) => {
+                        self.received += data.len() as u64;
+                        return Poll::Ready(Some(Ok(data)));
+                    }
                     Err(frame) => self.trailers = frame.into_trailers().ok(),
                 },
                 Ok(None) => {
