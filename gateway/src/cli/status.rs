@@ -254,7 +254,7 @@ mod tests {
             "tunnels":[{"carrier":"quic","address":"127.0.0.1:8443","rtt_ms":0.314,"dialled_by":"us"}]},
             {"cluster":"north","gateway":"gw-1","state":"down","since_unix_ms":91000,"reason":"silent","tunnels":[]}],
         "links":[{"cluster":"east","addresses":["127.0.0.1:8443"],"state":"up","last_error":null,"imported":2,
-            "epoch":"1","revision":4,"age_seconds":3.2}],
+            "epoch":"1","revision":4,"age_seconds":3}],
         "services":[{"name":"shop/cart","local":true,"generation":1,"mode":"sharded","contract_from":"east",
             "members":[{"cluster":"east","region":"us-east","weight":100,"serves":true,"state":"up"},
                        {"cluster":"west","region":"us-west","weight":50,"serves":false,"state":"up"}],

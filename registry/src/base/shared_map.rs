@@ -2,7 +2,7 @@
 //! them changes them, and two versions are compared by what they do not share.
 //!
 //! ```
-//! use registry::shared_map::SharedMap;
+//! use registry::base::shared_map::SharedMap;
 //!
 //! let old: SharedMap<u32, &str> = (0..10_000).map(|n| (n, "as it was")).collect();
 //! let mut new = old.clone();
