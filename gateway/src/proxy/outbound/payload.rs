@@ -9,7 +9,7 @@ use tunnel::Tunnel;
 
 use super::clusters::Target;
 use crate::http::body::BodyError;
-use crate::peers::PeerCluster;
+use crate::peers::{PeerCluster, PeerGateway};
 use crate::proxy::answer::Answer;
 use crate::proxy::exchange::{client, codec};
 use crate::proxy::flow::{Attempt, Payload};
@@ -68,7 +68,7 @@ impl Payload for HttpPayload<'_> {
     async fn send(&self, target: Target, attempt: Attempt) -> Result<Answer, Failure> {
         let answer = match target {
             Target::Local(local) => self.to_endpoint(&local).await?,
-            Target::Peer(_, tunnel) => self.request.send(&tunnel, attempt).await?,
+            Target::Peer(gateway, tunnel) => self.through(&gateway, &tunnel, attempt).await?,
             Target::Gateways(cluster) => self.through_any(&cluster, attempt).await?,
         };
         let idle = self.request.service.timeout.idle;
@@ -97,6 +97,25 @@ impl HttpPayload<'_> {
             stop,
         };
         Ok(ask.send().await?.into())
+    }
+
+    /// Through a tunnel to a gateway of a peer; where it has no room for another stream, through the next one.
+    async fn through(
+        &self,
+        gateway: &PeerGateway,
+        tunnel: &Tunnel,
+        attempt: Attempt,
+    ) -> Result<Answer, Failure> {
+        let mut sent = self.request.send(tunnel, attempt).await;
+        if matches!(sent, Err(Failure::NotSent)) {
+            for other in gateway.tunnels_beside(tunnel, Some(self.worker.number)) {
+                sent = self.request.send(&other, attempt).await;
+                if !matches!(sent, Err(Failure::NotSent)) {
+                    break;
+                }
+            }
+        }
+        sent
     }
 
     /// Through one gateway of the own cluster after the other, as endpoints of a service are tried: on from one that has
