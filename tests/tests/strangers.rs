@@ -15,7 +15,7 @@ use e2e::process::{allow_files, memory_kib};
 use e2e::sidecar::{SidecarSite, tcp, unix};
 use e2e::stranger::{close_quic, half_a_handshake, open_quic, silent};
 use e2e::traffic::Traffic;
-use e2e::wait::{SOON, wait_until};
+use e2e::wait::{SOON, pause, wait_until};
 use proto::message::encode_message;
 use proto::objects::{Ask, DeleteRequest, Name, ask};
 use proto::stream::StreamKind;
@@ -251,7 +251,7 @@ fn floods_fail_no_request_and_take_no_memory() {
     let time = Duration::from_secs(seconds);
     let pair = Pair::new();
     let (tunnel, http, admin) = (pair.east.site.tunnel, pair.east.site.http, pair.east.site.admin);
-    under(&pair, "nothing", Duration::from_secs(10), || std::thread::sleep(Duration::from_millis(10)));
+    under(&pair, "nothing", Duration::from_secs(10), || pause(Duration::from_millis(10)));
     under(&pair, "silent on TCP", time, keep(move || silent(ANY, tunnel)));
     under(&pair, "half a handshake", time, keep(move || half_a_handshake(ANY, tunnel)));
     let mut id = 0;
