@@ -167,19 +167,10 @@ impl Placement {
     /// Suspect clusters come behind all others, in the same order among themselves; behind those the spares, while no
     /// member can serve; and last whoever says that nothing is ready there, who would most likely refuse. Only `rng`
     /// decides between clusters of one tier when there is no key.
+    ///
+    /// With what `capacity` knows of the room that clusters have it and not the contract's weight decides between them,
+    /// once it is known of all that are in question.
     pub fn next(
-        &self,
-        hash: Option<u64>,
-        tried: &[NodeIndex],
-        availability: impl Fn(NodeIndex) -> Availability,
-        rng: &mut fastrand::Rng,
-    ) -> Option<NodeIndex> {
-        self.next_by(hash, tried, availability, |_| None, rng)
-    }
-
-    /// As [`Placement::next`], with what `capacity` knows of the room that clusters have: without a key it and not the
-    /// contract's weight decides between clusters of one tier, once it is known of all that are in question.
-    pub fn next_by(
         &self,
         hash: Option<u64>,
         tried: &[NodeIndex],
@@ -279,16 +270,17 @@ impl Placement {
         drawn
     }
 
-    /// The whole order of a request while `availability` holds: what repeated [`Placement::next`] gives. For people
-    /// and checks; it allocates.
+    /// The whole order of a request while `availability` and `capacity` hold: what repeated [`Placement::next`] gives. For
+    /// people; it allocates.
     pub fn order(
         &self,
         hash: Option<u64>,
         availability: impl Fn(NodeIndex) -> Availability,
+        capacity: impl Fn(NodeIndex) -> Option<u32>,
         rng: &mut fastrand::Rng,
     ) -> Vec<NodeIndex> {
         let mut order = Vec::new();
-        while let Some(node) = self.next(hash, &order, &availability, rng) {
+        while let Some(node) = self.next(hash, &order, &availability, &capacity, rng) {
             order.push(node);
         }
         order

@@ -298,9 +298,10 @@ where
         retry::verdict(failure, &progress, self.terms.retry, self.terms.retries, self.clock.micros())
     }
 
-    /// Whether the tunnel to `node` was lost, and the peer is up on another.
+    /// Whether the tunnel to `node` was lost, and the peer is up on another. (What was never sent has been offered to each
+    /// by the payload.)
     fn is_up_otherwise(&self, node: NodeIndex, failure: Failure) -> bool {
-        matches!(failure, Failure::PeerLost | Failure::NotSent)
+        failure == Failure::PeerLost
             && self.candidates.is_remote(node)
             && self.candidates.availability(node, self.clock.micros()) == Availability::Up
     }
@@ -310,7 +311,7 @@ where
         let availability = |node| candidates.availability(node, now);
         let capacity = |node| candidates.capacity(node, now);
         candidates.with_rng(|rng| {
-            candidates.placement().next_by(self.hash, tried.as_slice(), availability, capacity, rng)
+            candidates.placement().next(self.hash, tried.as_slice(), availability, capacity, rng)
         })
     }
 

@@ -52,7 +52,7 @@ fn sharded_goes_to_the_owner_from_everywhere() {
         let near: Vec<NodeIndex> = all[0].ring().near(hash).collect();
         assert_eq!(all[0].owner(hash), Some(all[0].cluster(near[0])));
         for placement in &all {
-            assert_eq!(placement.order(Some(hash), |_| Up, &mut rng()), near);
+            assert_eq!(placement.order(Some(hash), |_| Up, |_| None, &mut rng()), near);
         }
     }
 }
@@ -66,18 +66,18 @@ fn a_failing_owner_is_passed_over_only_if_the_contract_says_next() {
     let owner = near[0];
     let state = |of_owner: Availability| move |node| if node == owner { of_owner } else { Up };
     for gone in [Down, Unreachable] {
-        assert_eq!(placement.order(Some(hash), state(gone), &mut rng()), near[1..]);
+        assert_eq!(placement.order(Some(hash), state(gone), |_| None, &mut rng()), near[1..]);
     }
     let last = [&near[1..], &near[..1]].concat();
-    assert_eq!(placement.order(Some(hash), state(Suspect), &mut rng()), last);
+    assert_eq!(placement.order(Some(hash), state(Suspect), |_| None, &mut rng()), last);
 
     contract.on_owner_unavailable = OnOwnerUnavailable::Fail;
     let placement = bind(&contract, "west");
-    assert_eq!(placement.order(Some(hash), state(Up), &mut rng()), near[..1]);
-    assert_eq!(placement.order(Some(hash), state(Suspect), &mut rng()), near[..1]);
-    assert!(placement.order(Some(hash), state(Down), &mut rng()).is_empty());
+    assert_eq!(placement.order(Some(hash), state(Up), |_| None, &mut rng()), near[..1]);
+    assert_eq!(placement.order(Some(hash), state(Suspect), |_| None, &mut rng()), near[..1]);
+    assert!(placement.order(Some(hash), state(Down), |_| None, &mut rng()).is_empty());
     // Without a key there is no owner that could fail.
-    assert_eq!(placement.order(None, |_| Up, &mut rng()).len(), 4);
+    assert_eq!(placement.order(None, |_| Up, |_| None, &mut rng()).len(), 4);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn without_tiers_local_then_region_then_any() {
         let placement = bind(&contract(mode), "west");
         for seed in 0..50 {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let order = names(&placement, &placement.order(None, |_| Up, &mut rng));
+            let order = names(&placement, &placement.order(None, |_| Up, |_| None, &mut rng));
             assert_eq!(order[..2], ["west", "east"]);
             assert_eq!(order.len(), 4);
         }
@@ -104,7 +104,7 @@ fn local_first_with_a_key_is_the_near_order_within_each_tier() {
         let (mut expected, rest): (Vec<_>, Vec<_>) =
             placement.ring().near(hash).partition(|node| first.contains(node));
         expected.extend(rest);
-        assert_eq!(placement.order(Some(hash), |_| Up, &mut rng()), expected);
+        assert_eq!(placement.order(Some(hash), |_| Up, |_| None, &mut rng()), expected);
     }
 }
 
@@ -113,12 +113,12 @@ fn a_list_of_tiers_is_closed() {
     let mut contract = contract(Mode::LocalFirst);
     contract.tiers = Some(vec![vec![Tier::Local], vec![Tier::Cluster(name("north"))]]);
     let placement = bind(&contract, "west");
-    assert_eq!(names(&placement, &placement.order(None, |_| Up, &mut rng())), ["west", "north"]);
+    assert_eq!(names(&placement, &placement.order(None, |_| Up, |_| None, &mut rng())), ["west", "north"]);
     let lost = |node| if placement.cluster(node).as_str() == "east" { Up } else { Down };
-    assert!(placement.order(None, lost, &mut rng()).is_empty());
+    assert!(placement.order(None, lost, |_| None, &mut rng()).is_empty());
     // Outside the members `local` takes nobody.
     assert_eq!(
-        names(&bind(&contract, "other"), &bind(&contract, "other").order(None, |_| Up, &mut rng())),
+        names(&bind(&contract, "other"), &bind(&contract, "other").order(None, |_| Up, |_| None, &mut rng())),
         ["north"]
     );
 }
@@ -127,9 +127,12 @@ fn a_list_of_tiers_is_closed() {
 fn the_region_is_the_contract_s_where_it_names_us() {
     let contract = contract(Mode::LocalFirst);
     let placement = Placement::new(&contract, &[], &name("west"), "eu", &mut Rings::default()).unwrap();
-    assert_eq!(names(&placement, &placement.order(None, |_| Up, &mut rng()))[..2], ["west", "east"]);
+    assert_eq!(
+        names(&placement, &placement.order(None, |_| Up, |_| None, &mut rng()))[..2],
+        ["west", "east"]
+    );
     let outside = Placement::new(&contract, &[], &name("other"), "eu", &mut Rings::default()).unwrap();
-    let first = outside.next(None, &[], |_| Up, &mut rng()).unwrap();
+    let first = outside.next(None, &[], |_| Up, |_| None, &mut rng()).unwrap();
     assert_eq!(outside.members()[first.get()].region, "eu");
 }
 
@@ -137,7 +140,7 @@ fn the_region_is_the_contract_s_where_it_names_us() {
 fn suspects_come_behind_every_tier() {
     let placement = bind(&contract(Mode::LocalFirst), "west");
     let suspect = |node| if placement.cluster(node).as_str() == "east" { Suspect } else { Up };
-    let order = names(&placement, &placement.order(None, suspect, &mut rng()));
+    let order = names(&placement, &placement.order(None, suspect, |_| None, &mut rng()));
     assert_eq!((&*order[0], &*order[3]), ("west", "east"));
 }
 
@@ -148,7 +151,7 @@ fn unkeyed_draws_follow_the_weights() {
     let mut counts = [0u32; 4];
     let mut rng = rng();
     for _ in 0..35_000 {
-        counts[placement.next(None, &[], |_| Up, &mut rng).unwrap().get()] += 1;
+        counts[placement.next(None, &[], |_| Up, |_| None, &mut rng).unwrap().get()] += 1;
     }
     for (count, expected) in counts.into_iter().zip([10_000u32, 10_000, 5_000, 10_000]) {
         assert!(count.abs_diff(expected) < expected / 20, "{counts:?}");
@@ -163,7 +166,7 @@ fn unkeyed_draws_follow_ready_capacity_once_it_is_known_of_all() {
         let mut counts = [0u32; 4];
         let mut rng = rng();
         for _ in 0..35_000 {
-            counts[placement.next_by(None, &[], state, capacity, &mut rng).unwrap().get()] += 1;
+            counts[placement.next(None, &[], state, capacity, &mut rng).unwrap().get()] += 1;
         }
         counts
     };
@@ -188,7 +191,10 @@ fn weight_zero_takes_nothing() {
     for mode in [Mode::LocalFirst, Mode::Sharded] {
         let placement = bind(&Contract { members: Some(members.clone()), ..contract(mode) }, "west");
         for hash in [None, Some(placement.hash(b"ada"))] {
-            assert!(!names(&placement, &placement.order(hash, |_| Up, &mut rng())).contains(&"west".into()));
+            assert!(
+                !names(&placement, &placement.order(hash, |_| Up, |_| None, &mut rng()))
+                    .contains(&"west".into())
+            );
         }
     }
 }
@@ -198,10 +204,10 @@ fn without_members_the_known_servers_count() {
     let known = [member("west", "us", 100), member("east", "us", 100)];
     let placement =
         Placement::new(&Contract::default(), &known, &name("west"), "us", &mut Rings::default()).unwrap();
-    assert_eq!(names(&placement, &placement.order(None, |_| Up, &mut rng())), ["west", "east"]);
+    assert_eq!(names(&placement, &placement.order(None, |_| Up, |_| None, &mut rng())), ["west", "east"]);
     let nobody =
         Placement::new(&Contract::default(), &[], &name("west"), "us", &mut Rings::default()).unwrap();
-    assert_eq!(nobody.next(None, &[], |_| Up, &mut rng()), None);
+    assert_eq!(nobody.next(None, &[], |_| Up, |_| None, &mut rng()), None);
     assert_eq!(nobody.owner(nobody.hash(b"ada")), None);
     // Explicit members are all there is.
     let explicit = Placement::new(
@@ -277,7 +283,7 @@ fn while_no_member_can_serve_those_who_serve_are_tried() {
         assert_eq!((placement.members().len(), placement.node("south")), (2, None));
         for hash in [None, Some(placement.hash(b"ada"))] {
             let tried = |states: [Availability; 4]| {
-                let order = placement.order(hash, |node| states[node.get()], &mut rng());
+                let order = placement.order(hash, |node| states[node.get()], |_| None, &mut rng());
                 names(&placement, &order).into_iter().collect::<BTreeSet<_>>()
             };
             let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
@@ -292,13 +298,13 @@ fn while_no_member_can_serve_those_who_serve_are_tried() {
             assert_eq!(tried([Down, Up, Unready, Up]), set(&["west"]));
             assert_eq!(tried([Up, Unready, Up, Up]), set(&["east", "west"]));
             let order = |states: [Availability; 4]| {
-                names(&placement, &placement.order(hash, |node| states[node.get()], &mut rng()))
+                names(&placement, &placement.order(hash, |node| states[node.get()], |_| None, &mut rng()))
             };
             assert_eq!(order([Unready, Down, Suspect, Down]), ["north", "east"]);
             assert_eq!(order([Unready, Down, Unready, Up]), ["south", "east", "north"]);
         }
         let one = |states: [Availability; 4]| {
-            let first = placement.next(None, &[], |node| states[node.get()], &mut rng()).unwrap();
+            let first = placement.next(None, &[], |node| states[node.get()], |_| None, &mut rng()).unwrap();
             names(&placement, &[first]).remove(0)
         };
         assert_eq!(one([Down, Down, Suspect, Up]), "south", "who is up comes before who is suspect");
@@ -320,11 +326,11 @@ fn spares_have_no_place_in_the_ring() {
 fn what_is_closed_on_purpose_stays_closed() {
     let down = |node: NodeIndex| if node.get() < 2 { Down } else { Up };
     let closed = Contract { tiers: Some(vec![vec![Tier::Any]]), ..contract(Mode::LocalFirst) };
-    assert!(with_spares(&closed).order(None, down, &mut rng()).is_empty());
+    assert!(with_spares(&closed).order(None, down, |_| None, &mut rng()).is_empty());
     let fails = Contract { on_owner_unavailable: OnOwnerUnavailable::Fail, ..contract(Mode::Sharded) };
     let placement = with_spares(&fails);
-    assert!(placement.order(Some(7), down, &mut rng()).is_empty());
-    assert_eq!(placement.order(None, down, &mut rng()).len(), 2, "without a key there is no owner");
+    assert!(placement.order(Some(7), down, |_| None, &mut rng()).is_empty());
+    assert_eq!(placement.order(None, down, |_| None, &mut rng()).len(), 2, "without a key there is no owner");
 }
 
 #[test]
@@ -421,7 +427,7 @@ proptest! {
     fn a_keyed_order_is_the_one_in_the_book((contract, states) in scene(), hash: u64) {
         for here in ["a", "d", "z"] {
             let placement = bind(&contract, here);
-            let order = placement.order(Some(hash), |node| states[node.get()], &mut rng());
+            let order = placement.order(Some(hash), |node| states[node.get()], |_| None, &mut rng());
             prop_assert_eq!(order, by_the_book(&placement, &contract, hash, &states));
         }
     }
@@ -431,7 +437,7 @@ proptest! {
         let local_first = Contract { mode: Mode::LocalFirst, ..contract.clone() };
         let placement = bind(&contract, "a");
         let state = |node: NodeIndex| states[node.get()];
-        let order = placement.order(None, state, &mut fastrand::Rng::with_seed(seed));
+        let order = placement.order(None, state, |_| None, &mut fastrand::Rng::with_seed(seed));
         let book = by_the_book(&placement, &local_first, 0, &states);
         let ranks = |order: &[NodeIndex]| -> Vec<_> {
             order.iter().map(|&node| (state(node) == Suspect, placement.tier_of[node.get()])).collect()
@@ -452,8 +458,8 @@ proptest! {
         let fewer = bind(&Contract { members: Some(fewer), ..contract(Mode::Sharded) }, "west");
         let skip = |node: NodeIndex| if node.get() == lost { Down } else { Up };
         prop_assert_eq!(
-            names(&whole, &whole.order(Some(hash), skip, &mut rng())),
-            names(&fewer, &fewer.order(Some(hash), |_| Up, &mut rng()))
+            names(&whole, &whole.order(Some(hash), skip, |_| None, &mut rng())),
+            names(&fewer, &fewer.order(Some(hash), |_| Up, |_| None, &mut rng()))
         );
     }
 }

@@ -28,17 +28,8 @@ impl Asks<'_> {
 
     /// The clusters that the attempts would go to if each failed and nothing changed meanwhile.
     pub(super) fn order(&self, rng: &mut fastrand::Rng) -> Vec<NodeIndex> {
-        let mut order = Vec::new();
-        while let Some(node) = self.service.placement.next_by(
-            self.hash,
-            &order,
-            |node| self.availability(node),
-            |node| self.capacity(node),
-            rng,
-        ) {
-            order.push(node);
-        }
-        order
+        let (availability, capacity) = (|node| self.availability(node), |node| self.capacity(node));
+        self.service.placement.order(self.hash, availability, capacity, rng)
     }
 
     /// All members: first `order`, then those that it leaves out. Spares only where they would be tried.

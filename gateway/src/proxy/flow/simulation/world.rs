@@ -332,7 +332,7 @@ impl World {
                     if node.get() == down { Availability::Down } else { Availability::Up }
                 };
                 let mut next = self.clusters.iter().map(|cluster| {
-                    let next = cluster.placement.next_by(Some(hash), &[], availability, |_| None, &mut rng);
+                    let next = cluster.placement.next(Some(hash), &[], availability, |_| None, &mut rng);
                     next.map(|node| cluster.placement.cluster(node).clone())
                 });
                 let first = next.next().flatten();
