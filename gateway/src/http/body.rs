@@ -1,6 +1,7 @@
 //! Bodies: a request's, which may have to be sent twice, and an answer's, which must never look whole when it is cut.
 
 pub mod http2;
+mod tunnel;
 mod upload;
 
 use std::cell::RefCell;
@@ -13,15 +14,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use proto::frame::Frame as TunnelFrame;
 use proto::limits;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::budget::Reservation;
 use crate::base::clock::Activity;
-use crate::http::fields::Declared;
 use crate::http::message;
 
+pub use tunnel::Tunnelled;
 pub use upload::Upload;
 
 /// Why a body ended early.
@@ -38,7 +38,7 @@ pub enum BodyError {
     Truncated,
     /// The tunnel that it came through failed.
     #[error("the exchange was cut")]
-    Tunnel(#[source] tunnel::TunnelError),
+    Tunnel(#[source] ::tunnel::TunnelError),
     /// Its beginning is gone: it was too long to be kept for another attempt.
     #[error("the body was too long to be sent again")]
     Gone,
@@ -101,7 +101,7 @@ impl Incoming {
 #[derive(Debug)]
 enum Source {
     Caller(Incoming),
-    Tunnel(Box<tunnel::Receiver>, Declared),
+    Tunnel(Box<Tunnelled>),
     /// Read to its end.
     Ended,
     /// Failed: whoever reads is told.
@@ -154,13 +154,9 @@ impl RequestBody {
     }
 
     /// The body of a request that came through a tunnel; its head was read.
-    pub fn from_tunnel(
-        receiver: tunnel::Receiver,
-        declared: Declared,
-        reserved: Reservation,
-        activity: Activity,
-    ) -> Self {
-        Self::new(Source::Tunnel(Box::new(receiver), declared), declared.length(), reserved, activity)
+    pub fn from_tunnel(body: Tunnelled, reserved: Reservation, activity: Activity) -> Self {
+        let length = body.length();
+        Self::new(Source::Tunnel(Box::new(body)), length, reserved, activity)
     }
 
     fn new(source: Source, length: Option<u64>, reserved: Reservation, activity: Activity) -> Self {
@@ -294,21 +290,7 @@ impl Shared {
         loop {
             let next = match &mut self.source {
                 Source::Caller(body) => ready!(body.poll_frame(cx)).transpose(),
-                Source::Tunnel(receiver, declared) => match ready!(receiver.poll_frame(cx)) {
-                    Ok(Some(TunnelFrame::Data(bytes))) if declared.take(bytes.len()) => {
-                        Ok(Some(Frame::data(bytes)))
-                    }
-                    Ok(Some(TunnelFrame::Data(_))) => Err(BodyError::Length),
-                    Ok(Some(TunnelFrame::Trailers(bytes))) => match message::trailers_from_tunnel(&bytes) {
-                        Some(map) => Ok(Some(Frame::trailers(map))),
-                        None => Err(BodyError::Trailers),
-                    },
-                    Ok(Some(TunnelFrame::End) | None) if declared.is_met() => Ok(None),
-                    Ok(Some(TunnelFrame::End) | None) => Err(BodyError::Length),
-                    // The decoder lets heads stand only at the beginning.
-                    Ok(Some(TunnelFrame::Head(_) | TunnelFrame::Interim(_))) => Err(BodyError::Trailers),
-                    Err(e) => Err(BodyError::Tunnel(e)),
-                },
+                Source::Tunnel(body) => ready!(body.poll_frame(cx)).transpose(),
                 #[cfg(test)]
                 Source::Script(chunks) => Ok(chunks.pop_front().map(Frame::data)),
                 Source::Ended => return Poll::Ready(None),

@@ -9,15 +9,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use proto::frame::Frame as TunnelFrame;
 use proto::limits;
 use tokio::time::{Instant, Sleep};
 
 use crate::base::budget::{ByteBudget, Reservation};
 use crate::base::clock::Activity;
-use crate::http::body::{BodyError, Upload};
-use crate::http::fields::Declared;
-use crate::http::message;
+use crate::http::body::{BodyError, Tunnelled, Upload};
 use crate::upstream::{EndpointAnswer, EndpointBody};
 use policy::balance::EndpointState;
 
@@ -69,7 +66,7 @@ pub enum Source {
     /// A local endpoint.
     Endpoint(EndpointBody),
     /// A peer.
-    Tunnel(tunnel::Receiver, Declared),
+    Tunnel(Tunnelled),
 }
 
 /// How long a body may take.
@@ -173,7 +170,7 @@ impl Source {
     fn length(&self) -> Option<u64> {
         match self {
             Self::Endpoint(body) => body.size_hint().exact(),
-            Self::Tunnel(_, declared) => declared.length(),
+            Self::Tunnel(body) => body.length(),
         }
     }
 
@@ -181,27 +178,14 @@ impl Source {
     fn end_is_here(&mut self) -> bool {
         match self {
             Self::Endpoint(body) => body.is_end_stream(),
-            Self::Tunnel(receiver, ..) => receiver.end_is_here(),
+            Self::Tunnel(body) => body.end_is_here(),
         }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Endpoint(body) => Pin::new(body).poll_frame(cx),
-            Self::Tunnel(receiver, declared) => receiver.poll_frame(cx).map(|frame| match frame {
-                Ok(Some(TunnelFrame::Data(bytes))) if declared.take(bytes.len()) => {
-                    Some(Ok(Frame::data(bytes)))
-                }
-                Ok(Some(TunnelFrame::Data(_))) => Some(Err(BodyError::Length)),
-                Ok(Some(TunnelFrame::Trailers(bytes))) => Some(
-                    message::trailers_from_tunnel(&bytes).map(Frame::trailers).ok_or(BodyError::Trailers),
-                ),
-                Ok(Some(TunnelFrame::End) | None) if declared.is_met() => None,
-                Ok(Some(TunnelFrame::End) | None) => Some(Err(BodyError::Length)),
-                // The decoder lets heads stand only at the beginning.
-                Ok(Some(TunnelFrame::Head(_) | TunnelFrame::Interim(_))) => Some(Err(BodyError::Trailers)),
-                Err(e) => Some(Err(BodyError::Tunnel(e))),
-            }),
+            Self::Tunnel(body) => body.poll_frame(cx),
         }
     }
 }

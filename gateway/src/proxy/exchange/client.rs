@@ -14,7 +14,7 @@ use tunnel::{Exchange, Tunnel, TunnelError};
 use super::codec;
 use super::copy::{CopyError, copy};
 use crate::base::clock::Activity;
-use crate::http::body::{Reader, RequestBody, Upload};
+use crate::http::body::{Reader, RequestBody, Tunnelled, Upload};
 use crate::http::fields;
 use crate::http::message::{self, RequestHead};
 use crate::proxy::answer::{Answer, AnswerBody, Source};
@@ -89,7 +89,7 @@ impl Request<'_> {
         // A peer's gateway has judged it; one that has not must not reach our caller's connection.
         let declared =
             message::answer(&self.head.method, status, &mut headers).map_err(|_| Failure::Malformed)?;
-        let body = AnswerBody::stream(Source::Tunnel(receiver, declared), upload);
+        let body = AnswerBody::stream(Source::Tunnel(Tunnelled::new(receiver, declared)), upload);
         Ok(Answer { status, reason: None, headers, body, endpoint: None })
     }
 

@@ -18,7 +18,7 @@ use super::codec;
 use super::copy::{CopyError, copy};
 use crate::base::budget::ByteBudget;
 use crate::base::clock::Activity;
-use crate::http::body::RequestBody;
+use crate::http::body::{RequestBody, Tunnelled};
 use crate::http::fields::{self, Declared};
 use crate::proxy::answer::{Answer, AnswerBody, Whole};
 use crate::telemetry::metrics::Outcome;
@@ -88,13 +88,14 @@ impl Interims {
 
 /// The body of a request whose head was read.
 pub fn body(
-    mut receiver: Receiver,
+    receiver: Receiver,
     declared: Declared,
     budget: &Arc<ByteBudget>,
     activity: Activity,
 ) -> RequestBody {
-    let is_here = receiver.end_is_here();
-    let mut body = RequestBody::from_tunnel(receiver, declared, budget.reservation(), activity);
+    let mut body = Tunnelled::new(receiver, declared);
+    let is_here = body.end_is_here();
+    let mut body = RequestBody::from_tunnel(body, budget.reservation(), activity);
     if is_here {
         body.read_ahead(&mut Context::from_waker(Waker::noop()));
         body = body.or_empty();
