@@ -392,8 +392,7 @@ impl PeerCluster {
         let mut best = None::<(_, &Arc<PeerGateway>, Tunnel)>;
         for gateway in gateways.iter().filter(|g| g.state() != State::Down) {
             let suspect = gateway.state() == State::Suspect;
-            let fresh = |tunnel: &Tunnel| !tried.iter().any(|t| t.is(tunnel));
-            let Some(tunnel) = gateway.tunnel(worker).filter(fresh) else { continue };
+            let Some(tunnel) = gateway.tunnel_but(worker, tried) else { continue };
             let rank = (suspect, gateway.preference(), tunnel.outstanding());
             if best.as_ref().is_none_or(|b| rank < b.0) {
                 best = Some((rank, gateway, tunnel));

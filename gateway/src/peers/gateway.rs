@@ -120,21 +120,21 @@ impl PeerGateway {
     /// The tunnel for the next request: the newest that is open, rather one on a way that is up, one that is not to be
     /// replaced, one on QUIC, and of those rather one that `worker` owns.
     pub fn tunnel(&self, worker: Option<u8>) -> Option<Tunnel> {
-        let tunnels = self.tunnels.load();
-        let quic_fails = self.quic_fails.load(Ordering::Relaxed);
-        let open = tunnels.iter().filter(|t| t.is_open());
-        // Of equals the last.
-        open.max_by_key(|tunnel| rank(tunnel, worker, quic_fails)).cloned()
+        self.tunnel_but(worker, &[])
     }
 
-    /// The other open tunnels, the best first as in [`PeerGateway::tunnel`]: for a request that `full` has no room for.
-    pub fn tunnels_beside(&self, full: &Tunnel, worker: Option<u8>) -> Vec<Tunnel> {
-        let quic_fails = self.quic_fails.load(Ordering::Relaxed);
+    /// As [`Self::tunnel`], but none of those in `tried`.
+    pub(super) fn tunnel_but(&self, worker: Option<u8>, tried: &[Tunnel]) -> Option<Tunnel> {
         let tunnels = self.tunnels.load();
-        let mut others: Vec<Tunnel> =
-            tunnels.iter().filter(|t| t.is_open() && !t.is(full)).cloned().collect();
-        others.sort_by_key(|tunnel| std::cmp::Reverse(rank(tunnel, worker, quic_fails)));
-        others
+        let quic_fails = self.quic_fails.load(Ordering::Relaxed);
+        let open = tunnels.iter().filter(|t| t.is_open() && !tried.iter().any(|tried| tried.is(t)));
+        let rank = |t: &&Tunnel| {
+            let quic = t.carrier() == Kind::Quic;
+            let own = worker.is_some_and(|w| t.worker() == u32::from(w));
+            (!(quic && quic_fails), !t.is_retiring(), quic, own)
+        };
+        // Of equals the last.
+        open.max_by_key(rank).cloned()
     }
 
     /// The tunnel for a probe on `way`; one that takes nothing new is better than none.
@@ -272,13 +272,6 @@ impl PeerGateway {
         self.changed.notify_waiters();
         self.news.tell();
     }
-}
-
-/// How good a tunnel is for the next request of `worker`.
-fn rank(tunnel: &Tunnel, worker: Option<u8>, quic_fails: bool) -> (bool, bool, bool, bool) {
-    let quic = tunnel.carrier() == Kind::Quic;
-    let own = worker.is_some_and(|worker| tunnel.worker() == u32::from(worker));
-    (!(quic && quic_fails), !tunnel.is_retiring(), quic, own)
 }
 
 /// What a tunnel can fail with.

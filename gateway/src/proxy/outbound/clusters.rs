@@ -26,17 +26,17 @@ pub(super) struct Clusters<'a> {
 
 /// Where an attempt goes.
 #[derive(Debug)]
-pub(super) enum Target {
+pub(super) enum Target<'a> {
     /// To an endpoint of this cluster.
-    Local(Arc<LocalService>),
-    /// To a gateway of a linked cluster.
-    Peer(Arc<PeerGateway>, Tunnel),
+    Local(&'a LocalService),
+    /// To a linked cluster: first through this tunnel to one of its gateways.
+    Peer(&'a PeerCluster, Arc<PeerGateway>, Tunnel),
     /// From a sidecar: to any gateway of its own cluster.
-    Gateways(Arc<PeerCluster>),
+    Gateways(&'a PeerCluster),
 }
 
-impl Candidates for Clusters<'_> {
-    type Target = Target;
+impl<'a> Candidates for Clusters<'a> {
+    type Target = Target<'a>;
     type Watched = Arc<PeerGateway>;
 
     fn placement(&self) -> &Placement {
@@ -55,22 +55,23 @@ impl Candidates for Clusters<'_> {
         matches!(self.service.server(node), Server::Peer(..))
     }
 
-    fn target(&self, node: NodeIndex) -> Result<Target, Failure> {
-        match self.service.server(node) {
-            Server::Local(local) => Ok(Target::Local(local.clone())),
+    fn target(&self, node: NodeIndex) -> Result<Target<'a>, Failure> {
+        let service: &'a Service = self.service;
+        match service.server(node) {
+            Server::Local(local) => Ok(Target::Local(local)),
             Server::Peer(peer, _) => {
                 let (gateway, tunnel) = peer.pick(Some(self.worker.number)).ok_or(Failure::NotSent)?;
-                Ok(Target::Peer(gateway, tunnel))
+                Ok(Target::Peer(peer, gateway, tunnel))
             }
-            Server::Via(gateways, _) => Ok(Target::Gateways(gateways.clone())),
+            Server::Via(gateways, _) => Ok(Target::Gateways(gateways)),
             Server::Unreachable => Err(Failure::NotSent),
         }
     }
 
-    fn watched(&self, target: &Target) -> Option<Arc<PeerGateway>> {
+    fn watched(&self, target: &Target<'a>) -> Option<Arc<PeerGateway>> {
         match target {
             Target::Local(_) | Target::Gateways(_) => None,
-            Target::Peer(gateway, _) => Some(gateway.clone()),
+            Target::Peer(_, gateway, _) => Some(gateway.clone()),
         }
     }
 

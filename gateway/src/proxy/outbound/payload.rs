@@ -9,7 +9,7 @@ use tunnel::Tunnel;
 
 use super::clusters::Target;
 use crate::http::body::BodyError;
-use crate::peers::{PeerCluster, PeerGateway};
+use crate::peers::PeerCluster;
 use crate::proxy::answer::Answer;
 use crate::proxy::exchange::{client, codec};
 use crate::proxy::flow::{Attempt, Payload};
@@ -21,8 +21,8 @@ use policy::retry::Failure;
 
 /// How long a sidecar's request waits for a gateway: a restart is over by then.
 const GATEWAY_WAIT: Duration = Duration::from_secs(5);
-/// Tunnels to gateways that one request of a sidecar may fail on.
-const GATEWAY_TUNNELS_MAX: usize = 8;
+/// Tunnels that one attempt may fail on: to a linked cluster, or from a sidecar to its gateways.
+const TUNNELS_MAX: usize = 8;
 
 /// One request of HTTP.
 pub(super) struct HttpPayload<'a> {
@@ -34,8 +34,8 @@ pub(super) struct HttpPayload<'a> {
     pub(super) expired: &'a Cell<bool>,
 }
 
-impl Payload for HttpPayload<'_> {
-    type Target = Target;
+impl<'a> Payload for HttpPayload<'a> {
+    type Target = Target<'a>;
     type Reply = Answer;
 
     fn can_restart(&self) -> bool {
@@ -65,11 +65,11 @@ impl Payload for HttpPayload<'_> {
         }
     }
 
-    async fn send(&self, target: Target, attempt: Attempt) -> Result<Answer, Failure> {
+    async fn send(&self, target: Target<'a>, attempt: Attempt) -> Result<Answer, Failure> {
         let answer = match target {
-            Target::Local(local) => self.to_endpoint(&local).await?,
-            Target::Peer(gateway, tunnel) => self.through(&gateway, &tunnel, attempt).await?,
-            Target::Gateways(cluster) => self.through_any(&cluster, attempt).await?,
+            Target::Local(local) => self.to_endpoint(local).await?,
+            Target::Peer(cluster, _, tunnel) => self.through(cluster, tunnel, attempt).await?,
+            Target::Gateways(cluster) => self.through_any(cluster, attempt).await?,
         };
         let idle = self.request.service.timeout.idle;
         answer.settle(&self.worker.shared.budget, idle).await.map_err(|error| match error {
@@ -99,23 +99,29 @@ impl HttpPayload<'_> {
         Ok(ask.send().await?.into())
     }
 
-    /// Through a tunnel to a gateway of a peer; where it has no room for another stream, through the next one.
+    /// Through a tunnel to a peer; where nothing could be sent, for it has no room for another stream or has just ended,
+    /// through the next one.
     async fn through(
         &self,
-        gateway: &PeerGateway,
-        tunnel: &Tunnel,
+        cluster: &PeerCluster,
+        mut tunnel: Tunnel,
         attempt: Attempt,
     ) -> Result<Answer, Failure> {
-        let mut sent = self.request.send(tunnel, attempt).await;
-        if matches!(sent, Err(Failure::NotSent)) {
-            for other in gateway.tunnels_beside(tunnel, Some(self.worker.number)) {
-                sent = self.request.send(&other, attempt).await;
-                if !matches!(sent, Err(Failure::NotSent)) {
-                    break;
-                }
+        let mut tried = Vec::new();
+        loop {
+            let sent = self.request.send(&tunnel, attempt).await;
+            if !matches!(sent, Err(Failure::NotSent)) {
+                return sent;
             }
+            tried.push(tunnel);
+            let next = if tried.len() < TUNNELS_MAX {
+                cluster.pick_but(Some(self.worker.number), &tried)
+            } else {
+                None
+            };
+            let Some((_, next)) = next else { return sent };
+            tunnel = next;
         }
-        sent
     }
 
     /// Through one gateway of the own cluster after the other, as endpoints of a service are tried: on from one that has
@@ -124,7 +130,7 @@ impl HttpPayload<'_> {
         let give_up = Instant::now() + GATEWAY_WAIT;
         let mut tried: Vec<Tunnel> = Vec::new();
         let mut last = Failure::NotSent;
-        while tried.len() < GATEWAY_TUNNELS_MAX {
+        while tried.len() < TUNNELS_MAX {
             let mut changed = std::pin::pin!(cluster.changed.notified());
             changed.as_mut().enable();
             let Some((_, tunnel)) = cluster.pick_but(Some(self.worker.number), &tried) else {
