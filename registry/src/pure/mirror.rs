@@ -234,12 +234,13 @@ impl Mirror {
     }
 
     /// Takes what stands in the store, which another gateway of ours wrote, if nothing has come on a stream of our own
-    /// and it is not older than the last time all was known. Gives whether anything changed.
+    /// and it is not older than the last time all was known. A time of 0: all of it was never there yet, so it says
+    /// nothing. Gives whether anything changed.
     pub fn follow(&mut self, stored: PeerImports) -> bool {
         let heard = self.stream.as_ref().is_some_and(|stream| stream.base.is_some());
         // Part of a snapshot says nothing against what it did not come to.
         let whole_at = self.imports.partial_since_ms.unwrap_or(self.imports.synced_unix_ms);
-        if heard || stored.synced_unix_ms < whole_at {
+        if heard || stored.synced_unix_ms == 0 || stored.synced_unix_ms < whole_at {
             return false;
         }
         let same = |known: &Arc<Import>, import: &Arc<Import>| known.same_content(import);

@@ -279,19 +279,21 @@ impl Recorder {
                     None => drop(reached.remove(name)),
                 }
             }
-            let due = target.synced_unix_ms >= before.synced_unix_ms + STAMP_MS && room > 0;
+            let due = target.synced_unix_ms >= before.synced_unix_ms + STAMP_MS && room > 0 && !left;
             if left {
                 pace.flushed(now);
             }
             if ops.len() > written || due {
-                ops.push(stamp(peer, target));
-                pace.flushed(now);
                 let reached = if left {
+                    // The stamp says when all was there. Whoever follows it, with something left out, would drop that.
                     let services = reached.map_or_else(|| before.services.clone(), |now| now.services);
-                    Arc::new(PeerImports { services, ..PeerImports::clone(target) })
+                    let synced_unix_ms = before.synced_unix_ms;
+                    Arc::new(PeerImports { services, synced_unix_ms, ..PeerImports::clone(target) })
                 } else {
                     target.clone()
                 };
+                ops.push(stamp(peer, &reached));
+                pace.flushed(now);
                 self.held.insert(peer.clone(), reached);
             }
         }

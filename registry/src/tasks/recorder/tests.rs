@@ -201,6 +201,34 @@ async fn records_of_peers_take_the_room_that_is_theirs_and_what_is_deleted_needs
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stamp_says_when_all_was_there_and_not_when_a_part_was() {
+    let store = MemoryStore::default();
+    let guard = elected(&store, "gw-1").await;
+    let (mut recorder, _) = take_over(&store, &guard, &picture([])).await;
+    let stamped = async || Stored::read(&store).await.unwrap().of(&peer("east")).unwrap().synced_unix_ms;
+    let many: Vec<_> = (0..10).map(|n| import(&format!("s{n}"), 1, 80)).collect();
+    recorder.allow(200);
+    recorder.bring(&store, &guard, &picture([("east", imports(1_000, &many))])).await.unwrap();
+    assert!(recorder.later().no_room > 0);
+    assert_eq!(stamped().await, 0, "it was never whole");
+    recorder.allow(u64::MAX);
+    settle(&mut recorder, &store, &guard, &picture([("east", imports(2_000, &many))])).await;
+    assert_eq!(stamped().await, 2_000);
+    // Later there is no room for what is new: the last time that all was there stands, for as long as that takes.
+    recorder.allow(0);
+    let more: Vec<_> = (0..11).map(|n| import(&format!("s{n}"), 1, 80)).collect();
+    for seconds in 1..200 {
+        let later = picture([("east", imports(2_000 + seconds * 1_000, &more))]);
+        assert_eq!(recorder.bring(&store, &guard, &later).await.unwrap(), 0);
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    assert_eq!(stamped().await, 2_000);
+    recorder.allow(u64::MAX);
+    settle(&mut recorder, &store, &guard, &picture([("east", imports(900_000, &more))])).await;
+    assert_eq!(stamped().await, 900_000);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_takeover_does_not_begin_the_pace_anew_and_removes_what_nobody_can_read() {
     let store = MemoryStore::default();
     let guard = elected(&store, "gw-1").await;
