@@ -175,9 +175,6 @@ impl Ask<'_> {
                 SendError::Refused | SendError::GoneAway => {
                     exchange.end(InFlight::failed);
                     failure = if reached == 0 { Failure::Refused } else { failure };
-                    if !self.body.can_restart() {
-                        return Err(failure);
-                    }
                 }
                 // Nobody's fault, and no other endpoint would do better.
                 SendError::TooLarge(_) => {
@@ -201,10 +198,13 @@ impl Ask<'_> {
                     } else {
                         Failure::Reset
                     };
-                    if !replayable || !self.body.can_restart() || reached >= self.allowance.attempts {
+                    if !replayable || reached >= self.allowance.attempts {
                         return Err(failure);
                     }
                 }
+            }
+            if !self.body.can_restart() {
+                return Err(failure);
             }
             tried.push(index);
         }

@@ -95,6 +95,19 @@ impl Connections {
         });
     }
 
+    /// Closes connections without a stream: others need their descriptors. False: there were none.
+    pub(super) fn close_idle(&self) -> bool {
+        let mut closed = false;
+        for endpoint in self.0.borrow().values() {
+            endpoint.connections.borrow_mut().retain(|connection| {
+                let idle = connection.streams.get() == 0;
+                closed |= idle;
+                !idle
+            });
+        }
+        closed
+    }
+
     /// Sends a request over a connection with room, or over a new one.
     pub(super) async fn send(
         &self,

@@ -155,7 +155,8 @@ impl Pool {
 
     /// Closes all that is idle, for want of descriptors; whether there was any.
     fn close_idle(&self) -> bool {
-        !std::mem::take(&mut *self.idle.borrow_mut()).is_empty()
+        let pooled = !std::mem::take(&mut *self.idle.borrow_mut()).is_empty();
+        self.multiplexed.close_idle() || pooled
     }
 
     /// The answer was read to its end: its connection can be used again.
@@ -216,8 +217,10 @@ impl Pool {
 fn judge(address: &HostPort, error: Http1Error, reused: bool) -> SendError {
     debug!(endpoint = %address, error = &error as &dyn std::error::Error, "The exchange with the endpoint failed.");
     match error {
-        Http1Error::Unsent(_) | Http1Error::Cut(_) if reused => SendError::CutReused,
-        Http1Error::Unsent(_) | Http1Error::Cut(_) => SendError::Cut,
+        // The same as a connection that was never made: any method may go to another endpoint.
+        Http1Error::Unsent(error) => SendError::Connect(ConnectError::Refused(error)),
+        Http1Error::Cut(_) if reused => SendError::CutReused,
+        Http1Error::Cut(_) => SendError::Cut,
         Http1Error::Head(error @ (HeadError::TooLarge(_) | HeadError::TooManyFields(_))) => {
             SendError::TooLarge(error.to_string())
         }
