@@ -195,15 +195,6 @@ impl Tried {
     }
 }
 
-/// What an attempt that was not the first of its cluster is made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Again {
-    /// It said `MISPLACED`: it is asked once more, and told to serve.
-    Insist(NodeIndex),
-    /// The tunnel to it was lost, and it is up on another.
-    OtherTunnel(NodeIndex),
-}
-
 impl<C, P> Flow<'_, C, P>
 where
     C: Candidates,
@@ -245,56 +236,49 @@ where
 
     async fn attempts(&self) -> Served<P::Reply> {
         let mut tried = Tried::none();
-        let mut last = Failure::Unavailable;
-        let mut again = None;
-        // One that is asked on another tunnel is asked so once.
+        let Some(mut node) = self.next(&tried) else { return Err(NotServed::by(Failure::Unavailable)) };
+        tried.push(node);
+        // A node that said `MISPLACED` is asked once more, and told to serve.
+        let (mut kind, mut insist) = (AttemptKind::First, false);
+        // One whose tunnel was lost is asked once more, if it is up on another.
         let mut tunnel_replaced = false;
         loop {
-            let node = match again {
-                Some(Again::Insist(node) | Again::OtherTunnel(node)) => node,
-                None => match self.next(&tried) {
-                    Some(node) => node,
-                    None => return Err(NotServed::by(last)),
-                },
-            };
-            let kind = if tried.len == 0 { AttemptKind::First } else { AttemptKind::Retry };
-            if again.is_none() {
-                tried.push(node);
-            }
-            let insist = matches!(again, Some(Again::Insist(_)));
             let done = self.attempt_with_hedge(node, &mut tried, insist, kind).await;
-            let (failure, node) = match &done {
+            let (failure, of) = match &done {
                 Err(failed) => *failed,
-                Ok((reply, node)) => match self.payload.failure_in(reply) {
-                    Some(failure) => (failure, *node),
+                Ok((reply, of)) => match self.payload.failure_in(reply) {
+                    Some(failure) => (failure, *of),
                     None => return done.map_err(|(failure, _)| NotServed::by(failure)),
                 },
             };
             if self.payload.failed() {
                 return Err(NotServed::by_caller(failure));
             }
-            let verdict = self.verdict(failure, &tried, insist);
-            let cluster = self.candidates.placement().cluster(node);
+            let again = !tunnel_replaced && self.is_up_otherwise(of, failure);
+            let next = if again { Some(of) } else { self.next(&tried) };
+            // Asked with the next one known: nothing is charged for an attempt that has nowhere to go.
+            let verdict = self.verdict(failure, &tried, insist, next.is_some());
+            let cluster = self.candidates.placement().cluster(of);
             debug!(%cluster, ?failure, ?verdict, "Attempt failed.");
-            again = match verdict {
-                Verdict::Insist => Some(Again::Insist(node)),
-                Verdict::TryNext if !tunnel_replaced && self.is_up_otherwise(node, failure) => {
-                    tunnel_replaced = true;
-                    Some(Again::OtherTunnel(node))
-                }
-                Verdict::TryNext => None,
+            (node, insist) = match (verdict, next) {
+                (Verdict::Insist, _) => (of, true),
+                (Verdict::TryNext, Some(next)) => (next, false),
                 // An answer of the far side, though a bad one, is better than ours.
-                Verdict::GiveUp(_) => return done.map_err(|(failure, _)| NotServed::by(failure)),
+                _ => return done.map_err(|(failure, _)| NotServed::by(failure)),
             };
-            if done.is_ok() && again.is_none() && self.next(&tried).is_none() {
-                return done.map_err(|(failure, _)| NotServed::by(failure));
+            if verdict == Verdict::TryNext && again {
+                tunnel_replaced = true;
+            } else if verdict == Verdict::TryNext {
+                tried.push(node);
             }
-            last = failure;
+            kind = AttemptKind::Retry;
         }
     }
 
-    fn verdict(&self, failure: Failure, tried: &Tried, insisted: bool) -> Verdict {
-        let progress = Progress { insisted, ..self.progress(tried) };
+    fn verdict(&self, failure: Failure, tried: &Tried, insisted: bool, has_next: bool) -> Verdict {
+        let progress = self.progress(tried);
+        let attempts_left = if has_next { progress.attempts_left } else { 0 };
+        let progress = Progress { insisted, attempts_left, ..progress };
         retry::verdict(failure, &progress, self.terms.retry, self.terms.retries, self.clock.micros())
     }
 
