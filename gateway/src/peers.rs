@@ -380,7 +380,7 @@ impl PeerCluster {
         }
     }
 
-    /// A tunnel for the next request: of a gateway that is up if there is one, the preferred, the least loaded; there
+    /// A tunnel for the next request: one with room if there is one, of a gateway that is up, the preferred, the least loaded; there
     /// rather one that `worker` owns.
     pub fn pick(&self, worker: Option<u8>) -> Option<(Arc<PeerGateway>, Tunnel)> {
         self.pick_but(worker, &[])
@@ -393,7 +393,7 @@ impl PeerCluster {
         for gateway in gateways.iter().filter(|g| g.state() != State::Down) {
             let suspect = gateway.state() == State::Suspect;
             let Some(tunnel) = gateway.tunnel_but(worker, tried) else { continue };
-            let rank = (suspect, gateway.preference(), tunnel.outstanding());
+            let rank = (!tunnel.has_room(), suspect, gateway.preference(), tunnel.outstanding());
             if best.as_ref().is_none_or(|b| rank < b.0) {
                 best = Some((rank, gateway, tunnel));
             }

@@ -117,8 +117,8 @@ impl PeerGateway {
         lock(&self.ways).rtt()
     }
 
-    /// The tunnel for the next request: the newest that is open, rather one on a way that is up, one that is not to be
-    /// replaced, one on QUIC, and of those rather one that `worker` owns.
+    /// The tunnel for the next request: the newest that is open, rather one with room for it, one on a way that is up, one
+    /// that is not to be replaced, one on QUIC, and of those rather one that `worker` owns.
     pub fn tunnel(&self, worker: Option<u8>) -> Option<Tunnel> {
         self.tunnel_but(worker, &[])
     }
@@ -131,7 +131,7 @@ impl PeerGateway {
         let rank = |t: &&Tunnel| {
             let quic = t.carrier() == Kind::Quic;
             let own = worker.is_some_and(|w| t.worker() == u32::from(w));
-            (!(quic && quic_fails), !t.is_retiring(), quic, own)
+            (t.has_room(), !(quic && quic_fails), !t.is_retiring(), quic, own)
         };
         // Of equals the last.
         open.max_by_key(rank).cloned()

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use proto::limits;
+use registry::model::Timeout;
 use tokio::time::{Instant, Sleep};
 
 use crate::base::budget::{ByteBudget, Reservation};
@@ -200,14 +201,15 @@ impl Body for Streaming {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let polled = this.source.poll_frame(cx);
+        if matches!(polled, Poll::Ready(None))
+            && let Some(upload) = this.upload.take()
+        {
+            let idle = this.limit.as_ref().map_or_else(|| Timeout::default().idle, |limit| limit.idle);
+            upload.go_on(idle);
+        }
         let Some(limit) = &mut this.limit else { return polled };
         if polled.is_ready() {
             limit.activity.touch();
-            if matches!(polled, Poll::Ready(None))
-                && let Some(upload) = this.upload.take()
-            {
-                upload.go_on(limit.idle);
-            }
             return polled;
         }
         loop {

@@ -164,7 +164,7 @@ impl Rejection {
     }
 
     /// The answer that says so; `gateway` is the name of this intermediary, `<cluster>.gateway`.
-    pub fn into_answer(self, gateway: &str) -> Answer {
+    fn into_answer(self, gateway: &str) -> Answer {
         let (name, status) = self.error.wire();
         let mut headers = HeaderMap::new();
         self.put_proxy_status(gateway, &mut headers);
@@ -173,8 +173,13 @@ impl Rejection {
         Answer { status, reason: None, headers, body, endpoint: None }
     }
 
+    /// The answer in the words of whoever asks: of HTTP, or of gRPC.
+    pub fn answer(self, grpc: bool, gateway: &str) -> Answer {
+        if grpc { self.into_grpc_answer(gateway) } else { self.into_answer(gateway) }
+    }
+
     /// The same to a caller of gRPC: nothing but a status of gRPC, which is 200 to HTTP.
-    pub fn into_grpc_answer(self, gateway: &str) -> Answer {
+    fn into_grpc_answer(self, gateway: &str) -> Answer {
         let (name, _) = self.error.wire();
         let mut headers = HeaderMap::new();
         self.put_proxy_status(gateway, &mut headers);
@@ -187,6 +192,18 @@ impl Rejection {
             body: AnswerBody::whole(Bytes::new()),
             endpoint: None,
         }
+    }
+
+    /// Whether an answer is such a rejection of another gateway that would be the same everywhere: its endpoint's head is too
+    /// large to go on.
+    pub fn is_everywhere(headers: &HeaderMap) -> bool {
+        let (name, _) = ProxyError::HttpResponseHeadTooLarge.wire();
+        let says = |value: &HeaderValue| {
+            value.to_str().is_ok_and(|value| {
+                value.split(';').any(|part| part.trim().strip_prefix("error=") == Some(name))
+            })
+        };
+        headers.get_all(PROXY_STATUS).iter().any(says)
     }
 
     fn put_proxy_status(&self, gateway: &str, headers: &mut HeaderMap) {

@@ -254,6 +254,11 @@ impl Tunnel {
         self.shared.opened.load(Ordering::Relaxed)
     }
 
+    /// Whether the peer takes another exchange, as far as is known here.
+    pub fn has_room(&self) -> bool {
+        (self.outstanding() as u64) < self.shared.peer.streams_max
+    }
+
     /// Exchanges that the peer opened and that are not over.
     pub fn serving(&self) -> usize {
         self.shared.accepted.load(Ordering::Relaxed)

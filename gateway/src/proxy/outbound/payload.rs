@@ -11,6 +11,7 @@ use super::clusters::Target;
 use crate::http::body::BodyError;
 use crate::peers::PeerCluster;
 use crate::proxy::answer::Answer;
+use crate::proxy::error::Rejection;
 use crate::proxy::exchange::{client, codec};
 use crate::proxy::flow::{Attempt, Payload};
 use crate::proxy::worker::Worker;
@@ -56,7 +57,9 @@ impl<'a> Payload for HttpPayload<'a> {
 
     fn failure_in(&self, answer: &Answer) -> Option<Failure> {
         let status = answer.status.as_u16();
-        if self.request.service.retry.on.statuses.contains(&status) {
+        if Rejection::is_everywhere(&answer.headers) {
+            None
+        } else if self.request.service.retry.on.statuses.contains(&status) {
             Some(Failure::Status(status))
         } else if self.grpc && grpc::is_unavailable(&answer.headers) {
             Some(Failure::GrpcUnavailable)
@@ -110,7 +113,8 @@ impl HttpPayload<'_> {
         let mut tried = Vec::new();
         loop {
             let sent = self.request.send(&tunnel, attempt).await;
-            if !matches!(sent, Err(Failure::NotSent)) {
+            // A part of the body may be gone although the tunnel has taken nothing that counts.
+            if !matches!(sent, Err(Failure::NotSent)) || !self.is_at_hand() {
                 return sent;
             }
             tried.push(tunnel);
@@ -134,9 +138,10 @@ impl HttpPayload<'_> {
             let mut changed = std::pin::pin!(cluster.changed.notified());
             changed.as_mut().enable();
             let Some((_, tunnel)) = cluster.pick_but(Some(self.worker.number), &tried) else {
-                if last == Failure::Overloaded {
-                    // One that is full is there, and to wait for it would fill it more.
-                    break;
+                // One that is full is there, and to wait for it would fill it more.
+                let full = last == Failure::NotSent && tried.iter().any(Tunnel::is_open);
+                if last == Failure::Overloaded || full {
+                    return Err(Failure::Overloaded);
                 }
                 tokio::select! {
                     () = changed => continue,
@@ -159,6 +164,11 @@ impl HttpPayload<'_> {
             Failure::PeerLost => self.request.replayable,
             _ => false,
         };
-        harmless && self.can_restart() && !self.failed()
+        harmless && self.is_at_hand()
+    }
+
+    /// Whether all of it is here to be sent again.
+    fn is_at_hand(&self) -> bool {
+        self.can_restart() && !self.failed()
     }
 }
