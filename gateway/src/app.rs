@@ -62,7 +62,7 @@ use crate::proxy::dataplane::{Control, Handshakes};
 use crate::proxy::listener;
 use crate::proxy::worker::{Room, Shared};
 use crate::telemetry::limited;
-use crate::telemetry::metrics::{Direction, InProgress, Metrics};
+use crate::telemetry::metrics::{InProgress, Metrics};
 use crate::view::{View, ViewBuilder};
 
 pub use self::load::LoadError;
@@ -254,8 +254,6 @@ async fn start(options: Options) -> Result<(), StartError> {
         news: peers.news().clone(),
         peers,
         attempts: metrics.attempts(),
-        nameless: metrics.requests(Direction::Outbound, &"".into(), None),
-        nameless_inbound: metrics.requests(Direction::Inbound, &"".into(), None),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock,

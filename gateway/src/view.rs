@@ -146,8 +146,8 @@ impl View {
     }
 
     /// The counters of what a linked cluster asks of no service that is known.
-    pub fn unnamed(&self, peer: &str) -> Option<&RequestCounters> {
-        self.unnamed.iter().find(|(name, _)| name.as_str() == peer).map(|(_, counters)| counters)
+    pub fn unnamed(&self, peer: &ClusterName) -> Option<&RequestCounters> {
+        self.unnamed.get(peer)
     }
 
     /// Everything that is served here.
@@ -243,8 +243,8 @@ impl LocalService {
     }
 
     /// The counters of what `peer` asks; `None` for a cluster that no link knows.
-    pub fn inbound(&self, peer: &str) -> Option<&RequestCounters> {
-        self.inbound.iter().find(|(name, _)| name.as_str() == peer).map(|(_, counters)| counters)
+    pub fn inbound(&self, peer: &ClusterName) -> Option<&RequestCounters> {
+        self.inbound.get(peer)
     }
 
     /// How well the endpoints of a port are.

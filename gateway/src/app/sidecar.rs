@@ -36,7 +36,7 @@ use crate::sidecar::registrar::Ending;
 use crate::sidecar::{self, Names, Proxy, admin};
 use crate::telemetry::audit;
 use crate::telemetry::limited;
-use crate::telemetry::metrics::{self, Direction, InProgress, Metrics};
+use crate::telemetry::metrics::{self, InProgress, Metrics};
 use crate::view::{View, ViewBuilder};
 
 /// How long the last bytes may take once everything is over.
@@ -175,8 +175,6 @@ fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: Cancellation
         news: peers.news().clone(),
         peers,
         attempts: metrics.attempts(),
-        nameless: metrics.requests(Direction::Outbound, &"".into(), None),
-        nameless_inbound: metrics.requests(Direction::Inbound, &"".into(), None),
         metrics,
         budget: ByteBudget::new(HELD_BYTES_MAX),
         clock: Clock::start(),

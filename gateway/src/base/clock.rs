@@ -47,23 +47,47 @@ impl Clock {
     }
 }
 
-/// When something last moved in an exchange, in either direction.
+/// When something last moved in an exchange, in either direction, and how much has come of what its caller sends.
 #[derive(Clone, Debug)]
-pub struct Activity(Rc<Cell<Instant>>);
+pub struct Activity(Rc<Moved>);
+
+#[derive(Debug)]
+struct Moved {
+    last: Cell<Instant>,
+    received: Cell<u64>,
+}
 
 impl Activity {
     /// Starts now.
     pub fn new(now: Instant) -> Self {
-        Self(Rc::new(Cell::new(now)))
+        Self(Rc::new(Moved { last: Cell::new(now), received: Cell::new(0) }))
     }
 
     /// Something moved.
     pub fn touch(&self) {
-        self.0.set(Instant::now());
+        self.0.last.set(Instant::now());
+    }
+
+    /// So many bytes came of what the caller sends.
+    pub fn receive(&self, bytes: usize) {
+        self.0.received.set(self.0.received.get() + bytes as u64);
+        self.touch();
+    }
+
+    /// How many have come.
+    pub fn received(&self) -> u64 {
+        self.0.received.get()
+    }
+
+    /// Ends when nothing has moved for `idle`.
+    pub async fn silent(&self, idle: std::time::Duration) {
+        while self.last() + idle > Instant::now() {
+            tokio::time::sleep_until(self.last() + idle).await;
+        }
     }
 
     /// When it did.
     pub fn last(&self) -> Instant {
-        self.0.get()
+        self.0.last.get()
     }
 }

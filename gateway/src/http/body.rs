@@ -134,8 +134,6 @@ struct Shared {
     length: Option<u64>,
     reserved: Reservation,
     ended_at: Option<tokio::time::Instant>,
-    /// Bytes that have come.
-    received: u64,
 }
 
 impl RequestBody {
@@ -172,7 +170,6 @@ impl RequestBody {
             length,
             reserved,
             ended_at: None,
-            received: 0,
         }))))
     }
 
@@ -197,11 +194,6 @@ impl RequestBody {
         })
     }
 
-    /// Bytes of it that have come.
-    pub fn received(&self) -> u64 {
-        self.0.as_ref().map_or(0, |s| s.borrow().received)
-    }
-
     /// Since when the caller has nothing more to send; `None` while it still sends.
     pub fn ended_at(&self, started: tokio::time::Instant) -> Option<tokio::time::Instant> {
         self.0.as_ref().map_or(Some(started), |s| s.borrow().ended_at)
@@ -211,15 +203,9 @@ impl RequestBody {
     pub async fn until_idle(&self, idle: Duration, stop: &CancellationToken) {
         let Some(shared) = &self.0 else { return };
         let activity = shared.borrow().activity.clone();
-        loop {
-            let due = activity.last() + idle;
-            if due <= tokio::time::Instant::now() {
-                break;
-            }
-            tokio::select! {
-                () = tokio::time::sleep_until(due) => {}
-                () = stop.cancelled() => break,
-            }
+        tokio::select! {
+            () = activity.silent(idle) => {}
+            () = stop.cancelled() => {}
         }
         let mut shared = shared.borrow_mut();
         if !matches!(shared.source, Source::Ended) {
@@ -301,7 +287,7 @@ impl Shared {
                 Ok(Some(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => {
-                        self.received += data.len() as u64;
+                        self.activity.receive(data.len());
                         return Poll::Ready(Some(Ok(data)));
                     }
                     Err(frame) => self.trailers = frame.into_trailers().ok(),

@@ -27,6 +27,7 @@ use crate::peers::sidecars::{
     Sidecars,
 };
 use crate::peers::{self, Dialler, Over, Pace, PeerCluster};
+use crate::proxy::inbound::Asker;
 use crate::proxy::worker::{
     LookupStream, ObjectsStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker,
 };
@@ -374,12 +375,13 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                 Ok(Begun::Exchange(exchange)) => {
                     let clock = plane.worker.shared.clock;
                     let began = clock.micros();
+                    let asker = Asker { name: &cluster.name, asking: &cluster.asking, gateway: &peer };
                     if !cluster.resets.admits(began) {
                         cluster.over.note(&cluster.name, Over::Resets, Instant::now());
-                        return inbound::shed(&plane.worker.serving, &peer, exchange);
+                        return inbound::shed(&plane.worker.serving, asker, exchange);
                     }
                     let fate = exchange.fate();
-                    inbound::serve(&plane.worker.serving, &cluster.asking, &peer, exchange).await;
+                    inbound::serve(&plane.worker.serving, asker, exchange).await;
                     // What it is refused for is said there.
                     let _ = cluster.resets.ended(fate.answered(), began, clock.micros());
                 }

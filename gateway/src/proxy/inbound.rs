@@ -26,50 +26,75 @@ use crate::telemetry::metrics::{Direction, InProgress, Outcome};
 use crate::telemetry::record::Record;
 use crate::upstream::{Allowance, Ask};
 use crate::view::LocalService;
+use policy::grpc;
 use policy::retry::Failure;
 
 /// Why a request of a peer ends without an answer.
 #[derive(Debug)]
 struct Refusal(Code, Outcome);
 
-/// Refuses an exchange of a linked cluster that is over its budget, before any work.
-pub fn shed(serving: &Serving, peer: &Peer, mut exchange: Exchange) {
-    record(serving, peer).ends(Outcome::Overloaded);
-    server::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Overloaded);
+/// The linked cluster that asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// Its name.
+    pub name: &'a ClusterName,
+    /// Its requests that we work on.
+    pub asking: &'a Arc<InProgress>,
+    /// The gateway that opened the exchange.
+    pub gateway: &'a Peer,
 }
 
-fn record(serving: &Serving, peer: &Peer) -> Record {
-    let counters = serving.unnamed(&peer.hello.cluster);
-    let mut record = Record::begin(Direction::Inbound, &counters, Instant::now());
-    record.peer(&peer.hello.cluster);
+/// Refuses an exchange of a linked cluster that is over its budget, before any work.
+pub fn shed(serving: &Serving, asker: Asker<'_>, exchange: Exchange) {
+    refuse(serving, asker, exchange, record(serving, asker), Refusal(Code::Overloaded, Outcome::Overloaded));
+}
+
+fn record(serving: &Serving, asker: Asker<'_>) -> Record {
+    let mut record = Record::begin(Direction::Inbound, &serving.nameless, Instant::now());
+    record.peer(asker.name.as_str());
     record
 }
 
-/// Serves one exchange that `peer`, a gateway of a linked cluster, opened; `asking` counts what that cluster asks.
-pub async fn serve(serving: &Serving, asking: &Arc<InProgress>, peer: &Peer, exchange: Exchange) {
+/// Ends an exchange of which it is not known what it asks.
+fn refuse(serving: &Serving, asker: Asker<'_>, exchange: Exchange, mut record: Record, why: Refusal) {
+    let (Refusal(code, outcome), Exchange { mut sender, mut receiver }) = (why, exchange);
+    record.counted_by(&serving.unnamed(asker.name));
+    record.ends(outcome);
+    server::refuse(&mut sender, &mut receiver, code);
+}
+
+/// Serves one exchange that a linked cluster opened.
+pub async fn serve(serving: &Serving, asker: Asker<'_>, exchange: Exchange) {
     let of_all = serving.in_progress().enter(REQUESTS_MAX);
-    let (Some(_of_all), Some(_of_peer)) = (of_all, asking.enter(PEER_REQUESTS_MAX)) else {
-        return shed(serving, peer, exchange);
+    let (Some(_of_all), Some(_of_peer)) = (of_all, asker.asking.enter(PEER_REQUESTS_MAX)) else {
+        return shed(serving, asker, exchange);
+    };
+    let mut record = record(serving, asker);
+    let mut exchange = exchange;
+    let head = server::head(asker.gateway, &mut exchange.receiver).await;
+    let Some(head) = head else {
+        let broken = Refusal(Code::Internal, Outcome::Malformed);
+        return refuse(serving, asker, exchange, record, broken);
     };
     let Exchange { mut sender, mut receiver } = exchange;
-    let mut record = record(serving, peer);
-    let Some(head) = server::head(peer, &mut sender, &mut receiver).await else { return };
-    let request = match Request::read(serving, peer, &head, &mut record) {
+    let request = match Request::read(serving, asker, &head, &mut record) {
         Ok(request) => request,
         Err(Refusal(code, outcome)) => {
             record.ends(outcome);
-            debug!(peer = %peer.hello.cluster, code = code.as_str(), ?outcome, "Refused.");
+            debug!(peer = %asker.name, code = code.as_str(), ?outcome, "Refused.");
             return server::refuse(&mut sender, &mut receiver, code);
         }
     };
-    let body = server::body(receiver, request.declared, serving.budget(), Activity::new(record.started()));
+    let activity = Activity::new(record.started());
+    record.follows(&activity);
+    let body = server::body(receiver, request.declared, serving.budget(), activity);
     if body.failed() {
+        record.ends(Outcome::Malformed);
         return sender.reset(Code::Internal);
     }
     let interims = Interims::default();
     let answering = request.call(serving, &body, &interims);
     let Some(answered) = interims.while_answering(&mut sender, answering).await else { return };
-    record.received(body.received());
     match answered {
         // The peer's body broke off: whatever the endpoint made of that is no answer.
         _ if body.failed() => sender.reset(Code::Cancelled),
@@ -78,7 +103,9 @@ pub async fn serve(serving: &Serving, asking: &Arc<InProgress>, peer: &Peer, exc
         Err(failure @ Failure::AnswerTooLarge) => {
             record.ends(failure.into());
             let rejection = Rejection::from_failure(failure, &request.local.name);
-            server::forward(&mut sender, rejection.into_answer(serving.name()), &mut record).await;
+            let grpc = grpc::is_grpc(&request.head.headers);
+            let answer = rejection.answer(grpc, serving.name());
+            server::forward(&mut sender, answer, &mut record, serving.stop()).await;
         }
         Err(failure) => {
             record.ends(failure.into());
@@ -103,19 +130,23 @@ struct Request {
 
 impl Request {
     /// Reads the head and checks the grant first, then the rest, all before any work.
-    fn read(serving: &Serving, peer: &Peer, bytes: &Bytes, record: &mut Record) -> Result<Self, Refusal> {
+    fn read(
+        serving: &Serving,
+        asker: Asker<'_>,
+        bytes: &Bytes,
+        record: &mut Record,
+    ) -> Result<Self, Refusal> {
+        record.counted_by(&serving.unnamed(asker.name));
         let (head, head_fields) = proto::head::RequestHead::decode(bytes)
             .map_err(|_| Refusal(Code::Internal, Outcome::Malformed))?;
-        let flow = head.flow;
+        let (flow, peer, asks) = (head.flow, asker.gateway, asker.name);
         record.method(head.http.method);
         let local =
             serving.local(flow.namespace, flow.service).ok_or(Refusal(Code::Unknown, Outcome::NotFound))?;
-        let asks =
-            ClusterName::new(&peer.hello.cluster).map_err(|_| Refusal(Code::Denied, Outcome::Denied))?;
-        if let Some(counters) = local.inbound(asks.as_str()) {
+        if let Some(counters) = local.inbound(asks) {
             record.asks(head.http.method, &local.name, counters);
         }
-        if !local.grant.allows(&asks) || !flow.caller.is_none_or(|caller| vouches_for(peer, caller)) {
+        if !local.grant.allows(asks) || !flow.caller.is_none_or(|caller| vouches_for(peer, caller)) {
             return Err(Refusal(Code::Denied, Outcome::Denied));
         }
         record.caller(flow.caller);
@@ -189,12 +220,8 @@ impl Request {
         if let Some(endpoint) = &answer.endpoint {
             record.endpoint(endpoint.id());
         }
-        let outcome = server::forward(sender, answer, record).await;
+        let outcome = server::forward(sender, answer, record, serving.stop()).await;
         record.ends(outcome);
-        if serving.stop().is_cancelled() {
-            // The drain closes the tunnel after the last request: what was written must have arrived by then.
-            sender.stopped().await;
-        }
     }
 }
 

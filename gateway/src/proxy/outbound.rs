@@ -33,7 +33,7 @@ use policy::grpc;
 use policy::retry::{self, Failure};
 use policy::route;
 
-pub use http::{Caller, Outgoing, pass_on, reject, serve};
+pub use http::{Caller, Outgoing, is_grpc, pass_on, reject, serve, take_over};
 pub use sidecar::{serve as serve_sidecar, shed as shed_sidecar};
 
 use clusters::Clusters;
@@ -104,6 +104,7 @@ impl Placed<'_> {
         let shared = &worker.shared;
         record.asks(head.method.as_str(), &service.name, &service.unanswered);
         record.caller(self.caller);
+        record.follows(&self.activity);
         let has_key = head.headers.contains_key("idempotency-key");
         let replayable = retry::replayable_method(head.method.as_str(), has_key, &service.retry);
         let expired = Cell::new(false);
@@ -141,7 +142,6 @@ impl Placed<'_> {
             expired: &expired,
         };
         let served = flow.run().await;
-        record.received(self.body.received());
         match served {
             Ok((mut answer, node)) => {
                 service.durations.observe(record.started().elapsed());

@@ -23,7 +23,9 @@ use crate::base::news::News;
 use crate::base::stall::Stalls;
 use crate::peers::Peers;
 use crate::peers::sidecars::Workload;
-use crate::telemetry::metrics::{AttemptCounters, InProgress, InProgressGuard, Metrics, RequestCounters};
+use crate::telemetry::metrics::{
+    AttemptCounters, Direction, InProgress, InProgressGuard, Metrics, RequestCounters,
+};
 use crate::upstream::{Pool, Watch};
 use crate::view::{LocalService, View};
 
@@ -53,10 +55,6 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Handles that every request uses.
     pub attempts: AttemptCounters,
-    /// Requests of callers that named no service.
-    pub nameless: RequestCounters,
-    /// Requests for no service that is known, of peers that no link knows any more.
-    pub nameless_inbound: RequestCounters,
     /// Bytes held for requests and answers.
     pub budget: Arc<ByteBudget>,
     /// Time since the start.
@@ -183,6 +181,8 @@ pub struct Serving {
     shared: Arc<Shared>,
     pool: Rc<Pool>,
     watch: Rc<Watch>,
+    /// Requests of which it is not known yet what they ask, or of a peer that no link knows any more.
+    pub nameless: RequestCounters,
 }
 
 impl Serving {
@@ -192,8 +192,8 @@ impl Serving {
     }
 
     /// The counters of what a linked cluster asks of no service that is known.
-    pub fn unnamed(&self, peer: &str) -> RequestCounters {
-        self.shared.view.load().unnamed(peer).unwrap_or(&self.shared.nameless_inbound).clone()
+    pub fn unnamed(&self, peer: &ClusterName) -> RequestCounters {
+        self.shared.view.load().unnamed(peer).unwrap_or(&self.nameless).clone()
     }
 
     /// A peer was served although it disagrees about the placement.
@@ -243,6 +243,8 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// Who hears when the state of an endpoint changes.
     pub watch: Rc<Watch>,
+    /// Requests of callers that named no service. Its own, for each worker counts on one of every request.
+    pub nameless: RequestCounters,
     /// Readers that may stall.
     pub stalls: Stalls,
     /// The clock of idle connections.
@@ -256,7 +258,19 @@ impl Worker {
     pub fn new(shared: Arc<Shared>, number: u8) -> Self {
         let pool = Rc::<Pool>::default();
         let watch = Watch::new(shared.clock, shared.news.clone());
-        let serving = Serving { shared: shared.clone(), pool: pool.clone(), watch: watch.clone() };
-        Self { shared, serving, pool, watch, stalls: Stalls::default(), timers: Rc::default(), number }
+        let nameless = |direction| shared.metrics.requests(direction, &"".into(), None);
+        let (nameless, of_peers) = (nameless(Direction::Outbound), nameless(Direction::Inbound));
+        let (of_pool, of_watch) = (pool.clone(), watch.clone());
+        let serving = Serving { shared: shared.clone(), pool: of_pool, watch: of_watch, nameless: of_peers };
+        Self {
+            shared,
+            serving,
+            pool,
+            watch,
+            nameless,
+            stalls: Stalls::default(),
+            timers: Rc::default(),
+            number,
+        }
     }
 }

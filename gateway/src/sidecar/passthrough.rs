@@ -4,20 +4,18 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::{Method, Request, StatusCode, Version};
 use http1::server::{Io, Reply};
 use registry::model::{Algorithm, HostPort, Port, Protocol};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tracing::debug;
 
 use crate::base::clock::Activity;
 use crate::http::body::{Incoming, RequestBody};
 use crate::http::fields;
 use crate::http::message;
-use crate::proxy::answer::{Answer, AnswerBody};
+use crate::proxy::answer::Answer;
 use crate::proxy::error::{ProxyError, Rejection};
 use crate::proxy::outbound::{self, Caller, Outgoing};
 use crate::proxy::worker::{REQUESTS_MAX, Worker};
@@ -45,8 +43,9 @@ pub(super) async fn forward(
         Ok(guard) => guard,
         Err(rejection) => return outbound::reject(worker, false, rejection, record),
     };
+    let give_up = caller.give_up;
     match answer(worker, request, caller, &mut record).await {
-        Ok(answer) => outbound::pass_on(answer, record, Some(guard)),
+        Ok(answer) => outbound::pass_on(worker, answer, record, guard, IDLE_MAX, give_up),
         Err(rejection) => outbound::reject(worker, false, rejection, record),
     }
 }
@@ -54,7 +53,7 @@ pub(super) async fn forward(
 /// The record of a request, and its room among those in progress if there is any.
 fn begin(worker: &Rc<Worker>, request: &Request<Incoming>) -> (Record, Result<InProgressGuard, Rejection>) {
     let shared = &worker.shared;
-    let mut record = Record::begin(Direction::Outbound, &shared.nameless, Instant::now());
+    let mut record = Record::begin(Direction::Outbound, &worker.nameless, Instant::now());
     record.method(request.method().as_str());
     let room = shared.in_progress.enter(REQUESTS_MAX).ok_or_else(|| {
         record.ends(Outcome::Overloaded);
@@ -86,6 +85,7 @@ async fn answer(
     fields::append_via(&mut head.headers, version, &shared.via, &shared.name);
 
     let activity = Activity::new(record.started());
+    record.follows(&activity);
     let body = RequestBody::from_caller(incoming, shared.budget.reservation(), activity.clone());
     let port = somewhere(address);
     let expired = Cell::new(false);
@@ -103,9 +103,8 @@ async fn answer(
     };
     let answered = tokio::select! {
         answered = ask.send() => answered,
-        () = silent(&activity, IDLE_MAX) => Err(Failure::Deadline),
+        () = activity.silent(IDLE_MAX) => Err(Failure::Deadline),
     };
-    record.received(body.received());
     let answer = answered.map_err(|failure| {
         record.ends(failure.into());
         Rejection::from_failure(failure, &authority)
@@ -113,13 +112,6 @@ async fn answer(
     let mut answer = Answer::from(answer);
     answer.body.limit(IDLE_MAX, None, activity);
     Ok(answer)
-}
-
-/// Ends when nothing has moved for so long.
-async fn silent(activity: &Activity, idle: Duration) {
-    while activity.last() + idle > Instant::now() {
-        tokio::time::sleep_until(activity.last() + idle).await;
-    }
 }
 
 /// Makes a connection for a caller that speaks its own protocol on it (RFC 9110, section 9.3.6), such as TLS.
@@ -138,24 +130,17 @@ pub(super) async fn connect(
         Ok(stream) => stream,
         Err(rejection) => return outbound::reject(worker, false, rejection, record),
     };
+    record.status(StatusCode::OK.as_u16());
     let cut = worker.shared.cut.clone();
-    let takeover = Box::new(move |caller: Io| {
+    outbound::take_over(Box::new(move |caller: Io| {
         tokio::task::spawn_local(async move {
             tokio::select! {
-                () = relay(caller, stream, guard) => {}
-                () = cut.cancelled() => {}
+                () = relay(caller, stream, &mut record) => {}
+                () = cut.cancelled() => record.ends(Outcome::Cut),
             }
+            drop((record, guard));
         });
-    });
-    let answer = Answer {
-        status: StatusCode::OK,
-        reason: None,
-        headers: HeaderMap::new(),
-        body: AnswerBody::whole(Bytes::new()),
-        endpoint: None,
-    };
-    let reply = outbound::pass_on(answer, record, None);
-    Reply { takeover: Some(takeover), ..reply }
+    }))
 }
 
 /// A connection to the host that a caller names.
@@ -182,30 +167,45 @@ async fn connection(version: Version, authority: &str, record: &mut Record) -> R
 }
 
 /// Moves bytes both ways until both sides have ended, one fails, or nothing moves for too long.
-async fn relay(caller: Io, stream: TcpStream, _guard: InProgressGuard) {
+async fn relay(caller: Io, stream: TcpStream, record: &mut Record) {
     let Io { begun, read, write } = caller;
     let (from_server, to_server) = stream.into_split();
     let activity = Activity::new(Instant::now());
+    record.follows(&activity);
     let from_caller = (&begun[..]).chain(read);
     let both = async {
-        tokio::join!(copy(from_caller, to_server, &activity), copy(from_server, write, &activity));
+        tokio::join!(
+            copy(from_caller, to_server, |bytes| activity.receive(bytes)),
+            copy(from_server, write, |bytes| {
+                record.sent(bytes);
+                activity.touch();
+            })
+        )
     };
-    tokio::select! {
-        () = both => {}
-        () = silent(&activity, IDLE_MAX) => debug!("Cut a connection on which nothing moved."),
-    }
+    let outcome = tokio::select! {
+        ended = both => if ended == (true, true) { Outcome::Answered } else { Outcome::Cut },
+        () = activity.silent(IDLE_MAX) => Outcome::Timeout,
+    };
+    record.ends(outcome);
 }
 
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, activity: &Activity) {
+/// Moves bytes one way, and tells how many; true: to their end.
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut moved: impl FnMut(usize),
+) -> bool {
     let mut chunk = vec![0; CHUNK_BYTES];
-    while let Ok(count) = from.read(&mut chunk).await {
-        if count == 0 || to.write_all(&chunk[..count]).await.is_err() {
-            break;
+    let whole = loop {
+        match from.read(&mut chunk).await {
+            Ok(0) => break true,
+            Ok(count) if to.write_all(&chunk[..count]).await.is_ok() => moved(count),
+            Ok(_) | Err(_) => break false,
         }
-        activity.touch();
-    }
+    };
     // The other direction may go on; one that failed ends by itself.
     let _ = to.shutdown().await;
+    whole
 }
 
 /// The one endpoint behind an address.

@@ -51,10 +51,15 @@ impl Front for Rc<Proxy> {
         let authority = authority.unwrap_or_default();
         let reject = |error, outcome, details: String| {
             let started = Instant::now();
-            let mut record = Record::begin(Direction::Outbound, &self.worker.shared.nameless, started);
+            let mut record = Record::begin(Direction::Outbound, &self.worker.nameless, started);
             record.method(request.method().as_str());
             record.ends(outcome);
-            outbound::reject(&self.worker, false, Rejection::new(error, details), record)
+            outbound::reject(
+                &self.worker,
+                outbound::is_grpc(&request),
+                Rejection::new(error, details),
+                record,
+            )
         };
         match self.way(&authority).await {
             Way::Untold => {

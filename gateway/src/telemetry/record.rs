@@ -12,6 +12,7 @@ use registry::model::ServiceName;
 use tokio::time::Instant;
 use tracing::Level;
 
+use crate::base::clock::Activity;
 use crate::telemetry::metrics::{AttemptKind, Direction, Outcome, RequestCounters};
 use policy::retry::Failure;
 
@@ -44,8 +45,8 @@ struct Details {
     endpoint: String,
     /// The status of the answer, once there is one.
     status: Option<u16>,
-    /// Bytes of the request's body.
-    received: u64,
+    /// Knows the bytes of the request's body that have come.
+    activity: Option<Activity>,
     attempts: RefCell<Vec<Tried>>,
 }
 
@@ -92,6 +93,11 @@ impl Record {
         }
     }
 
+    /// Counted by `counters` from now on.
+    pub fn counted_by(&mut self, counters: &RequestCounters) {
+        self.counters = counters.clone();
+    }
+
     /// What is asked, of no service that is known.
     pub fn method(&mut self, method: &str) {
         if let Some(details) = &mut self.details {
@@ -134,10 +140,10 @@ impl Record {
         }
     }
 
-    /// Bytes of the request's body that have come.
-    pub fn received(&mut self, bytes: u64) {
+    /// What counts the bytes of the request's body.
+    pub fn follows(&mut self, activity: &Activity) {
         if let Some(details) = &mut self.details {
-            details.received = bytes;
+            details.activity = Some(activity.clone());
         }
     }
 
@@ -181,7 +187,8 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.counters.ended(self.outcome);
         let Some(details) = &self.details else { return };
-        let Details { method, service, caller, peer, endpoint, status, received, attempts } = &**details;
+        let Details { method, service, caller, peer, endpoint, status, activity, attempts } = &**details;
+        let received = activity.as_ref().map_or(0, Activity::received);
         let (direction, outcome, sent) = (self.direction.as_str(), self.outcome.as_str(), self.sent);
         let caller = caller.as_deref().unwrap_or("anonymous");
         let milliseconds = self.started.elapsed().as_secs_f64() * 1000.0;

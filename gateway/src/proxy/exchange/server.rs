@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 use proto::code::Code;
 use proto::frame::{END, Frame, FrameKind, put_frame, put_frame_header};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use tunnel::{Peer, Receiver, Sender};
 
@@ -27,15 +28,12 @@ use crate::telemetry::record::Record;
 /// The head of a request must be whole by then: it fits a few packets, and the peer sent it at once.
 const HEAD_WAIT: Duration = Duration::from_secs(5);
 
-/// Reads the first frame of an exchange, which must be its head; `None`: it is not, and the exchange was refused.
-pub async fn head(peer: &Peer, sender: &mut Sender, receiver: &mut Receiver) -> Option<Bytes> {
+/// Reads the first frame of an exchange, which must be its head; `None`: it is not, and the exchange is to be refused.
+pub async fn head(peer: &Peer, receiver: &mut Receiver) -> Option<Bytes> {
     match tokio::time::timeout(HEAD_WAIT, receiver.frame()).await {
         Ok(Ok(Some(Frame::Head(head)))) => return Some(head),
-        Ok(Ok(_)) | Err(_) => refuse(sender, receiver, Code::Internal),
-        Ok(Err(error)) => {
-            debug!(peer = %peer.hello.cluster, %error, "No head.");
-            sender.reset(Code::Internal);
-        }
+        Ok(Ok(_)) | Err(_) => {}
+        Ok(Err(error)) => debug!(peer = %peer.hello.cluster, %error, "No head."),
     }
     None
 }
@@ -109,8 +107,22 @@ pub fn refuse(sender: &mut Sender, receiver: &mut Receiver, code: Code) {
     receiver.stop(code);
 }
 
-/// Sends an answer to the peer, and gives how that ended; its status and bytes go into `record`.
-pub async fn forward(sender: &mut Sender, answer: Answer, record: &mut Record) -> Outcome {
+/// Sends an answer to the peer, and gives how that ended; its status and bytes go into `record`. Once `stop` is cancelled it
+/// also waits until it has arrived: the drain closes the tunnel after the last request.
+pub async fn forward(
+    sender: &mut Sender,
+    answer: Answer,
+    record: &mut Record,
+    stop: &CancellationToken,
+) -> Outcome {
+    let outcome = send(sender, answer, record).await;
+    if stop.is_cancelled() {
+        sender.stopped().await;
+    }
+    outcome
+}
+
+async fn send(sender: &mut Sender, answer: Answer, record: &mut Record) -> Outcome {
     let Answer { status, headers, body, .. } = answer;
     record.status(status.as_u16());
     let mut first = Vec::with_capacity(512);

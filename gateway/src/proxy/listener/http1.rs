@@ -37,7 +37,7 @@ impl<F: Front> Service for Connection<F> {
 
     fn refuse(&self, refused: Refused) -> Reply<Outgoing> {
         let worker = self.front.worker();
-        let mut record = Record::begin(Direction::Outbound, &worker.shared.nameless, Instant::now());
+        let mut record = Record::begin(Direction::Outbound, &worker.nameless, Instant::now());
         record.ends(Outcome::Malformed);
         outbound::reject(worker, false, rejection(refused), record)
     }

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
-use http1::server::Reply;
+use http1::server::{Reply, Takeover};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +44,8 @@ pub struct Caller<'a> {
 #[derive(Debug)]
 pub struct Outgoing {
     body: AnswerBody,
-    record: Record,
+    /// None: what it is of goes on elsewhere.
+    record: Option<Record>,
     /// The caller, where it takes the answer piece by piece.
     reader: Option<Rc<Reader>>,
     /// A caller of gRPC is told in trailers how its call ended; by which gateway.
@@ -51,39 +53,42 @@ pub struct Outgoing {
     _in_progress: Option<InProgressGuard>,
 }
 
+/// Whether a request is a call of gRPC, which is HTTP/2 only: callers of HTTP/1.1 need not be asked.
+pub fn is_grpc<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers())
+}
+
 /// Answers one request of a caller.
 pub async fn serve(worker: &Rc<Worker>, request: Request<Incoming>, caller: Caller<'_>) -> Reply<Outgoing> {
     let shared = &worker.shared;
-    let mut record = Record::begin(Direction::Outbound, &shared.nameless, Instant::now());
+    let mut record = Record::begin(Direction::Outbound, &worker.nameless, Instant::now());
     record.method(request.method().as_str());
-    // gRPC is HTTP/2 only: callers of HTTP/1.1 need not be asked.
-    let grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
+    let grpc = is_grpc(&request);
     let Some(guard) = shared.in_progress.enter(REQUESTS_MAX) else {
         record.ends(Outcome::Overloaded);
         let details = format!("this gateway serves {REQUESTS_MAX} requests at once and no more");
         let rejection = Rejection::new(ProxyError::ConnectionLimitReached, details);
         return reject(worker, grpc, rejection, record);
     };
+    let give_up = caller.give_up;
     match answer(worker, request, caller, grpc, &mut record).await {
-        Ok((answer, reader)) => {
-            let mut reply = pass_on(answer, record, Some(guard));
-            let outgoing = reply.response.body_mut();
-            outgoing.reader = reader;
-            outgoing.grpc = grpc.then(|| worker.clone());
+        Ok((answer, idle)) => {
+            let mut reply = pass_on(worker, answer, record, guard, idle, give_up);
+            reply.response.body_mut().grpc = grpc.then(|| worker.clone());
             reply
         }
         Err(rejection) => reject(worker, grpc, rejection, record),
     }
 }
 
-/// The answer of the cluster that serves it, and what shows whether the caller takes it.
+/// The answer of the cluster that serves it, and for how long nothing may move of it.
 async fn answer(
     worker: &Rc<Worker>,
     request: Request<Incoming>,
     caller: Caller<'_>,
     grpc: bool,
     record: &mut Record,
-) -> Result<(Answer, Option<Rc<Reader>>), Rejection> {
+) -> Result<(Answer, Duration), Rejection> {
     let shared = &worker.shared;
     let (parts, incoming) = request.into_parts();
     let version = parts.version;
@@ -122,32 +127,56 @@ async fn answer(
         interim: caller.interim,
     };
     let answer = placed.answer(worker, record).await.map_err(|not| not.rejection)?;
-    let streams = matches!(answer.body, AnswerBody::Stream(_));
-    let reader = streams.then(|| worker.stalls.watch(service.timeout.idle, caller.give_up.clone()));
-    Ok((answer, reader))
+    Ok((answer, service.timeout.idle))
 }
 
-/// An answer on its way to the caller; `record` is closed when it is over, and in progress until then with `guard`.
-pub fn pass_on(answer: Answer, mut record: Record, guard: Option<InProgressGuard>) -> Reply<Outgoing> {
+/// An answer on its way to the caller; `record` is closed when it is over, and in progress until then with `guard`. A
+/// caller that takes nothing of it for `idle` is given up.
+pub fn pass_on(
+    worker: &Worker,
+    answer: Answer,
+    mut record: Record,
+    guard: InProgressGuard,
+    idle: Duration,
+    give_up: &CancellationToken,
+) -> Reply<Outgoing> {
     record.status(answer.status.as_u16());
-    if let AnswerBody::Whole(whole) = &answer.body {
-        record.ends(Outcome::Answered);
-        record.sent(whole.data().map_or(0, Bytes::len));
-    }
-    respond(answer, record, guard)
+    let reader = match &answer.body {
+        AnswerBody::Whole(whole) => {
+            record.ends(Outcome::Answered);
+            record.sent(whole.data().map_or(0, Bytes::len));
+            None
+        }
+        AnswerBody::Stream(_) => Some(worker.stalls.watch(idle, give_up.clone())),
+    };
+    let mut reply = respond(answer, Some(record));
+    let outgoing = reply.response.body_mut();
+    (outgoing.reader, outgoing._in_progress) = (reader, Some(guard));
+    reply
+}
+
+/// The answer behind which the connection is taken over: what comes there has the record.
+pub fn take_over(takeover: Takeover) -> Reply<Outgoing> {
+    let answer = Answer {
+        status: StatusCode::OK,
+        reason: None,
+        headers: HeaderMap::new(),
+        body: AnswerBody::whole(Bytes::new()),
+        endpoint: None,
+    };
+    Reply { takeover: Some(takeover), ..respond(answer, None) }
 }
 
 /// The answer to a request that goes nowhere, as `record` says.
 pub fn reject(worker: &Worker, grpc: bool, rejection: Rejection, mut record: Record) -> Reply<Outgoing> {
-    let name = &worker.shared.name;
-    let answer = if grpc { rejection.into_grpc_answer(name) } else { rejection.into_answer(name) };
+    let answer = rejection.answer(grpc, &worker.shared.name);
     record.status(answer.status.as_u16());
     // Whole as it is, it is no answer of the service.
-    respond(answer, record, None)
+    respond(answer, Some(record))
 }
 
-fn respond(answer: Answer, record: Record, guard: Option<InProgressGuard>) -> Reply<Outgoing> {
-    let outgoing = Outgoing { body: answer.body, record, reader: None, grpc: None, _in_progress: guard };
+fn respond(answer: Answer, record: Option<Record>) -> Reply<Outgoing> {
+    let outgoing = Outgoing { body: answer.body, record, reader: None, grpc: None, _in_progress: None };
     let mut response = Response::new(outgoing);
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
@@ -167,12 +196,12 @@ impl Body for Outgoing {
         if let Some(reader) = &this.reader {
             if polled.is_ready() { reader.took() } else { reader.waits() }
         }
+        // A whole answer was counted when it began.
+        let (AnswerBody::Stream(_), Some(record)) = (&this.body, &mut this.record) else { return polled };
         match &polled {
-            Poll::Ready(Some(Ok(frame))) if matches!(this.body, AnswerBody::Stream(_)) => {
-                this.record.sent(frame.data_ref().map_or(0, Bytes::len));
-            }
+            Poll::Ready(Some(Ok(frame))) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
             Poll::Ready(Some(Err(error))) => {
-                this.record.ends(Outcome::Cut);
+                record.ends(Outcome::Cut);
                 if let Some(worker) = this.grpc.take() {
                     let trailers = broken_call(error, &worker.shared.name);
                     this.body = AnswerBody::whole(Bytes::new());
@@ -180,13 +209,8 @@ impl Body for Outgoing {
                 }
             }
             // Behind an error there is nothing but our own end.
-            Poll::Ready(None)
-                if this.record.outcome() == Outcome::Cancelled
-                    && matches!(this.body, AnswerBody::Stream(_)) =>
-            {
-                this.record.ends(Outcome::Answered);
-            }
-            _ => {}
+            Poll::Ready(None) if record.outcome() == Outcome::Cancelled => record.ends(Outcome::Answered),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         polled
     }

@@ -11,7 +11,7 @@ use http::Version;
 use http::header::HeaderValue;
 use proto::code::Code;
 use tokio::time::Instant;
-use tunnel::{Exchange, Peer, Sender};
+use tunnel::{Exchange, Peer};
 
 use super::{NotAnswered, Placed, find};
 use crate::base::clock::Activity;
@@ -35,6 +35,7 @@ struct Asked {
     declared: Declared,
     /// As the sidecar hashed it, if it placed by the contract that counts here.
     hash: Option<u64>,
+    grpc: bool,
     request_id: [u8; 16],
     /// What is left of the total deadline.
     deadline: Option<Duration>,
@@ -44,8 +45,8 @@ struct Asked {
 enum Refusal {
     /// The sidecar broke the protocol.
     Broken,
-    /// The caller is told.
-    Rejected(Rejection),
+    /// The caller is told, in the words of gRPC if it speaks them.
+    Rejected { rejection: Rejection, grpc: bool },
 }
 
 /// Refuses an exchange of a sidecar that is over its budget, before any work.
@@ -55,7 +56,7 @@ pub fn shed(worker: &Worker, caller: &str, mut exchange: Exchange) {
 }
 
 fn record(worker: &Worker, caller: &str) -> Record {
-    let mut record = Record::begin(Direction::Outbound, &worker.shared.nameless, Instant::now());
+    let mut record = Record::begin(Direction::Outbound, &worker.nameless, Instant::now());
     record.caller(Some(caller));
     record
 }
@@ -68,16 +69,20 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
     };
     let Exchange { mut sender, mut receiver } = exchange;
     let mut record = record(worker, caller);
-    let Some(head) = server::head(sidecar, &mut sender, &mut receiver).await else { return };
+    let Some(head) = server::head(sidecar, &mut receiver).await else {
+        record.ends(Outcome::Malformed);
+        return server::refuse(&mut sender, &mut receiver, Code::Internal);
+    };
     let asked = match Asked::read(worker, &head) {
         Ok(asked) => asked,
         Err(Refusal::Broken) => {
             record.ends(Outcome::Malformed);
             return server::refuse(&mut sender, &mut receiver, Code::Internal);
         }
-        Err(Refusal::Rejected(rejection)) => {
+        Err(Refusal::Rejected { rejection, grpc }) => {
             record.ends(Outcome::NotFound);
-            server::forward(&mut sender, rejection.into_answer(&shared.name), &mut record).await;
+            let answer = rejection.answer(grpc, &shared.name);
+            server::forward(&mut sender, answer, &mut record, &shared.stop).await;
             return;
         }
     };
@@ -86,9 +91,10 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
     let activity = Activity::new(record.started());
     let body = server::body(receiver, asked.declared, &shared.budget, activity.clone());
     if body.failed() {
+        record.ends(Outcome::Malformed);
         return sender.reset(Code::Internal);
     }
-    let grpc = grpc::is_grpc(&head.headers);
+    let grpc = asked.grpc;
     let interims = Interims::default();
     let interim = |status, headers: &http::HeaderMap| interims.push(status, headers);
     let total = asked.deadline.into_iter().chain(service.timeout.total).min();
@@ -110,23 +116,14 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
     let Some(answered) = interims.while_answering(&mut sender, answering).await else { return };
     match answered {
         Ok(answer) => {
-            let sent = server::forward(&mut sender, answer, &mut record).await;
+            let sent = server::forward(&mut sender, answer, &mut record, &shared.stop).await;
             record.ends(sent);
         }
-        Err(NotAnswered { caller_at_fault: true, .. }) => return sender.reset(Code::Cancelled),
+        Err(NotAnswered { caller_at_fault: true, .. }) => sender.reset(Code::Cancelled),
         Err(NotAnswered { rejection, .. }) => {
-            let name = &shared.name;
-            let answer = if grpc { rejection.into_grpc_answer(name) } else { rejection.into_answer(name) };
-            server::forward(&mut sender, answer, &mut record).await;
+            let answer = rejection.answer(grpc, &shared.name);
+            server::forward(&mut sender, answer, &mut record, &shared.stop).await;
         }
-    }
-    linger(worker, &sender).await;
-}
-
-/// A drain closes the tunnel after the last request: what was written must have arrived by then.
-async fn linger(worker: &Worker, sender: &Sender) {
-    if worker.shared.stop.is_cancelled() {
-        sender.stopped().await;
     }
 }
 
@@ -134,10 +131,11 @@ impl Asked {
     fn read(worker: &Rc<Worker>, bytes: &Bytes) -> Result<Self, Refusal> {
         let (told, head_fields) = proto::head::RequestHead::decode(bytes).map_err(|_| Refusal::Broken)?;
         let view = worker.shared.view.load();
-        let (service, port) =
-            find(&view, &worker.shared.domain, told.http.authority).map_err(Refusal::Rejected)?;
         let judged = message::request_from_tunnel(bytes, &told, head_fields);
         let (mut head, declared) = judged.ok_or(Refusal::Broken)?;
+        let grpc = grpc::is_grpc(&head.headers);
+        let found = find(&view, &worker.shared.domain, told.http.authority);
+        let (service, port) = found.map_err(|rejection| Refusal::Rejected { rejection, grpc })?;
         let placement = &service.placement;
         // Hashed once, at the first hop: unless that one did not know yet what counts here.
         let hash = if service.pinned || told.flow.generation == placement.generation() {
@@ -154,6 +152,7 @@ impl Asked {
             port,
             authority: told.http.authority.to_owned(),
             hash,
+            grpc,
             request_id: told.flow.request_id,
             deadline: (told.flow.deadline_ms > 0).then(|| Duration::from_millis(told.flow.deadline_ms)),
             service,
