@@ -383,9 +383,8 @@ fn it_shows_how_it_is() {
     for part in ["sidecar cart-1 of cluster west: ready", "/ns/shop/sa/cart", "unix ", "shop/web"] {
         assert!(said.out.contains(part), "no `{part}` in {said:?}");
     }
-    let metrics = sidecar.admin("/metrics").unwrap().text();
-    assert!(
-        metrics.contains("ringway_requests_total{direction=\"outbound\",service=\"shop/web\""),
-        "{metrics}"
-    );
+    wait_until("the request is counted", SOON, || {
+        let metrics = sidecar.admin("/metrics")?.text();
+        metrics.contains("ringway_requests_total{direction=\"outbound\",service=\"shop/web\"").then_some(())
+    });
 }

@@ -8,8 +8,8 @@ use hashring::NodeIndex;
 use registry::model::Timeout;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Shared;
 use super::world::{Link, Manner};
+use super::{Shared, is_charged};
 use crate::base::clock::Activity;
 use crate::proxy::flow::{Attempt, Candidates, Flow, Payload, Terms, Watched};
 use crate::telemetry::metrics::AttemptKind;
@@ -49,6 +49,7 @@ struct Seen {
     world: Shared,
     from: usize,
     made: Rc<Cell<usize>>,
+    last: Rc<Cell<Option<Failure>>>,
 }
 
 /// Where an attempt goes: at home, or through a tunnel.
@@ -60,6 +61,8 @@ enum Target {
 struct Number {
     world: Shared,
     plan: Plan,
+    /// How the last attempt failed, if it did.
+    last: Rc<Cell<Option<Failure>>>,
 }
 
 /// An answer.
@@ -69,11 +72,12 @@ struct Status(u16);
 pub(super) async fn call(world: &Shared, plan: Plan) -> Ended {
     let cluster = &world.clusters[plan.from];
     let started = Instant::now();
-    let made = Rc::new(Cell::new(0));
+    let (made, last) = (Rc::new(Cell::new(0)), Rc::<Cell<_>>::default());
+    world.asked[plan.from].update(|asked| asked + 1);
     let timeout = Timeout { total: Some(plan.deadline), ..Timeout::default() };
     let flow = Flow {
-        candidates: Seen { world: world.clone(), from: plan.from, made: made.clone() },
-        payload: Number { world: world.clone(), plan: plan.clone() },
+        candidates: Seen { world: world.clone(), from: plan.from, made: made.clone(), last: last.clone() },
+        payload: Number { world: world.clone(), plan: plan.clone(), last },
         terms: Terms {
             retry: &world.retry,
             timeout: &timeout,
@@ -141,8 +145,12 @@ impl Candidates for Seen {
 
     fn attempt_began(&self, node: NodeIndex, kind: AttemptKind) -> AttemptId {
         self.made.set(self.made.get() + 1);
-        if kind == AttemptKind::Hedge {
-            self.world.hedged.set(self.world.hedged.get() + 1);
+        match (kind, self.last.get()) {
+            (AttemptKind::Hedge, _) => self.world.hedged[self.from].update(|hedged| hedged + 1),
+            (AttemptKind::Retry, Some(failure)) if is_charged(failure) => {
+                self.world.charged[self.from].update(|charged| charged + 1);
+            }
+            _ => {}
         }
         if kind != AttemptKind::First {
             let cluster = &self.world.clusters[node.get()].name;
@@ -151,11 +159,7 @@ impl Candidates for Seen {
         AttemptId::default()
     }
 
-    fn attempt_ended(&self, _: AttemptId, failure: Option<Failure>) {
-        if matches!(failure, Some(Failure::Overloaded | Failure::Reset)) {
-            self.world.charged.set(self.world.charged.get() + 1);
-        }
-    }
+    fn attempt_ended(&self, _: AttemptId, _: Option<Failure>) {}
 }
 
 impl Watched for Rc<Link> {
@@ -205,6 +209,17 @@ impl Payload for Number {
     }
 
     async fn send(&self, target: Target, attempt: Attempt) -> Result<Status, Failure> {
+        let sent = self.way(target, attempt).await;
+        self.last.set(match &sent {
+            Ok(status) => self.failure_in(status),
+            Err(failure) => Some(*failure),
+        });
+        sent
+    }
+}
+
+impl Number {
+    async fn way(&self, target: Target, attempt: Attempt) -> Result<Status, Failure> {
         let link = match target {
             Target::Home => return self.at(self.plan.from, attempt).await,
             Target::Tunnel(link) => link,
@@ -229,9 +244,7 @@ impl Payload for Number {
             }
         }
     }
-}
 
-impl Number {
     /// There and back.
     async fn across(&self, link: &Link, attempt: Attempt) -> Result<Status, Failure> {
         self.pass(link).await;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::caller::{Ended, Plan};
-use super::{LASTS, Shared, since};
+use super::{LASTS, Shared, Spent, since};
 use crate::base::clock::Clock;
 use policy::health::{State, Way, Ways};
 use policy::placement::{Availability, Placement, Rings};
@@ -86,8 +86,12 @@ pub(super) struct World {
     events: RefCell<Vec<String>>,
     /// How often each flow reached an endpoint.
     pub(super) delivered: RefCell<BTreeMap<u64, u32>>,
-    pub(super) hedged: Cell<u64>,
-    pub(super) charged: Cell<u64>,
+    /// One cluster asks a lot, all at once.
+    busy: bool,
+    /// By the cluster that asks: flows, hedges, and retries that are charged.
+    pub(super) asked: Vec<Cell<u64>>,
+    pub(super) hedged: Vec<Cell<u64>>,
+    pub(super) charged: Vec<Cell<u64>>,
 }
 
 impl World {
@@ -160,12 +164,14 @@ impl World {
             links,
             clock: Clock::start(),
             start: now,
-            retry: Retry { attempts, on, ..Retry::default() },
+            retry: Retry { attempts, on, min_per_second: 1, ..Retry::default() },
+            busy: rng.u8(..8) == 0,
             stop: CancellationToken::new(),
             events: RefCell::default(),
             delivered: RefCell::default(),
-            hedged: Cell::new(0),
-            charged: Cell::new(0),
+            asked: vec![Cell::new(0); count],
+            hedged: vec![Cell::new(0); count],
+            charged: vec![Cell::new(0); count],
             rng: RefCell::new(rng),
         })
     }
@@ -173,12 +179,12 @@ impl World {
     /// The calls of this schedule.
     pub(super) fn plans(&self) -> Vec<Plan> {
         let mut rng = self.rng.borrow_mut();
-        let count = rng.usize(10..40);
+        let count = if self.busy { rng.usize(300..600) } else { rng.usize(10..40) };
         (0..count as u64)
             .map(|id| Plan {
                 id,
                 at: Duration::from_micros(rng.u64(300_000..LASTS.as_micros() as u64)),
-                from: rng.usize(0..self.clusters.len()),
+                from: if self.busy { 0 } else { rng.usize(0..self.clusters.len()) },
                 key: rng.bool().then(|| rng.u64(..)),
                 replayable: rng.u8(0..4) != 0,
                 deadline: Duration::from_millis(rng.u64(1_500..6_000)),
@@ -225,12 +231,15 @@ impl World {
         self.events.borrow().clone()
     }
 
-    pub(super) fn hedges(&self) -> u64 {
-        self.hedged.get()
-    }
-
-    pub(super) fn charged(&self) -> u64 {
-        self.charged.get()
+    pub(super) fn spent(&self) -> Vec<Spent> {
+        let now = self.clock.micros();
+        let of = |(at, cluster): (usize, &Cluster)| Spent {
+            flows: self.asked[at].get(),
+            hedges: self.hedged[at].get(),
+            charged: self.charged[at].get(),
+            budget: cluster.retries.spent(now),
+        };
+        self.clusters.iter().enumerate().map(of).collect()
     }
 
     pub(super) fn link(&self, from: usize, to: usize) -> &Rc<Link> {
