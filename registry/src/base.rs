@@ -1,6 +1,7 @@
 //! What the registry and its users share: audit lines, error chains, rates, bounded reads of disks, maps that share their
 //! unchanged parts.
 
+pub mod address;
 pub mod audit;
 pub mod causes;
 pub mod rate;

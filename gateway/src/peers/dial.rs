@@ -227,9 +227,8 @@ async fn dial_told(
         if !allowed.allow(class) {
             cluster.over.note(&cluster.name, Over::Forbidden, now());
             last = TunnelError::Connect(format!(
-                "the peer tells {}, which is {}: it is not dialled unless `addresses` of the Link name such",
-                socket.ip(),
-                class.as_str()
+                "the peer tells {}, an address that is {class}: it is not dialled unless `addresses` of the Link name such",
+                socket.ip()
             ));
             continue;
         }

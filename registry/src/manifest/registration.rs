@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::raw::{self, Field};
 use super::scope::Scope;
 use super::units::{self, Wrong};
+use crate::base::address::Special;
 use crate::model::{HostRule, Hosts};
-use crate::pure::registration::place::special;
 
 /// Most rules of one service: every registration of it is held against them.
 const HOSTS_MAX: usize = 64;
@@ -57,12 +57,16 @@ fn of_network(text: &str, address: IpAddr, prefix: u8) -> Result<HostRule, Wrong
         let hint = format!("write a number of bits up to {bits}");
         return Err(Wrong::new(format!("`{text}` is no network"), hint));
     }
+    if address.to_canonical() != address {
+        let hint = format!("write the IPv4 address, `{}`", address.to_canonical());
+        return Err(Wrong::new(format!("`{text}` is an IPv4 address in the dress of IPv6"), hint));
+    }
     if first != address {
         let hint = format!("write `{first}/{prefix}`, or the address alone");
         return Err(Wrong::new(format!("`{text}` has bits behind its network"), hint));
     }
     // A network that merely holds such addresses may be given: they are not allowed for that.
-    if let Some(kind) = special(address).filter(|_| prefix > 0) {
+    if let Some(kind) = Special::of(address).filter(|_| prefix > 0) {
         let hint =
             "workloads on the gateway's own host register over its Unix socket, whatever is allowed here";
         return Err(Wrong::new(
@@ -96,6 +100,7 @@ mod tests {
         for (text, hint) in [
             ("10.0.0.5/24", "write `10.0.0.0/24`, or the address alone"),
             ("10.0.0.0/33", "write a number of bits up to 32"),
+            ("::ffff:10.0.0.0/104", "write the IPv4 address, `10.0.0.0`"),
             ("127.0.0.0/8", "workloads on the gateway's own host register over its Unix socket"),
             ("169.254.169.254", "workloads on the gateway's own host register over its Unix socket"),
             ("fe80::/10", "workloads on the gateway's own host register over its Unix socket"),

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::base::address::Special;
 use crate::model::{Endpoint, Hosts, ServiceName};
 
 /// Where a registrar is.
@@ -36,7 +37,7 @@ pub enum BadPlace {
         /// As it was said.
         host: String,
         /// Which.
-        kind: &'static str,
+        kind: Special,
     },
     /// Another place than that of the registrar, which the service does not allow.
     #[error(
@@ -89,7 +90,7 @@ pub fn may_be_at(
         }
     }
     let CameFrom::Address(from) = from else { return Ok(()) };
-    if let Some(kind) = addresses().find_map(special) {
+    if let Some(kind) = addresses().find_map(Special::of) {
         return Err(BadPlace::Special { host: host(), kind });
     }
     let from = from.to_canonical();
@@ -98,28 +99,6 @@ pub fn may_be_at(
         return Ok(());
     }
     Err(BadPlace::Elsewhere { service: service.clone(), host: host(), from })
-}
-
-/// The kind of an address that means something else to each host, or no single one.
-pub(crate) fn special(address: IpAddr) -> Option<&'static str> {
-    let address = address.to_canonical();
-    let of_this_network = match address {
-        // RFC 1122, section 3.2.1.3: 0.0.0.0/8 is a host on this network.
-        IpAddr::V4(v4) => v4.octets()[0] == 0,
-        IpAddr::V6(_) => false,
-    };
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    match address {
-        _ if address.is_loopback() => Some("loopback"),
-        _ if address.is_unspecified() || of_this_network => Some("unspecified"),
-        _ if link_local => Some("link-local"),
-        _ if address.is_multicast() => Some("multicast"),
-        IpAddr::V4(v4) if v4.is_broadcast() => Some("broadcast"),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -187,23 +166,23 @@ mod tests {
             HostRule::Under("example".into()),
         ];
         for (host, addresses, kind) in [
-            ("127.0.0.1", &[][..], "loopback"),
-            ("127.9.9.9", &[], "loopback"),
-            ("::1", &[], "loopback"),
-            ("::ffff:127.0.0.1", &[], "loopback"),
-            ("0.0.0.0", &[], "unspecified"),
-            ("0.1.2.3", &[], "unspecified"),
-            ("::", &[], "unspecified"),
-            ("169.254.169.254", &[], "link-local"),
-            ("fe80::1", &[], "link-local"),
-            ("224.0.0.1", &[], "multicast"),
-            ("ff02::1", &[], "multicast"),
-            ("255.255.255.255", &[], "broadcast"),
-            ("cart.example", &["10.0.0.5", "127.0.0.1"], "loopback"),
+            ("127.0.0.1", &[][..], Special::Loopback),
+            ("127.9.9.9", &[], Special::Loopback),
+            ("::1", &[], Special::Loopback),
+            ("::ffff:127.0.0.1", &[], Special::Loopback),
+            ("0.0.0.0", &[], Special::Unspecified),
+            ("0.1.2.3", &[], Special::Unspecified),
+            ("::", &[], Special::Unspecified),
+            ("169.254.169.254", &[], Special::LinkLocal),
+            ("fe80::1", &[], Special::LinkLocal),
+            ("224.0.0.1", &[], Special::Multicast),
+            ("ff02::1", &[], Special::Multicast),
+            ("255.255.255.255", &[], Special::Broadcast),
+            ("cart.example", &["10.0.0.5", "127.0.0.1"], Special::Loopback),
         ] {
             let said = judge(host, 9001, addresses, &all, FAR);
             assert_eq!(said, Err(BadPlace::Special { host: host.into(), kind }));
-            if kind == "loopback" {
+            if kind == Special::Loopback {
                 assert_eq!(
                     judge(host, 9001, addresses, &[], CameFrom::Host),
                     Ok(()),
