@@ -233,12 +233,7 @@ impl Peers {
         let cluster = self
             .cluster_of(peer)
             .ok_or_else(|| (CloseCode::LinkRemoved, format!("there is no link to cluster `{name}` here")))?;
-        if cluster.tunnels() >= PEER_TUNNELS_MAX {
-            cluster.over.note(&cluster.name, Over::Tunnels, Instant::now());
-            let text =
-                format!("`{name}` has {PEER_TUNNELS_MAX} tunnels to this gateway, and may have no more");
-            return Err((CloseCode::DuplicateTunnel, text));
-        }
+        cluster.has_room().map_err(|text| (CloseCode::DuplicateTunnel, text))?;
         if self.is_own(peer) {
             return Ok(());
         }
@@ -294,6 +289,11 @@ impl Peers {
         let uid = Some(tunnel.peer().hello.cluster_uid);
         if !self.is_own(tunnel.peer()) && *lock(&cluster.uid) != uid {
             tunnel.close(CloseCode::DuplicateCluster, "another cluster of this name is linked");
+            return None;
+        }
+        // And more than there is room for.
+        if let Err(text) = cluster.has_room() {
+            tunnel.close(CloseCode::DuplicateTunnel, &text);
             return None;
         }
         let taken = cluster.take(tunnel, |gateway| self.are_smaller_than(gateway));
@@ -424,8 +424,18 @@ impl PeerCluster {
         self.tunnels_changed();
     }
 
+    /// Whether there may be another tunnel of it.
+    fn has_room(&self) -> Result<(), String> {
+        if self.tunnels() < PEER_TUNNELS_MAX {
+            return Ok(());
+        }
+        self.over.note(&self.name, Over::Tunnels, Instant::now());
+        Err(format!("`{}` has {PEER_TUNNELS_MAX} tunnels to this gateway, and may have no more", self.name))
+    }
+
     /// A tunnel came or went, or shall be replaced.
     fn tunnels_changed(&self) {
+        // Requests decide anew; and whoever speaks on tunnels begins anew on a new one.
         self.changed.notify_waiters();
         self.news.tell();
     }

@@ -124,23 +124,20 @@ impl Sidecars {
             let text = format!("{} is no workload of cluster `{}`", peer.identity, self.cluster);
             return Err((CloseCode::WrongPeer, text));
         }
-        let tunnels = self.lock();
-        if tunnels.len() >= TUNNELS_MAX {
-            let text = format!("this gateway serves {TUNNELS_MAX} sidecars and no more");
-            return Err((CloseCode::Shutdown, text));
-        }
-        let of_it = tunnels.iter().filter(|tunnel| tunnel.peer().identity == peer.identity).count();
-        if of_it >= TUNNELS_OF_ONE_MAX {
-            let text =
-                format!("this gateway serves {TUNNELS_OF_ONE_MAX} sidecars of one workload and no more");
-            return Err((CloseCode::Shutdown, text));
-        }
-        Ok(())
+        has_room(&self.lock(), peer).map_err(|text| (CloseCode::Shutdown, text))
     }
 
-    /// Takes a tunnel into use, until [`Self::ended`].
+    /// Takes a tunnel into use, until [`Self::ended`]; or closes it, where others that were admitted at the same time have
+    /// taken the room.
     pub fn begun(&self, tunnel: &Tunnel) {
-        self.lock().push(tunnel.clone());
+        {
+            let mut tunnels = self.lock();
+            if let Err(text) = has_room(&tunnels, tunnel.peer()) {
+                tunnel.close(CloseCode::Shutdown, &text);
+                return;
+            }
+            tunnels.push(tunnel.clone());
+        }
         if self.stop.is_cancelled() {
             // Too late to be told with the others.
             tunnel.go_away("the gateway drains");
@@ -201,4 +198,15 @@ impl Sidecars {
         // Whoever panicked left a list that is whole: every change is one call.
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+/// Whether there may be another tunnel of `peer` beside these.
+fn has_room(tunnels: &[Tunnel], peer: &Peer) -> Result<(), String> {
+    if tunnels.len() >= TUNNELS_MAX {
+        return Err(format!("this gateway serves {TUNNELS_MAX} sidecars and no more"));
+    }
+    let of_it = tunnels.iter().filter(|tunnel| tunnel.peer().identity == peer.identity).count();
+    if of_it >= TUNNELS_OF_ONE_MAX {
+        return Err(format!("this gateway serves {TUNNELS_OF_ONE_MAX} sidecars of one workload and no more"));
+    }
+    Ok(())
 }
