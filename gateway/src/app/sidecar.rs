@@ -5,7 +5,7 @@ use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -23,13 +23,14 @@ use super::files::Look;
 use super::load::{Certificate, Refused, certificate};
 use super::open::on_disk;
 use super::pace::{Outcome, Why};
+use super::reload::judge_tunnels;
 use super::report::Report;
 use super::watcher::{Told, Watcher};
 use super::{LoadError, Signals, StartError, bind};
 use crate::base::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::base::clock::Clock;
 use crate::base::descriptors;
-use crate::peers::{PeerCluster, Peers};
+use crate::peers::Peers;
 use crate::proxy::worker::{Room, Shared, Worker};
 use crate::proxy::{dataplane, listener};
 use crate::sidecar::registrar::Ending;
@@ -41,8 +42,6 @@ use crate::view::{View, ViewBuilder};
 
 /// How long the last bytes may take once everything is over.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
-/// How often tunnels are held against the clock and the certificates of the moment.
-const JUDGE: Duration = Duration::from_secs(5);
 /// How long the endpoints that it registered may drain.
 const REGISTERED_GRACE: Duration = Duration::from_secs(10);
 
@@ -117,7 +116,8 @@ async fn start(files: Vec<PathBuf>) -> Result<(), StartError> {
     let registered = !sidecar.register.is_empty();
     let registering = sidecar::register(sidecar.clone(), cluster.clone(), ending.clone());
     let registering = registered.then(|| spawn_local(registering));
-    spawn_local(follow_local(shared.clone(), cluster, endpoint.clone()));
+    spawn_local(follow_local(shared.clone(), endpoint.clone()));
+    spawn_local(judge_tunnels(shared.clone(), move |_, _| cluster.changed.notify_waiters()));
     info!(
         cluster = %sidecar.cluster, sidecar = %sidecar.id, proxy = %sidecar.proxy, admin = %sidecar.admin, "Ready."
     );
@@ -309,22 +309,14 @@ fn take(loaded: Loaded, shared: &Shared, report: &mut Report, why: Why) -> Outco
     outcome
 }
 
-/// Makes new tunnels with the certificate and bundle of the moment, and ends or replaces those that do not fit them.
-async fn follow_local(shared: Arc<Shared>, cluster: Arc<PeerCluster>, endpoint: Rc<DirectEndpoint>) {
+/// Makes new tunnels with the certificate and bundle of the moment.
+async fn follow_local(shared: Arc<Shared>, endpoint: Rc<DirectEndpoint>) {
     let mut changes = shared.local.subscribe();
-    loop {
-        tokio::select! {
-            // `shared` holds the sender.
-            _ = changes.changed() => {
-                let local = changes.borrow_and_update().clone();
-                if let Err(failed) = endpoint.replace_local(local) {
-                    error!(error = %failed, "The new certificate cannot be used; the old one stays in use.");
-                }
-            }
-            () = tokio::time::sleep(JUDGE) => {}
+    // `shared` holds the sender.
+    while changes.changed().await.is_ok() {
+        let local = changes.borrow_and_update().clone();
+        if let Err(failed) = endpoint.replace_local(local) {
+            error!(error = %failed, "The new certificate cannot be used; the old one stays in use.");
         }
-        let local = shared.local.borrow().clone();
-        shared.peers.judge(&local.trust, &local.credentials, SystemTime::now());
-        cluster.changed.notify_waiters();
     }
 }
