@@ -61,11 +61,21 @@ pub enum Readiness {
     None,
 }
 
-/// [`Readiness`], and the weight of those that are eligible, at one moment.
+/// How the endpoints of a port are, all together, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Summary {
-    readiness: Readiness,
+pub struct Summary {
+    /// How well they are.
+    pub readiness: Readiness,
+    /// The weight of those that are eligible, in hundredths.
     weight: u32,
+}
+
+impl Summary {
+    /// The weight of the endpoints that take requests, in hundredths. Where there are only last resorts it is the least
+    /// there is, and not nothing.
+    pub fn ready_weight(self) -> u32 {
+        if self.weight == 0 && self.readiness != Readiness::None { 1 } else { self.weight }
+    }
 }
 
 /// A summary of many endpoints counts for so long, in microseconds: it is a look at all of them.
@@ -291,11 +301,9 @@ impl Endpoints {
         self.summary(now).readiness
     }
 
-    /// The weight of the endpoints that take requests now, in hundredths. Where there are only last resorts it is the
-    /// least there is, and not nothing.
+    /// As [`Summary::ready_weight`].
     pub fn ready_weight(&self, now: u64) -> u32 {
-        let Summary { readiness, weight } = self.summary(now);
-        if weight == 0 && readiness != Readiness::None { 1 } else { weight }
+        self.summary(now).ready_weight()
     }
 
     /// The summary of this moment, or of one just before.
@@ -320,8 +328,8 @@ impl Endpoints {
         summary
     }
 
-    /// Looks at all of them.
-    fn look(&self, now: u64) -> Summary {
+    /// Looks at all of them, however long that takes: for those who act on a change, and would not look again.
+    pub fn look(&self, now: u64) -> Summary {
         let (mut eligible, mut healthy, mut weight, mut all, mut all_weight) = (0, 0, 0u32, 0, 0u32);
         for slot in self.list.iter().filter(|slot| slot.weight > 0) {
             all += 1;

@@ -35,14 +35,14 @@ impl Facts {
     /// that one that cannot reach an endpoint makes nothing flap. The requests that each has on its way add up.
     /// Gives whether more than the requests on their way has changed.
     fn tell(&self, words: &[Word], now: u64) -> bool {
-        let before = (self.ready(now), self.ring(now));
+        let before = (self.ready(now), self.readiness(now), self.ring(now));
         let load = words.iter().fold(0u32, |load, word| load.saturating_add(word.load));
         self.ready.store(words.iter().map(|word| word.ready).max().unwrap_or(0), Relaxed);
         self.degraded.store(words.iter().all(|word| word.degraded), Relaxed);
         self.load.store(load, Relaxed);
         self.ring.store(words.first().map_or(0, |word| word.ring), Relaxed);
         self.told_at.store(now.max(1), Relaxed);
-        before != (self.ready(now), self.ring(now))
+        before != (self.ready(now), self.readiness(now), self.ring(now))
     }
 
     /// The weight of its endpoints that take requests, in hundredths; 0: none does. `None`: unknown.

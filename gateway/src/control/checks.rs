@@ -146,7 +146,7 @@ async fn keep_checking(
         drop(permit);
         let failed = endpoint.fails_checks();
         let change = endpoint.checked(result.is_ok(), check.rise, check.fall, shared.clock.micros());
-        if endpoint.fails_checks() != failed {
+        if change.is_some() || endpoint.fails_checks() != failed {
             shared.news.tell();
         }
         if let Err(error) = &result {

@@ -85,8 +85,8 @@ pub async fn serve<S: Store>(
     mut incoming: mpsc::Receiver<RegisterStream>,
 ) {
     let revision = |view: &View| view.catalog.as_ref().map_or(0, |catalog| catalog.revision);
-    let views = watch::Sender::new(shared.view.load_full());
     let mut news = shared.news.follow();
+    let views = watch::Sender::new(shared.view.load_full());
     let mut sessions = JoinSet::new();
     let mut rooms = Rooms::default();
     let resolving = Arc::new(Semaphore::new(RESOLVED_AT_ONCE));

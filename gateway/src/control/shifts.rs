@@ -23,14 +23,6 @@ pub async fn watch(shared: Arc<Shared>) {
     let mut before: BTreeMap<ClusterName, bool> = BTreeMap::new();
     let mut news = shared.news.follow();
     loop {
-        let changed = async {
-            news.changed().await;
-            tokio::time::sleep(LOOK).await;
-        };
-        tokio::select! {
-            () = shared.stop.cancelled() => return,
-            () = changed => {}
-        }
         let peers: Vec<Arc<PeerCluster>> = shared.peers.iter().collect();
         // That a link was added or removed is said where it is read.
         before.retain(|name, _| peers.iter().any(|peer| peer.name == *name));
@@ -43,6 +35,14 @@ pub async fn watch(shared: Arc<Shared>) {
             let states = if up { ("down", "up") } else { ("up", "down") };
             let what = format!("link {}", peer.name);
             audit::health("link", what, states, why(&peer, up), moved(&shared.view.load(), &peer.name));
+        }
+        let changed = async {
+            news.changed().await;
+            tokio::time::sleep(LOOK).await;
+        };
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = changed => {}
         }
     }
 }

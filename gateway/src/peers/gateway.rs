@@ -192,8 +192,6 @@ impl PeerGateway {
         }
         self.tunnels.store(Arc::new(keep));
         self.apply(&ways, transition);
-        // Whoever speaks on its tunnels begins anew on a new one.
-        self.news.tell();
         Offer::Taken
     }
 
@@ -224,7 +222,6 @@ impl PeerGateway {
             // What is in doubt is to be asked at once.
             self.busy.notify_one();
         }
-        self.news.tell();
     }
 
     /// Closes the tunnels of a way on which nothing comes, while the peer is up on another: what is on them fails at once,

@@ -7,7 +7,7 @@ use tunnel::{Event, Tunnel};
 
 use super::gateway::way_of;
 use super::{PeerGateway, lock};
-use policy::health::{PROBE_IDLE, Way};
+use policy::health::Way;
 
 impl PeerGateway {
     /// What the driver of `tunnel`, one of its own, tells. `epoch` is the start of the clock that probes carry.
@@ -39,12 +39,19 @@ pub async fn watch(gateway: Arc<PeerGateway>, epoch: Instant) {
     let mut sequence = 0u64;
     let mut last_heard = [0u64; 2];
     loop {
+        // Made before the look: what changes after it is heard.
+        let changed = gateway.changed.notified();
         let scheduled = lock(&gateway.ways).due(Instant::now());
+        let due = async {
+            match scheduled {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                // While there is no tunnel nothing is due; the change that brings one wakes this task.
+                None => changed.await,
+            }
+        };
         tokio::select! {
             () = gateway.stop.cancelled() => return,
-            // While there is no tunnel nothing is due; the change that brings one wakes this task.
-            () = gateway.changed.notified(), if scheduled.is_none() => {}
-            () = tokio::time::sleep_until(scheduled.unwrap_or_else(|| Instant::now() + PROBE_IDLE).into()) => {}
+            () = due => {}
             () = gateway.busy.notified() => {}
         }
         let now = Instant::now();

@@ -82,6 +82,8 @@ async fn probe(endpoint: Arc<EndpointState>, watch: Rc<Watch>) {
             Probe::Answer => {
                 if timeout(PROBE_WAIT, lives(&endpoint)).await.unwrap_or(false) {
                     endpoint.lives(watch.clock.micros());
+                    // A request may ask it: it is eligible again, although not in use yet.
+                    watch.news.tell();
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::control::{Digest, Gateways, ServiceDigest};
 use proto::limits::DIGEST_SERVICES_MAX;
-use registry::model::ClusterName;
+use registry::model::{ClusterName, ServiceName};
 use tokio::sync::watch;
 use tunnel::Tunnel;
 
@@ -24,8 +24,8 @@ const ALL_MICROS: u64 = 1_000_000;
 #[derive(Debug)]
 struct Listener {
     tunnel: Tunnel,
-    /// Where telling everything goes on; `None`: it is through.
-    cursor: Option<usize>,
+    /// The service where telling everything goes on; `None`: it is through.
+    cursor: Option<ServiceName>,
     /// When it begins again.
     all_at: u64,
     /// What it was told of our gateways.
@@ -89,24 +89,22 @@ pub async fn tell_peers(shared: Arc<Shared>, mut gateways: watch::Receiver<Arc<G
                     known.unwrap_or(Listener { tunnel, cursor: None, all_at: now, gateways: None });
                 let hears = listener.hear_of(&ours);
                 if listener.cursor.is_none() && now >= listener.all_at {
-                    (listener.cursor, listener.all_at) = (Some(0), now + ALL_MICROS);
+                    listener.cursor = services.first().map(|first| first.service.name.clone());
+                    listener.all_at = now + ALL_MICROS;
                     let objections = objections.to(&cluster.name, &view);
                     if !objections.is_empty() {
                         // What does not fit is told a second later.
                         listener.tunnel.tell(Digest { services: Vec::new(), objections });
                     }
                 }
-                let news: Vec<usize> = match listener.cursor {
-                    Some(from) => (from..services.len()).filter(granted).collect(),
-                    None => (0..services.len()).filter(|&at| changed[at]).filter(granted).collect(),
+                let rest = match &listener.cursor {
+                    Some(next) => services.partition_point(|told| told.service.name < *next),
+                    None => services.len(),
                 };
+                let is_news = |at: &usize| *at >= rest || changed[*at];
+                let news: Vec<usize> = (0..services.len()).filter(is_news).filter(granted).collect();
                 let untold = tell(&listener.tunnel, &services, &news);
-                match (listener.cursor, untold) {
-                    (Some(_), untold) => listener.cursor = untold,
-                    // Soon made good with everything else.
-                    (None, Some(_)) => listener.all_at = now,
-                    (None, None) => {}
-                }
+                listener.cursor = untold.map(|at| services[at].service.name.clone());
                 // What could not be told yet goes on with the next look.
                 due = due.min(if listener.cursor.is_some() || !hears { now } else { listener.all_at });
                 heard.insert(key, listener);
@@ -161,10 +159,12 @@ fn served(view: &View, before: Vec<Told>) -> Vec<Told> {
 impl Told {
     /// Whether what is told at once has changed since the last look.
     fn look(&mut self, now: u64) -> bool {
-        let endpoints = || self.service.ports.iter().map(|(_, endpoints)| endpoints);
+        let (mut ready, mut degraded) = (0, true);
         // A service whose one port works is not down.
-        let ready = endpoints().map(|e| e.ready_weight(now)).max().unwrap_or(0);
-        let degraded = endpoints().all(|e| e.readiness(now) != Readiness::Ready);
+        for seen in self.service.ports.iter().map(|(_, endpoints)| endpoints.look(now)) {
+            ready = ready.max(seen.ready_weight());
+            degraded &= seen.readiness != Readiness::Ready;
+        }
         let ring = self.service.placement.as_ref().map(|placement| placement.ring().fingerprint());
         let facts = Some(Facts { ready, degraded, ring });
         std::mem::replace(&mut self.facts, facts) != facts
