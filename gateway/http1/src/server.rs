@@ -1,33 +1,37 @@
 //! The side that answers.
 
+mod answer;
+mod body;
+mod request;
+
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING,
-};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http::header::EXPECT;
+use http::{Method, Request, Response, Version};
+use http_body::Body as HttpBody;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::sync::CancellationToken;
 
-use crate::BodyError;
-use crate::chunked::{Decoder, Item};
-use crate::framing::{self, BadFraming, Framing, is_bodiless};
-use crate::head::{self, Finder, HeadError, Limits, put_field, put_fields, put_status_line};
-use crate::outgoing::{Mode, Outgoing};
+use crate::chunked::Decoder;
+use crate::framing::{self, Framing};
+use crate::head::{self, Finder, Limits};
+use crate::outgoing::Outgoing;
 use crate::source::Source;
 use crate::timers::{Timer, Timers};
 
-/// Interim answers that are forwarded for one request: a server has a few hints to give, and no stream of them.
-const INTERIM_MAX: u8 = 16;
+use answer::Asked;
+pub use answer::{Interim, date};
+pub use body::Body;
+pub use request::Refused;
+use request::judge;
+
 /// What a caller still sends of a request that is over is read and thrown away for so long, so that its end of the
 /// connection is not reset before it has read the answer (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(30);
@@ -37,43 +41,6 @@ const LINGER_IDLE: Duration = Duration::from_secs(2);
 const LINGER_DRAIN: Duration = Duration::from_millis(500);
 /// A drain waits no longer for the rest of a head that has begun.
 const DRAIN_HEAD_WAIT: Duration = Duration::from_secs(2);
-
-/// Why a request is refused before it is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Its head.
-    #[error(transparent)]
-    Head(#[from] HeadError),
-    /// Its end is not known.
-    #[error(transparent)]
-    Framing(#[from] BadFraming),
-    /// No target of the forms that RFC 9112, section 3.2 has for its method.
-    #[error("the request target is malformed")]
-    Target,
-    /// None, or more than one (RFC 9112, section 3.2).
-    #[error("the request has {0} Host field")]
-    Host(&'static str),
-    /// The head was not whole in time.
-    #[error("the head did not come in time")]
-    TooSlow,
-}
-
-impl Refused {
-    /// The status that says so.
-    pub fn status(self) -> StatusCode {
-        match self {
-            Self::Head(HeadError::TooLarge(_) | HeadError::TooManyFields(_)) => {
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-            }
-            Self::Head(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::Framing(BadFraming::Coding) => StatusCode::NOT_IMPLEMENTED,
-            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Head(HeadError::Malformed(_)) | Self::Framing(_) | Self::Target | Self::Host(_) => {
-                StatusCode::BAD_REQUEST
-            }
-        }
-    }
-}
 
 /// Who answers.
 pub trait Service {
@@ -146,23 +113,6 @@ pub enum Ended<E: std::error::Error + 'static = Infallible> {
     /// What came is no request.
     #[error(transparent)]
     Refused(#[from] Refused),
-}
-
-/// The body of a request, read from its connection by whoever polls it.
-#[derive(Debug)]
-pub struct Body {
-    connection: Rc<Connection>,
-    decoder: Decoder,
-    /// The caller waits to be told that it may send (RFC 9110, section 10.1.1).
-    awaited: bool,
-}
-
-/// Where interim answers go.
-#[derive(Clone, Debug)]
-pub struct Interim {
-    /// None: the caller would not understand them.
-    connection: Option<Rc<Connection>>,
-    left: Rc<Cell<u8>>,
 }
 
 #[derive(Debug)]
@@ -266,50 +216,6 @@ enum After {
     TakenOver,
 }
 
-/// What of a request decides how it is answered.
-struct Asked {
-    method: Method,
-    version: Version,
-    keep: bool,
-}
-
-/// A request from its head.
-fn judge(head: head::Request) -> Result<(Request<()>, Framing), Refused> {
-    let framing = framing::of_request(head.version, &head.headers)?;
-    let hosts = head.headers.get_all(HOST).iter().count();
-    if hosts > 1 {
-        return Err(Refused::Host("more than one"));
-    }
-    if hosts == 0 && head.version == Version::HTTP_11 {
-        return Err(Refused::Host("no"));
-    }
-    let mut request = Request::new(());
-    *request.uri_mut() = target(&head.method, head.target).ok_or(Refused::Target)?;
-    *request.method_mut() = head.method;
-    *request.version_mut() = head.version;
-    *request.headers_mut() = head.headers;
-    Ok((request, framing))
-}
-
-/// A request target in one of the four forms (RFC 9112, section 3.2).
-fn target(method: &Method, target: Bytes) -> Option<Uri> {
-    // No form has a fragment, and whoever cuts it off asks for something else than was meant.
-    if target.contains(&b'#') {
-        return None;
-    }
-    let connect = *method == Method::CONNECT;
-    let any = *method == Method::OPTIONS && target[..] == *b"*";
-    let origin = target.first() == Some(&b'/');
-    let uri = Uri::from_maybe_shared(target).ok()?;
-    let fits = match (connect, uri.scheme(), uri.authority()) {
-        (true, None, Some(_)) => uri.path_and_query().is_none(),
-        (false, Some(_), Some(_)) => true,
-        (false, None, None) => origin || any,
-        _ => false,
-    };
-    fits.then_some(uri)
-}
-
 impl Connection {
     /// The head of the next request; `None`: there is none.
     async fn next_head(
@@ -381,11 +287,10 @@ impl Connection {
                 .headers()
                 .get(EXPECT)
                 .is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let body = Body { connection: self.clone(), decoder: Decoder::new(framing, options.limits), awaited };
+        let body = Body::new(self.clone(), Decoder::new(framing, options.limits), awaited);
         let understands = version == Version::HTTP_11;
         self.interim.set(understands);
-        let interim =
-            Interim { connection: understands.then(|| self.clone()), left: Rc::new(Cell::new(INTERIM_MAX)) };
+        let interim = Interim::to(understands.then(|| self.clone()));
         // Boxed, so that an idle connection does not hold the room that a request takes.
         let mut call = Box::pin(service.call(request.map(|()| body), interim));
         let reply = poll_fn(|cx| {
@@ -423,101 +328,6 @@ impl Connection {
         whole && self.source.borrow_mut().as_mut().is_none_or(|source| source.poll_gone(cx).is_ready())
     }
 
-    /// Sends an answer; whether the connection may be used again.
-    async fn respond<B: HttpBody<Data = Bytes>>(
-        &self,
-        reply: Reply<B>,
-        asked: Asked,
-        stop: &CancellationToken,
-    ) -> Result<bool, Ended<B::Error>>
-    where
-        B::Error: std::error::Error + 'static,
-    {
-        self.interim.set(false);
-        let Reply { response, reason, takeover } = reply;
-        let (mut parts, body) = response.into_parts();
-        let mut body = std::pin::pin!(body);
-        let bodiless = is_bodiless(&asked.method, parts.status);
-        let mut mode =
-            if bodiless { Mode::Nothing } else { mode(&parts.headers, &body.size_hint(), asked.version) };
-        if parts.status == StatusCode::NO_CONTENT || parts.status.is_informational() {
-            // RFC 9110, section 8.6.
-            parts.headers.remove(CONTENT_LENGTH);
-        }
-        let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS || takeover.is_some();
-        let keep = asked.keep
-            && mode != Mode::UntilClose
-            && self.body.get() != BodyState::Abandoned
-            && !stop.is_cancelled();
-        if let Some(out) = &mut *self.out.borrow_mut() {
-            let head = out.gathered.head();
-            put_status_line(head, parts.status, reason.as_deref());
-            put_fields(head, &parts.headers);
-            match mode {
-                Mode::Length(length) if !parts.headers.contains_key(CONTENT_LENGTH) => {
-                    put_field(head, &CONTENT_LENGTH, HeaderValue::from(length).as_bytes());
-                }
-                Mode::Chunked => put_field(head, &TRANSFER_ENCODING, b"chunked"),
-                _ => {}
-            }
-            match (keep || switched, asked.version) {
-                (false, _) => put_field(head, &CONNECTION, b"close"),
-                (true, Version::HTTP_10) => put_field(head, &CONNECTION, b"keep-alive"),
-                (true, _) => {}
-            }
-            if !parts.headers.contains_key(DATE) {
-                put_field(head, &DATE, &date_now());
-            }
-            head.extend_from_slice(b"\r\n");
-            out.gathered.head_written();
-        }
-        let mut ended = false;
-        let mut trailers: Option<HeaderMap> = None;
-        let sent = poll_fn(|cx| {
-            let mut out = self.out.borrow_mut();
-            let Some(out) = &mut *out else { return Poll::Ready(Err(Ended::Gone)) };
-            loop {
-                let mut waits = false;
-                while !ended && !waits && !out.gathered.is_full() {
-                    match body.as_mut().poll_frame(cx) {
-                        Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                            Ok(data) => out.gathered.data(&mut mode, data).map_err(|_| Ended::Length)?,
-                            Err(frame) => trailers = frame.into_trailers().ok(),
-                        },
-                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Ended::Answer(error))),
-                        Poll::Ready(None) => ended = true,
-                        Poll::Pending => waits = true,
-                    }
-                    if !ended && body.is_end_stream() {
-                        ended = true;
-                    }
-                    if ended {
-                        out.gathered.end(mode, trailers.as_ref()).map_err(|_| Ended::Length)?;
-                    }
-                }
-                if out.gathered.is_empty() && !ended {
-                    // The caller may leave while there is nothing to send to it.
-                    return if self.is_gone(cx) { Poll::Ready(Err(Ended::Gone)) } else { Poll::Pending };
-                }
-                ready!(out.gathered.poll_write(cx, &mut out.half)).map_err(Ended::Io)?;
-                if ended {
-                    out.gathered.rest();
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        });
-        let sent = sent.await;
-        if sent.is_err() && mode == Mode::UntilClose {
-            // Its end is the connection's: only a reset tells that it is none.
-            if let Some(out) = self.out.take() {
-                let _ = socket2::SockRef::from(out.half.as_ref()).set_linger(Some(Duration::ZERO));
-                // Without the orderly end that dropping it would be.
-                out.half.forget();
-            }
-        }
-        sent.map(|()| keep)
-    }
-
     /// Ends the connection so that the caller can read what was sent to it, although it may still be sending itself.
     async fn close(&self, stop: &CancellationToken) {
         if let Some(out) = self.out.take() {
@@ -552,117 +362,6 @@ impl Connection {
         self.body.set(state);
         if let Some(waiting) = self.waiting.take() {
             waiting.wake();
-        }
-    }
-
-    /// Sends an interim answer, or leaves it for the final one to take along if the socket is full.
-    fn send_interim(&self, status: StatusCode, headers: &HeaderMap) {
-        let mut out = self.out.borrow_mut();
-        let Some(out) = out.as_mut().filter(|_| self.interim.get()) else { return };
-        let head = out.gathered.head();
-        put_status_line(head, status, None);
-        put_fields(head, headers);
-        head.extend_from_slice(b"\r\n");
-        out.gathered.head_written();
-        // What is left is written with the next piece.
-        let _ = out.gathered.poll_write(&mut Context::from_waker(Waker::noop()), &mut out.half);
-    }
-}
-
-/// How the body of an answer is sent to a caller of this version.
-fn mode(headers: &HeaderMap, size: &SizeHint, version: Version) -> Mode {
-    let length = framing::content_length(headers).ok().flatten().or_else(|| size.exact());
-    match (length, version) {
-        (Some(length), _) => Mode::Length(length),
-        (None, Version::HTTP_10) => Mode::UntilClose,
-        (None, _) => Mode::Chunked,
-    }
-}
-
-/// The time for `Date`, which whoever forwards an answer without one adds (RFC 9110, section 6.6.1). Made once a second.
-pub fn date() -> HeaderValue {
-    HeaderValue::from_bytes(&date_now()).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-fn date_now() -> [u8; 29] {
-    thread_local! {
-        static DATE_NOW: Cell<(u64, [u8; 29])> = const { Cell::new((0, [b' '; 29])) };
-    }
-    let now = SystemTime::now();
-    let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (known, mut text) = DATE_NOW.get();
-    if known != second {
-        let fresh = httpdate::fmt_http_date(now);
-        // Always 29 bytes (RFC 9110, section 5.6.7).
-        if fresh.len() == text.len() {
-            text.copy_from_slice(fresh.as_bytes());
-            DATE_NOW.set((second, text));
-        }
-    }
-    text
-}
-
-impl Interim {
-    /// An end without a connection: whatever is sent goes nowhere.
-    pub fn nowhere() -> Self {
-        Self { connection: None, left: Rc::default() }
-    }
-
-    /// Forwards an interim answer (RFC 9110, section 15.2), unless there were too many, or the final one has begun.
-    pub fn send(&self, status: StatusCode, headers: &HeaderMap) {
-        let Some(connection) = self.connection.as_ref().filter(|_| self.left.get() > 0) else { return };
-        self.left.set(self.left.get() - 1);
-        connection.send_interim(status, headers);
-    }
-}
-
-impl HttpBody for Body {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        if this.decoder.is_ended() {
-            return Poll::Ready(None);
-        }
-        let mut source = this.connection.source.borrow_mut();
-        let Some(source) = &mut *source else { return Poll::Ready(Some(Err(BodyError::Over))) };
-        if std::mem::take(&mut this.awaited) && source.buf.is_empty() {
-            this.connection.send_interim(StatusCode::CONTINUE, &HeaderMap::new());
-        }
-        let item = match ready!(source.poll_item(cx, &mut this.decoder)) {
-            Ok(item) => item,
-            Err(error) => {
-                this.connection.body_is(BodyState::Abandoned);
-                return Poll::Ready(Some(Err(error)));
-            }
-        };
-        if this.decoder.is_ended() {
-            this.connection.body_is(BodyState::Complete);
-        }
-        Poll::Ready(match item {
-            Item::Data(data) => Some(Ok(Frame::data(data))),
-            Item::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
-            Item::End => None,
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.decoder.is_ended()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.decoder.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        if !self.decoder.is_ended() && self.connection.body.get() == BodyState::Open {
-            self.connection.body_is(BodyState::Abandoned);
         }
     }
 }

@@ -4,10 +4,10 @@
 //!
 //! Everything is atomics, for the workers; checks come from one checker. An endpoint that comes back starts slowly.
 
+mod change;
 mod in_flight;
 
 use std::cell::Cell;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -19,11 +19,13 @@ use super::outlier::{
     SILENT_WAITING, Sign, ejected_for,
 };
 
+pub use change::{Cause, Change};
+pub use in_flight::{Connecting, InFlight};
+
 /// The time in which the share of an endpoint that opens grows to the whole.
 const WARM_UP_MICROS: u64 = 10_000_000;
 /// The whole share of requests, see [`EndpointState::share`]; an endpoint that opens starts at a tenth of it.
 pub(super) const WHOLE_SHARE: u32 = 1 << 16;
-pub use in_flight::{Connecting, InFlight};
 
 /// Requests of this process that may wait for a connection to an endpoint that accepts none: more would only wait, and
 /// fill its accept queue again once it does.
@@ -48,55 +50,6 @@ pub enum Eligibility {
     Ejected,
     /// It fails its health checks, or has not passed them yet.
     Unhealthy,
-}
-
-/// That an endpoint was taken into use, or out of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "every change of health leaves an audit line"]
-pub struct Change {
-    /// Whether it takes requests now.
-    pub ready: bool,
-    /// Why.
-    pub cause: Cause,
-}
-
-/// Why an endpoint was taken into use, or out of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// So many checks in a row passed.
-    ChecksPassed(u32),
-    /// So many checks in a row failed.
-    ChecksFailed(u32),
-    /// A connect was refused.
-    ConnectRefused,
-    /// A connect was not answered in time.
-    ConnectUnanswered,
-    /// A connect was accepted again.
-    Connected,
-    /// So many requests in a row were cut or answered 502, 503 or 504.
-    RequestsFailed(u32),
-    /// So many requests in a row were not answered in time.
-    RequestsTimedOut(u32),
-    /// So many requests wait for an answer, and none has come for long.
-    NothingAnswered(u32),
-    /// A request was answered again.
-    ProbeAnswered,
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ChecksPassed(n) => write!(f, "{n} checks in a row passed"),
-            Self::ChecksFailed(n) => write!(f, "{n} checks in a row failed"),
-            Self::ConnectRefused => f.write_str("a connect was refused"),
-            Self::ConnectUnanswered => f.write_str("a connect was not answered in time"),
-            Self::Connected => f.write_str("it can be connected to again"),
-            Self::RequestsFailed(n) => write!(f, "{n} requests in a row failed"),
-            Self::RequestsTimedOut(n) => write!(f, "{n} requests in a row were not answered in time"),
-            Self::NothingAnswered(n) => write!(f, "{n} requests wait, and nothing is answered"),
-            Self::ProbeAnswered => f.write_str("a probing request was answered"),
-        }
-    }
 }
 
 /// What checks say.
