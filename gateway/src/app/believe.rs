@@ -5,12 +5,9 @@ use std::sync::Arc;
 
 use identity::{Trust, TrustError};
 use registry::base::causes::chain;
-use registry::model::{Condition, Gateway};
+use registry::model::{Condition, Gateway, Kind, ObjectName, Reason, Subject};
 use registry::pure::sources::{AppliedObjects, Files, Sources};
 use tracing::error;
-
-/// The reason of the condition of a link whose bundle cannot be used.
-const BUNDLE: &str = "BundleNotUsable";
 
 /// Clusters with the trust domain of each: those that are linked, and our own, whose sidecars are believed by its bundle.
 pub(super) type Linked = BTreeMap<String, String>;
@@ -105,15 +102,12 @@ impl Believed {
 
     /// A link without a usable bundle stays down and says so; the others work.
     pub(super) fn conditions(&self, gateway: &Gateway) -> Vec<Condition> {
-        let condition = |Untrusted { cluster, why, .. }: &Untrusted| Condition {
-            object: match cluster == gateway.cluster.as_str() {
-                true => format!("Gateway {}", gateway.id),
-                false => format!("Link {cluster}"),
-            },
-            kind: "ResolvedRefs",
-            status: false,
-            reason: BUNDLE,
-            message: why.clone(),
+        let condition = |Untrusted { cluster, why, .. }: &Untrusted| {
+            let object = match cluster == gateway.cluster.as_str() {
+                true => Subject::Gateway(gateway.id.as_str().into()),
+                false => ObjectName::new(Kind::Link, "", cluster).into(),
+            };
+            Condition::new(object, Reason::BundleNotUsable, why.clone())
         };
         self.faults(gateway).map(condition).collect()
     }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use identity::{Credentials, IdentityError, TrustError};
 use registry::manifest::{self, Problem, Problems};
-use registry::model::Gateway;
+use registry::model::{Gateway, Reason};
 use registry::pure::sources::Files;
 use tokio::task::JoinError;
 use tracing::warn;
@@ -164,16 +164,16 @@ impl Certificate {
 }
 
 impl Refused {
-    /// CamelCase word for machines.
-    pub(super) fn reason(&self) -> &'static str {
+    /// What the condition says that shows it.
+    pub(super) fn reason(&self) -> Reason {
         match self {
-            Self::Load(LoadError::Manifests(_)) => "InvalidManifests",
+            Self::Load(LoadError::Manifests(_)) => Reason::InvalidManifests,
             Self::Load(
                 LoadError::Identity(_) | LoadError::WrongIdentity { .. } | LoadError::NoWorkload { .. },
-            ) => "InvalidIdentity",
-            Self::Load(LoadError::OwnBundle(_)) | Self::Bundle(..) => "InvalidBundle",
-            Self::Restart(_) => "RestartNeeded",
-            Self::Read(_) => "ReadFailed",
+            ) => Reason::InvalidIdentity,
+            Self::Load(LoadError::OwnBundle(_)) | Self::Bundle(..) => Reason::InvalidBundle,
+            Self::Restart(_) => Reason::RestartNeeded,
+            Self::Read(_) => Reason::ReadFailed,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use registry::base::reader::Reader;
-use registry::model::Gateway;
+use registry::model::{Gateway, Subject};
 use registry::pure::mirror;
 use registry::pure::sources::{AppliedObjects, Files as Declared};
 use tokio::sync::watch;
@@ -70,7 +70,7 @@ impl Reloader {
         knowledge: Arc<Knowledge>,
         believed: Believed,
     ) -> Self {
-        let report = Report::new(format!("Gateway {}", gateway.id));
+        let report = Report::new(Subject::Gateway(gateway.id.as_str().into()));
         let reader = Reader::default();
         Self { manifests, gateway, shared, knowledge, believed, reader, report, held_since: None }
     }

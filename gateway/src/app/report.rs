@@ -4,19 +4,18 @@ use std::time::{Duration, SystemTime};
 
 use identity::IdentityError;
 use registry::base::causes::line;
-use registry::model::Condition;
+use registry::model::{Condition, Reason, Subject};
 use tracing::{error, info, warn};
 
 use super::load::Refused;
 use super::pace::AGAIN_MAX;
 use super::watcher::SLOW;
-use crate::control::sync::{HELD, NOT_BEFORE, NOT_READ};
 
 /// What is not as the files say, or not known.
 #[derive(Debug)]
 pub(super) struct Report {
-    /// `Gateway NAME` or `Sidecar NAME`.
-    object: String,
+    /// The process.
+    object: Subject,
     /// The disk does not answer.
     slow: bool,
     refused: Option<Said>,
@@ -24,11 +23,11 @@ pub(super) struct Report {
 }
 
 /// A reason for machines, and a sentence for people.
-type Said = (&'static str, String);
+type Said = (Reason, String);
 
 impl Report {
     /// Of the process that is `object`: nothing is wrong yet.
-    pub(super) fn new(object: String) -> Self {
+    pub(super) fn new(object: Subject) -> Self {
         Self { object, slow: false, refused: None, waits: None }
     }
 
@@ -51,14 +50,14 @@ impl Report {
         let why = line(refused);
         let said = (reason, format!("{why} (tried again when a file changes, and every {AGAIN_MAX:?})"));
         if self.refused.as_ref() != Some(&said) {
-            error!(reason, error = why, "A change of the files was refused; the old state serves on.");
+            error!(%reason, error = why, "A change of the files was refused; the old state serves on.");
         }
         self.refused = Some(said);
     }
 
     /// A change that removes `missing` of `known` services is held for `left`.
     pub(super) fn held(&mut self, missing: usize, known: usize, left: Duration) {
-        if self.refused.as_ref().is_none_or(|(reason, _)| *reason != HELD) {
+        if self.refused.as_ref().is_none_or(|(reason, _)| *reason != Reason::Held) {
             warn!(
                 missing,
                 known,
@@ -72,18 +71,19 @@ impl Report {
             "{missing} of {known} services are missing from the files at once: the change is held until {until}, in case \
              they are half written; SIGHUP takes it now"
         );
-        self.refused = Some((HELD, message));
+        self.refused = Some((Reason::Held, message));
     }
 
     /// All that can be taken is taken, but for our certificate, if it is too early for that.
     pub(super) fn taken(&mut self, early: Option<&IdentityError>) {
         self.refused = None;
         let waits = early.map(|why| {
-            (NOT_BEFORE, format!("{why}; the one before it is in use until then, and this one is taken then"))
+            let text = format!("{why}; the one before it is in use until then, and this one is taken then");
+            (Reason::CertificateNotYetValid, text)
         });
         if let Some((reason, why)) = waits.as_ref().filter(|_| self.waits != waits) {
             warn!(
-                reason,
+                %reason,
                 why, "The certificate in the files is not valid yet; it is taken when its time has come."
             );
         }
@@ -92,15 +92,10 @@ impl Report {
 
     /// As conditions.
     pub(super) fn conditions(&self) -> Vec<Condition> {
-        let slow = self.slow.then(|| (NOT_READ, format!("{}; what they held last serves on", unread())));
+        let slow =
+            self.slow.then(|| (Reason::NotRead, format!("{}; what they held last serves on", unread())));
         let said = slow.into_iter().chain(self.refused.clone()).chain(self.waits.clone());
-        let condition = |(reason, message)| Condition {
-            object: self.object.clone(),
-            kind: "Accepted",
-            status: false,
-            reason,
-            message,
-        };
+        let condition = |(reason, message)| Condition::new(self.object.clone(), reason, message);
         said.map(condition).collect()
     }
 }

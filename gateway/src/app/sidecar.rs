@@ -11,10 +11,10 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::{Credentials, Role, Trust};
 use registry::manifest;
-use registry::model::{ClusterName, Condition, Link, Sidecar};
+use registry::model::{ClusterName, Condition, Link, Sidecar, Subject};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tunnel::{DirectEndpoint, HelloInfo, Local};
@@ -25,8 +25,9 @@ use super::open::on_disk;
 use super::pace::{Outcome, Why};
 use super::reload::judge_tunnels;
 use super::report::Report;
+use super::tasks::Tasks;
 use super::watcher::{Told, Watcher};
-use super::{LoadError, Signals, StartError, bind};
+use super::{EndSignals, LoadError, Signals, StartError, bind};
 use crate::base::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::base::clock::Clock;
 use crate::base::descriptors;
@@ -95,11 +96,12 @@ async fn start(files: Vec<PathBuf>) -> Result<(), StartError> {
     sidecar::hold(&sidecar, &shared, &cluster, &endpoint);
     let names = Rc::<Names>::default();
     let builder = ViewBuilder::new(sidecar.cluster.clone(), String::new());
-    spawn_local(sidecar::follow(names.clone(), shared.clone(), cluster.clone(), builder));
+    let mut tasks = Tasks::default();
+    tasks.spawn_local("names", sidecar::follow(names.clone(), shared.clone(), cluster.clone(), builder));
     let proxy = Proxy { worker: worker.clone(), names, passthrough: sidecar.passthrough };
     let listening = spawn_local(listener::serve(Rc::new(proxy), proxy_listener));
-    spawn_local(dataplane::sweep(worker));
-    spawn_local(limited::count());
+    tasks.spawn_local("idle connections", dataplane::sweep(worker));
+    tasks.spawn_local("suppressed lines", limited::count());
     // The admin port answers until the drain is over: that is when operators look.
     let drained = CancellationToken::new();
     let (show, conditions) = watch::channel(Vec::new());
@@ -111,18 +113,37 @@ async fn start(files: Vec<PathBuf>) -> Result<(), StartError> {
         }
     });
     let watched = Watcher::new(files.clone(), sidecar.identity_dir.clone(), look, hangup);
-    spawn_local(reload(watched, files, sidecar.clone(), shared.clone(), show));
+    tasks.spawn_local("reload", reload(watched, files, sidecar.clone(), shared.clone(), show));
     let ending = Ending { grace: REGISTERED_GRACE, ..Ending::default() };
     let registered = !sidecar.register.is_empty();
     let registering = sidecar::register(sidecar.clone(), cluster.clone(), ending.clone());
     let registering = registered.then(|| spawn_local(registering));
-    spawn_local(follow_local(shared.clone(), endpoint.clone()));
-    spawn_local(judge_tunnels(shared.clone(), move |_, _| cluster.changed.notify_waiters()));
+    tasks.spawn_local("identity", follow_local(shared.clone(), endpoint.clone()));
+    let judging = judge_tunnels(shared.clone(), move |_, _| cluster.changed.notify_waiters());
+    tasks.spawn_local("tunnels over time", judging);
     info!(
         cluster = %sidecar.cluster, sidecar = %sidecar.id, proxy = %sidecar.proxy, admin = %sidecar.admin, "Ready."
     );
 
     end.told().await;
+    drain(&mut end, &shared, registering, &ending, listening).await;
+    endpoint.close("the sidecar has drained");
+    // A gateway that hears nothing of it sees the end of the connection.
+    let _ = tokio::time::timeout(CLOSE_WAIT, endpoint.wait_idle()).await;
+    drained.cancel();
+    let _ = administering.await;
+    info!("Stopped.");
+    Ok(())
+}
+
+/// Deregisters, lets what is in flight end, and takes nothing new; told again to `end`, it waits no longer.
+async fn drain(
+    end: &mut EndSignals,
+    shared: &Arc<Shared>,
+    registering: Option<JoinHandle<()>>,
+    ending: &Ending,
+    listening: JoinHandle<()>,
+) {
     info!(in_progress = shared.in_progress.count(), "Draining.");
     if let Some(mut registering) = registering {
         // Through the gateways that it will soon leave.
@@ -138,16 +159,9 @@ async fn start(files: Vec<PathBuf>) -> Result<(), StartError> {
     }
     shared.stop.cancel();
     tokio::select! {
-        () = dataplane::finish(&shared, listening, std::future::ready(())) => {}
+        () = dataplane::finish(shared, listening, std::future::ready(())) => {}
         () = end.told() => shared.cut.cancel(),
     }
-    endpoint.close("the sidecar has drained");
-    // A gateway that hears nothing of it sees the end of the connection.
-    let _ = tokio::time::timeout(CLOSE_WAIT, endpoint.wait_idle()).await;
-    drained.cancel();
-    let _ = administering.await;
-    info!("Stopped.");
-    Ok(())
 }
 
 /// The own cluster as if it were linked: its gateways are watched like those of a peer.
@@ -157,7 +171,7 @@ fn own_cluster(sidecar: &Sidecar) -> BTreeMap<ClusterName, Link> {
         addresses: Vec::new(),
         trust_domain: sidecar.trust_domain.clone(),
         import: Vec::new(),
-        expire_after: registry::pure::mirror::EXPIRE_AFTER,
+        expire_after: registry::model::EXPIRE_AFTER,
         allow_apply: Vec::new(),
     };
     [(sidecar.cluster.clone(), link)].into()
@@ -248,7 +262,7 @@ async fn reload(
     shared: Arc<Shared>,
     show: watch::Sender<Vec<Condition>>,
 ) {
-    let mut report = Report::new(format!("Sidecar {}", sidecar.id));
+    let mut report = Report::new(Subject::Sidecar(sidecar.id.as_str().into()));
     let reader = || {
         let manifests = manifests.clone();
         move || load(&manifests)
