@@ -2,11 +2,14 @@
 //!
 //! Names are validated where they enter; everything here is immutable and cheap to clone.
 
+mod backend;
 mod catalog;
+mod condition;
 mod hosts;
 mod object;
 mod policy;
 mod port_numbers;
+pub mod record;
 mod sidecar;
 
 use std::collections::BTreeSet;
@@ -18,16 +21,19 @@ use std::time::Duration;
 use proto::limits::NAME_BYTES_MAX;
 use proto::text::clean;
 
-use crate::store::etcd::EtcdOptions;
-
-pub use catalog::{Catalog, Condition, Declared, Import, PeerImports, Position};
-pub use hosts::{HostRule, Hosts};
-pub use object::{Kind, Object, ObjectName};
+pub use backend::{EtcdOptions, EtcdUser};
+pub use catalog::{Catalog, Declared, Import, PeerImports, Position};
+pub use condition::{Condition, ConditionKind, Reason, Subject};
+pub use hosts::{HostRule, Hosts, is_host};
+pub use object::{Kind, Object, ObjectName, Stored, VALUE_BYTES_MAX};
 pub use policy::{
     Algorithm, Contract, HashKey, Member, Mode, OnOwnerUnavailable, Policy, Retry, RetryOn, Tier, Timeout,
 };
 pub use port_numbers::PortNumbers;
 pub use sidecar::{GatewayAddress, Sidecar};
+
+/// After this long without a word from the peer its records go, unless the link says otherwise.
+pub const EXPIRE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The name of one cluster: an RFC 1123 label.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -353,4 +359,9 @@ impl Grant {
             Self::Clusters(set) => set.contains(peer),
         }
     }
+}
+
+/// The id of an endpoint that was given none.
+pub fn default_id(host: &str, first_port: u16) -> String {
+    HostPort { host: host.into(), port: first_port }.to_string()
 }

@@ -5,7 +5,6 @@ pub mod export;
 pub mod lookup;
 pub mod mirror;
 pub mod probation;
-pub mod record;
 pub mod registration;
 pub mod sources;
 pub mod union;

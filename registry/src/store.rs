@@ -22,11 +22,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use crate::model::VALUE_BYTES_MAX;
+
 /// Bytes of a key: three labels of 63 bytes, a cluster's or an endpoint's name and the words between them.
 pub const KEY_BYTES_MAX: usize = 1024;
-
-/// Bytes of a value: etcd takes 1.5 MiB for a whole request, of which a value may need most.
-pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Conditions, and operations, of one transaction: etcd's default (`--max-txn-ops`).
 pub const TRANSACTION_OPS_MAX: usize = 128;

@@ -1,6 +1,7 @@
 //! What stands in an etcd, read as a gateway reads it.
 
-use registry::store::etcd::{EtcdOptions, EtcdStore};
+use registry::model::EtcdOptions;
+use registry::store::etcd::EtcdStore;
 use registry::store::{Entry, Store, keys};
 use tokio::runtime::Runtime;
 

@@ -10,7 +10,8 @@ use e2e::manifest::{object, service};
 use e2e::mesh::{Gateway, Mesh, find};
 use e2e::pair::CART;
 use e2e::wait::wait_until;
-use registry::store::etcd::{EtcdOptions, EtcdStore};
+use registry::model::EtcdOptions;
+use registry::store::etcd::EtcdStore;
 use registry::store::{Entry, Store, keys};
 use serde_json::Value;
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use admin_api::registry::{Dump, Exported, Exports, Imports, Object, Record, Stored};
-use admin_api::status::Condition;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -68,14 +67,7 @@ fn collect(admin: &Admin, entries: &[Entry]) -> Dump {
     let view = admin.shared.view.load_full();
     let shared = &admin.shared;
     let conditions = crate::control::sync::conditions(shared, &view, shared.clock.micros());
-    let conditions = conditions.into_iter().map(|condition| Condition {
-        object: condition.object,
-        kind: condition.kind.into(),
-        status: condition.status,
-        reason: condition.reason.into(),
-        message: condition.message,
-    });
-    let conditions = conditions.collect();
+    let conditions = conditions.iter().map(super::status::condition).collect();
     let now = admin.shared.clock.unix_ms();
     Dump {
         cluster: catalog.cluster.to_string(),

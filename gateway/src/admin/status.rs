@@ -170,10 +170,10 @@ fn endpoints(local: &LocalService, now: u64) -> Vec<Endpoint> {
 
 pub(crate) fn condition(condition: &registry::model::Condition) -> Condition {
     Condition {
-        object: condition.object.clone(),
-        kind: condition.kind.into(),
-        status: condition.status,
-        reason: condition.reason.into(),
+        object: condition.object.to_string(),
+        kind: condition.kind().to_string().into(),
+        status: condition.status(),
+        reason: condition.reason.to_string().into(),
         message: condition.message.clone(),
     }
 }

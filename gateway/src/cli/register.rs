@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use clap::ArgAction;
 use proto::register::{Phase, Say, Told};
+use registry::model::default_id;
 use registry::model::{Endpoint, ServiceName};
-use registry::pure::registration::{Begin, TTL_LEAST, default_id};
+use registry::pure::registration::{Begin, TTL_LEAST};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;

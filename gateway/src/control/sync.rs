@@ -37,8 +37,8 @@ use crate::telemetry::metrics::Metrics;
 use crate::view::{View, ViewBuilder};
 
 pub use applied::{first_applied, follow_applied};
-pub use conditions::{HELD, NOT_BEFORE, NOT_READ, SaidOf, conditions, in_use, other_rings, told_ring};
-pub use declare::{Change, RECORDS_LEFT_OUT};
+pub use conditions::{SaidOf, conditions, in_use, other_rings, told_ring};
+pub use declare::Change;
 pub use digests::tell_peers;
 pub use exporter::export_to_peers;
 pub use importer::import_from_peers;

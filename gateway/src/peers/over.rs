@@ -4,14 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use proto::limits::{self, OVER_BUDGET_SHOWN};
-use registry::model::{ClusterName, Condition};
+use registry::model::{ClusterName, Condition, Reason};
 use tracing::warn;
 
 /// The same is only said so often, with a count.
 const SAY_EVERY: Duration = Duration::from_secs(60);
-
-/// The reason of the condition that shows it.
-pub const OVER_BUDGET: &str = "OverBudget";
 
 /// A budget of a peer, or a word of it that is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,12 +153,9 @@ impl Overs {
     /// What is to be said of the Link to `peer`. The text does not change while it goes on.
     pub fn condition(&self, peer: &ClusterName, now: Instant) -> Option<Condition> {
         let texts: Vec<_> = self.lately(now).filter(|&over| over != Over::LeftOut).map(Over::text).collect();
-        (!texts.is_empty()).then(|| Condition {
-            object: format!("Link {peer}"),
-            kind: "Programmed",
-            status: false,
-            reason: OVER_BUDGET,
-            message: format!("the cluster goes over what a peer may cost: {}", texts.join("; ")),
+        (!texts.is_empty()).then(|| {
+            let text = format!("the cluster goes over what a peer may cost: {}", texts.join("; "));
+            Condition::new(peer, Reason::OverBudget, text)
         })
     }
 
@@ -186,7 +180,7 @@ mod tests {
             overs.note(&east, Over::Places, start);
         }
         let shown = overs.condition(&east, start).unwrap();
-        assert_eq!((&*shown.object, shown.reason), ("Link east", OVER_BUDGET));
+        assert_eq!((&*shown.object.to_string(), shown.reason), ("Link east", Reason::OverBudget));
         overs.note(&east, Over::Places, start + Duration::from_secs(1));
         assert_eq!(overs.condition(&east, start).unwrap(), shown, "it goes on");
         let over = start + Duration::from_secs(1) + OVER_BUDGET_SHOWN;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use hashring::RingError;
 use registry::model::{
-    Algorithm, Catalog, ClusterName, Condition, HostPort, Member, Port, Service as Declared, ServiceName,
+    Algorithm, Catalog, ClusterName, Condition, HostPort, Member, Port, Reason, Service as Declared,
+    ServiceName,
 };
 use registry::pure::union::{self, Meaning, Placed};
 
@@ -164,13 +165,8 @@ impl ViewBuilder {
         let placement = match self.placement(placed) {
             Ok(placement) => placement,
             Err(error) => {
-                conditions.push(Condition {
-                    object: format!("MeshService {}", placed.name),
-                    kind: "Programmed",
-                    status: false,
-                    reason: "NoRing",
-                    message: format!("its members make no ring: {error}; requests for it find no such name"),
-                });
+                let text = format!("its members make no ring: {error}; requests for it find no such name");
+                conditions.push(Condition::new(&placed.name, Reason::NoRing, text));
                 return None;
             }
         };
@@ -221,13 +217,8 @@ impl ViewBuilder {
             Algorithm::Ring => match self.placements.rings.inner(&service.endpoints, seed) {
                 Ok(ring) => Some(ring),
                 Err(error) => {
-                    conditions.push(Condition {
-                        object: format!("MeshService {}", service.name),
-                        kind: "Programmed",
-                        status: false,
-                        reason: "NoRing",
-                        message: format!("its endpoints make no ring: {error}; keys are not looked at"),
-                    });
+                    let text = format!("its endpoints make no ring: {error}; keys are not looked at");
+                    conditions.push(Condition::new(&service.name, Reason::NoRing, text));
                     None
                 }
             },

@@ -9,8 +9,8 @@ use super::raw::{Allow, ApplyRule as RawApplyRule, Field, LinkSpec};
 use super::scope::Scope;
 use super::suggest;
 use super::units::{self, Wrong};
+use crate::model::EXPIRE_AFTER;
 use crate::model::{ApplyRule, ClusterName, Gateway, ImportRule, Kind, Link, Placement};
-use crate::pure::mirror::EXPIRE_AFTER;
 
 /// Most addresses of one peer.
 const ADDRESSES_MAX: usize = 64;

@@ -45,7 +45,6 @@ mod version;
 
 pub use files::{load, sources};
 pub use problem::{Excerpt, Problem, Problems, Severity};
-pub(crate) use units::is_host;
 pub use version::with_revision;
 
 use crate::model::{Condition, Declared, Gateway, Kind, ObjectName, Sidecar};

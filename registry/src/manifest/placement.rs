@@ -10,8 +10,8 @@ use super::raw::{self, List};
 use super::scope::{Scope, Target};
 use super::suggest;
 use super::units::{self, number};
+use crate::model::record;
 use crate::model::{ClusterName, Contract, HashKey, Member, Mode, OnOwnerUnavailable, Tier};
-use crate::pure::record;
 
 /// Most members: far above any real number of clusters, and cheap for every gateway to hold as a ring.
 const MEMBERS_MAX: usize = 256;

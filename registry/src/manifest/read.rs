@@ -14,10 +14,11 @@ use super::sidecar::SidecarSpec;
 use super::units::{self, Wrong};
 use super::{API_VERSION, Document, FILE_BYTES_MAX, Manifests, Source, TOTAL_BYTES_MAX};
 use super::{gateway, link, policy, service, shape, sidecar, suggest, version};
+use crate::model::VALUE_BYTES_MAX;
 use crate::model::{
-    ClusterName, Condition, Declared, Gateway, Kind, ObjectName, Policy, Service, ServiceName, Sidecar,
+    ClusterName, Condition, Declared, Gateway, Kind, ObjectName, Policy, Reason, Service, ServiceName,
+    Sidecar,
 };
-use crate::store::VALUE_BYTES_MAX;
 
 /// The kinds there are.
 const KINDS: [&str; 5] = ["Gateway", "Link", "MeshService", "Sidecar", "TrafficPolicy"];
@@ -129,7 +130,8 @@ pub(super) fn names(sources: &[Source]) -> impl Iterator<Item = ObjectName> {
     let chunks = sources.iter().flat_map(|source| document::split(&source.text));
     chunks.filter_map(|chunk| {
         let mut findings = Findings::default();
-        let origin = Origin { file: "", text: chunk.text, first_line: chunk.first_line, object: None };
+        let origin =
+            Origin { file: "", text: chunk.text, first_line: chunk.first_line, object: None, name: None };
         let head: raw::Head = shape::read(&origin, &mut findings)?;
         let kind = Kind::of(&head.kind?.value)?;
         let at = Location::UNKNOWN;
@@ -148,7 +150,8 @@ fn piece<'a>(
     applied: bool,
     findings: &mut Findings<'a>,
 ) -> Option<Piece<'a>> {
-    let mut origin = Origin { file, text: chunk.text, first_line: chunk.first_line, object: None };
+    let mut origin =
+        Origin { file, text: chunk.text, first_line: chunk.first_line, object: None, name: None };
     let head: raw::Head = shape::read(&origin, findings)?;
     let start = head.kind.as_ref().or(head.api_version.as_ref()).map_or(Location::UNKNOWN, |f| f.referenced);
     let mut scope = Scope { origin: &origin, findings };
@@ -165,6 +168,7 @@ fn piece<'a>(
     if !name.is_empty() {
         let slash = if namespace.is_empty() { "" } else { "/" };
         origin.object = Some(format!("{kind} {namespace}{slash}{name}"));
+        origin.name = Kind::of(kind).map(|kind| ObjectName::new(kind, &namespace, &name));
     }
     let known = known.filter(|()| {
         let too_large = applied && chunk.text.len() > VALUE_BYTES_MAX;
@@ -400,7 +404,7 @@ fn resolve<'a>(
                 let hint = hint.unwrap_or_else(|| "until one is, this policy has no effect".into());
                 let message =
                     format!("spec.service: no MeshService {name} is declared, and no Link imports one");
-                ("BackendNotFound", message, hint)
+                (Reason::BackendNotFound, message, hint)
             }
             // Whether our own cluster is meant is known only with a Gateway.
             Target::Cluster(name, _) if clusters.contains(name.as_str()) || own.is_none() => continue,
@@ -408,12 +412,11 @@ fn resolve<'a>(
                 let hint = suggest::suggest(&name, clusters.iter().copied())
                     .map(|near| format!("did you mean `{near}`?"))
                     .unwrap_or_else(|| "until a Link leads there, it gets nothing".into());
-                ("LinkNotFound", format!("{field}: no Link leads to the cluster `{name}`"), hint)
+                (Reason::LinkNotFound, format!("{field}: no Link leads to the cluster `{name}`"), hint)
             }
         };
-        if let Some(object) = origin.object.clone() {
-            let message = message.clone();
-            conditions.insert(Condition { object, kind: "ResolvedRefs", status: false, reason, message });
+        if let Some(object) = origin.name.clone() {
+            conditions.insert(Condition::new(object, reason, message.clone()));
         }
         findings.report(&origin, at, Severity::Warning, Wrong::new(message, hint));
     }

@@ -10,8 +10,8 @@ use super::raw::{Field, List, Number};
 use super::scope::Scope;
 use super::service::{CAPACITY_MAX, WEIGHT_MAX};
 use super::units::{self, Wrong, number};
+use crate::model::default_id;
 use crate::model::{Endpoint, PortNumbers, ServiceName};
-use crate::pure::registration::default_id;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use super::raw::{self, Field};
 use super::scope::Scope;
-use super::units::{self, Wrong};
+use super::units::Wrong;
 use crate::base::address::Special;
-use crate::model::{HostRule, Hosts};
+use crate::model::{HostRule, Hosts, is_host};
 
 /// Most rules of one service: every registration of it is held against them.
 const HOSTS_MAX: usize = 64;
@@ -35,7 +35,7 @@ fn rule(text: &str) -> Result<HostRule, Wrong> {
         return of_network(text, address, if address.is_ipv4() { 32 } else { 128 });
     }
     let (name, under) = text.strip_prefix("*.").map_or((text, false), |parent| (parent, true));
-    if !units::is_host(name) {
+    if !is_host(name) {
         return Err(Wrong::new(format!("`{text}` is no host"), FORMS));
     }
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into();

@@ -10,7 +10,7 @@ use super::raw::{Directory, Empty, Field, List};
 use super::scope::Scope;
 use super::units::{self, Wrong};
 use crate::model::Backend;
-use crate::store::etcd::{EtcdOptions, EtcdUser};
+use crate::model::{EtcdOptions, EtcdUser};
 
 /// Most members of one etcd: more than seven are not run.
 const ENDPOINTS_MAX: usize = 16;

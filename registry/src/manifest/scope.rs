@@ -8,7 +8,7 @@ use super::document;
 use super::problem::{Excerpt, Problem, Severity};
 use super::raw::{Field, Later, List};
 use super::units::Wrong;
-use crate::model::ServiceName;
+use crate::model::{ObjectName, ServiceName};
 
 /// Most problems that are kept: enough for a morning's work, and a bound for a file of nothing but errors.
 pub(super) const PROBLEMS_MAX: usize = 200;
@@ -24,6 +24,8 @@ pub(super) struct Origin<'a> {
     pub(super) first_line: u32,
     /// `Kind namespace/name`, as far as known.
     pub(super) object: Option<String>,
+    /// The object that it declares, where that is known and a process is not meant.
+    pub(super) name: Option<ObjectName>,
 }
 
 impl Origin<'_> {

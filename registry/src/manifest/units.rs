@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::raw::Number;
 use super::suggest;
-use crate::model::{ClusterName, HostPort, is_label};
+use crate::model::{ClusterName, HostPort, is_host, is_label};
 
 /// Longest duration: a request that may take longer has no deadline worth the name.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -221,21 +221,6 @@ pub(super) fn dns_name(text: &str) -> Result<String, Wrong> {
         "write a DNS name, such as `gw.west.example`".to_owned()
     };
     Err(Wrong::new(format!("`{text}` is no host name"), hint))
-}
-
-/// Whether `text` is a DNS name (RFC 1123; underscores are in use) or an address.
-pub(crate) fn is_host(text: &str) -> bool {
-    let edge = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
-    let part = |p: &str| {
-        let bytes = p.as_bytes();
-        matches!(bytes.len(), 1..=63)
-            && bytes.iter().all(|b| edge(b) || *b == b'-')
-            && bytes.first().is_some_and(edge)
-            && bytes.last().is_some_and(edge)
-    };
-    let digits = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let name = text.len() <= 253 && !digits && text.strip_suffix('.').unwrap_or(text).split('.').all(part);
-    name || text.parse::<IpAddr>().is_ok()
 }
 
 /// `host:port`, an IPv6 address in brackets.

@@ -20,7 +20,7 @@ pub(super) fn revision(text: &str) -> Result<u64, Wrong> {
 
 /// `text`, one document without a revision, with this one; as it is, where it has no `metadata`.
 pub fn with_revision(text: &str, revision: u64) -> String {
-    let origin = Origin { file: "", text, first_line: 1, object: None };
+    let origin = Origin { file: "", text, first_line: 1, object: None, name: None };
     let head: Option<Head> = shape::read(&origin, &mut Findings::default());
     let Some(at) = head.and_then(|head| head.metadata).and_then(|metadata| offset(text, metadata.referenced))
     else {

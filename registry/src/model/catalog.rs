@@ -82,21 +82,6 @@ pub struct Catalog {
     pub imports: BTreeMap<ClusterName, Arc<PeerImports>>,
 }
 
-/// A condition on an object, in the terms of the Gateway API and MCS.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Condition {
-    /// The object: `Kind namespace/name`.
-    pub object: String,
-    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready` or `Conflict`.
-    pub kind: &'static str,
-    /// Whether it holds.
-    pub status: bool,
-    /// CamelCase word for machines.
-    pub reason: &'static str,
-    /// For people.
-    pub message: String,
-}
-
 impl Declared {
     /// Everything that it holds, one by one.
     pub fn objects(&self) -> impl Iterator<Item = Object> {

@@ -60,6 +60,21 @@ impl HostRule {
     }
 }
 
+/// Whether `text` is a DNS name (RFC 1123; underscores are in use) or an address.
+pub fn is_host(text: &str) -> bool {
+    let edge = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+    let part = |p: &str| {
+        let bytes = p.as_bytes();
+        matches!(bytes.len(), 1..=63)
+            && bytes.iter().all(|b| edge(b) || *b == b'-')
+            && bytes.first().is_some_and(edge)
+            && bytes.last().is_some_and(edge)
+    };
+    let digits = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let name = text.len() <= 253 && !digits && text.strip_suffix('.').unwrap_or(text).split('.').all(part);
+    name || text.parse::<IpAddr>().is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

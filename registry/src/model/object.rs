@@ -106,3 +106,21 @@ impl Policy {
         ObjectName::new(Kind::TrafficPolicy, &self.service.namespace, &self.name)
     }
 }
+
+/// An object as it is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// The document, as it was written.
+    pub text: String,
+    /// From 1; grows with each change of what it says. 0: the record is of another version and cannot be read.
+    pub generation: u64,
+    /// Who applied it last.
+    pub by: String,
+    /// When, in Unix milliseconds.
+    pub unix_ms: u64,
+    /// The store's revision of its last change: what the next change of it is compared with.
+    pub revision: u64,
+}
+
+/// Bytes of a value: etcd takes 1.5 MiB for a whole request, of which a value may need most.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;

@@ -13,8 +13,8 @@ use proto::sync;
 
 pub use feed::{Feed, TooManySelectors};
 
+use crate::model::record;
 use crate::model::{ClusterName, Declared, Grant, Import, Position, ServiceName};
-use crate::pure::record;
 
 /// Services no longer exported whose deletion is still known one by one. A peer that resumes from before the oldest
 /// gets a snapshot instead of deltas.

@@ -1,7 +1,7 @@
 //! What a gateway tells the sidecars of its own cluster about a name, to and from [`proto::lookup::Meaning`].
 //!
 //! Unlike a peer, a sidecar is told addresses: it balances over the endpoints of its own cluster itself. Reading is as
-//! strict as that of [`crate::pure::record`]; a meaning that cannot be read leaves the name as it was.
+//! strict as that of [`crate::model::record`]; a meaning that cannot be read leaves the name as it was.
 
 #[cfg(test)]
 mod tests;
@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use proto::{limits, lookup};
 
-use crate::model::{
-    Algorithm, ClusterName, Contract, Endpoint, Member, Retry, RetryOn, ServiceName, Timeout,
-};
-use crate::pure::record::{
+use crate::model::record::{
     BadRecord, all_differ, at_most, decode_contract, decode_members, decode_ports, encode_contract,
     encode_members, encode_port, text,
+};
+use crate::model::{
+    Algorithm, ClusterName, Contract, Endpoint, Member, Retry, RetryOn, ServiceName, Timeout,
 };
 use crate::pure::union::{Placed, Server};
 

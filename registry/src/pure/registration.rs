@@ -14,8 +14,8 @@ use bytes::Bytes;
 use prost::Message;
 use proto::{limits, register, store};
 
-use crate::model::{Endpoint, HostPort, Port, PortNumbers, ServiceName, is_label};
-use crate::pure::record::{BadRecord, all_differ, at_most, text};
+use crate::model::record::{BadRecord, all_differ, at_most, text};
+use crate::model::{Endpoint, Port, PortNumbers, ServiceName, is_label};
 use crate::store::{TTL_MAX, keys};
 
 /// Largest weight of an endpoint in hundredths, as manifests have it.
@@ -139,11 +139,6 @@ pub fn fits(endpoint: &Endpoint, service: &ServiceName, ports: &[Port]) -> Resul
         });
     }
     Ok(())
-}
-
-/// The id of an endpoint that was given none.
-pub fn default_id(host: &str, first_port: u16) -> String {
-    HostPort { host: host.into(), port: first_port }.to_string()
 }
 
 impl Begin {
@@ -272,7 +267,7 @@ fn decode_endpoint(said: &register::Endpoint) -> Result<Endpoint, BadRegistratio
     {
         return Err(BadRegistration::Id(cut(&said.id, limits::NAME_BYTES_MAX).into()));
     }
-    if !crate::manifest::is_host(&said.host) {
+    if !crate::model::is_host(&said.host) {
         return Err(BadRegistration::Host(cut(&said.host, limits::NAME_BYTES_MAX).into()));
     }
     at_most(said.ports.len(), limits::REGISTER_PORTS_MAX, "ports of one endpoint")?;

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use proto::limits::LOOKUP_ENDPOINTS_MAX;
 
 use crate::manifest::Document;
-use crate::model::{ClusterName, Condition, Declared, Object, ObjectName, Service, ServiceName};
+use crate::model::Stored;
+use crate::model::{ClusterName, Condition, Declared, Object, ObjectName, Reason, Service, ServiceName};
 use crate::pure::probation::Endpoints;
 use crate::pure::registration;
-use crate::tasks::applied::Stored;
 
 /// Registered endpoints that a condition names; more are counted.
 const NAMED_MAX: usize = 5;
@@ -83,13 +83,7 @@ impl Sources {
         let mut merged = Merged { declared: self.files.declared.clone(), ..Merged::default() };
         for (name, applied) in &self.applied {
             if let Err((reason, message)) = self.join(name, applied, &mut merged.declared) {
-                merged.conditions.push(Condition {
-                    object: name.to_string(),
-                    kind: "Accepted",
-                    status: false,
-                    reason,
-                    message,
-                });
+                merged.conditions.push(Condition::new(name.clone(), reason, message));
             }
         }
         for (service, endpoints) in &self.registered {
@@ -111,14 +105,14 @@ impl Sources {
         name: &ObjectName,
         applied: &Applied,
         declared: &mut Declared,
-    ) -> Result<(), (&'static str, String)> {
+    ) -> Result<(), (Reason, String)> {
         if let Some(place) = self.place(name) {
             return Err((
-                "DeclaredInFile",
+                Reason::DeclaredInFile,
                 format!("declared in {place}, which counts: delete one of the two"),
             ));
         }
-        match applied.object.clone().map_err(|why| ("NotReadable", why))? {
+        match applied.object.clone().map_err(|why| (Reason::NotReadable, why))? {
             Object::Link(link) => {
                 declared.links.insert(link.cluster.clone(), link);
             }
@@ -132,7 +126,7 @@ impl Sources {
                         "spec.service: {} has the policy {first} already: join the two, a service has one TrafficPolicy",
                         policy.service
                     );
-                    return Err(("SecondPolicy", message));
+                    return Err((Reason::SecondPolicy, message));
                 }
                 declared.policies.insert(policy.service.clone(), policy);
             }
@@ -176,12 +170,8 @@ fn join_registered(
     endpoints: &Endpoints,
     bare: Option<&Service>,
 ) -> (Option<Service>, Vec<Condition>) {
-    let waits = |reason, ids: &[&str], why: String| Condition {
-        object: format!("MeshService {name}"),
-        kind: "ResolvedRefs",
-        status: false,
-        reason,
-        message: format!("{} wait: {why}", list(ids)),
+    let waits = |reason, ids: &[&str], why: String| {
+        Condition::new(name, reason, format!("{} wait: {why}", list(ids)))
     };
     if endpoints.is_empty() {
         return (None, Vec::new());
@@ -189,7 +179,7 @@ fn join_registered(
     let Some(bare) = bare else {
         let ids: Vec<&str> = endpoints.keys().map(|id| &**id).collect();
         let why = format!("no MeshService {name} is declared");
-        return (None, vec![waits("ServiceNotDeclared", &ids, why)]);
+        return (None, vec![waits(Reason::ServiceNotDeclared, &ids, why)]);
     };
     let known: BTreeSet<&str> = bare.endpoints.iter().map(|endpoint| &*endpoint.id).collect();
     let mut service = bare.clone();
@@ -209,11 +199,11 @@ fn join_registered(
     }
     let mut waiting = Vec::new();
     if let Some(why) = why {
-        waiting.push(waits("EndpointsMisfit", &misfits, why.to_string()));
+        waiting.push(waits(Reason::EndpointsMisfit, &misfits, why.to_string()));
     }
     if !too_many.is_empty() {
         let why = format!("a service has {LOOKUP_ENDPOINTS_MAX} endpoints and no more");
-        waiting.push(waits("TooManyEndpoints", &too_many, why));
+        waiting.push(waits(Reason::TooManyEndpoints, &too_many, why));
     }
     (Some(service), waiting)
 }

@@ -12,10 +12,8 @@ use std::sync::Arc;
 
 use crate::model::{
     Algorithm, Catalog, ClusterName, Condition, Contract, Import, ImportRule, Member, PeerImports, Placement,
-    Policy, Port, Retry, Service, ServiceName, Timeout,
+    Policy, Port, Reason, Retry, Service, ServiceName, Timeout,
 };
-
-pub use contract::DECLARER_SILENT;
 
 /// The weight of a member that no contract names, in hundredths.
 pub const DEFAULT_WEIGHT: u32 = 100;
@@ -43,10 +41,10 @@ pub enum Disagreement {
 
 impl Disagreement {
     /// The reason of the condition that shows it.
-    pub const fn reason(self) -> &'static str {
+    pub const fn reason(self) -> Reason {
         match self {
-            Self::Ports => "PortsDiffer",
-            Self::Contracts => "ContractsDiffer",
+            Self::Ports => Reason::PortsDiffer,
+            Self::Contracts => Reason::ContractsDiffer,
         }
     }
 }
@@ -284,12 +282,8 @@ fn join<'o, 'a>(
     let (same, other): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|offer| same_ports(offer.ports, reference.ports));
     found.disagreements.extend(other.iter().map(|offer| (offer.cluster.clone(), Disagreement::Ports)));
-    found.conditions.extend(other.iter().map(|offer| Condition {
-        object: object(name),
-        kind: "Conflict",
-        status: true,
-        reason: Disagreement::Ports.reason(),
-        message: format!(
+    found.conditions.extend(other.iter().map(|offer| {
+        let text = format!(
             "cluster `{}` declares other ports ({}) than `{}` ({}) and stays out of the union; make them the \
              same, or call it by its pinned name {}.{}",
             offer.cluster,
@@ -298,7 +292,8 @@ fn join<'o, 'a>(
             list_ports(reference.ports),
             name.host_prefix(),
             offer.cluster,
-        ),
+        );
+        Condition::new(name, Disagreement::Ports.reason(), text)
     }));
     same
 }
@@ -383,9 +378,7 @@ fn member(offer: &Offer<'_>) -> Member {
 
 /// What is said of a policy that has no effect, or whose placement has none.
 fn stray(catalog: &Catalog, policy: &Policy, offers: &[Offer<'_>]) -> Option<Condition> {
-    let condition = |kind, reason, message| {
-        Some(Condition { object: policy.object().to_string(), kind, status: false, reason, message })
-    };
+    let condition = |reason, message| Some(Condition::new(policy.object(), reason, message));
     let service = &policy.service;
     if offers.is_empty() {
         // It waits for it.
@@ -393,7 +386,7 @@ fn stray(catalog: &Catalog, policy: &Policy, offers: &[Offer<'_>]) -> Option<Con
             "{service} is neither declared here nor imported; declare a MeshService, or check the link and the \
              peer's grant"
         );
-        return condition("ResolvedRefs", "BackendNotFound", message);
+        return condition(Reason::BackendNotFound, message);
     }
     if policy.placement.is_some() && offers.iter().all(|offer| *offer.cluster != catalog.cluster) {
         // Where the service has no endpoint, its placement travels nowhere.
@@ -402,12 +395,7 @@ fn stray(catalog: &Catalog, policy: &Policy, offers: &[Offer<'_>]) -> Option<Con
              serves, or declare the MeshService here",
             catalog.cluster
         );
-        return condition("Programmed", "PlacementInert", message);
+        return condition(Reason::PlacementInert, message);
     }
     None
-}
-
-/// The object a service's conditions stand on, whether or not this cluster has a manifest for it.
-fn object(name: &ServiceName) -> String {
-    format!("MeshService {name}")
 }

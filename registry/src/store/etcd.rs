@@ -19,12 +19,13 @@ use self::convert::{signed, unsigned};
 use self::failure::{Failure, Kind};
 use self::members::{Answer, Members, Repeat};
 use self::options::LEASE_TIMEOUT;
-pub use self::options::{EtcdOptions, EtcdUser, FileError, REQUEST_TIMEOUT};
+pub use self::options::{FileError, REQUEST_TIMEOUT};
 pub use self::watch::EtcdWatch;
 use super::{
     Entry, LeaseId, Op, Outcome, Range, Room, STORE_BYTES_MAX, Store, StoreError, Transaction, check_key,
     check_ttl,
 };
+use crate::model::EtcdOptions;
 
 /// Entries of a range that are asked for at once: with records of a few KiB, some MiB.
 const PAGE: i64 = 1000;

@@ -12,24 +12,9 @@ use prost::Message;
 use proto::store;
 
 use crate::manifest::{Problems, Source, parse_for};
-use crate::model::{Gateway, Kind, Object, ObjectName};
+use crate::model::{Gateway, Kind, Object, ObjectName, Stored};
 use crate::pure::sources::{Applied, AppliedObjects};
 use crate::store::{Entry, Event, Store, StoreError, keys};
-
-/// An object as it is kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
-    /// The document, as it was written.
-    pub text: String,
-    /// From 1; grows with each change of what it says. 0: the record is of another version and cannot be read.
-    pub generation: u64,
-    /// Who applied it last.
-    pub by: String,
-    /// When, in Unix milliseconds.
-    pub unix_ms: u64,
-    /// The store's revision of its last change: what the next change of it is compared with.
-    pub revision: u64,
-}
 
 /// Objects as they are kept, by name.
 pub type StoredObjects = BTreeMap<ObjectName, Arc<Stored>>;

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::manifest::{self, Document, Problem, Problems, Severity, Source, parse_for};
-use crate::model::{ApplyRule, Condition, Gateway, Object, ObjectName};
+use crate::model::{ApplyRule, Condition, ConditionKind, Gateway, Object, ObjectName, Stored, Subject};
 use crate::pure::sources::{Applied, AppliedObjects, Files, Sources};
 use crate::store::{
     Expect, Op, Outcome as Written, Store, StoreError, TRANSACTION_OPS_MAX, Transaction, VALUE_BYTES_MAX,
 };
-use crate::tasks::applied::{self, Stored, StoredObjects};
+use crate::tasks::applied::{self, StoredObjects};
 
 /// Most objects of one change.
 pub const OBJECTS_MAX: usize = 10_000;
@@ -266,12 +266,11 @@ fn beside(
         merged.conditions().cloned().collect::<Vec<_>>()
     };
     let before = conditions(there.applied.clone());
-    let places: BTreeMap<String, &Document> =
-        documents.iter().map(|(name, document)| (name.to_string(), document)).collect();
     let any = documents.values().next();
     let problem = |condition: &Condition| {
-        let of_its_own = places.get(&condition.object).copied();
-        let refused = condition.kind == "Accepted";
+        let Subject::Object(object) = &condition.object else { return None };
+        let of_its_own = documents.get(object);
+        let refused = condition.kind() == ConditionKind::Accepted;
         let severity = match (of_its_own, refused) {
             (Some(_), true) => Severity::Error,
             (None, true) if !before.contains(condition) => Severity::Error,
@@ -283,7 +282,7 @@ fn beside(
             file: document.file.display().to_string(),
             line: document.line,
             column: 1,
-            object: Some(condition.object.clone()),
+            object: Some(object.to_string()),
             message: condition.message.clone(),
             hint: None,
             severity,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use proto::store::Cluster;
 
-use crate::model::ClusterName;
+use crate::model::{ClusterName, Stored};
 use crate::store::{Expect, Op, Outcome, Store, StoreError, Transaction, batches, keys};
 use crate::tasks::applied::{self, StoredObjects};
 
@@ -98,7 +98,7 @@ async fn put_back<S: Store>(store: &S, kept: &StoredObjects) -> Result<Option<us
     let lost = kept
         .iter()
         .filter(|(name, stored)| stored.generation > there.get(*name).map_or(0, |there| there.generation));
-    let put = |(name, stored): (&_, &Arc<applied::Stored>)| Op::Put {
+    let put = |(name, stored): (&_, &Arc<Stored>)| Op::Put {
         key: applied::key(name),
         value: stored.encode(),
         lease: None,
@@ -147,9 +147,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::model::Stored;
     use crate::model::{Kind, ObjectName};
     use crate::store::memory::MemoryStore;
-    use crate::tasks::applied::Stored;
 
     fn west() -> ClusterName {
         ClusterName::new("west").unwrap()

@@ -22,9 +22,9 @@ use prost::Message;
 use proto::store::{Applied, Leader, Member, Mirrored, Status};
 use proto::sync;
 
+use crate::model::record;
 use crate::model::{ClusterName, Import, ObjectName, PeerImports, ServiceName};
 use crate::pure::mirror::STAMP_MS;
-use crate::pure::record;
 use crate::pure::registration::Registered;
 use crate::store::{Expect, Op, Outcome, Store, StoreError, Transaction, batches, keys};
 use crate::tasks::applied;

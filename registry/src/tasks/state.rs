@@ -19,12 +19,12 @@ use proto::limits::LAST_CATALOG_BYTES_MAX;
 use proto::store::{LastApplied, LastCatalog, PeerCatalog};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::model::{ClusterName, ObjectName, PeerImports, Position};
+use crate::model::record;
+use crate::model::{ClusterName, ObjectName, PeerImports, Position, Stored};
 use crate::pure::export::random_epoch;
-use crate::pure::record;
 use crate::pure::registration;
 use crate::pure::sources::RegisteredEndpoints;
-use crate::tasks::applied::{self, Stored, StoredObjects};
+use crate::tasks::applied::{self, StoredObjects};
 
 /// First bytes of the file, the last of them the version of its format.
 const MAGIC: [u8; 8] = *b"ringway\x01";

@@ -11,9 +11,8 @@ use std::collections::BTreeMap;
 use prost::Message;
 use proto::store::{self, Status};
 
-use crate::model::{Condition, Declared, Kind, Object, ObjectName, Service};
+use crate::model::{Condition, ConditionKind, Declared, Kind, Object, ObjectName, Service, Stored};
 use crate::store::{Entry, Store, StoreError, keys};
-use crate::tasks::applied;
 
 /// Bytes of the message of one condition; what is beyond is left out. Five conditions make a status of a few KiB.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
@@ -50,19 +49,19 @@ pub async fn range<S: Store>(store: &S) -> Result<Statuses, StoreError> {
 /// are so is left open.
 pub fn conditions(said: &[&Condition], in_use: bool) -> Vec<store::Condition> {
     let stated = |kind| stated(kind, said).unwrap_or_else(|| holds(kind));
-    let accepted = stated("Accepted");
-    let resolved = stated("ResolvedRefs");
-    let mut programmed = stated("Programmed");
+    let accepted = stated(ConditionKind::Accepted);
+    let resolved = stated(ConditionKind::ResolvedRefs);
+    let mut programmed = stated(ConditionKind::Programmed);
     if !accepted.status {
-        programmed = follows("Programmed", &accepted);
+        programmed = follows(ConditionKind::Programmed, &accepted);
     } else if programmed.status && !in_use {
         programmed.status = false;
         programmed.reason = "Pending".into();
         programmed.message = "no request is placed by it yet".into();
     }
     let bad = [&accepted, &resolved, &programmed].into_iter().find(|condition| !condition.status);
-    let ready = bad.map_or_else(|| holds("Ready"), |bad| follows("Ready", bad));
-    let conflict = self::stated("Conflict", said);
+    let ready = bad.map_or_else(|| holds(ConditionKind::Ready), |bad| follows(ConditionKind::Ready, bad));
+    let conflict = self::stated(ConditionKind::Conflict, said);
     [accepted, resolved, programmed, ready].into_iter().chain(conflict).collect()
 }
 
@@ -110,20 +109,21 @@ pub fn word(kind: &str, status: bool, reason: &str) -> String {
     if kind == reason { format!("{kind}={value}") } else { format!("{kind}={value} ({reason})") }
 }
 
-fn holds(kind: &str) -> store::Condition {
-    store::Condition { kind: kind.into(), status: true, reason: kind.into(), ..store::Condition::default() }
+fn holds(kind: ConditionKind) -> store::Condition {
+    let (kind, reason) = (kind.to_string(), kind.to_string());
+    store::Condition { kind, status: true, reason, ..store::Condition::default() }
 }
 
 /// What does not hold because `cause` does not.
-fn follows(kind: &str, cause: &store::Condition) -> store::Condition {
+fn follows(kind: ConditionKind, cause: &store::Condition) -> store::Condition {
     let message = format!("see {}", cause.kind);
-    let (kind, reason) = (kind.into(), cause.reason.clone());
+    let (kind, reason) = (kind.to_string(), cause.reason.clone());
     store::Condition { kind, status: false, reason, message, since_unix_ms: 0 }
 }
 
 /// Everything that is said of one kind, joined.
-fn stated(kind: &str, said: &[&Condition]) -> Option<store::Condition> {
-    let mut of_kind = said.iter().filter(|condition| condition.kind == kind);
+fn stated(kind: ConditionKind, said: &[&Condition]) -> Option<store::Condition> {
+    let mut of_kind = said.iter().filter(|condition| condition.kind() == kind);
     let first = of_kind.next()?;
     let mut message = first.message.clone();
     for more in of_kind {
@@ -136,11 +136,11 @@ fn stated(kind: &str, said: &[&Condition]) -> Option<store::Condition> {
         message.truncate(end);
         message.push_str(CUT);
     }
-    let (kind, reason) = (kind.into(), first.reason.into());
-    Some(store::Condition { kind, status: first.status, reason, message, since_unix_ms: 0 })
+    let (kind, reason) = (kind.to_string(), first.reason.to_string());
+    Some(store::Condition { kind, status: first.status(), reason, message, since_unix_ms: 0 })
 }
 
 /// The status of an applied object of this generation, of which this is `said`.
-pub fn of(applied: &applied::Stored, said: &[&Condition], in_use: bool) -> Status {
+pub fn of(applied: &Stored, said: &[&Condition], in_use: bool) -> Status {
     Status { observed_generation: applied.generation, conditions: conditions(said, in_use) }
 }

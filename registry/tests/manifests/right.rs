@@ -10,7 +10,7 @@ use registry::model::{
     OnOwnerUnavailable, Placement, Policy, Port, Probe, Protocol, Retry, RetryOn, Service, ServiceName,
     Sidecar, Tier, Timeout,
 };
-use registry::store::etcd::{EtcdOptions, EtcdUser};
+use registry::model::{EtcdOptions, EtcdUser};
 
 use super::source;
 
@@ -116,7 +116,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
             union: true,
             placement: Placement::Accept,
         }],
-        expire_after: registry::pure::mirror::EXPIRE_AFTER,
+        expire_after: registry::model::EXPIRE_AFTER,
         allow_apply: Vec::new(),
     };
     assert_eq!(manifests.declared.links, BTreeMap::from([(cluster("east"), link)]));
@@ -213,7 +213,7 @@ spec: { service: cart, placement: {} }
 }
 
 #[test]
-fn everything_that_can_be_said_is_understood() {
+fn everything_that_a_link_can_say_is_understood() {
     let manifests = read(
         "
 apiVersion: ringway.dev/v1alpha1
@@ -227,6 +227,32 @@ metadata: { name: north }
 spec:
   import: []
   allow: { apply: [{ namespace: shop }, { namespace: '*', kinds: [Link, TrafficPolicy] }] }
+",
+    );
+    let east = &manifests.declared.links[&cluster("east")];
+    assert_eq!(east.trust_domain, "east.example");
+    let rule = |name: &ServiceName| east.import_rule(name).map(|rule| (rule.union, rule.placement));
+    assert_eq!(rule(&cart()), Some((false, Placement::Accept)));
+    assert_eq!(rule(&ServiceName::new("other", "cart").unwrap()), Some((true, Placement::Ignore)));
+    let north = &manifests.declared.links[&cluster("north")];
+    assert_eq!(north.import_rule(&cart()), None);
+    assert_eq!(east.allow_apply, []);
+    let allows = |kind, namespace| {
+        let object = ObjectName::new(kind, namespace, "cart");
+        north.allow_apply.iter().any(|rule| rule.allows(&object))
+    };
+    assert!(allows(Kind::MeshService, "shop") && !allows(Kind::MeshService, "bank"));
+    assert!(allows(Kind::TrafficPolicy, "bank") && allows(Kind::Link, ""));
+    assert!(!north.allow_apply[0].kinds.contains(&Kind::Link), "never without being named");
+}
+
+#[test]
+fn a_service_is_exported_to_those_that_it_names() {
+    let manifests = read(
+        "
+apiVersion: ringway.dev/v1alpha1
+kind: Link
+metadata: { name: east }
 ---
 apiVersion: ringway.dev/v1alpha1
 kind: MeshService
@@ -234,6 +260,26 @@ metadata: { name: cart, namespace: shop }
 spec:
   ports: [{ name: web, port: 80, protocol: http }]
   export: { to: [east] }
+---
+apiVersion: ringway.dev/v1alpha1
+kind: MeshService
+metadata: { name: web, namespace: shop }
+spec: { ports: [{ name: web, port: 80, protocol: http }], export: { to: [] } }
+",
+    );
+    let export = |name: &ServiceName| &manifests.declared.services[name].export;
+    assert_eq!(*export(&cart()), Grant::Clusters(BTreeSet::from([cluster("east")])));
+    assert_eq!(*export(&ServiceName::new("shop", "web").unwrap()), Grant::Nobody);
+}
+
+#[test]
+fn everything_that_a_policy_can_say_is_understood() {
+    let manifests = read(
+        "
+apiVersion: ringway.dev/v1alpha1
+kind: MeshService
+metadata: { name: cart, namespace: shop }
+spec: { ports: [{ name: web, port: 80, protocol: http }] }
 ---
 apiVersion: ringway.dev/v1alpha1
 kind: TrafficPolicy
@@ -254,7 +300,7 @@ spec:
 apiVersion: ringway.dev/v1alpha1
 kind: MeshService
 metadata: { name: web, namespace: shop }
-spec: { ports: [{ name: web, port: 80, protocol: http }], export: { to: [] } }
+spec: { ports: [{ name: web, port: 80, protocol: http }] }
 ---
 apiVersion: ringway.dev/v1alpha1
 kind: TrafficPolicy
@@ -264,23 +310,6 @@ spec:
   placement: { members: [{ cluster: east, region: us }], tiers: [[local, east], [any]] }
 ",
     );
-    let east = &manifests.declared.links[&cluster("east")];
-    assert_eq!(east.trust_domain, "east.example");
-    let rule = |name: &ServiceName| east.import_rule(name).map(|rule| (rule.union, rule.placement));
-    assert_eq!(rule(&cart()), Some((false, Placement::Accept)));
-    assert_eq!(rule(&ServiceName::new("other", "cart").unwrap()), Some((true, Placement::Ignore)));
-    let north = &manifests.declared.links[&cluster("north")];
-    assert_eq!(north.import_rule(&cart()), None);
-    assert_eq!(east.allow_apply, []);
-    let allows = |kind, namespace| {
-        let object = ObjectName::new(kind, namespace, "cart");
-        north.allow_apply.iter().any(|rule| rule.allows(&object))
-    };
-    assert!(allows(Kind::MeshService, "shop") && !allows(Kind::MeshService, "bank"));
-    assert!(allows(Kind::TrafficPolicy, "bank") && allows(Kind::Link, ""));
-    assert!(!north.allow_apply[0].kinds.contains(&Kind::Link), "never without being named");
-    let grant = &manifests.declared.services[&cart()].export;
-    assert_eq!(*grant, Grant::Clusters(BTreeSet::from([cluster("east")])));
     let policy = &manifests.declared.policies[&cart()];
     let contract = policy.placement.clone().unwrap();
     assert_eq!((contract.generation, contract.seed, contract.mode), (u64::MAX, u64::MAX, Mode::Sharded));
@@ -294,7 +323,6 @@ spec:
         (Duration::from_millis(500), Duration::from_secs(120), Duration::from_secs(86_400));
     assert_eq!(policy.timeout, Timeout { head, idle, total: Some(total), ..Timeout::default() });
     let web = ServiceName::new("shop", "web").unwrap();
-    assert_eq!(manifests.declared.services[&web].export, Grant::Nobody);
     let tiers = manifests.declared.policies[&web].placement.clone().unwrap().tiers.unwrap();
     assert_eq!(tiers, [vec![Tier::Local, Tier::Cluster(cluster("east"))], vec![Tier::Any]]);
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use proto::sync::Event;
 use proto::sync::event::Kind;
+use registry::model::EXPIRE_AFTER;
 use registry::model::{ClusterName, Import, ImportRule, Link, PeerImports, Placement, Position, ServiceName};
 use registry::pure::export::{Export, Feed};
-use registry::pure::mirror::{BELIEVED_AT_ONCE, Changed, Desync, EXPIRE_AFTER, HOLD, Mirror};
+use registry::pure::mirror::{BELIEVED_AT_ONCE, Changed, Desync, HOLD, Mirror};
 
 use crate::cluster::owns;
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use registry::pure::mirror::{EXPIRE_AFTER, HOLD};
+use registry::model::EXPIRE_AFTER;
+use registry::pure::mirror::HOLD;
 
 use crate::cluster::{Cluster, name};
 use crate::link::{EVERYTHING, SimLink};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use e2e::etcd::{ETCD_SOON, Etcd};
 use etcd_client::{Client, Permission, PermissionType};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-use registry::store::etcd::{EtcdOptions, EtcdUser};
+use registry::model::{EtcdOptions, EtcdUser};
 use registry::store::{
     Event, Op, Store, StoreError, TRANSACTION_OPS_MAX, VALUE_BYTES_MAX, Watch, conformance,
 };

@@ -6,7 +6,8 @@ use e2e::backend::Backend;
 use e2e::etcd::Etcd;
 use e2e::manifest::{link, service};
 use e2e::mesh::Mesh;
-use registry::store::etcd::{EtcdOptions, EtcdStore};
+use registry::model::EtcdOptions;
+use registry::store::etcd::EtcdStore;
 use registry::store::{Store, StoreError, keys};
 
 use super::access::{Authority, server};

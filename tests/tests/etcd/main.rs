@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use e2e::etcd::{ETCD_SOON, Etcd, of_the_distro, of_the_system};
 use etcd_client::Client;
-use registry::store::etcd::{EtcdOptions, EtcdStore};
+use registry::model::EtcdOptions;
+use registry::store::etcd::EtcdStore;
 use registry::store::{Op, Outcome, Store, StoreError, Transaction, Watch, conformance};
 
 /// The store in `etcd`, without prefix, TLS or user.

@@ -1,11 +1,11 @@
 //! Checks of services: rings, contracts, grants, endpoints, and what is declared for nothing.
 
-use registry::model::{Catalog, ClusterName, Condition, Gateway, Grant, ServiceName};
-use registry::pure::union::{DECLARER_SILENT, Disagreement};
+use registry::model::{
+    Catalog, ClusterName, Condition, ConditionKind, Gateway, Grant, Kind, Reason, ServiceName, Subject,
+};
 
 use crate::admin::explain::clusters::why_unreachable;
-use crate::control::sync::{HELD, NOT_BEFORE, NOT_READ, RECORDS_LEFT_OUT, other_rings, told_ring};
-use crate::peers::OVER_BUDGET;
+use crate::control::sync::{other_rings, told_ring};
 use crate::telemetry::metrics::Outcome as Answered;
 use crate::view::{LocalService, Server, Service, View};
 use admin_api::check::Check;
@@ -33,51 +33,52 @@ pub(super) fn checks(view: &View, known: &[Condition], gateway: &Gateway, now: u
 fn conditions(conditions: &[Condition], gateway: &Gateway) -> Vec<Check> {
     let mut checks = Vec::new();
     for condition in conditions {
-        let Condition { object, message, .. } = condition;
-        let said = format!("{}: {message}", condition.reason);
-        checks.extend(match (condition.kind, condition.status) {
-            ("Accepted", false) if condition.reason == HELD => {
+        let said = format!("{}: {}", condition.reason, condition.message);
+        let object = condition.object.to_string();
+        let link = matches!(&condition.object, Subject::Object(object) if object.kind() == Kind::Link);
+        checks.extend(match (condition.kind(), condition.reason) {
+            (_, Reason::Held) => {
                 let fix = "write the missing services back, or send SIGHUP if they are to go";
                 Some(Check::warn("manifests.accepted", object, said, fix))
             }
-            ("Accepted", false) if condition.reason == NOT_BEFORE => {
+            (_, Reason::CertificateNotYetValid) => {
                 let fix = "nothing, if this machine's clock is right: it is taken when its time comes";
                 Some(Check::warn("manifests.accepted", object, said, fix))
             }
-            ("Accepted", false) if condition.reason == NOT_READ => {
+            (_, Reason::NotRead) => {
                 let fix = "look whether the disk or the server that the files are on answers";
                 Some(Check::fail("manifests.accepted", object, said, fix))
             }
-            ("Accepted", false) => {
+            (ConditionKind::Accepted, _) => {
                 let fix = "put right what the message names: the old state serves until then";
                 Some(Check::fail("manifests.accepted", object, said, fix))
             }
             // A check of its own.
-            ("Conflict", true) if condition.reason == "RingsDiffer" => None,
-            ("Conflict", true) if condition.reason == Disagreement::Ports.reason() => Some(Check::fail(
+            (_, Reason::RingsDiffer) => None,
+            (_, Reason::PortsDiffer) => Some(Check::fail(
                 "union.conflict",
                 object,
                 said,
                 "give it the same ports in every cluster, or leave it out of the union (`import`) and use pinned names",
             )),
-            ("Conflict", true) => Some(Check::fail(
+            (ConditionKind::Conflict, _) => Some(Check::fail(
                 "contract.conflict",
                 object,
                 said,
                 "declare the same in every cluster, and raise `generation` with every change",
             )),
-            (_, false) if matches!(condition.reason, OVER_BUDGET | RECORDS_LEFT_OUT) => {
+            (_, Reason::OverBudget | Reason::RecordsLeftOut) => {
                 let fix = "ask its operator what it does; a peer that means harm is better not linked";
                 Some(Check::warn("link.budget", object.trim_start_matches("Link "), said, fix))
             }
-            (_, false) if condition.reason == DECLARER_SILENT => Some(Check::warn(
+            (_, Reason::DeclarerSilent) => Some(Check::warn(
                 "contract.conflict",
                 object,
                 said,
                 "bring the link up, or declare the placement in every cluster that serves",
             )),
             // A bundle is a check of its own.
-            (_, false) if !object.starts_with("Link ") => {
+            _ if !link => {
                 let fix = "declare what it refers to where the message says, or remove it";
                 Some(Check::warn("orphan.policy", object, said, fix))
             }

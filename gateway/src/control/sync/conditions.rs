@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hashring::NodeIndex;
-use registry::model::{Condition, Member, Object, ObjectName};
+use registry::model::{Condition, Member, Object, ObjectName, Reason, Subject};
 use registry::pure::sources::Applied;
 use registry::pure::union::Disagreement;
 use registry::tasks::status::{self, Statuses};
@@ -15,30 +15,25 @@ use super::Knowledge;
 use crate::proxy::worker::Shared;
 use crate::view::{Server, Service, View};
 
-/// The reason of a change of the files that is held: it removes many services at once.
-pub const HELD: &str = "Held";
-/// The reason of a certificate in the files whose time has not come.
-pub const NOT_BEFORE: &str = "CertificateNotYetValid";
-/// The reason of files that cannot be read for now.
-pub const NOT_READ: &str = "NotRead";
-
-/// What is said of each object, by its name for people.
+/// What is said of each object.
 #[derive(Debug)]
-pub struct SaidOf<'c>(BTreeMap<&'c str, Vec<&'c Condition>>);
+pub struct SaidOf<'c>(BTreeMap<&'c ObjectName, Vec<&'c Condition>>);
 
 impl<'c> SaidOf<'c> {
     /// Sorts `conditions` by object.
     pub fn new(conditions: &'c [Condition]) -> Self {
         let mut of = BTreeMap::<_, Vec<_>>::new();
         for condition in conditions {
-            of.entry(&*condition.object).or_default().push(condition);
+            if let Subject::Object(object) = &condition.object {
+                of.entry(object).or_default().push(condition);
+            }
         }
         Self(of)
     }
 
     /// What is said of `object`.
     pub fn of(&self, object: &ObjectName) -> &[&'c Condition] {
-        self.0.get(&*object.to_string()).map_or(&[], Vec::as_slice)
+        self.0.get(object).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -100,7 +95,7 @@ fn objections(shared: &Shared, view: &View, now: u64) -> Vec<Condition> {
     let mut conditions = Vec::new();
     for peer in shared.peers.iter() {
         for (service, disagreement) in peer.facts.objections(now) {
-            let object = format!("MeshService {service}");
+            let object = Subject::from(&service);
             let reason = disagreement.reason();
             let local = view.local(&service.namespace, &service.name);
             let ours = local.is_some_and(|local| local.grant.allows(&peer.name));
@@ -119,23 +114,20 @@ fn objections(shared: &Shared, view: &View, now: u64) -> Vec<Condition> {
                     peer.name
                 ),
             };
-            conditions.push(Condition { object, kind: "Conflict", status: true, reason, message });
+            conditions.push(Condition::new(object, reason, message));
         }
     }
     conditions
 }
 
 fn rings_differ(view: &View, now: u64) -> Vec<Condition> {
-    let condition = |(service, peer, ring): (&Service, &str, u64)| Condition {
-        object: format!("MeshService {}", service.name),
-        kind: "Conflict",
-        status: true,
-        reason: "RingsDiffer",
-        message: format!(
+    let condition = |(service, peer, ring): (&Service, &str, u64)| {
+        let message = format!(
             "cluster `{peer}` places it by the ring {ring:016x}, this one by {:016x}; compare `ringway status` of both, \
              and raise `generation` with every change of a placement",
             service.placement.ring().fingerprint()
-        ),
+        );
+        Condition::new(&service.name, Reason::RingsDiffer, message)
     };
     other_rings(view, now).map(condition).collect()
 }

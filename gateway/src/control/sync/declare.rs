@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use registry::model::{ClusterName, Condition, Declared, ServiceName};
+use registry::model::{ClusterName, Condition, Declared, Reason, ServiceName};
 use registry::pure::mirror::LeftOut;
 use registry::pure::probation::Endpoints;
 use registry::pure::sources::{AppliedObjects, Files};
@@ -103,20 +103,10 @@ impl Knowledge {
     }
 }
 
-/// The reason of the condition that shows records which are left out.
-pub const RECORDS_LEFT_OUT: &str = "RecordsLeftOut";
-
 /// What is to be said of the Link to a peer of whose records some are left out.
 fn left_out(peer: &ClusterName, left_out: &LeftOut) -> Option<Condition> {
     let (name, why) = left_out.example()?;
-    Some(Condition {
-        object: format!("Link {peer}"),
-        kind: "Programmed",
-        status: false,
-        reason: RECORDS_LEFT_OUT,
-        message: format!(
-            "{} of the records that the cluster exports are left out, such as {name}: {why}",
-            left_out.len()
-        ),
-    })
+    let count = left_out.len();
+    let text = format!("{count} of the records that the cluster exports are left out, such as {name}: {why}");
+    Some(Condition::new(peer, Reason::RecordsLeftOut, text))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proto::control::{Disagreement as Reason, Objection};
 use proto::limits::DIGEST_SERVICES_MAX;
-use registry::model::{Catalog, ClusterName, ServiceName};
+use registry::model::{Catalog, ClusterName, ConditionKind, ServiceName, Subject};
 use registry::pure::union::{self, Disagreement};
 
 use crate::view::View;
@@ -32,11 +32,9 @@ impl Objections {
 /// Looks only at names of which a conflict is known: most catalogs have none.
 fn by_peer(catalog: &Catalog, view: &View) -> BTreeMap<ClusterName, Vec<Objection>> {
     let mut of_peers = BTreeMap::<_, Vec<_>>::new();
-    for condition in view.conditions.iter().filter(|condition| condition.kind == "Conflict") {
-        let name = condition.object.strip_prefix("MeshService ").and_then(|name| name.split_once('/'));
-        let Some(Ok(name)) = name.map(|(namespace, name)| ServiceName::new(namespace, name)) else {
-            continue;
-        };
+    for condition in view.conditions.iter().filter(|condition| condition.kind() == ConditionKind::Conflict) {
+        let Subject::Object(object) = &condition.object else { continue };
+        let Ok(name) = ServiceName::new(object.namespace(), object.name()) else { continue };
         for (peer, disagreement) in union::disagreements(catalog, &name) {
             let of_peer = of_peers.entry(peer).or_default();
             let objection = objection(&name, disagreement);

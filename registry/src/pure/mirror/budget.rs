@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use prost::Message;
 use proto::limits;
 
+use crate::model::record;
 use crate::model::{Import, Member};
-use crate::pure::record;
 
 /// Which budget of the peer a record does not fit into any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Over;
 use crate::model::ServiceName;
-use crate::pure::record::BadRecord;
+use crate::model::record::BadRecord;
 
 /// Services that are named; more are counted.
 const NAMED_MAX: usize = 1_000;

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{ClusterName, Condition, Declared, Grant, Kind, ObjectName, Policy, Service, Tier};
+use crate::model::{
+    ClusterName, Condition, Declared, Grant, Kind, ObjectName, Policy, Reason, Service, Tier,
+};
 
 /// Clusters that no Link leads to, object by object.
 pub(super) fn unresolved(declared: &Declared, own: &ClusterName) -> Vec<Condition> {
@@ -18,12 +20,9 @@ pub(super) fn unresolved(declared: &Declared, own: &ClusterName) -> Vec<Conditio
     let missing = services
         .chain(policies)
         .filter(|(_, _, cluster)| *cluster != own && !declared.links.contains_key(*cluster))
-        .map(|(object, field, cluster)| Condition {
-            object: object.to_string(),
-            kind: "ResolvedRefs",
-            status: false,
-            reason: "LinkNotFound",
-            message: format!("{field}: no Link leads to the cluster `{cluster}`"),
+        .map(|(object, field, cluster)| {
+            let text = format!("{field}: no Link leads to the cluster `{cluster}`");
+            Condition::new(object, Reason::LinkNotFound, text)
         });
     missing.collect::<BTreeSet<_>>().into_iter().collect()
 }

@@ -53,7 +53,7 @@ fn applied(texts: &[&str]) -> AppliedObjects {
 
 fn merge(sources: &Sources) -> (Declared, Vec<String>) {
     let merged = sources.merge(&ClusterName::new("west").unwrap());
-    let said = |c: &Condition| format!("{} {} {}: {}", c.object, c.kind, c.reason, c.message);
+    let said = |c: &Condition| format!("{} {} {}: {}", c.object, c.kind(), c.reason, c.message);
     let conditions = merged.conditions().map(said).collect();
     (merged.declared, conditions)
 }

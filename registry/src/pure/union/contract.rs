@@ -5,11 +5,8 @@
 
 use proto::limits::{CONTRACT_KEPT, GENERATION_STEP_MAX};
 
-use super::{Disagreement, Found, Offer, Say, object};
-use crate::model::{ClusterName, Condition, Contract, Member, Mode, ServiceName, Tier};
-
-/// The reason of the condition that shows that a contract has lapsed.
-pub const DECLARER_SILENT: &str = "DeclarerSilent";
+use super::{Disagreement, Found, Offer, Say};
+use crate::model::{ClusterName, Condition, Contract, Member, Mode, Reason, ServiceName, Tier};
 
 /// A contract, and who declares it.
 type Declared<'a> = (&'a Contract, &'a ClusterName);
@@ -34,7 +31,7 @@ pub(super) fn choose<'a>(
     if !others.is_empty() {
         let all = others.iter().chain([&from]).map(|&cluster| (cluster.clone(), Disagreement::Contracts));
         found.disagreements.extend(all);
-        found.conditions.push(conflict(
+        found.conditions.push(Condition::new(
             name,
             Disagreement::Contracts.reason(),
             format!(
@@ -69,9 +66,9 @@ fn candidates<'a>(
         if left_out.is_empty() {
             candidates.push((contract, from));
         } else {
-            found.conditions.push(conflict(
+            found.conditions.push(Condition::new(
                 name,
-                "LeavesOut",
+                Reason::LeavesOut,
                 format!(
                     "`{from}` declares a placement of generation {} that leaves out {}, which serves it and does not \
                      declare the same: it does not count here; add who is left out to its `members` and `tiers`, or \
@@ -102,9 +99,9 @@ fn in_proportion<'a>(
         if fits {
             highest = highest.max(generation);
         } else {
-            found.conditions.push(conflict(
+            found.conditions.push(Condition::new(
                 name,
-                "GenerationTooHigh",
+                Reason::GenerationTooHigh,
                 format!(
                     "`{from}` declares a placement of generation {generation}, where the highest of all others is \
                      {highest}: more than {GENERATION_STEP_MAX} above that, and no time, it does not count here; have \
@@ -159,22 +156,13 @@ fn is_in_tiers(contract: &Contract, cluster: &ClusterName) -> bool {
         || contract.tiers.as_ref().is_none_or(|tiers| tiers.iter().flatten().any(takes))
 }
 
-fn conflict(name: &ServiceName, reason: &'static str, message: String) -> Condition {
-    Condition { object: object(name), kind: "Conflict", status: true, reason, message }
-}
-
 fn lapsed(name: &ServiceName, from: &ClusterName) -> Condition {
     let kept = CONTRACT_KEPT.as_secs() / 60;
-    Condition {
-        object: object(name),
-        kind: "Programmed",
-        status: false,
-        reason: DECLARER_SILENT,
-        message: format!(
-            "the placement that `{from}` declares counts no more: nothing was heard of that cluster for {kept} minutes; \
-             bring the link up, or declare the placement here"
-        ),
-    }
+    let text = format!(
+        "the placement that `{from}` declares counts no more: nothing was heard of that cluster for {kept} minutes; \
+         bring the link up, or declare the placement here"
+    );
+    Condition::new(name, Reason::DeclarerSilent, text)
 }
 
 fn list(clusters: &[&ClusterName]) -> String {
@@ -189,15 +177,12 @@ pub(super) fn outsiders<'o>(
     joined: &'o [&Offer<'_>],
 ) -> impl Iterator<Item = Condition> + 'o {
     let left_out = |offer: &&&Offer<'_>| members.iter().all(|member| member.cluster != *offer.cluster);
-    joined.iter().filter(left_out).map(move |offer| Condition {
-        object: object(name),
-        kind: "Programmed",
-        status: false,
-        reason: "NotAMember",
-        message: format!(
+    joined.iter().filter(left_out).map(move |offer| {
+        let text = format!(
             "cluster `{}` serves {name} but is no member of the placement that `{from}` declares, so it gets \
              nothing under the union name while a member can serve; add it to `members` and raise the generation",
             offer.cluster
-        ),
+        );
+        Condition::new(name, Reason::NotAMember, text)
     })
 }

@@ -9,8 +9,9 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::failure::{Failure, Kind};
-use super::options::{ASK_TIMEOUT, EtcdOptions, FileError, REQUEST_TIMEOUT};
+use super::options::{ASK_TIMEOUT, FileError, REQUEST_TIMEOUT};
 use crate::base::reader::Reader;
+use crate::model::EtcdOptions;
 
 /// Whether a request may be made a second time if nobody knows what became of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,8 +165,9 @@ mod tests {
 
     use std::future::pending;
 
-    use super::super::options::{EtcdUser, LEASE_TIMEOUT};
+    use super::super::options::LEASE_TIMEOUT;
     use super::*;
+    use crate::model::EtcdUser;
 
     fn members(endpoints: &[String]) -> Members {
         Members::new(EtcdOptions { endpoints: endpoints.to_vec(), ..EtcdOptions::default() })

@@ -1,9 +1,11 @@
-//! Where an etcd is, how it is spoken to, and the files that say who we are there.
+//! How an etcd is spoken to, and the files that say who we are there.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+
+use crate::model::{EtcdOptions, EtcdUser};
 
 /// Longest wait for one member's answer to one request, the connection to it included.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -26,29 +28,6 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes of a certificate, key or password file: far more than any has.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
-
-/// An etcd and how to speak with it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EtcdOptions {
-    /// Its members, such as `https://etcd-1.example:2379`: one is used, the others stand by.
-    pub endpoints: Vec<String>,
-    /// Stands before every key, so that several clusters share one etcd: such as `/west`, or nothing.
-    pub prefix: String,
-    /// Holds `ca.crt`, and `tls.crt` with `tls.key` if the members want to know who asks. Read anew with every
-    /// connection.
-    pub tls: Option<PathBuf>,
-    /// Who asks, if the etcd has users.
-    pub user: Option<EtcdUser>,
-}
-
-/// A user of an etcd.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EtcdUser {
-    /// The name.
-    pub name: String,
-    /// Its first line is the password. Read anew with every connection.
-    pub password_file: PathBuf,
-}
 
 /// Why a file that names us to etcd cannot be used.
 #[derive(Debug, thiserror::Error)]

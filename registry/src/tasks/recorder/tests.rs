@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 use super::*;
-use crate::model::{Port, Protocol, ServiceName};
+use crate::model::{self, Port, Protocol, ServiceName};
 use crate::store::memory::MemoryStore;
 use crate::tasks::election::{Candidate, Standing, stand};
 
@@ -347,7 +347,7 @@ fn cart() -> ObjectName {
 
 /// How `shop/cart` is at a generation.
 fn statuses(generation: u64, in_use: bool) -> Statuses {
-    let applied = applied::Stored { generation, ..applied::Stored::default() };
+    let applied = model::Stored { generation, ..model::Stored::default() };
     Statuses::from([(cart(), status::of(&applied, &[], in_use))])
 }
 
@@ -380,7 +380,7 @@ async fn a_status_is_written_when_it_changes_and_outlives_a_takeover() {
 async fn a_status_goes_with_its_object_and_not_before() {
     let store = MemoryStore::default();
     let guard = elected(&store, "gw-1").await;
-    let object = applied::Stored { generation: 1, ..applied::Stored::default() };
+    let object = model::Stored { generation: 1, ..model::Stored::default() };
     put(&store, vec![Op::Put { key: applied::key(&cart()), value: object.encode(), lease: None }]).await;
     let later = keys::status("Later", "shop", "cart");
     put(&store, vec![Op::Put { key: later.clone(), value: Bytes::new(), lease: None }]).await;

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::manifest::{Source, parse};
+use crate::model::Reason;
 
-fn said(kind: &'static str, status: bool, reason: &'static str, message: &str) -> Condition {
-    Condition { object: "MeshService shop/cart".into(), kind, status, reason, message: message.into() }
+fn said(reason: Reason, message: &str) -> Condition {
+    Condition::new(ObjectName::new(Kind::MeshService, "shop", "cart"), reason, message)
 }
 
 fn words(said: &[Condition], in_use: bool) -> Vec<String> {
@@ -21,7 +22,7 @@ fn an_object_of_which_nothing_is_said_is_ready_once_it_is_in_use() {
 
 #[test]
 fn what_does_not_hold_takes_along_what_follows_from_it() {
-    let inert = said("Accepted", false, "DeclaredInFile", "declared in west.yaml:3");
+    let inert = said(Reason::DeclaredInFile, "declared in west.yaml:3");
     assert_eq!(
         words(&[inert], false),
         [
@@ -31,8 +32,8 @@ fn what_does_not_hold_takes_along_what_follows_from_it() {
             "Ready=False (DeclaredInFile)"
         ]
     );
-    let unresolved = said("ResolvedRefs", false, "LinkNotFound", "no Link north");
-    let conflict = said("Conflict", true, "PortsDiffer", "east has others");
+    let unresolved = said(Reason::LinkNotFound, "no Link north");
+    let conflict = said(Reason::PortsDiffer, "east has others");
     assert_eq!(
         words(&[conflict, unresolved], true),
         [
@@ -47,8 +48,7 @@ fn what_does_not_hold_takes_along_what_follows_from_it() {
 
 #[test]
 fn of_one_kind_everything_is_said_once_and_within_bounds() {
-    let many: Vec<_> =
-        (0..500).map(|n| said("Conflict", true, "RingsDiffer", &format!("ü{n} differs"))).collect();
+    let many: Vec<_> = (0..500).map(|n| said(Reason::RingsDiffer, &format!("ü{n} differs"))).collect();
     let all = conditions(&many.iter().collect::<Vec<_>>(), true);
     let conflict = all.last().unwrap();
     assert!(conflict.message.starts_with("ü0 differs; ü1 differs; "), "{}", conflict.message);
@@ -65,11 +65,11 @@ fn a_condition_keeps_its_time_for_as_long_as_it_holds_or_does_not() {
         conditions: conditions(said, true),
     };
     let times = |status: &Status| status.conditions.iter().map(|c| c.since_unix_ms).collect::<Vec<_>>();
-    let unresolved = said("ResolvedRefs", false, "LinkNotFound", "no Link north");
+    let unresolved = said(Reason::LinkNotFound, "no Link north");
     let first = follow(None, status(1, &[&unresolved]), 10);
     assert_eq!(times(&first), [10; 4]);
     // Another generation, and another reason.
-    let other = said("ResolvedRefs", false, "BackendNotFound", "no service");
+    let other = said(Reason::BackendNotFound, "no service");
     let second = follow(Some(&first), status(2, &[&other]), 20);
     assert_eq!(times(&second), [10; 4]);
     assert!(!same(&first, &second));

@@ -1,5 +1,7 @@
 //! What is derived name by name, and only for the names that changed, is what is derived of the whole.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// A change of a catalog, of the service or peer of this number.
