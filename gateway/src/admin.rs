@@ -1,6 +1,7 @@
 //! The admin port: `/live`, `/ready`, `/metrics`, `/v1/status`, `/v1/ring`, `/v1/ring/locate`,
 //! `/v1/explain`, `/v1/check`, `/v1/registry`. Reads only.
 
+pub mod asked;
 pub(crate) mod check;
 pub(crate) mod explain;
 pub mod objects;

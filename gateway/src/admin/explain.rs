@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
+use hashring::NodeIndex;
 use identity::Identity;
 use registry::model::{Algorithm, Gateway, Grant, HashKey, OnOwnerUnavailable, Protocol, RetryOn};
 use serde::Deserialize;
@@ -102,37 +103,44 @@ fn caller_text(caller: Option<&Identity>) -> String {
     }
 }
 
+impl Head {
+    fn authority(&self) -> &str {
+        self.uri.authority().map_or("", |authority| authority.as_str())
+    }
+
+    fn target(&self) -> &str {
+        self.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
+    }
+}
+
 fn explain(admin: &Admin, head: Head) -> Explanation {
-    let Head { method, uri, mut headers, source, caller } = head;
-    let shared = &admin.shared;
-    let (view, now) = (shared.view.load_full(), shared.clock.micros());
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let mut told = Explanation {
         gateway: format!("{}/{}", admin.gateway.cluster, admin.gateway.id),
         request: Request {
-            method: method.to_string(),
-            authority: authority.into(),
-            target: target.to_string(),
-            source: source.to_string(),
+            method: head.method.to_string(),
+            authority: head.authority().into(),
+            target: head.target().into(),
+            source: head.source.to_string(),
         },
-        caller: caller_text(caller.as_ref()),
+        caller: caller_text(head.caller.as_ref()),
         ..Explanation::default()
     };
-    if method == Method::CONNECT {
-        let rejection = Rejection::new(ProxyError::HttpMethodUnsupported, "CONNECT is not served here");
+    if let Err(rejection) = decide(admin, &head, &mut told) {
         told.rejected = Some(rejected(&rejection));
-        return told;
     }
-    let (service, port) = match outbound::find(&view, &admin.gateway.domain, authority) {
-        Ok(found) => found,
-        Err(rejection) => {
-            told.rejected = Some(rejected(&rejection));
-            return told;
-        }
-    };
+    told
+}
+
+/// Tells the decisions one after the other, up to the one that would refuse the request.
+fn decide(admin: &Admin, head: &Head, told: &mut Explanation) -> Result<(), Rejection> {
+    let (view, now) = (admin.shared.view.load_full(), admin.shared.clock.micros());
+    if head.method == Method::CONNECT {
+        return Err(Rejection::new(ProxyError::HttpMethodUnsupported, "CONNECT is not served here"));
+    }
+    let (service, port) = outbound::find(&view, &admin.gateway.domain, head.authority())?;
+    let mut headers = head.headers.clone();
     fields::strip_hop_by_hop(&mut headers);
-    if let Ok(host) = HeaderValue::from_str(authority) {
+    if let Ok(host) = HeaderValue::from_str(head.authority()) {
         headers.insert(header::HOST, host);
     }
     let placement = &service.placement;
@@ -140,18 +148,19 @@ fn explain(admin: &Admin, head: Head) -> Explanation {
     told.contract = Some(contract(&service));
     told.key_sources = service.hash.iter().map(source_text).collect();
     let value = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
-    let hash = route::key(&service.hash, value, target, source).map(|key| placement.hash(&key));
+    let key = |sources: &[HashKey]| {
+        let key = route::key(sources, value, head.target(), head.source)?;
+        let text = match key {
+            route::Key::Value(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            route::Key::V4(_) | route::Key::V6(_) => head.source.to_canonical().to_string(),
+        };
+        Some((placement.hash(&key), text))
+    };
+    let hash = key(&service.hash).map(|(hash, _)| hash);
     // The same question, source by source, tells which of them gave the key.
-    told.key = service.hash.iter().find_map(|hash_key| {
-        let key = route::key(std::slice::from_ref(hash_key), value, target, source)?;
-        Some(Key {
-            source: source_text(hash_key),
-            value: match key {
-                route::Key::Value(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-                route::Key::V4(_) | route::Key::V6(_) => source.to_canonical().to_string(),
-            },
-            hash: format!("{:016x}", placement.hash(&key)),
-        })
+    told.key = service.hash.iter().find_map(|source| {
+        let (hash, value) = key(std::slice::from_ref(source))?;
+        Some(Key { source: source_text(source), value, hash: format!("{hash:016x}") })
     });
     told.owner = hash.and_then(|hash| placement.owner(hash)).map(ToString::to_string);
 
@@ -160,16 +169,27 @@ fn explain(admin: &Admin, head: Head) -> Explanation {
     told.clusters = asks.clusters(&order, &view, &admin.gateway.cluster);
     let is_grpc = grpc::is_grpc(&headers);
     let replayable = retry::replayable_method(
-        method.as_str(),
+        head.method.as_str(),
         headers.contains_key(HeaderName::from_static("idempotency-key")),
         &service.retry,
     );
     told.rules = Some(rules(&service, replayable, outbound::total(&service, is_grpc, &headers), now));
-    let Some(&first) = order.first() else {
-        told.rejected = Some(rejected(&Rejection::from_failure(Failure::Unavailable, &service.name)));
-        return told;
-    };
+    let nobody = || Rejection::from_failure(Failure::Unavailable, &service.name);
+    let &first = order.first().ok_or_else(nobody)?;
     told.chosen = Some(placement.cluster(first).to_string());
+    way(admin, &service, (port, hash), first, now, told);
+    Ok(())
+}
+
+/// Tells how the request would get to where it is sent first.
+fn way(
+    admin: &Admin,
+    service: &Service,
+    (port, hash): (u16, Option<u64>),
+    first: NodeIndex,
+    now: u64,
+    told: &mut Explanation,
+) {
     match service.server(first) {
         Server::Local(local) => {
             told.local = local.endpoints(port).map(|endpoints| balance(endpoints, hash, now));
@@ -196,7 +216,6 @@ fn explain(admin: &Admin, head: Head) -> Explanation {
         // A gateway reaches nothing by way of another.
         Server::Via(..) | Server::Unreachable => {}
     }
-    told
 }
 
 fn rejected(rejection: &Rejection) -> Rejected {

@@ -4,13 +4,13 @@ mod placements;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use proto::limits::{NAME_BYTES_MAX, QUOTED_BYTES_MAX};
 use proto::store;
 use proto::text::{clean, is_harmful};
 use registry::manifest::{Severity, Source, with_revision};
-use registry::model::{Catalog, Gateway, Kind, ObjectName};
+use registry::model::{Catalog, ConditionKind, Gateway, Kind, ObjectName};
 use registry::pure::sources::{AppliedObjects, Sources};
 use registry::store::Store;
 use registry::tasks::applied;
@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status};
 
 use super::pool::{NotDone, Pool};
 use super::remote;
+use crate::base::clock::unix_ms;
 use crate::control::sync::{self, Knowledge, SaidOf, in_use};
 use crate::proxy::worker::Shared;
 use crate::telemetry::audit;
@@ -168,7 +169,8 @@ impl<S: Store> Objects<S> {
         let of_files = files.documents.iter().filter(|(name, _)| fits(name)).map(|(name, document)| {
             let file = format!("{}:{}", document.file.display(), document.line);
             // Of two of one name that of the file is accepted.
-            let said: Vec<_> = said.of(name).iter().filter(|c| c.kind != "Accepted").copied().collect();
+            let said: Vec<_> =
+                said.of(name).iter().filter(|c| c.kind() != ConditionKind::Accepted).copied().collect();
             let in_use = in_files.get(name).is_some_and(|object| in_use(object, &view));
             Object {
                 name: Some(named(name)),
@@ -302,12 +304,7 @@ fn preview(known: &Catalog, there: There<'_>, plan: &Plan, author: &Author) -> P
 fn author<T>(request: &Request<T>) -> Author {
     let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     let by = peer.map_or_else(|| "nobody known".into(), |peer| format!("uid {}", peer.uid()));
-    Author { by, unix_ms: now_unix_ms(), granted: None }
-}
-
-pub(super) fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    Author { by, unix_ms: unix_ms(), granted: None }
 }
 
 /// A status, as it is told to a linked cluster and of one.

@@ -11,7 +11,7 @@ use registry::tasks::owned::Owner;
 use tokio::time::{Instant, timeout};
 
 use super::Admin;
-use super::check::span;
+use crate::base::clock::span;
 
 /// How long a check waits for the store: longer than one that is well ever takes.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
@@ -123,8 +123,16 @@ fn judge(
     taken_by: Option<String>,
     now_unix_ms: u64,
 ) -> Vec<Check> {
-    let store = &registry.store;
-    let mut checks = vec![match answer {
+    let mut checks = vec![judge_store(&registry.store, answer), judge_owner(registry)];
+    checks.push(judge_member(us, registry, taken_by));
+    checks.push(judge_election(registry));
+    checks.push(judge_catalog(us, registry));
+    checks.extend(judge_removals(us, registry, now_unix_ms));
+    checks
+}
+
+fn judge_store(store: &str, answer: Result<Duration, String>) -> Check {
+    match answer {
         Ok(took) => Check::ok("registry.store", store, format!("answers in {} ms", took.as_millis())),
         Err(why) => Check::fail(
             "registry.store",
@@ -132,8 +140,12 @@ fn judge(
             why,
             "bring it up, or put `spec.registry` right; until then what is known serves on and nothing can be changed",
         ),
-    }];
-    checks.push(match &*registry.owner {
+    }
+}
+
+fn judge_owner(registry: &Registry) -> Check {
+    let store = &registry.store;
+    match &*registry.owner {
         "ours" => Check::ok("registry.owner", store, "it is of this cluster"),
         "nobody" => Check::warn(
             "registry.owner",
@@ -147,9 +159,12 @@ fn judge(
             format!("it is of another cluster, of UID {uid}: nothing is read from it or written to it"),
             "put the right store back, or `spec.registry` right; or restart this gateway to take that cluster's place",
         ),
-    });
+    }
+}
+
+fn judge_member(us: &str, registry: &Registry, taken_by: Option<String>) -> Check {
     let silent = span(Duration::from_secs(registry.silent_seconds));
-    checks.push(match (&*registry.standing, taken_by) {
+    match (&*registry.standing, taken_by) {
         (_, Some(other)) => Check::fail(
             "registry.member",
             us,
@@ -166,8 +181,11 @@ fn judge(
             "see `registry.store` and `registry.owner`; it comes back by itself",
         ),
         (standing, None) => Check::ok("registry.member", us, format!("it is {standing}")),
-    });
-    checks.push(match (&registry.elected, registry.up) {
+    }
+}
+
+fn judge_election(registry: &Registry) -> Check {
+    match (&registry.elected, registry.up) {
         (Some(elected), _) => Check::ok("registry.elected", elected, "it writes for the cluster"),
         (None, true) => Check::fail(
             "registry.elected",
@@ -176,10 +194,13 @@ fn judge(
             "ask again in 10 s; if nobody is elected then, look at the logs of the gateways for why",
         ),
         (None, false) => Check::unknown("registry.elected", "-", "the registry does not answer"),
-    });
+    }
+}
+
+fn judge_catalog(us: &str, registry: &Registry) -> Check {
     let age = span(Duration::from_secs(registry.catalog_age_seconds));
     let stays = "bring the registry up: what was applied or registered since is not known here";
-    checks.push(match &*registry.catalog {
+    match &*registry.catalog {
         "registry" => Check::ok("registry.catalog", us, "what is served is what the registry has"),
         "memory" => Check::warn("registry.catalog", us, format!("as the registry was {age} ago"), stays),
         _ => Check::warn(
@@ -190,23 +211,23 @@ fn judge(
             ),
             stays,
         ),
-    });
-    for held in &registry.held {
-        let since = span(Duration::from_millis(now_unix_ms.saturating_sub(held.since_unix_ms)));
-        checks.push(Check::warn(
-            "registry.removal",
-            &held.peer,
-            format!(
-                "{} of its services are missing at once since {since}: they are held for 60 s",
-                held.services
-            ),
-            "look whether that cluster is as it should be: what is missing then is removed",
-        ));
     }
+}
+
+fn judge_removals(us: &str, registry: &Registry, now_unix_ms: u64) -> Vec<Check> {
     if registry.held.is_empty() {
-        checks.push(Check::ok("registry.removal", us, "nothing is held"));
+        return vec![Check::ok("registry.removal", us, "nothing is held")];
     }
-    checks
+    let judge = |held: &Held| {
+        let since = span(Duration::from_millis(now_unix_ms.saturating_sub(held.since_unix_ms)));
+        let seen = format!(
+            "{} of its services are missing at once since {since}: they are held for 60 s",
+            held.services
+        );
+        let fix = "look whether that cluster is as it should be: what is missing then is removed";
+        Check::warn("registry.removal", &held.peer, seen, fix)
+    };
+    registry.held.iter().map(judge).collect()
 }
 
 #[cfg(test)]

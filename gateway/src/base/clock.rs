@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -89,5 +89,26 @@ impl Activity {
     /// When it did.
     pub fn last(&self) -> Instant {
         self.0.last.get()
+    }
+}
+
+/// A duration in words, to its largest unit.
+pub fn span(d: Duration) -> String {
+    match d.as_secs() {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s @ 7200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_words() {
+        let shown = [1, 119, 120, 7200, 172_800].map(|s| span(Duration::from_secs(s)));
+        assert_eq!(shown, ["1 s", "119 s", "2 min", "2 h", "2 days"]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use proto::limits::GATEWAY_KEPT;
 use registry::model::HostPort;
 
 use super::*;
@@ -13,7 +14,7 @@ fn link(cluster: &str, ports: &[u16]) -> Link {
         addresses: ports.iter().map(address).collect(),
         trust_domain: "acme.example".into(),
         import: Vec::new(),
-        expire_after: registry::pure::mirror::EXPIRE_AFTER,
+        expire_after: registry::model::EXPIRE_AFTER,
         allow_apply: Vec::new(),
     }
 }

@@ -5,12 +5,17 @@
 //! windows are counted by quinn, each connection's by itself: there the account is divided among the connections of the
 //! moment, which is exact for what a peer is granted anew, and not for what it was granted before others came.
 
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use proto::limits::{TUNNEL_UNREAD_BYTES_LEAST, TUNNEL_UNREAD_BYTES_MAX};
 
-use crate::tunnel::Shared;
+/// A tunnel whose carrier counts by itself what is unread.
+pub(crate) trait Window: fmt::Debug + Send + Sync {
+    /// What all its streams may have unread from now on.
+    fn set_window(&self, bytes: usize);
+}
 
 /// So many bytes for all tunnels that [share](crate::Tunnel::share) it, on byte streams and on QUIC each.
 #[derive(Debug)]
@@ -19,7 +24,7 @@ pub struct Account {
     /// What is taken of it by tunnels on byte streams.
     taken: AtomicUsize,
     /// Tunnels on QUIC. Short sections without await, as tunnels come and go.
-    windows: Mutex<Vec<Weak<Shared>>>,
+    windows: Mutex<Vec<Weak<dyn Window>>>,
 }
 
 impl Account {
@@ -45,8 +50,8 @@ impl Account {
     }
 
     /// Divides it anew with one tunnel on QUIC more.
-    pub(crate) fn join(&self, tunnel: &Arc<Shared>) {
-        self.windows().push(Arc::downgrade(tunnel));
+    pub(crate) fn join(&self, tunnel: Weak<dyn Window>) {
+        self.windows().push(tunnel);
         self.divide();
     }
 
@@ -56,7 +61,7 @@ impl Account {
     }
 
     fn divide(&self) {
-        let tunnels: Vec<Arc<Shared>> = {
+        let tunnels: Vec<Arc<dyn Window>> = {
             let mut windows = self.windows();
             windows.retain(|tunnel| tunnel.strong_count() > 0);
             windows.iter().filter_map(Weak::upgrade).collect()
@@ -66,7 +71,7 @@ impl Account {
         // Any of them may be gone meanwhile but for this handle, and then comes here to leave: the list is not locked.
     }
 
-    fn windows(&self) -> MutexGuard<'_, Vec<Weak<Shared>>> {
+    fn windows(&self) -> MutexGuard<'_, Vec<Weak<dyn Window>>> {
         // Whoever panicked left a list that is whole: every change is one call.
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,6 +2,8 @@
 
 mod quic;
 
+pub(crate) use quic::UDP_PAYLOAD_BYTES_MAX;
+
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;

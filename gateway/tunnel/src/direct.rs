@@ -21,10 +21,10 @@ use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::carrier::{Carrier, PeerAddress};
-use crate::endpoint::{EndpointError, Local};
-use crate::error::TunnelError;
+use crate::error::{EndpointError, TunnelError};
 use crate::handshake::{self, DIAL_WAIT, within};
 use crate::hello::Peer;
+use crate::local::Local;
 use crate::mux;
 use crate::tunnel::{Driver, Tunnel};
 

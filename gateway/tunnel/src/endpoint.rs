@@ -7,19 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use identity::{Credentials, Trust};
 use proto::code::CloseCode;
 use proto::limits;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 
 use crate::apart::Apart;
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, UDP_PAYLOAD_BYTES_MAX};
 use crate::cid::{self, Generator};
-use crate::error::TunnelError;
+use crate::error::{EndpointError, TunnelError};
 use crate::handshake::{self, DIAL_WAIT, lost, within};
-use crate::hello::{HelloInfo, Peer};
+use crate::hello::Peer;
+use crate::local::Local;
 use crate::port::{Group, Port, Strays};
-use crate::secrets::SecretsError;
 use crate::socket;
 use crate::tunnel::{Driver, Tunnel};
 
@@ -28,39 +27,6 @@ const SEND_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
 /// The backstop for a silent peer; probes notice earlier.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// Largest UDP payload that is sent or taken: Ethernet's 1500 less IP and UDP headers.
-pub(crate) const UDP_PAYLOAD_BYTES_MAX: u16 = 1472;
-
-/// Who we are: everything a handshake needs. Swapped whole when certificates or bundles change.
-#[derive(Clone, Debug)]
-pub struct Local {
-    /// What we say in HELLO.
-    pub hello: HelloInfo,
-    /// Our certificate and key.
-    pub credentials: Arc<Credentials>,
-    /// Whom we trust for which cluster.
-    pub trust: Arc<Trust>,
-}
-
-/// Why an endpoint could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
-    /// The address could not be bound.
-    #[error("cannot bind UDP {0}")]
-    Bind(SocketAddr, #[source] io::Error),
-    /// The socket does not work with the runtime.
-    #[error("cannot read the UDP socket")]
-    Socket(#[source] io::Error),
-    /// The keys of the port cannot be read or kept.
-    #[error("cannot have the keys of the UDP port")]
-    Secrets(#[from] SecretsError),
-    /// The certificate or key does not do.
-    #[error("certificate not usable")]
-    Identity(#[from] identity::IdentityError),
-    /// rustls and quinn do not agree on a cipher; the crypto provider is incomplete.
-    #[error("no TLS 1.3 cipher for QUIC")]
-    Cipher,
-}
 
 /// What accepts and dials on a worker. Its connections are driven by the runtime in whose context they were made: call
 /// it on the worker that shall own them.

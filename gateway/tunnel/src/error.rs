@@ -1,8 +1,33 @@
 //! What can go wrong with a tunnel, and whether the request may be tried elsewhere.
 
+use std::io;
+use std::net::SocketAddr;
+
 use proto::code::{CloseCode, Code};
 use proto::limits::{QUOTED_BYTES_MAX, REASON_BYTES_MAX};
 use proto::text::{clean, clean_bytes};
+
+use crate::secrets::SecretsError;
+
+/// Why an endpoint could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The address could not be bound.
+    #[error("cannot bind UDP {0}")]
+    Bind(SocketAddr, #[source] io::Error),
+    /// The socket does not work with the runtime.
+    #[error("cannot read the UDP socket")]
+    Socket(#[source] io::Error),
+    /// The keys of the port cannot be read or kept.
+    #[error("cannot have the keys of the UDP port")]
+    Secrets(#[from] SecretsError),
+    /// The certificate or key does not do.
+    #[error("certificate not usable")]
+    Identity(#[from] identity::IdentityError),
+    /// rustls and quinn do not agree on a cipher; the crypto provider is incomplete.
+    #[error("no TLS 1.3 cipher for QUIC")]
+    Cipher,
+}
 
 /// Why an exchange or a tunnel failed.
 #[derive(Clone, Debug, thiserror::Error)]

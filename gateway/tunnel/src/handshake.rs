@@ -11,11 +11,12 @@ use proto::stream::StreamKind;
 use tokio::time::{Instant, timeout_at};
 
 use crate::carrier::{Carrier, Stream};
-use crate::endpoint::Local;
 use crate::error::{CloseReason, TunnelError};
+use crate::flight::Flight;
 use crate::hello::{self, Peer};
+use crate::local::Local;
 use crate::stream::{MessageWriter, Receiver, Sender};
-use crate::tunnel::{ControlStream, Driver, Flight, Tunnel};
+use crate::tunnel::{ControlStream, Driver, Tunnel};
 
 /// A dial that has not ended by then is given up.
 pub(crate) const DIAL_WAIT: Duration = Duration::from_secs(5);

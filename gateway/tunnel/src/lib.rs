@@ -19,6 +19,8 @@
 //! | `mux` | streams on one byte stream |
 //! | `handshake` | from a secured connection to a tunnel |
 //! | `hello` | the first message each way, and what it must agree with |
+//! | [`Local`] | who we are to peers |
+//! | `flight` | exchanges that are not over |
 //! | [`tunnel`](Tunnel) | the life of one connection: streams, GOAWAY, probes, its end; its driver; what the peer opens |
 //! | [`stream`] | one exchange: frames written and read, cut bodies told from whole ones |
 
@@ -29,8 +31,10 @@ mod cid;
 pub mod direct;
 pub mod endpoint;
 mod error;
+mod flight;
 mod handshake;
 mod hello;
+mod local;
 mod mux;
 mod port;
 mod secrets;
@@ -43,12 +47,14 @@ mod tunnel;
 pub use account::Account;
 pub use carrier::{Kind, PeerAddress};
 pub use direct::{DirectEndpoint, Incoming};
-pub use endpoint::{Attempt, Endpoint, EndpointError, Local};
-pub use error::{CloseReason, TunnelError};
+pub use endpoint::{Attempt, Endpoint};
+pub use error::{CloseReason, EndpointError, TunnelError};
+pub use flight::{Answered, Fate};
 pub use hello::{HelloInfo, Peer};
+pub use local::Local;
 pub use port::{Port, Strays};
 pub use secrets::{Secrets, SecretsError};
 pub use stream::{Exchange, MessageReader, MessageWriter, Receiver, Sender};
-pub use tunnel::{Accepted, Answered, Begun, Driver, Event, Fate, Tunnel, begin_exchange};
+pub use tunnel::{Accepted, Begun, Driver, Event, Tunnel, begin_exchange};
 
 pub use proto::version::ALPN;

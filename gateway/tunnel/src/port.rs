@@ -12,7 +12,7 @@ use quinn::udp::RecvMeta;
 use tokio::sync::mpsc;
 
 use crate::cid::{Codec, Owner};
-use crate::endpoint::EndpointError;
+use crate::error::EndpointError;
 use crate::secrets::Secrets;
 
 /// Kernel buffer asked for, each way; the kernel may give less.

@@ -12,7 +12,7 @@ use proto::limits;
 
 use crate::carrier::{RecvStream, SendStream};
 use crate::error::TunnelError;
-use crate::tunnel::{Fate, Flight};
+use crate::flight::{Fate, Flight};
 
 /// Bytes asked of the carrier at once: large enough that bulk is not read in crumbs.
 const READ_BYTES_MAX: usize = 256 * 1024;

@@ -3,25 +3,26 @@
 mod accepted;
 mod driver;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use identity::Credentials;
 use proto::code::{CloseCode, Code};
-use proto::control::{Control, Digest, Gateways, GoAway, control};
+use proto::control::{Control, Digest, Gateways, GoAway, TellAgain, control};
 use proto::datagram::{DatagramKind, Probe};
 use proto::limits;
 use proto::stream::StreamKind;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, mpsc};
 
-use crate::account::Account;
+use crate::account::{Account, Window};
 use crate::carrier::{Carrier, Kind, PeerAddress, Stream};
-use crate::endpoint::Local;
 use crate::error::{CloseReason, TunnelError};
+use crate::flight::{Flight, Flights};
 use crate::hello::Peer;
+use crate::local::Local;
 use crate::stream::{Exchange, MessageReader, MessageWriter, Receiver, Sender};
 
 pub use accepted::{Accepted, Begun};
@@ -49,14 +50,9 @@ pub(crate) struct Shared {
     /// Ours that owns it.
     worker: u32,
     credentials: Arc<Credentials>,
-    /// Streams that we opened and that are not over.
-    opened: AtomicUsize,
-    /// Streams of the peer that are not over.
-    accepted: AtomicUsize,
+    flights: Arc<Flights>,
     /// One above the highest stream index of the peer that we took.
     accepted_next: AtomicU64,
-    /// One above the last stream of ours that the peer's GOAWAY accepts.
-    peer_takes: AtomicU64,
     /// One above the last stream that our GOAWAY accepts.
     we_take: AtomicU64,
     /// Whether either side asked for another tunnel in its place.
@@ -68,9 +64,8 @@ pub(crate) struct Shared {
     control: mpsc::Sender<Control>,
 }
 
-impl Shared {
-    /// What all its streams may have unread from now on, where the carrier counts it by itself.
-    pub(crate) fn set_window(&self, bytes: usize) {
+impl Window for Shared {
+    fn set_window(&self, bytes: usize) {
         self.carrier.set_window(bytes);
     }
 }
@@ -79,93 +74,6 @@ impl Drop for Shared {
     fn drop(&mut self) {
         if let Some(account) = self.account.get() {
             account.leave();
-        }
-    }
-}
-
-/// Counts an exchange as long as something of it is held, and knows how its failures are to be read.
-#[derive(Debug)]
-pub(crate) struct Flight {
-    /// `None` for streams that are not counted: control and sync streams last as long as the tunnel.
-    tunnel: Option<Arc<Shared>>,
-    index: u64,
-    ours: bool,
-    /// What was first said on our half: [`SAID_NOTHING`], [`SAID_DATA`], or the code that ended it.
-    said: AtomicU32,
-}
-
-const SAID_NOTHING: u32 = 0;
-const SAID_DATA: u32 = 1;
-
-/// How an exchange that the peer opened was answered, for whoever counts them.
-#[derive(Clone, Debug)]
-pub struct Fate(Arc<Flight>);
-
-/// What an exchange was answered with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
-    /// The beginning of an answer, at least.
-    Data,
-    /// A code, and nothing before it.
-    Code(Code),
-}
-
-impl Fate {
-    pub(crate) fn of(flight: &Arc<Flight>) -> Self {
-        Self(flight.clone())
-    }
-
-    /// What it was answered with; none: nothing yet.
-    pub fn answered(&self) -> Option<Answered> {
-        match self.0.said.load(Ordering::Relaxed) {
-            SAID_NOTHING => None,
-            SAID_DATA => Some(Answered::Data),
-            code => Some(Answered::Code(Code::from_wire(code.into()))),
-        }
-    }
-}
-
-impl Flight {
-    /// The flight of a stream that lasts as long as the tunnel.
-    pub(crate) fn uncounted() -> Arc<Self> {
-        Arc::new(Self { tunnel: None, index: 0, ours: false, said: AtomicU32::new(SAID_NOTHING) })
-    }
-
-    fn new(shared: &Arc<Shared>, index: u64, ours: bool) -> Arc<Self> {
-        let counter = if ours { &shared.opened } else { &shared.accepted };
-        counter.fetch_add(1, Ordering::Relaxed);
-        let said = AtomicU32::new(SAID_NOTHING);
-        Arc::new(Self { tunnel: Some(shared.clone()), index, ours, said })
-    }
-
-    /// Something was written on our half.
-    pub(crate) fn say_data(&self) {
-        self.said.store(SAID_DATA, Ordering::Relaxed);
-    }
-
-    /// Our half was ended with a code before anything was written on it.
-    pub(crate) fn say_code(&self, code: Code) {
-        self.said.store(code.to_wire(), Ordering::Relaxed);
-    }
-
-    /// A lost connection certifies that nothing was processed for a stream above the peer's GOAWAY.
-    pub(crate) fn judge(&self, error: TunnelError) -> TunnelError {
-        match (&error, &self.tunnel) {
-            (TunnelError::Lost(_), Some(t))
-                if self.ours && self.index >= t.peer_takes.load(Ordering::Acquire) =>
-            {
-                TunnelError::Abandoned
-            }
-            _ => error,
-        }
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        if let Some(t) = &self.tunnel {
-            let counter = if self.ours { &t.opened } else { &t.accepted };
-            counter.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -185,10 +93,8 @@ impl Tunnel {
             dialled,
             worker: local.hello.worker,
             credentials: local.credentials.clone(),
-            opened: AtomicUsize::new(0),
-            accepted: AtomicUsize::new(0),
+            flights: Arc::default(),
             accepted_next: AtomicU64::new(0),
-            peer_takes: AtomicU64::new(NONE),
             we_take: AtomicU64::new(NONE),
             retiring: AtomicBool::new(false),
             busy: OnceLock::new(),
@@ -251,7 +157,7 @@ impl Tunnel {
 
     /// Exchanges that we opened and that are not over.
     pub fn outstanding(&self) -> usize {
-        self.shared.opened.load(Ordering::Relaxed)
+        self.shared.flights.opened()
     }
 
     /// Whether the peer takes another exchange, as far as is known here.
@@ -261,12 +167,12 @@ impl Tunnel {
 
     /// Exchanges that the peer opened and that are not over.
     pub fn serving(&self) -> usize {
-        self.shared.accepted.load(Ordering::Relaxed)
+        self.shared.flights.accepted()
     }
 
     /// Whether new exchanges may be opened: it is not closed and the peer has not said GOAWAY.
     pub fn is_open(&self) -> bool {
-        self.shared.peer_takes.load(Ordering::Acquire) == NONE && self.shared.carrier.close_reason().is_none()
+        self.shared.flights.peer_takes_all() && self.shared.carrier.close_reason().is_none()
     }
 
     /// Whether another tunnel shall take the place of this one, which works until it does.
@@ -292,7 +198,7 @@ impl Tunnel {
         if shared.account.set(account.clone()).is_ok() {
             shared.carrier.share(account);
             if shared.carrier.kind() == Kind::Quic {
-                account.join(shared);
+                account.join(Arc::downgrade(&(shared.clone() as Arc<dyn Window>)));
             }
         }
     }
@@ -316,12 +222,12 @@ impl Tunnel {
     pub async fn open(&self, first: Bytes, whole: bool) -> Result<Exchange, TunnelError> {
         let s = &self.shared;
         let (index, send, recv) = self.open_stream().await?;
-        if s.opened.load(Ordering::Relaxed) == 0
+        if s.flights.opened() == 0
             && let Some(busy) = s.busy.get()
         {
             busy.notify_one();
         }
-        let flight = Flight::new(s, index, true);
+        let flight = Flight::begin(&s.flights, s.clone(), index, true);
         let sender = Sender::new(send, flight.clone());
         let mut exchange = Exchange { sender, receiver: Receiver::new(recv, flight) };
         exchange.sender.write(first).await?;
@@ -377,11 +283,11 @@ impl Tunnel {
 
     async fn open_stream(&self) -> Result<Stream, TunnelError> {
         let s = &self.shared;
-        if s.peer_takes.load(Ordering::Acquire) != NONE {
+        if !s.flights.peer_takes_all() {
             let text = "the peer is going away".into();
             return Err(TunnelError::Down(CloseReason { code: None, text, cut: false }));
         }
-        if s.opened.load(Ordering::Relaxed) as u64 >= s.peer.streams_max {
+        if s.flights.opened() as u64 >= s.peer.streams_max {
             return Err(TunnelError::Busy);
         }
         s.carrier.open().await
@@ -433,6 +339,11 @@ impl Tunnel {
     /// Says where the gateways of our cluster may be dialled. False, as [`Tunnel::tell`].
     pub fn tell_gateways(&self, gateways: Gateways) -> bool {
         self.say(control::Kind::Gateways(gateways))
+    }
+
+    /// Asks for everything that digests have told. False, as [`Tunnel::tell`].
+    pub fn ask_again(&self) -> bool {
+        self.say(control::Kind::TellAgain(TellAgain {}))
     }
 
     fn say(&self, kind: control::Kind) -> bool {

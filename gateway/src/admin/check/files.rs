@@ -13,7 +13,7 @@ use registry::model::{Gateway, Link};
 
 use admin_api::check::{Check, Report};
 
-use super::span;
+use crate::base::clock::span;
 use crate::base::descriptors::{for_operators, limit};
 use registry::base::causes::chain;
 

@@ -9,8 +9,8 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::span;
 use crate::admin::Admin;
+use crate::base::clock::span;
 use crate::peers::{PeerCluster, PeerGateway};
 use admin_api::check::Check;
 use policy::health::State;
@@ -241,7 +241,7 @@ fn clock(peer: &PeerCluster, imports: &PeerImports, now_unix_ms: u64) -> Option<
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use registry::pure::mirror::EXPIRE_AFTER;
+    use registry::model::EXPIRE_AFTER;
     use std::collections::BTreeMap;
 
     use registry::model::{ClusterName, Link};

@@ -8,8 +8,10 @@ use proto::code::Code;
 use rustls::pki_types::CertificateDer;
 
 use super::{RecvStream, SendStream, Stream};
-use crate::endpoint::UDP_PAYLOAD_BYTES_MAX;
 use crate::error::{CloseReason, TunnelError};
+
+/// Largest UDP payload that is sent or taken: Ethernet's 1500 less IP and UDP headers.
+pub(crate) const UDP_PAYLOAD_BYTES_MAX: u16 = 1472;
 
 pub(super) fn authenticated_frames(connection: &quinn::Connection) -> u64 {
     let f = connection.stats().frame_rx;

@@ -6,9 +6,10 @@ use proto::code::Code;
 use proto::limits;
 use proto::stream::StreamKind;
 
-use super::{Flight, Shared};
+use super::Shared;
 use crate::carrier::Stream;
 use crate::error::TunnelError;
+use crate::flight::Flight;
 use crate::stream::{Exchange, MessageReader, MessageWriter, Receiver, Sender};
 
 /// A stream that the peer opened.
@@ -56,7 +57,7 @@ impl Accepted {
             .unwrap_or(Err(TunnelError::Truncated))?;
         match StreamKind::from_wire(kind) {
             Some(StreamKind::Exchange) => {
-                let flight = Flight::new(&self.tunnel, index, false);
+                let flight = Flight::begin(&self.tunnel.flights, self.tunnel.clone(), index, false);
                 sender.count(flight.clone());
                 receiver.count(flight);
                 Ok(Begun::Exchange(Exchange { sender, receiver }))

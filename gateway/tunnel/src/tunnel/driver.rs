@@ -32,6 +32,8 @@ pub enum Event {
     Digest(Digest),
     /// The peer says where the gateways of its cluster may be dialled.
     Gateways(Gateways),
+    /// The peer asks for everything that digests have told.
+    TellAgain,
 }
 
 /// The control stream of a tunnel, from HELLO on.
@@ -79,7 +81,7 @@ impl Driver {
                             self.shared.retiring.store(true, Ordering::Release);
                             on_event(Event::Retiring);
                         } else {
-                            self.shared.peer_takes.fetch_min(takes, Ordering::AcqRel);
+                            self.shared.flights.end_at(takes);
                             on_event(Event::GoingAway);
                         }
                     }
@@ -90,6 +92,7 @@ impl Driver {
                         }
                         on_event(Event::Gateways(gateways));
                     }
+                    Ok(Some(Control { kind: Some(control::Kind::TellAgain(_)) })) => on_event(Event::TellAgain),
                     // Unknown is skipped: a newer peer says more.
                     Ok(Some(Control { kind: None })) => {}
                     Ok(None) => return self.end(&TunnelError::Truncated),
