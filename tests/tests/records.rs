@@ -115,7 +115,7 @@ fn each_outcome_of_a_caller_has_its_count_and_its_line() {
         &[cart, "status=502"],
         ask(Request::post(CART, "/slam", b"x")),
     );
-    stage.ends("outbound", "shop/cart", "cancelled", &[cart], |stage| give_up(stage, "/hold"));
+    stage.ends("outbound", "shop/cart", "cancelled", &[cart], |stage| give_up(stage, "/hold/2"));
     stage.ends(
         "outbound",
         "shop/nobody",

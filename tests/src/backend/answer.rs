@@ -71,6 +71,9 @@ impl Exchange<'_> {
             }
             _ => self.read_request_body(|_| Ok(()))?,
         }
+        if let Some(end) = self.hold_or_break_off(kind, method, &mut number)? {
+            return Ok(end);
+        }
         match kind {
             "seen" => {
                 let lines = self.fields.iter().map(|(n, v)| format!("{n}: {v}\n"));
@@ -88,22 +91,6 @@ impl Exchange<'_> {
                 self.write_head(200, &[("transfer-encoding", "chunked")])?;
                 pattern(number(), |p| self.chunk(p))?;
                 self.write(b"0\r\n\r\n")?;
-            }
-            "until-close" => {
-                self.write_head(200, &[("connection", "close")])?;
-                pattern(number(), |p| self.write(p))?;
-                return Ok(End::Close);
-            }
-            "cut" => {
-                let (announced, sent) = (number(), number());
-                self.write_head(200, &[("content-length", &announced.to_string())])?;
-                pattern(sent, |p| self.write(p))?;
-                return Ok(End::Close);
-            }
-            "cut-chunked" => {
-                self.write_head(200, &[("transfer-encoding", "chunked")])?;
-                pattern(number(), |p| self.chunk(p))?;
-                return Ok(End::Close);
             }
             "status" => {
                 let status = u16::try_from(number()).unwrap_or(500);
@@ -126,9 +113,46 @@ impl Exchange<'_> {
                 self.chunk(b"seven")?;
                 self.write(b"0\r\nx-sum: 7\r\n\r\n")?;
             }
+            "trickle" => {
+                let (bytes, every) = (number(), Duration::from_millis(number()));
+                self.write_head(200, &[("content-length", &bytes.to_string())])?;
+                for _ in 0..bytes {
+                    crate::pause(every);
+                    self.write(b"t")?;
+                }
+            }
+            _ => self.named(method)?,
+        }
+        Ok(End::Keep)
+    }
+
+    /// Answers that take their time, or are the last on their connection; none: `kind` is no such.
+    fn hold_or_break_off(
+        &mut self,
+        kind: &str,
+        method: &str,
+        mut number: impl FnMut() -> u64,
+    ) -> io::Result<Option<End>> {
+        match kind {
+            "until-close" => {
+                self.write_head(200, &[("connection", "close")])?;
+                pattern(number(), |p| self.write(p))?;
+                return Ok(Some(End::Close));
+            }
+            "cut" => {
+                let (announced, sent) = (number(), number());
+                self.write_head(200, &[("content-length", &announced.to_string())])?;
+                pattern(sent, |p| self.write(p))?;
+                return Ok(Some(End::Close));
+            }
+            "cut-chunked" => {
+                self.write_head(200, &[("transfer-encoding", "chunked")])?;
+                pattern(number(), |p| self.chunk(p))?;
+                return Ok(Some(End::Close));
+            }
             "hold" => {
                 if !self.hold() {
-                    return Ok(End::Cancelled);
+                    return Ok(Some(End::Cancelled));
                 }
                 self.named(method)?;
             }
@@ -137,7 +161,7 @@ impl Exchange<'_> {
                 self.write_head(200, &[("content-length", &(n + 10).to_string())])?;
                 pattern(n, |p| self.write(p))?;
                 if !self.hold() {
-                    return Ok(End::Cancelled);
+                    return Ok(Some(End::Cancelled));
                 }
                 self.write(&[b'.'; 10])?;
             }
@@ -147,28 +171,20 @@ impl Exchange<'_> {
                     self.chunk(b"drip\n")?;
                     crate::pause(DRIP);
                 }
-                return Ok(End::Close);
-            }
-            "trickle" => {
-                let (bytes, every) = (number(), Duration::from_millis(number()));
-                self.write_head(200, &[("content-length", &bytes.to_string())])?;
-                for _ in 0..bytes {
-                    crate::pause(every);
-                    self.write(b"t")?;
-                }
+                return Ok(Some(End::Close));
             }
             "close" => {
                 self.write_head(200, &[("connection", "close"), ("content-length", "0")])?;
-                return Ok(End::Close);
+                return Ok(Some(End::Close));
             }
             "hang-up" => {
                 self.named(method)?;
-                return Ok(End::Close);
+                return Ok(Some(End::Close));
             }
-            "slam" => return Ok(End::Close),
-            _ => self.named(method)?,
+            "slam" => return Ok(Some(End::Close)),
+            _ => return Ok(None),
         }
-        Ok(End::Keep)
+        Ok(Some(End::Keep))
     }
 
     /// Sends the body back as it comes, so that neither side needs to hold it.

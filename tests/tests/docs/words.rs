@@ -118,7 +118,7 @@ fn every_state_is_documented_and_exists() {
 
 #[test]
 fn the_groups_are_those_that_are_checked() {
-    let path = "tests/tests/arrows.rs";
+    let path = "tests/tests/house/arrows.rs";
     let text = source(path);
     let groups = between(path, &text, "const GROUPS:", "\n];\n").split_once('=').unwrap().1;
     let groups: Vec<&str> = quoted(groups).collect();

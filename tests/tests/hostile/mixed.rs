@@ -95,38 +95,8 @@ impl Attack<'_> {
         }
         match rng.u8(..13) {
             0..=4 => drop(gateway.tell(&events)),
-            5 => {
-                let place = |rng: &mut fastrand::Rng| {
-                    let host = match rng.u8(..6) {
-                        0 => "localhost".to_owned(),
-                        1 => "0.0.0.0".to_owned(),
-                        2 => "224.0.0.1".to_owned(),
-                        3 => format!("h{}.invalid", rng.u32(..)),
-                        _ => format!("127.{}.{}.{}", rng.u8(..), rng.u8(..), rng.u8(1..)),
-                    };
-                    (format!("gw-{}", rng.u8(..)), format!("{host}:{}", rng.u16(1..)))
-                };
-                let list: Vec<_> = (0..rng.usize(..64)).map(|_| place(rng)).collect();
-                gateway.say_gateways(list);
-            }
-            6 => {
-                let services = (0..100).map(|_| ServiceDigest {
-                    namespace: "shop".into(),
-                    name: format!("s{}", rng.u32(..NAMES)),
-                    ready: rng.u32(..),
-                    load: rng.u32(..),
-                    ring: Some(rng.u64(..)),
-                    degraded: rng.bool(),
-                });
-                let services = services.collect();
-                let objections = (0..rng.usize(..100)).map(|_| Objection {
-                    namespace: "shop".into(),
-                    name: "cart".into(),
-                    reason: rng.i32(0..4),
-                });
-                let objections = objections.collect();
-                gateway.say(control::Kind::Digest(Digest { services, objections }));
-            }
+            5 => say_gateways(gateway, rng),
+            6 => say_digest(gateway, rng),
             7 | 8 => {
                 let watch = match rng.u8(..3) {
                     0 => Watch::default(),
@@ -148,19 +118,7 @@ impl Attack<'_> {
                 let host = format!("s{}.shop.east.mesh", rng.u32(..NAMES));
                 let _ = caller.exchange(&Request::get(&host, "/"));
             }
-            10 | 11 => {
-                let kinds = [StreamKind::Exchange, StreamKind::Sync, StreamKind::Objects, StreamKind::Lookup];
-                let kind = kinds[rng.usize(..kinds.len())];
-                let bytes = noise(rng, 4_096);
-                let opened = async {
-                    let Ok((mut send, receive)) = gateway.open(kind).await else { return };
-                    let _ = send.write(bytes.into()).await;
-                    send.end(Some(Code::Cancelled.to_wire())).await;
-                    drop(receive);
-                };
-                // A peer that opens too many streams waits for credit; that is its affair.
-                let _ = gateway.run(async { tokio::time::timeout(PATIENCE, opened).await });
-            }
+            10 | 11 => open_a_stream(gateway, rng),
             _ => {
                 // What no control message is; the tunnel may end by it.
                 let reason = "x\n".repeat(rng.usize(..200));
@@ -171,6 +129,57 @@ impl Attack<'_> {
             }
         }
     }
+}
+
+/// Names gateways where it may not, or where nobody is.
+fn say_gateways(gateway: &Hostile, rng: &mut fastrand::Rng) {
+    let place = |rng: &mut fastrand::Rng| {
+        let host = match rng.u8(..6) {
+            0 => "localhost".to_owned(),
+            1 => "0.0.0.0".to_owned(),
+            2 => "224.0.0.1".to_owned(),
+            3 => format!("h{}.invalid", rng.u32(..)),
+            _ => format!("127.{}.{}.{}", rng.u8(..), rng.u8(..), rng.u8(1..)),
+        };
+        (format!("gw-{}", rng.u8(..)), format!("{host}:{}", rng.u16(1..)))
+    };
+    let list: Vec<_> = (0..rng.usize(..64)).map(|_| place(rng)).collect();
+    gateway.say_gateways(list);
+}
+
+/// Says whatever of services, and objects to some.
+fn say_digest(gateway: &Hostile, rng: &mut fastrand::Rng) {
+    let services = (0..100).map(|_| ServiceDigest {
+        namespace: "shop".into(),
+        name: format!("s{}", rng.u32(..NAMES)),
+        ready: rng.u32(..),
+        load: rng.u32(..),
+        ring: Some(rng.u64(..)),
+        degraded: rng.bool(),
+    });
+    let services = services.collect();
+    let objections = (0..rng.usize(..100)).map(|_| Objection {
+        namespace: "shop".into(),
+        name: "cart".into(),
+        reason: rng.i32(0..4),
+    });
+    let objections = objections.collect();
+    gateway.say(control::Kind::Digest(Digest { services, objections }));
+}
+
+/// Opens a stream, says something on it, and gives it up.
+fn open_a_stream(gateway: &Hostile, rng: &mut fastrand::Rng) {
+    let kinds = [StreamKind::Exchange, StreamKind::Sync, StreamKind::Objects, StreamKind::Lookup];
+    let kind = kinds[rng.usize(..kinds.len())];
+    let bytes = noise(rng, 4_096);
+    let opened = async {
+        let Ok((mut send, receive)) = gateway.open(kind).await else { return };
+        let _ = send.write(bytes.into()).await;
+        send.end(Some(Code::Cancelled.to_wire())).await;
+        drop(receive);
+    };
+    // A peer that opens too many streams waits for credit; that is its affair.
+    let _ = gateway.run(async { tokio::time::timeout(PATIENCE, opened).await });
 }
 
 /// Fewer than `most` bytes that mean nothing.

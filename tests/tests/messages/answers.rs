@@ -21,11 +21,10 @@ enum Sees {
 
 const OK: &str = "HTTP/1.1 200 OK\r\n";
 
-#[test]
-fn an_answer_goes_on_whole_or_not_at_all() {
-    let rig = Rig::new();
+/// Answers, and what becomes of them.
+fn cases() -> Vec<(&'static str, String, Sees)> {
     let chunked = "5\r\nhello\r\n0\r\n\r\n";
-    let cases: &[(&str, String, Sees)] = &[
+    vec![
         ("a length", format!("{OK}content-length: 5\r\n\r\nhello"), Sees::Whole(200, "hello")),
         ("chunks", format!("{OK}transfer-encoding: chunked\r\n\r\n{chunked}"), Sees::Whole(200, "hello")),
         ("the end of the connection", format!("{OK}\r\nhello"), Sees::Whole(200, "hello")),
@@ -84,9 +83,14 @@ fn an_answer_goes_on_whole_or_not_at_all() {
             format!("{OK}content-length: 50\r\n\r\nhello"),
             Sees::Refused("connection_terminated"),
         ),
-    ];
+    ]
+}
+
+#[test]
+fn an_answer_goes_on_whole_or_not_at_all() {
+    let rig = Rig::new();
     for way in rig.ways() {
-        for (case, answer, sees) in cases {
+        for (case, answer, sees) in &cases() {
             rig.raw.answer(answer.as_bytes(), Then::Close);
             let seen = way.get("/");
             let said = format!("{}, {case}: {seen}", way.name);

@@ -94,6 +94,26 @@ pub(super) struct World {
     pub(super) charged: Vec<Cell<u64>>,
 }
 
+/// A link from each of so many clusters to each.
+fn links(count: usize, now: Instant, rng: &mut fastrand::Rng) -> Vec<Vec<Rc<Link>>> {
+    let mut link = |to| {
+        Rc::new(Link {
+            to,
+            ways: RefCell::new(Ways::none()),
+            tunnel: Cell::new(0),
+            open: Cell::new(false),
+            outstanding: Cell::new(0),
+            changed: Rc::default(),
+            busy: Notify::new(),
+            delay: Duration::from_micros(rng.u64(200..60_000)),
+            loss: if rng.u8(0..4) == 0 { 0.05 } else { 0.0 },
+            silent_until: Cell::new(now),
+            wrong_at: Cell::new(None),
+        })
+    };
+    (0..count).map(|_| (0..count).map(&mut link).collect()).collect()
+}
+
 impl World {
     pub(super) fn new(seed: u64) -> Shared {
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -137,26 +157,7 @@ impl World {
             }
         });
         let clusters: Vec<Cluster> = clusters.collect();
-        let links = (0..count).map(|_| {
-            let to = (0..count).map(|to| {
-                let delay = Duration::from_micros(rng.u64(200..60_000));
-                Rc::new(Link {
-                    to,
-                    ways: RefCell::new(Ways::none()),
-                    tunnel: Cell::new(0),
-                    open: Cell::new(false),
-                    outstanding: Cell::new(0),
-                    changed: Rc::default(),
-                    busy: Notify::new(),
-                    delay,
-                    loss: if rng.u8(0..4) == 0 { 0.05 } else { 0.0 },
-                    silent_until: Cell::new(now),
-                    wrong_at: Cell::new(None),
-                })
-            });
-            to.collect()
-        });
-        let links = links.collect();
+        let links = links(count, now, &mut rng);
         let attempts = u8::try_from(count).unwrap_or(3);
         let on = RetryOn { statuses: vec![503], ..Retry::default().on };
         Rc::new(Self {

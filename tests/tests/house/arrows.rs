@@ -1,10 +1,10 @@
 //! The arrows of the house: who may know whom. Read from manifests and imports, so that a wall that moves is seen.
 //!
-//! `hashring <- gateway`, `proto <- registry <- gateway <- tests`; inside the gateway each group imports from those left of
-//! it only. Pure modules see no clock, no socket, no file and no `await`.
-#![allow(clippy::unwrap_used)]
+//! `hashring <- gateway`, `proto <- registry <- gateway <- tests`; inside the gateway and the registry each group imports
+//! from those left of it only, and there are no circles of modules where they were opened. Pure modules see no clock, no
+//! socket, no file and no `await`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -68,6 +68,12 @@ const GROUPS: [&str; 12] = [
     "cli",
 ];
 
+/// The groups of `registry/src`.
+const REGISTRY: [&str; 6] = ["base", "model", "manifest", "store", "pure", "tasks"];
+
+/// Where modules import from each other in one direction only.
+const NO_CIRCLES: [(&str, &str); 2] = [("gateway/tunnel/src", "crate::"), ("gateway/src/admin", "super::")];
+
 /// Pure: no input or output, no await; time and randomness are parameters.
 const PURE: [&str; 20] = [
     "gateway/http1/src/chunked",
@@ -85,7 +91,7 @@ const PURE: [&str; 20] = [
     "registry/src/model",
     "registry/src/pure/probation",
     "registry/src/base/rate",
-    "registry/src/pure/record",
+    "registry/src/model/record",
     "registry/src/pure/registration",
     "registry/src/base/shared_map",
     "registry/src/pure/sources",
@@ -138,27 +144,33 @@ fn rooms_depend_on_rooms_below_them_only() {
 }
 
 #[test]
-fn groups_of_the_gateway_import_from_those_left_of_them_only() {
-    let src = e2e::process::root().join("gateway/src");
-    let lib = code(&read(&src.join("lib.rs")));
-    let groups: BTreeSet<&str> = lib
-        .lines()
-        .filter_map(|l| l.trim().trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'))
-        .collect();
-    assert_eq!(groups, GROUPS.into(), "a group without a place among those of tests/tests/arrows.rs");
-    for group in GROUPS {
-        for file in sources(&src.join(group)) {
-            if let Err(wrong) = judge(group, &read(&file)) {
-                panic!("{}: {wrong}", file.display());
+fn groups_import_from_those_left_of_them_only() {
+    for (room, groups) in [("gateway/src", &GROUPS[..]), ("registry/src", &REGISTRY)] {
+        let src = e2e::process::root().join(room);
+        let lib = code(&read(&src.join("lib.rs")));
+        let found: BTreeSet<&str> = lib
+            .lines()
+            .filter_map(|l| l.trim().trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'))
+            .collect();
+        let known = groups.iter().copied().collect();
+        assert_eq!(
+            found, known,
+            "a group of {room} without a place among those of tests/tests/house/arrows.rs"
+        );
+        for group in groups {
+            for file in sources(&src.join(group)) {
+                if let Err(wrong) = judge(groups, group, &read(&file)) {
+                    panic!("{}: {wrong}", file.display());
+                }
             }
         }
     }
 }
 
 /// Whether a file of `group` imports only what it may.
-fn judge(group: &str, text: &str) -> Result<(), String> {
-    let place = |group: &str| GROUPS.iter().position(|g| *g == group);
-    for import in imports(&code(text)) {
+fn judge(groups: &[&str], group: &str, text: &str) -> Result<(), String> {
+    let place = |group: &str| groups.iter().position(|g| *g == group);
+    for import in imports("crate::", &code(text)) {
         let of = place(&import).ok_or_else(|| format!("`crate::{import}` is no group"))?;
         if Some(of) > place(group) {
             return Err(format!("`{group}` must not import `{import}`"));
@@ -168,19 +180,66 @@ fn judge(group: &str, text: &str) -> Result<(), String> {
 }
 
 #[test]
+fn no_modules_import_from_each_other() {
+    for (folder, prefix) in NO_CIRCLES {
+        let src = e2e::process::root().join(folder);
+        let mut arrows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap();
+        for module in fs::read_dir(&src).unwrap().map(|entry| name(&entry.unwrap().path())) {
+            let files = sources(&src.join(&module));
+            // Below a module `super` is the module itself, or its parent.
+            let of = |file: &PathBuf| {
+                let deep = file.parent() != Some(&src) && prefix == "super::";
+                if deep { BTreeSet::new() } else { imports(prefix, &code(&read(file))) }
+            };
+            arrows.insert(module, files.iter().flat_map(of).collect());
+        }
+        arrows.remove("lib");
+        assert_eq!(circle(&arrows), None, "modules of {folder} import from each other");
+    }
+}
+
+/// Modules that cannot be put in an order; none: they can.
+fn circle(arrows: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<&str>> {
+    let mut left: BTreeSet<&str> = arrows.keys().map(String::as_str).collect();
+    loop {
+        let leaf =
+            |module: &&str| arrows[*module].iter().all(|to| to == module || !left.contains(to.as_str()));
+        let Some(leaf) = left.iter().copied().find(|module| leaf(module)) else {
+            return (!left.is_empty()).then(|| left.into_iter().collect());
+        };
+        left.remove(leaf);
+    }
+}
+
+#[test]
+fn a_circle_is_found() {
+    let arrows = |list: &[(&str, &str)]| {
+        let mut arrows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (from, to) in list {
+            arrows.entry((*from).into()).or_default().insert((*to).into());
+            arrows.entry((*to).into()).or_default();
+        }
+        arrows
+    };
+    assert_eq!(circle(&arrows(&[("a", "b"), ("b", "c"), ("a", "c"), ("c", "c")])), None);
+    assert_eq!(circle(&arrows(&[("a", "b"), ("b", "c"), ("c", "b")])), Some(vec!["a", "b", "c"]));
+}
+
+#[test]
 fn a_planted_violation_is_found_wherever_it_stands() {
     let fine = "#[cfg(test)]\nmod tests;\nmod other;\nuse crate::base::clock::Clock;\n";
-    assert_eq!(judge("peers", fine), Ok(()));
+    assert_eq!(judge(&GROUPS, "peers", fine), Ok(()));
     for planted in [
         "use crate::proxy::worker::Worker;\n",
         "use crate::{base::clock, view};\n",
         "fn f() { crate::admin::serve() }\n",
         "use crate::nowhere::X;\n",
     ] {
-        assert!(judge("peers", &format!("{fine}{planted}")).is_err(), "{planted}");
+        assert!(judge(&GROUPS, "peers", &format!("{fine}{planted}")).is_err(), "{planted}");
     }
     let in_tests = "#[cfg(test)]\nmod tests {\n    use crate::proxy::worker::Worker;\n}\n";
-    assert_eq!(judge("peers", &format!("{fine}{in_tests}")), Ok(()));
+    assert_eq!(judge(&GROUPS, "peers", &format!("{fine}{in_tests}")), Ok(()));
 }
 
 #[test]
@@ -232,11 +291,11 @@ fn code(text: &str) -> String {
     lines.fold(String::new(), |code, line| code + line + "\n")
 }
 
-/// The modules of its own crate that `code` names: `crate::a::B`, `use crate::{a, b::{C, D}}`.
-fn imports(code: &str) -> BTreeSet<String> {
+/// The modules behind `prefix` that `code` names: `crate::a::B`, `use crate::{a, b::{C, D}}`.
+fn imports(prefix: &str, code: &str) -> BTreeSet<String> {
     let ident = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let mut found = BTreeSet::new();
-    for (at, prefix) in code.match_indices("crate::") {
+    for (at, _) in code.match_indices(prefix) {
         let rest = &code[at + prefix.len()..];
         let Some(group) = rest.strip_prefix('{') else {
             found.insert(ident(rest));
@@ -266,6 +325,6 @@ fn imports(code: &str) -> BTreeSet<String> {
 fn imports_are_found_in_every_form() {
     let text = "use crate::a::B;\nuse crate::{c, d::{E, f}, g::H}; // crate::no\nfn x() { crate::i::j() }\n\
                 #[cfg(test)]\nmod tests { use crate::k; }\n";
-    let found = imports(&code(text));
+    let found = imports("crate::", &code(text));
     assert_eq!(found, ["a", "c", "d", "g", "i"].map(String::from).into());
 }

@@ -1,5 +1,4 @@
 //! What the build may contain: licences, one TLS provider, one version of each large library, one source.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
