@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,15 +16,15 @@ use proto::message::{put_message, take_message};
 use proto::stream::StreamKind;
 use proto::sync::{Current, Event, Port, Protocol, Record, SnapshotBegin, SnapshotEnd, Watch, event};
 use quinn::VarInt;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::peer::{Peer, hello};
-use crate::wait::pause;
 
 /// The history that it exports; one process has one.
 const EPOCH: u64 = 7;
-/// How often it says how everything is, as a gateway does.
-const TELL_ALL: Duration = Duration::from_secs(1);
+/// How often it says that everything is as it was, as a gateway does.
+const TELL_STILL: Duration = Duration::from_secs(1);
 /// A sign of life on a quiet stream, as a gateway gives it.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Records of one write.
@@ -35,8 +34,11 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub struct Exporter {
     exports: Arc<Exports>,
-    teller: Option<JoinHandle<()>>,
+    peer: Arc<Peer>,
 }
+
+/// Where all of a process run: hundreds of them are not hundreds of threads.
+static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
 
 #[derive(Debug)]
 struct Exports {
@@ -44,7 +46,6 @@ struct Exports {
     services: Mutex<Services>,
     /// The revision of the last change.
     changed: watch::Sender<u64>,
-    stopped: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -67,18 +68,23 @@ impl Exporter {
         services: impl IntoIterator<Item = String>,
     ) -> Result<Self, String> {
         let uid = std::array::from_fn(|at| cluster.as_bytes().get(at).copied().unwrap_or_default());
-        let peer = Peer::dial(identity_dir, target, &hello(cluster, uid))?;
+        let runtime = match RUNTIME.get() {
+            Some(runtime) => runtime.clone(),
+            None => {
+                let runtime = crate::peer::runtime()?;
+                RUNTIME.get_or_init(|| runtime).clone()
+            }
+        };
+        let peer = Arc::new(Peer::dial_on(runtime, identity_dir, target, &hello(cluster, uid))?);
         let exports = Arc::new(Exports {
             cluster: cluster.into(),
             services: Mutex::default(),
             changed: watch::Sender::new(0),
-            stopped: watch::Sender::new(false),
         });
         services.into_iter().for_each(|name| exports.lock().put(name, 80));
         peer.runtime().spawn(serve(peer.connection.clone(), exports.clone()));
-        let told = exports.clone();
-        let teller = std::thread::spawn(move || told.tell(&peer));
-        Ok(Self { exports, teller: Some(teller) })
+        peer.runtime().spawn(tell(exports.clone(), peer.clone()));
+        Ok(Self { exports, peer })
     }
 
     /// Declares these services anew, each with another port than it had: a change that reaches every importer.
@@ -96,10 +102,7 @@ impl Exporter {
 
 impl Drop for Exporter {
     fn drop(&mut self) {
-        self.exports.stopped.send_replace(true);
-        if let Some(teller) = self.teller.take() {
-            let _ = teller.join();
-        }
+        self.peer.connection.close(VarInt::from_u32(0), b"");
     }
 }
 
@@ -108,31 +111,20 @@ impl Exports {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says each second how everything is, until it is stopped.
-    fn tell(&self, peer: &Peer) {
-        /// How soon its end is noticed.
-        const LOOK: Duration = Duration::from_millis(50);
-        let mut looks = 0;
-        while !*self.stopped.borrow() {
-            if looks % (TELL_ALL.as_millis() / LOOK.as_millis()) == 0 {
-                let names: Vec<_> = self.lock().by_name.keys().cloned().collect();
-                for names in names.chunks(DIGEST_SERVICES_MAX) {
-                    let ready = |name: &String| ServiceDigest {
-                        namespace: "shop".into(),
-                        name: name.clone(),
-                        ready: 100,
-                        load: 0,
-                        ring: None,
-                        degraded: false,
-                    };
-                    let digest =
-                        Digest { services: names.iter().map(ready).collect(), objections: Vec::new() };
-                    peer.say(Control { kind: Some(control::Kind::Digest(digest)) });
-                }
-            }
-            looks += 1;
-            pause(LOOK);
-        }
+    /// What says that every service is ready.
+    fn all(&self) -> Vec<Digest> {
+        let ready = |name: &String| ServiceDigest {
+            namespace: "shop".into(),
+            name: name.clone(),
+            ready: 100,
+            load: 0,
+            ring: None,
+            degraded: false,
+        };
+        let names: Vec<_> = self.lock().by_name.keys().cloned().collect();
+        let digest =
+            |names: &[String]| Digest { services: names.iter().map(ready).collect(), ..Digest::default() };
+        names.chunks(DIGEST_SERVICES_MAX).map(digest).collect()
     }
 }
 
@@ -169,6 +161,24 @@ impl Services {
         let newer = || self.by_revision.range((Bound::Excluded(revision), Bound::Unbounded)).take(max);
         let last = newer().last().map_or(revision, |(at, _)| *at);
         (newer().filter_map(|(_, name)| self.record(cluster, name)).collect(), last)
+    }
+}
+
+/// Says how everything is, once and whenever it is asked for, and each second that it is still so, until the tunnel ends.
+async fn tell(exports: Arc<Exports>, peer: Arc<Peer>) {
+    let voice = peer.voice();
+    let mut seconds = tokio::time::interval(TELL_STILL);
+    let mut all = true;
+    while peer.connection.close_reason().is_none() {
+        seconds.tick().await;
+        all |= peer.take_asks_again();
+        let digests = if std::mem::take(&mut all) { exports.all() } else { vec![Digest::default()] };
+        for digest in digests {
+            let said = voice.send(Control { kind: Some(control::Kind::Digest(digest)) }).await;
+            if said.is_err() {
+                return;
+            }
+        }
     }
 }
 

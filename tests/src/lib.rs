@@ -1,7 +1,7 @@
 //! Ringway as a whole: real processes, real clients, faults. Never published.
 //!
 //! What the tests build on: [`mesh`] starts clusters from manifests through the real binary, [`backend`] answers
-//! behind them, [`client`], [`traffic`] and [`curl`] ask in front of them, [`sidecar`] stands beside them, [`etcd`] keeps
+//! behind them, [`client`], [`traffic`] and [`curl`] ask in front of them, [`sidecar`] stands beside them, [`crowd`] is a thousand of those, [`etcd`] keeps
 //! their registry and [`stored`] reads it there, [`relay`] and [`stream_relay`] spoil the link between them, [`peer`] is a
 //! foreign peer that speaks the tunnel protocol by hand, [`exporter`] one that exports, [`hostile`] one that means harm,
 //! [`stranger`] one without a certificate; [`pair`], [`duo`] and [`trio`] are clusters ready made. Knows nothing of the
@@ -9,6 +9,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod crowd;
 pub mod curl;
 pub mod duo;
 pub mod etcd;

@@ -5,15 +5,17 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use identity::{Credentials, Trust};
 use proto::code::Code;
-use proto::control::{Control, Hello};
+use proto::control::{Control, Hello, control};
 use proto::datagram::{DatagramKind, Probe};
 use proto::frame::{Decoder, END, Frame, FrameKind, put_frame, put_frame_header};
 use proto::head::{FlowHead, HttpHead, RequestHead, ResponseHead};
+use proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use proto::message::{encode_message, take_message};
 use proto::stream::StreamKind;
 use proto::version::Versions;
@@ -28,18 +30,22 @@ use crate::wait::SOON;
 /// Control messages that wait to be written; whoever has another waits.
 const CONTROL_QUEUE: usize = 16;
 
+/// A sign of life on a connection where nothing is sent, as often as gateways give it.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// The protocol of a tunnel in TLS's negotiation.
 const ALPN: &[u8] = b"ringway/1";
 
 /// A tunnel from a foreign process; it answers probes. Dropping it ends it without a word.
 #[derive(Debug)]
 pub struct Peer {
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
     _endpoint: quinn::Endpoint,
     /// The connection, for what the methods here do not do.
     pub connection: quinn::Connection,
     /// What goes out on the control stream. None: no HELLO was exchanged.
     control: Option<mpsc::Sender<Control>>,
+    /// The gateway has asked to be told everything once more.
+    asks_again: Arc<AtomicBool>,
 }
 
 /// How an exchange ended.
@@ -104,10 +110,17 @@ impl Peer {
     /// # Errors
     /// When the handshake fails on our side.
     pub fn shake(identity_dir: &Path, cluster: &str, address: SocketAddr) -> Result<Self, String> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.map_err(|e| e.to_string())?;
+        Self::shake_on(runtime()?, identity_dir, cluster, address)
+    }
+
+    fn shake_on(
+        runtime: Arc<Runtime>,
+        identity_dir: &Path,
+        cluster: &str,
+        address: SocketAddr,
+    ) -> Result<Self, String> {
         let (endpoint, connection) = runtime.block_on(Self::connect(identity_dir, cluster, address))?;
-        Ok(Self { runtime, _endpoint: endpoint, connection, control: None })
+        Ok(Self { runtime, _endpoint: endpoint, connection, control: None, asks_again: Arc::default() })
     }
 
     /// The connection alone, and what it needs; it answers probes.
@@ -126,7 +139,7 @@ impl Peer {
         let crypto = QuicClientConfig::try_from(tls).map_err(|e| e.to_string())?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         let mut transport = quinn::TransportConfig::default();
-        transport.keep_alive_interval(Some(Duration::from_millis(500)));
+        transport.keep_alive_interval(Some(KEEP_ALIVE));
         config.transport_config(Arc::new(transport));
         let any = (Ipv4Addr::LOCALHOST, 0).into();
         let endpoint = quinn::Endpoint::client(any).map_err(|e| e.to_string())?;
@@ -141,10 +154,23 @@ impl Peer {
     /// # Errors
     /// When either fails, with the gateway's reason if it gave one.
     pub fn dial(identity_dir: &Path, target: (&str, SocketAddr), ours: &Hello) -> Result<Self, String> {
-        let mut peer = Self::shake(identity_dir, target.0, target.1)?;
+        Self::dial_on(runtime()?, identity_dir, target, ours)
+    }
+
+    /// The same, on a runtime that others share: closing the connection is what ends it.
+    ///
+    /// # Errors
+    /// As [`Peer::dial`].
+    pub fn dial_on(
+        runtime: Arc<Runtime>,
+        identity_dir: &Path,
+        target: (&str, SocketAddr),
+        ours: &Hello,
+    ) -> Result<Self, String> {
+        let mut peer = Self::shake_on(runtime, identity_dir, target.0, target.1)?;
         let mut first = vec![StreamKind::Control.to_wire()];
         first.extend(encode_message(ours));
-        let connection = peer.connection.clone();
+        let (connection, asked) = (peer.connection.clone(), peer.asks_again.clone());
         let (control, mut to_tell) = mpsc::channel::<Control>(CONTROL_QUEUE);
         peer.runtime.block_on(soon(async move {
             let lost = |e: &dyn std::fmt::Display| format!("{e} ({:?})", connection.close_reason());
@@ -161,7 +187,17 @@ impl Peer {
                 }
             }
             // Both halves live as long as the tunnel: dropping them would end the control stream.
-            tokio::spawn(async move { while let Ok(Some(_)) = receive.read_chunk(65_536, true).await {} });
+            tokio::spawn(async move {
+                while let Ok(Some(chunk)) = receive.read_chunk(65_536, true).await {
+                    buffer.extend_from_slice(&chunk.bytes);
+                    while let Ok(Some(said)) = take_message::<Control>(&mut buffer, CONTROL_MESSAGE_BYTES_MAX)
+                    {
+                        if let Some(control::Kind::TellAgain(_)) = said.kind {
+                            asked.store(true, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
             tokio::spawn(async move {
                 while let Some(message) = to_tell.recv().await {
                     if send.write_all(&encode_message(&message)).await.is_err() {
@@ -175,12 +211,25 @@ impl Peer {
         Ok(peer)
     }
 
+    /// Whether the gateway asks to be told everything once more; true once.
+    pub fn take_asks_again(&self) -> bool {
+        self.asks_again.swap(false, Ordering::Relaxed)
+    }
+
     /// Says `message` on the control stream; false: the tunnel is gone, or no HELLO was exchanged.
     ///
     /// # Panics
     /// When called from within an asynchronous task.
     pub fn say(&self, message: Control) -> bool {
         self.control.as_ref().is_some_and(|control| control.blocking_send(message).is_ok())
+    }
+
+    /// What says something on the control stream, from a task.
+    ///
+    /// # Panics
+    /// When no HELLO was exchanged.
+    pub fn voice(&self) -> mpsc::Sender<Control> {
+        self.control.clone().expect("it was dialled")
     }
 
     /// Where tasks run that belong to this peer: they end with it.
@@ -300,6 +349,12 @@ impl Peer {
         let connection = self.connection.clone();
         self.runtime.block_on(soon(async move { connection.closed().await.to_string() }))
     }
+}
+
+/// A runtime of one thread.
+pub(crate) fn runtime() -> Result<Arc<Runtime>, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.map(Arc::new).map_err(|e| e.to_string())
 }
 
 /// The credentials in `dir` as of the day they were valid, so that expired ones can be shown to a gateway.

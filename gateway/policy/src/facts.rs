@@ -1,5 +1,8 @@
-//! What a peer tells of the services of its cluster in digests: quick facts, never stored, and worth little once they
-//! are old.
+//! What a peer tells of the services of its cluster in digests: quick facts, never stored, and worth little once the peer
+//! is silent.
+//!
+//! A gateway of the peer tells everything once, then what changes, and says each second that it is there: until it is
+//! silent for [`FRESH_MICROS`] its words count.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -12,37 +15,53 @@ use registry::pure::union::Disagreement;
 
 use crate::balance::Readiness;
 
-/// How long a word counts, in microseconds: several were due since. What is older is unknown, which is not nothing.
+/// How long the words of a gateway count after its last one, in microseconds: several were due since. What is older is
+/// unknown, which is not nothing.
 const FRESH_MICROS: u64 = 5_000_000;
 
-/// Gateways whose words on one service are kept: of a peer with more, the first that speak count.
+/// Gateways whose words are kept: of a peer with more, the first that speak count.
 const TELLERS_MAX: usize = 16;
 
 /// What is known of one service at one peer. Its fields are separate relaxed atomics: a reader may briefly see values of two reports.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Facts {
     ready: AtomicU32,
     degraded: AtomicBool,
     load: AtomicU32,
     /// Zero: it has none.
     ring: AtomicU64,
-    /// Zero: nothing was ever told.
-    told_at: AtomicU64,
+    /// Whether a word on it counts.
+    told: AtomicBool,
+    /// When any gateway of the peer was last heard.
+    heard_at: Arc<AtomicU64>,
 }
 
 impl Facts {
+    fn new(heard_at: Arc<AtomicU64>) -> Self {
+        Self {
+            ready: AtomicU32::new(0),
+            degraded: AtomicBool::new(false),
+            load: AtomicU32::new(0),
+            ring: AtomicU64::new(0),
+            told: AtomicBool::new(false),
+            heard_at,
+        }
+    }
+
     /// What the gateways of the peer say together: they share the endpoints, and of what each sees the best counts, so
     /// that one that cannot reach an endpoint makes nothing flap. The requests that each has on its way add up.
-    /// Gives whether more than the requests on their way has changed.
-    fn tell(&self, words: &[Word], now: u64) -> bool {
-        let before = (self.ready(now), self.readiness(now), self.ring(now));
+    fn tell(&self, words: &[Word]) {
         let load = words.iter().fold(0u32, |load, word| load.saturating_add(word.load));
         self.ready.store(words.iter().map(|word| word.ready).max().unwrap_or(0), Relaxed);
         self.degraded.store(words.iter().all(|word| word.degraded), Relaxed);
         self.load.store(load, Relaxed);
         self.ring.store(words.first().map_or(0, |word| word.ring), Relaxed);
-        self.told_at.store(now.max(1), Relaxed);
-        before != (self.ready(now), self.readiness(now), self.ring(now))
+        self.told.store(!words.is_empty(), Relaxed);
+    }
+
+    /// All of it but the requests on their way.
+    fn state(&self, now: u64) -> (Option<u32>, Option<Readiness>, Option<u64>) {
+        (self.ready(now), self.readiness(now), self.ring(now))
     }
 
     /// The weight of its endpoints that take requests, in hundredths; 0: none does. `None`: unknown.
@@ -69,62 +88,83 @@ impl Facts {
         self.is_fresh(now).then(|| self.ring.load(Relaxed)).filter(|&ring| ring != 0)
     }
 
-    /// When it becomes unknown unless it is told again, in microseconds; `None`: it is unknown already.
+    /// When it becomes unknown unless the peer is heard again, in microseconds; `None`: it is unknown already.
     pub fn counts_until(&self, now: u64) -> Option<u64> {
-        self.is_fresh(now).then(|| self.told_at.load(Relaxed).saturating_add(FRESH_MICROS))
+        self.is_fresh(now).then(|| self.heard_at.load(Relaxed).saturating_add(FRESH_MICROS))
     }
 
     fn is_fresh(&self, now: u64) -> bool {
-        match self.told_at.load(Relaxed) {
-            0 => false,
-            told_at => now.saturating_sub(told_at) < FRESH_MICROS,
-        }
+        self.told.load(Relaxed) && now.saturating_sub(self.heard_at.load(Relaxed)) < FRESH_MICROS
     }
 }
 
 /// What one gateway said last of a service.
 #[derive(Debug)]
 struct Word {
-    teller: Box<str>,
+    teller: Arc<str>,
     ready: u32,
     degraded: bool,
     load: u32,
     ring: u64,
-    told_at: u64,
 }
 
 /// What is known of a service, and from whom.
 #[derive(Debug)]
 struct Heard {
     facts: Weak<Facts>,
-    /// By teller; what is no longer fresh goes with the next word.
+    /// By teller.
     words: Vec<Word>,
 }
 
 /// What a peer tells, by service. Holds nothing of services that nobody here asks for.
 #[derive(Debug, Default)]
 pub struct Told {
-    /// By `namespace/name`. Short sections without await; requests hold the facts themselves.
-    services: Mutex<HashMap<String, Heard>>,
+    /// Short sections without await; requests hold the facts themselves.
+    book: Mutex<Book>,
+    heard_at: Arc<AtomicU64>,
+    /// Something was told that is not known here: it was not asked for then, or did not count any more.
+    lacking: AtomicBool,
     /// Our services that the peer cannot join, and when it said so.
     objections: Mutex<(Vec<(ServiceName, Disagreement)>, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    /// By `namespace/name`.
+    services: HashMap<String, Heard>,
+    /// Gateways of the peer that are heard, and when each was last.
+    tellers: Vec<(Arc<str>, u64)>,
 }
 
 impl Told {
     /// The facts of a service; what is told from now on goes there, too.
     pub fn of(&self, service: &ServiceName) -> Arc<Facts> {
-        let mut services = self.lock();
+        let mut book = self.lock();
         let name = service.to_string();
-        if let Some(facts) = services.get(&name).and_then(|heard| heard.facts.upgrade()) {
+        if let Some(facts) = book.services.get(&name).and_then(|heard| heard.facts.upgrade()) {
             return facts;
         }
+        if !book.tellers.is_empty() {
+            self.lacking.store(true, Relaxed);
+        }
+        let services = &mut book.services;
         // Swept only before the map would grow, so that many services stay linear.
         if services.len() == services.capacity() {
             services.retain(|_, heard| heard.facts.strong_count() > 0);
         }
-        let facts = Arc::new(Facts::default());
+        let facts = Arc::new(Facts::new(self.heard_at.clone()));
         services.insert(name, Heard { facts: Arc::downgrade(&facts), words: Vec::new() });
         facts
+    }
+
+    /// Whether the peer has to be asked for all of it once more; true once.
+    pub fn take_lacking(&self) -> bool {
+        self.lacking.load(Relaxed) && self.lacking.swap(false, Relaxed)
+    }
+
+    /// It could not be asked.
+    pub fn still_lacking(&self) {
+        self.lacking.store(true, Relaxed);
     }
 
     /// Our services that the peer says it cannot join with what others serve under their names. Whatever it names:
@@ -141,21 +181,64 @@ impl Told {
                 digest.objections.iter().take(DIGEST_SERVICES_MAX).filter_map(objection).collect();
             *self.objections.lock().unwrap_or_else(PoisonError::into_inner) = (objections, now);
         }
+        let mut book = self.lock();
         let mut changed = false;
-        let mut services = self.lock();
+        if book.forget_silent(now) {
+            // Those that are left know it all, and who comes back says only what changes.
+            self.lacking.store(true, Relaxed);
+            changed = true;
+        }
+        let Some(teller) = book.hear(teller, now) else { return changed };
+        // What was told before counts on.
+        self.heard_at.store(now, Relaxed);
         for service in &digest.services {
-            let heard = services.get_mut(&format!("{}/{}", service.namespace, service.name));
+            let heard = book.services.get_mut(&format!("{}/{}", service.namespace, service.name));
             let Some(heard) = heard else { continue };
             let Some(facts) = heard.facts.upgrade() else { continue };
-            heard.hear(teller, service, now);
-            changed |= facts.tell(&heard.words, now);
+            let before = facts.state(now);
+            heard.hear(&teller, service);
+            facts.tell(&heard.words);
+            changed |= before != facts.state(now);
         }
         changed
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Heard>> {
-        // Whoever panicked left a map that is whole: every change is one call.
-        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        // Whoever panicked left a book whose words are whole, each for itself.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    /// Drops the words of gateways that are silent; true: there were some.
+    fn forget_silent(&mut self, now: u64) -> bool {
+        let Self { services, tellers } = self;
+        let before = tellers.len();
+        tellers.retain(|(_, heard_at)| now.saturating_sub(*heard_at) < FRESH_MICROS);
+        if tellers.len() == before {
+            return false;
+        }
+        for heard in services.values_mut() {
+            heard.words.retain(|word| tellers.iter().any(|(teller, _)| Arc::ptr_eq(teller, &word.teller)));
+            if let Some(facts) = heard.facts.upgrade() {
+                facts.tell(&heard.words);
+            }
+        }
+        true
+    }
+
+    /// Notes that a gateway is heard; `None`: there are too many.
+    fn hear(&mut self, teller: &str, now: u64) -> Option<Arc<str>> {
+        if let Some((name, heard_at)) = self.tellers.iter_mut().find(|(name, _)| **name == *teller) {
+            *heard_at = now;
+            return Some(name.clone());
+        }
+        if self.tellers.len() >= TELLERS_MAX {
+            return None;
+        }
+        let name: Arc<str> = teller.into();
+        self.tellers.push((name.clone(), now));
+        Some(name)
     }
 }
 
@@ -170,22 +253,15 @@ fn objection(told: &Objection) -> Option<(ServiceName, Disagreement)> {
 }
 
 impl Heard {
-    fn hear(&mut self, teller: &str, digest: &ServiceDigest, now: u64) {
+    fn hear(&mut self, teller: &Arc<str>, digest: &ServiceDigest) {
         let ServiceDigest { ready, load, ring, degraded, .. } = *digest;
-        let ring = ring.unwrap_or(0);
-        self.words.retain(|word| *word.teller == *teller || now.saturating_sub(word.told_at) < FRESH_MICROS);
-        match self.words.binary_search_by(|word| (*word.teller).cmp(teller)) {
-            Ok(at) => {
-                let word = &mut self.words[at];
-                (word.ready, word.load, word.ring, word.told_at) = (ready, load, ring, now);
-                word.degraded = degraded;
-            }
-            Err(_) if self.words.len() >= TELLERS_MAX => {}
+        let word = Word { teller: teller.clone(), ready, degraded, load, ring: ring.unwrap_or(0) };
+        match self.words.binary_search_by(|word| word.teller.cmp(teller)) {
+            Ok(at) => self.words[at] = word,
             Err(at) => {
                 // A peer has few gateways, and thousands of services.
                 self.words.reserve_exact(1);
-                self.words
-                    .insert(at, Word { teller: teller.into(), ready, degraded, load, ring, told_at: now });
+                self.words.insert(at, word);
             }
         }
     }
@@ -207,8 +283,13 @@ mod tests {
         Digest { services: vec![service], objections: Vec::new() }
     }
 
+    /// Nothing has changed.
+    fn still() -> Digest {
+        Digest::default()
+    }
+
     #[test]
-    fn a_word_counts_for_five_seconds() {
+    fn a_word_counts_until_its_gateway_is_silent_for_five_seconds() {
         let told = Told::default();
         let facts = told.of(&name("cart"));
         assert_eq!((facts.ready(0), facts.load(0), facts.ring(0)), (None, None, None));
@@ -216,7 +297,28 @@ mod tests {
         assert_eq!((facts.ready(1), facts.load(1), facts.ring(1)), (Some(0), Some(3), Some(7)));
         told.tell("gw-1", &digest("cart", 200, None), 10);
         assert_eq!((facts.ready(10 + FRESH_MICROS - 1), facts.ring(10)), (Some(200), None));
-        assert_eq!(facts.ready(10 + FRESH_MICROS), None, "unknown is not nothing");
+        assert!(!told.tell("gw-1", &still(), 20));
+        assert_eq!(facts.ready(20 + FRESH_MICROS - 1), Some(200), "told once, and not taken back");
+        assert_eq!(facts.counts_until(20), Some(20 + FRESH_MICROS));
+        assert_eq!(facts.ready(20 + FRESH_MICROS), None, "unknown is not nothing");
+    }
+
+    #[test]
+    fn what_was_told_to_nobody_is_asked_for_once_more() {
+        let told = Told::default();
+        let _cart = told.of(&name("cart"));
+        assert!(!told.take_lacking(), "who says everything first need not be asked for it");
+        told.tell("gw-1", &digest("cart", 100, None), 1);
+        told.tell("gw-1", &digest("web", 100, None), 1);
+        assert!(!told.take_lacking());
+        let web = told.of(&name("web"));
+        assert!(told.take_lacking() && !told.take_lacking());
+        assert_eq!(web.ready(2), None);
+        told.still_lacking();
+        assert!(told.take_lacking());
+        // One that was silent has lost its words, and does not know.
+        told.tell("gw-1", &still(), 2 + FRESH_MICROS);
+        assert!(told.take_lacking());
     }
 
     #[test]
@@ -253,8 +355,9 @@ mod tests {
         // One of them cannot reach an endpoint: nothing flaps, whoever spoke last.
         told.tell("gw-2", &digest("cart", 200, Some(8)), 3);
         assert_eq!((facts.ready(3), facts.load(3), facts.ring(3)), (Some(200), Some(6), Some(7)));
-        // What is gone has no word any more.
-        told.tell("gw-1", &digest("cart", 100, Some(7)), 3 + FRESH_MICROS);
+        // What is gone has no word any more, although the other only says that it is there.
+        told.tell("gw-1", &still(), FRESH_MICROS);
+        assert!(told.tell("gw-1", &still(), 3 + FRESH_MICROS));
         assert_eq!((facts.ready(3 + FRESH_MICROS), facts.load(3 + FRESH_MICROS)), (Some(100), Some(3)));
     }
 
@@ -311,6 +414,6 @@ mod tests {
             told.tell("gw-1", &digest(&format!("s{n}"), 1, None), n);
             drop(told.of(&name(&format!("t{n}"))));
         }
-        assert!(told.lock().len() <= 8, "{}", told.lock().len());
+        assert!(told.lock().services.len() <= 8, "{}", told.lock().services.len());
     }
 }

@@ -44,6 +44,8 @@ pub struct PeerGateway {
     pub(super) busy: Arc<Notify>,
     /// Cancelled when it is forgotten, and with its cluster.
     pub(super) stop: CancellationToken,
+    /// It asks to be told everything of our services.
+    asks_again: AtomicBool,
     /// Told when its state changes: whoever follows how peers are.
     news: News,
 }
@@ -64,6 +66,7 @@ impl PeerGateway {
             changed: Notify::new(),
             busy: Arc::default(),
             stop: stop.child_token(),
+            asks_again: AtomicBool::new(false),
             news,
         }
     }
@@ -95,6 +98,17 @@ impl PeerGateway {
     /// Its place in the order in which those that do the same are used.
     pub fn preference(&self) -> usize {
         self.preference.load(Ordering::Relaxed)
+    }
+
+    /// It asks to be told everything of our services.
+    pub(super) fn ask_again(&self) {
+        self.asks_again.store(true, Ordering::Relaxed);
+        self.news.tell();
+    }
+
+    /// Whether it asks for that; true once.
+    pub fn take_asks_again(&self) -> bool {
+        self.asks_again.load(Ordering::Relaxed) && self.asks_again.swap(false, Ordering::Relaxed)
     }
 
     /// Gives it a place in that order, from 0.

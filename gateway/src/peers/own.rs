@@ -49,6 +49,7 @@ pub fn own(
                         cluster.news.tell();
                     }
                 }
+                Event::TellAgain => gateway.ask_again(),
                 Event::Gateways(gateways) => cluster.told_gateways(&gateway.id, &gateways),
                 Event::Answered { .. } => {}
             }

@@ -23,8 +23,8 @@ impl PeerGateway {
                 self.apply(&ways, transition);
             }
             Event::GoingAway | Event::Retiring => self.changed.notify_waiters(),
-            // What it says of services and gateways counts for its cluster.
-            Event::Digest(_) | Event::Gateways(_) => {}
+            // What it says of services and gateways counts for its cluster; what it asks for, whoever tells it.
+            Event::Digest(_) | Event::Gateways(_) | Event::TellAgain => {}
         }
     }
 

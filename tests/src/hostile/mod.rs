@@ -9,7 +9,7 @@ pub mod answers;
 mod mux;
 pub mod records;
 pub mod stage;
-mod stream;
+pub(crate) mod stream;
 
 use std::net::SocketAddr;
 use std::path::Path;

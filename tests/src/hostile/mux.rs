@@ -30,7 +30,7 @@ const CHUNKS_QUEUE: usize = 1024;
 
 /// A connection; it lives as long as a clone of it does.
 #[derive(Clone, Debug)]
-pub(super) struct Mux {
+pub(crate) struct Mux {
     shared: Arc<Shared>,
     accepted: Arc<tokio::sync::Mutex<mpsc::Receiver<(MuxSend, MuxReceive)>>>,
 }

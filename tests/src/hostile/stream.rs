@@ -14,7 +14,7 @@ use crate::peer::Peer;
 
 /// A connection.
 #[derive(Clone, Debug)]
-pub(super) enum Connection {
+pub(crate) enum Connection {
     Quic(quinn::Connection),
     Tcp(Mux),
 }
@@ -47,7 +47,7 @@ pub struct TcpReceive(MuxReceive);
 
 impl Connection {
     /// Shakes hands with the gateway of the cluster `target`; what else must live as long as the connection comes with it.
-    pub(super) async fn shake(
+    pub(crate) async fn shake(
         dir: &Path,
         target: (&str, SocketAddr),
         carrier: Carrier,
@@ -61,7 +61,7 @@ impl Connection {
         }
     }
 
-    pub(super) async fn open(&self) -> Result<(Outgoing, Incoming), String> {
+    pub(crate) async fn open(&self) -> Result<(Outgoing, Incoming), String> {
         match self {
             Self::Quic(connection) => {
                 let (send, receive) = connection.open_bi().await.map_err(|e| e.to_string())?;

@@ -1,4 +1,5 @@
-//! What the registry costs and how soon it tells: thousands of services, endpoints and changes, a hundred peers.
+//! What the registry costs and how soon it tells: thousands of services, endpoints and changes, many peers, many
+//! sidecars.
 //!
 //! Gateways are real processes; where the figure is about one of them, its peers are simulated
 //! ([`e2e::exporter::Exporter`]).
@@ -7,6 +8,7 @@ mod change;
 mod endpoints;
 mod large;
 mod peers;
+mod sidecars;
 mod takeover;
 
 use std::net::SocketAddr;
@@ -52,7 +54,11 @@ pub(crate) fn run(size: &Size) -> Result<(), String> {
     eprintln!("100,000 endpoints");
     endpoints::run()?;
     eprintln!("100 peers");
-    peers::run(size)?;
+    peers::run(size, 100)?;
+    eprintln!("1,000 peers");
+    peers::run(size, 1000)?;
+    eprintln!("1,000 sidecars");
+    sidecars::run(size)?;
     eprintln!("an elected gateway dies");
     takeover::run(size)
 }
