@@ -131,7 +131,7 @@ impl EndpointBody {
     fn broke_off(&mut self) {
         self.source = BodySource::Over;
         if let Some((in_flight, watch)) = &self.in_flight {
-            watch.told(in_flight.endpoint(), in_flight.failed(watch.clock.micros()));
+            watch.told(in_flight.endpoint(), in_flight.failed(watch.clock.now()));
         }
     }
 

@@ -6,6 +6,7 @@ mod tests;
 
 pub use build::ViewBuilder;
 
+use registry::base::time::Tick;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
@@ -187,7 +188,7 @@ impl Service {
     }
 
     /// Whether a node can serve `port` now.
-    pub fn availability(&self, node: NodeIndex, port: u16, now: u64) -> Availability {
+    pub fn availability(&self, node: NodeIndex, port: u16, now: Tick) -> Availability {
         match self.server(node) {
             Server::Local(local) => match local.readiness(port, now) {
                 Readiness::Ready => Availability::Up,
@@ -213,7 +214,7 @@ impl Service {
     }
 
     /// How much of `port` a node can serve now, as the weight of its endpoints that take requests, if that is known.
-    pub fn capacity(&self, node: NodeIndex, port: u16, now: u64) -> Option<u32> {
+    pub fn capacity(&self, node: NodeIndex, port: u16, now: Tick) -> Option<u32> {
         match self.server(node) {
             Server::Local(local) => local.endpoints(port).map(|endpoints| endpoints.ready_weight(now)),
             Server::Peer(_, facts) => facts.ready(now),
@@ -248,7 +249,7 @@ impl LocalService {
     }
 
     /// How well the endpoints of a port are.
-    fn readiness(&self, port: u16, now: u64) -> Readiness {
+    fn readiness(&self, port: u16, now: Tick) -> Readiness {
         self.endpoints(port).map_or(Readiness::None, |endpoints| endpoints.readiness(now))
     }
 }

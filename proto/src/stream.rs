@@ -1,5 +1,7 @@
 //! What a bidirectional stream is for: its first byte, written by the side that opened it.
 
+use crate::limits;
+
 /// The purpose of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -22,6 +24,18 @@ impl StreamKind {
     /// The byte on the wire.
     pub const fn to_wire(self) -> u8 {
         self as u8
+    }
+
+    /// Bytes of a message from the side that opened the stream, and to it; `None`: it carries no messages.
+    pub const fn message_bytes_max(self) -> Option<(usize, usize)> {
+        match self {
+            Self::Control => Some((limits::CONTROL_MESSAGE_BYTES_MAX, limits::CONTROL_MESSAGE_BYTES_MAX)),
+            Self::Exchange => None,
+            Self::Sync => Some((limits::SYNC_MESSAGE_BYTES_MAX, limits::SYNC_MESSAGE_BYTES_MAX)),
+            Self::Lookup => Some((limits::LOOKUP_ASK_BYTES_MAX, limits::LOOKUP_ANSWER_BYTES_MAX)),
+            Self::Register => Some((limits::REGISTER_MESSAGE_BYTES_MAX, limits::REGISTER_MESSAGE_BYTES_MAX)),
+            Self::Objects => Some((limits::OBJECTS_ASK_BYTES_MAX, limits::OBJECTS_ANSWER_BYTES_MAX)),
+        }
     }
 
     /// The purpose that `byte` names. None: a purpose of a later version; refuse this one stream with

@@ -7,3 +7,4 @@ pub mod causes;
 pub mod rate;
 pub mod reader;
 pub mod shared_map;
+pub mod time;

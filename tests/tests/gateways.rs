@@ -93,7 +93,7 @@ mod with_etcd {
         duo.stored.wait_import("shop/basket");
         let before = duo.stored.imports().unwrap();
         duo.first.process.thaw();
-        duo.first.process.wait_log(&["This gateway has no lease"]);
+        duo.first.process.wait_log(&["No lease in the registry store"]);
         wait_answered(&duo.first);
         duo.first.wait_service("shop/basket", &["east"]);
         assert_eq!(duo.stored.imports().unwrap(), before);

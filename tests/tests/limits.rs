@@ -307,7 +307,7 @@ fn requests_that_are_opened_and_reset_cannot_make_the_gateway_connect_without_en
         let most = at_once + seconds * a_second + UNDER_WAY;
         assert!(made <= most, "{name}: {made} connects, {most} are allowed for");
         // It is refused before any work meanwhile, and this says so; then it is served again.
-        east.process.wait_log(&["gives up more requests than it lets be answered", name]);
+        east.process.wait_log(&["Peer over its reset budget", name]);
         wait_until("it is answered again", SOON, || {
             matches!(peer.ask(&get("cart"), &[], b""), Answer::Whole { status: 200, .. }).then_some(())
         });

@@ -107,7 +107,6 @@ fn each_outcome_of_a_caller_has_its_count_and_its_line() {
     stage.ends("outbound", "shop/cart", "answered", &sent, ask(Request::post(CART, "/", b"hello")));
     stage.ends("outbound", "shop/cart", "cut", &[cart], ask(Request::get(CART, "/cut/100000/60000")));
     stage.ends("outbound", "shop/cart", "timeout", &[cart, "status=504"], ask(Request::get(CART, "/hold")));
-    stage.backend.release();
     stage.ends(
         "outbound",
         "shop/cart",

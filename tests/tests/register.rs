@@ -227,7 +227,7 @@ fn a_sidecar_registers_its_workload_in_its_own_namespace() {
     let mut site = SidecarSite::new(&mesh, "web-2", "web", &west.site);
     site.more = format!("  register: [{{ service: ops/web, ports: {{ web: {port} }} }}]\n");
     let sidecar = site.start_up();
-    let said = sidecar.process.wait_log(&["The gateway refuses"]);
+    let said = sidecar.process.wait_log(&["Registration refused by the gateway"]);
     assert!(said.contains("ops/web") && said.contains("its own namespace"), "{said}");
 }
 
@@ -241,7 +241,7 @@ fn a_workload_registers_no_address_but_its_own_unless_its_service_allows_it() {
         site.gateways = vec![gateways];
         site.more = format!("  register: [{{ service: shop/web, id: a, {register} }}]\n");
         let sidecar = site.start_up();
-        let said = sidecar.process.wait_log(&["The gateway refuses"]);
+        let said = sidecar.process.wait_log(&["Registration refused by the gateway"]);
         words.iter().for_each(|words| assert!(said.contains(words), "{register}: no `{words}` in {said}"));
         assert_eq!(ids(&west).unwrap(), Vec::<String>::new(), "{register}");
     };
@@ -276,7 +276,7 @@ fn a_workload_registers_no_address_but_its_own_unless_its_service_allows_it() {
     west.site.write(&[exported("web", &[], &[])]);
     west.process.hang_up();
     wait_ids(&west, &[]);
-    sidecar.process.wait_log(&["The gateway refuses", "registration: { hosts: ["]);
+    sidecar.process.wait_log(&["Registration refused by the gateway", "registration: { hosts: ["]);
 }
 
 #[test]

@@ -333,7 +333,7 @@ fn a_mounted_folder_that_is_swapped_is_read_and_a_hang_up_reads_at_once() {
 
     let read = said(&pair.east, "Read again");
     pair.east.process.hang_up();
-    wait_said(&pair.east, "Read again: nothing has changed", read);
+    wait_said(&pair.east, "Configuration reloaded: nothing changed", read);
     assert_eq!(pair.get("/").status, 200);
     assert!(pair.east.process.ended().is_none());
 }

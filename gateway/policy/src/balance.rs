@@ -10,6 +10,7 @@ mod latency;
 mod outlier;
 mod schedule;
 
+use registry::base::time::Tick;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -111,7 +112,7 @@ impl Slot {
     }
 
     /// What a request there would cost: latency times load.
-    fn cost(&self, now: u64) -> f64 {
+    fn cost(&self, now: Tick) -> f64 {
         let in_flight = self.state.in_flight();
         let load = 1.0 + f64::from(in_flight) * self.burden;
         match self.state.latency_micros(now) {
@@ -130,7 +131,7 @@ impl Endpoints {
         rule: Rule,
         specs: impl IntoIterator<Item = EndpointSpec>,
         previous: Option<&Self>,
-        now: u64,
+        now: Tick,
     ) -> Self {
         let mut kept: HashMap<&str, &Arc<EndpointState>> =
             previous.iter().flat_map(|set| &set.list).map(|slot| (slot.state.id(), &slot.state)).collect();
@@ -139,7 +140,7 @@ impl Endpoints {
         let serving = specs.iter().filter(|spec| spec.weight > 0).count();
         let weights: Vec<u32> = specs.iter().map(|spec| spec.weight).collect();
         // Where all are new there is nobody to leave the requests to.
-        let opened_at = if kept.is_empty() { 0 } else { now.max(1) };
+        let opened_at = if kept.is_empty() { Tick::ZERO } else { now.max(Tick::at(1)) };
         let mut state = |spec: EndpointSpec| match kept.remove(&*spec.id) {
             Some(state) if *state.address() == spec.address && state.protocol() == spec.protocol => {
                 state.declare_checked(rule.checked);
@@ -168,7 +169,7 @@ impl Endpoints {
     /// [`Algorithm::Ring`] looks at it. What is learned of an endpoint on the way goes to `news`.
     pub fn take(
         &self,
-        now: u64,
+        now: Tick,
         rng: &mut fastrand::Rng,
         key: Option<u64>,
         tried: &[usize],
@@ -193,7 +194,7 @@ impl Endpoints {
     /// One at its capacity is taken only when all others that are eligible are full, too. One that is out by passive signs
     /// is asked only when no eligible one is left, the one that was asked longest ago first: to ask it may help, to ask
     /// nobody does not. One whose checks fail is asked only where all of them fail, and the operator wants that.
-    fn pick(&self, now: u64, rng: &mut fastrand::Rng, key: Option<u64>, tried: &[usize]) -> Option<usize> {
+    fn pick(&self, now: Tick, rng: &mut fastrand::Rng, key: Option<u64>, tried: &[usize]) -> Option<usize> {
         let is = |index: usize, eligibility: Eligibility| {
             let state = &self.list[index].state;
             state.eligibility(now) == eligibility && !tried.contains(&index) && !state.is_crowded(now)
@@ -228,13 +229,13 @@ impl Endpoints {
     }
 
     /// Whether an endpoint that was not tried has room for no more that wait for a connection.
-    pub fn is_crowded(&self, now: u64, tried: &[usize]) -> bool {
+    pub fn is_crowded(&self, now: Tick, tried: &[usize]) -> bool {
         let mut list = self.list.iter().enumerate();
         list.any(|(index, slot)| slot.weight > 0 && slot.state.is_crowded(now) && !tried.contains(&index))
     }
 
     /// Whether an endpoint is left that is eligible and was not tried.
-    pub fn has_others(&self, now: u64, tried: &[usize], but: usize) -> bool {
+    pub fn has_others(&self, now: Tick, tried: &[usize], but: usize) -> bool {
         let mut list = self.list.iter().enumerate();
         list.any(|(index, slot)| {
             index != but
@@ -244,7 +245,7 @@ impl Endpoints {
         })
     }
 
-    fn pick_among(&self, now: u64, rng: &mut fastrand::Rng, takes: impl Fn(usize) -> bool) -> Option<usize> {
+    fn pick_among(&self, now: Tick, rng: &mut fastrand::Rng, takes: impl Fn(usize) -> bool) -> Option<usize> {
         match self.rule.algorithm {
             Algorithm::RoundRobin => self.schedule.next(takes),
             Algorithm::P2cEwma | Algorithm::Ring => {
@@ -297,22 +298,22 @@ impl Endpoints {
     }
 
     /// How well they are, all together.
-    pub fn readiness(&self, now: u64) -> Readiness {
+    pub fn readiness(&self, now: Tick) -> Readiness {
         self.summary(now).readiness
     }
 
     /// As [`Summary::ready_weight`].
-    pub fn ready_weight(&self, now: u64) -> u32 {
+    pub fn ready_weight(&self, now: Tick) -> u32 {
         self.summary(now).ready_weight()
     }
 
     /// The summary of this moment, or of one just before.
-    fn summary(&self, now: u64) -> Summary {
+    fn summary(&self, now: Tick) -> Summary {
         if self.list.len() <= SUMMARY_OF {
             return self.look(now);
         }
         // 30 bits of time, two of readiness, 32 of weight; none of it is read without the rest.
-        let stamp = ((now / SUMMARY_MICROS) & 0x3fff_ffff).max(1);
+        let stamp = ((now.micros() / SUMMARY_MICROS) & 0x3fff_ffff).max(1);
         let packed = self.summary.load(Relaxed);
         if packed >> 34 == stamp {
             let readiness = match packed >> 32 & 3 {
@@ -329,7 +330,7 @@ impl Endpoints {
     }
 
     /// Looks at all of them, however long that takes: for those who act on a change, and would not look again.
-    pub fn look(&self, now: u64) -> Summary {
+    pub fn look(&self, now: Tick) -> Summary {
         let (mut eligible, mut healthy, mut weight, mut all, mut all_weight) = (0, 0, 0u32, 0, 0u32);
         for slot in self.list.iter().filter(|slot| slot.weight > 0) {
             all += 1;

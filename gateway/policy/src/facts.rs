@@ -4,6 +4,7 @@
 //! A gateway of the peer tells everything once, then what changes, and says each second that it is there: until it is
 //! silent for [`FRESH_MICROS`] its words count.
 
+use registry::base::time::{AtomicTick, Tick};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -33,11 +34,11 @@ pub struct Facts {
     /// Whether a word on it counts.
     told: AtomicBool,
     /// When any gateway of the peer was last heard.
-    heard_at: Arc<AtomicU64>,
+    heard_at: Arc<AtomicTick>,
 }
 
 impl Facts {
-    fn new(heard_at: Arc<AtomicU64>) -> Self {
+    fn new(heard_at: Arc<AtomicTick>) -> Self {
         Self {
             ready: AtomicU32::new(0),
             degraded: AtomicBool::new(false),
@@ -60,17 +61,17 @@ impl Facts {
     }
 
     /// All of it but the requests on their way.
-    fn state(&self, now: u64) -> (Option<u32>, Option<Readiness>, Option<u64>) {
+    fn state(&self, now: Tick) -> (Option<u32>, Option<Readiness>, Option<u64>) {
         (self.ready(now), self.readiness(now), self.ring(now))
     }
 
     /// The weight of its endpoints that take requests, in hundredths; 0: none does. `None`: unknown.
-    pub fn ready(&self, now: u64) -> Option<u32> {
+    pub fn ready(&self, now: Tick) -> Option<u32> {
         self.is_fresh(now).then(|| self.ready.load(Relaxed))
     }
 
     /// How well its endpoints are, all together; `None`: unknown.
-    pub fn readiness(&self, now: u64) -> Option<Readiness> {
+    pub fn readiness(&self, now: Tick) -> Option<Readiness> {
         Some(match (self.ready(now)?, self.degraded.load(Relaxed)) {
             (0, _) => Readiness::None,
             (_, true) => Readiness::Degraded,
@@ -79,22 +80,22 @@ impl Facts {
     }
 
     /// Requests that its endpoints hold; `None`: unknown.
-    pub fn load(&self, now: u64) -> Option<u32> {
+    pub fn load(&self, now: Tick) -> Option<u32> {
         self.is_fresh(now).then(|| self.load.load(Relaxed))
     }
 
     /// Fingerprint of the ring that the peer places it by; `None`: unknown, or it has none.
-    pub fn ring(&self, now: u64) -> Option<u64> {
+    pub fn ring(&self, now: Tick) -> Option<u64> {
         self.is_fresh(now).then(|| self.ring.load(Relaxed)).filter(|&ring| ring != 0)
     }
 
     /// When it becomes unknown unless the peer is heard again, in microseconds; `None`: it is unknown already.
-    pub fn counts_until(&self, now: u64) -> Option<u64> {
-        self.is_fresh(now).then(|| self.heard_at.load(Relaxed).saturating_add(FRESH_MICROS))
+    pub fn counts_until(&self, now: Tick) -> Option<Tick> {
+        self.is_fresh(now).then(|| self.heard_at.load().after(FRESH_MICROS))
     }
 
-    fn is_fresh(&self, now: u64) -> bool {
-        self.told.load(Relaxed) && now.saturating_sub(self.heard_at.load(Relaxed)) < FRESH_MICROS
+    fn is_fresh(&self, now: Tick) -> bool {
+        self.told.load(Relaxed) && now.since(self.heard_at.load()) < FRESH_MICROS
     }
 }
 
@@ -121,11 +122,11 @@ struct Heard {
 pub struct Told {
     /// Short sections without await; requests hold the facts themselves.
     book: Mutex<Book>,
-    heard_at: Arc<AtomicU64>,
+    heard_at: Arc<AtomicTick>,
     /// Something was told that is not known here: it was not asked for then, or did not count any more.
     lacking: AtomicBool,
     /// Our services that the peer cannot join, and when it said so.
-    objections: Mutex<(Vec<(ServiceName, Disagreement)>, u64)>,
+    objections: Mutex<(Vec<(ServiceName, Disagreement)>, Tick)>,
 }
 
 #[derive(Debug, Default)]
@@ -133,7 +134,7 @@ struct Book {
     /// By `namespace/name`.
     services: HashMap<String, Heard>,
     /// Gateways of the peer that are heard, and when each was last.
-    tellers: Vec<(Arc<str>, u64)>,
+    tellers: Vec<(Arc<str>, Tick)>,
 }
 
 impl Told {
@@ -169,13 +170,13 @@ impl Told {
 
     /// Our services that the peer says it cannot join with what others serve under their names. Whatever it names:
     /// whether there is such a service here is for the reader to see.
-    pub fn objections(&self, now: u64) -> Vec<(ServiceName, Disagreement)> {
+    pub fn objections(&self, now: Tick) -> Vec<(ServiceName, Disagreement)> {
         let (objections, told_at) = &*self.objections.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_sub(*told_at) < FRESH_MICROS { objections.clone() } else { Vec::new() }
+        if now.since(*told_at) < FRESH_MICROS { objections.clone() } else { Vec::new() }
     }
 
     /// A digest came from the gateway `teller`. Gives whether more has changed than the requests on their way.
-    pub fn tell(&self, teller: &str, digest: &Digest, now: u64) -> bool {
+    pub fn tell(&self, teller: &str, digest: &Digest, now: Tick) -> bool {
         if !digest.objections.is_empty() {
             let objections =
                 digest.objections.iter().take(DIGEST_SERVICES_MAX).filter_map(objection).collect();
@@ -190,7 +191,7 @@ impl Told {
         }
         let Some(teller) = book.hear(teller, now) else { return changed };
         // What was told before counts on.
-        self.heard_at.store(now, Relaxed);
+        self.heard_at.store(now);
         for service in &digest.services {
             let heard = book.services.get_mut(&format!("{}/{}", service.namespace, service.name));
             let Some(heard) = heard else { continue };
@@ -211,10 +212,10 @@ impl Told {
 
 impl Book {
     /// Drops the words of gateways that are silent; true: there were some.
-    fn forget_silent(&mut self, now: u64) -> bool {
+    fn forget_silent(&mut self, now: Tick) -> bool {
         let Self { services, tellers } = self;
         let before = tellers.len();
-        tellers.retain(|(_, heard_at)| now.saturating_sub(*heard_at) < FRESH_MICROS);
+        tellers.retain(|(_, heard_at)| now.since(*heard_at) < FRESH_MICROS);
         if tellers.len() == before {
             return false;
         }
@@ -228,7 +229,7 @@ impl Book {
     }
 
     /// Notes that a gateway is heard; `None`: there are too many.
-    fn hear(&mut self, teller: &str, now: u64) -> Option<Arc<str>> {
+    fn hear(&mut self, teller: &str, now: Tick) -> Option<Arc<str>> {
         if let Some((name, heard_at)) = self.tellers.iter_mut().find(|(name, _)| **name == *teller) {
             *heard_at = now;
             return Some(name.clone());
@@ -292,15 +293,24 @@ mod tests {
     fn a_word_counts_until_its_gateway_is_silent_for_five_seconds() {
         let told = Told::default();
         let facts = told.of(&name("cart"));
-        assert_eq!((facts.ready(0), facts.load(0), facts.ring(0)), (None, None, None));
-        told.tell("gw-1", &digest("cart", 0, Some(7)), 0);
-        assert_eq!((facts.ready(1), facts.load(1), facts.ring(1)), (Some(0), Some(3), Some(7)));
-        told.tell("gw-1", &digest("cart", 200, None), 10);
-        assert_eq!((facts.ready(10 + FRESH_MICROS - 1), facts.ring(10)), (Some(200), None));
-        assert!(!told.tell("gw-1", &still(), 20));
-        assert_eq!(facts.ready(20 + FRESH_MICROS - 1), Some(200), "told once, and not taken back");
-        assert_eq!(facts.counts_until(20), Some(20 + FRESH_MICROS));
-        assert_eq!(facts.ready(20 + FRESH_MICROS), None, "unknown is not nothing");
+        assert_eq!(
+            (facts.ready(Tick::ZERO), facts.load(Tick::ZERO), facts.ring(Tick::ZERO)),
+            (None, None, None)
+        );
+        told.tell("gw-1", &digest("cart", 0, Some(7)), Tick::ZERO);
+        assert_eq!(
+            (facts.ready(Tick::at(1)), facts.load(Tick::at(1)), facts.ring(Tick::at(1))),
+            (Some(0), Some(3), Some(7))
+        );
+        told.tell("gw-1", &digest("cart", 200, None), Tick::at(10));
+        assert_eq!(
+            (facts.ready(Tick::at(10 + FRESH_MICROS - 1)), facts.ring(Tick::at(10))),
+            (Some(200), None)
+        );
+        assert!(!told.tell("gw-1", &still(), Tick::at(20)));
+        assert_eq!(facts.ready(Tick::at(20 + FRESH_MICROS - 1)), Some(200), "told once, and not taken back");
+        assert_eq!(facts.counts_until(Tick::at(20)), Some(Tick::at(20 + FRESH_MICROS)));
+        assert_eq!(facts.ready(Tick::at(20 + FRESH_MICROS)), None, "unknown is not nothing");
     }
 
     #[test]
@@ -308,23 +318,23 @@ mod tests {
         let told = Told::default();
         let _cart = told.of(&name("cart"));
         assert!(!told.take_lacking(), "who says everything first need not be asked for it");
-        told.tell("gw-1", &digest("cart", 100, None), 1);
-        told.tell("gw-1", &digest("web", 100, None), 1);
+        told.tell("gw-1", &digest("cart", 100, None), Tick::at(1));
+        told.tell("gw-1", &digest("web", 100, None), Tick::at(1));
         assert!(!told.take_lacking());
         let web = told.of(&name("web"));
         assert!(told.take_lacking() && !told.take_lacking());
-        assert_eq!(web.ready(2), None);
+        assert_eq!(web.ready(Tick::at(2)), None);
         told.still_lacking();
         assert!(told.take_lacking());
         // One that was silent has lost its words, and does not know.
-        told.tell("gw-1", &still(), 2 + FRESH_MICROS);
+        told.tell("gw-1", &still(), Tick::at(2 + FRESH_MICROS));
         assert!(told.take_lacking());
     }
 
     #[test]
     fn an_objection_counts_until_the_next_word_or_for_five_seconds() {
         let told = Told::default();
-        assert_eq!(told.objections(0), []);
+        assert_eq!(told.objections(Tick::ZERO), []);
         let objection =
             |name: &str, reason| Objection { namespace: "shop".into(), name: name.into(), reason };
         let objects = |objections| Digest { services: Vec::new(), objections };
@@ -332,33 +342,42 @@ mod tests {
             (control::Disagreement::Ports as i32, control::Disagreement::Contracts as i32);
         let nonsense = [objection("Not A Name", ports), objection("cart", 0), objection("cart", 77)];
         let named = [objection("cart", ports), objection("web", contracts)];
-        told.tell("gw-1", &objects([&named[..], &nonsense].concat()), 10);
+        told.tell("gw-1", &objects([&named[..], &nonsense].concat()), Tick::at(10));
         let expected = [(name("cart"), Disagreement::Ports), (name("web"), Disagreement::Contracts)];
-        assert_eq!(told.objections(11), expected);
+        assert_eq!(told.objections(Tick::at(11)), expected);
         // A digest of services says nothing of it.
-        told.tell("gw-1", &digest("cart", 100, None), 12);
-        assert_eq!(told.objections(13), expected);
-        told.tell("gw-1", &objects(vec![objection("web", ports)]), 20);
-        assert_eq!(told.objections(20 + FRESH_MICROS - 1), [(name("web"), Disagreement::Ports)]);
-        assert_eq!(told.objections(20 + FRESH_MICROS), []);
-        told.tell("gw-1", &objects(vec![objection("cart", ports); 1_000]), 30);
-        assert_eq!(told.objections(30).len(), DIGEST_SERVICES_MAX);
+        told.tell("gw-1", &digest("cart", 100, None), Tick::at(12));
+        assert_eq!(told.objections(Tick::at(13)), expected);
+        told.tell("gw-1", &objects(vec![objection("web", ports)]), Tick::at(20));
+        assert_eq!(told.objections(Tick::at(20 + FRESH_MICROS - 1)), [(name("web"), Disagreement::Ports)]);
+        assert_eq!(told.objections(Tick::at(20 + FRESH_MICROS)), []);
+        told.tell("gw-1", &objects(vec![objection("cart", ports); 1_000]), Tick::at(30));
+        assert_eq!(told.objections(Tick::at(30)).len(), DIGEST_SERVICES_MAX);
     }
 
     #[test]
     fn gateways_of_one_peer_speak_of_the_same_endpoints() {
         let told = Told::default();
         let facts = told.of(&name("cart"));
-        told.tell("gw-2", &digest("cart", 200, Some(8)), 1);
-        told.tell("gw-1", &digest("cart", 100, Some(7)), 2);
-        assert_eq!((facts.ready(2), facts.load(2), facts.ring(2)), (Some(200), Some(6), Some(7)));
+        told.tell("gw-2", &digest("cart", 200, Some(8)), Tick::at(1));
+        told.tell("gw-1", &digest("cart", 100, Some(7)), Tick::at(2));
+        assert_eq!(
+            (facts.ready(Tick::at(2)), facts.load(Tick::at(2)), facts.ring(Tick::at(2))),
+            (Some(200), Some(6), Some(7))
+        );
         // One of them cannot reach an endpoint: nothing flaps, whoever spoke last.
-        told.tell("gw-2", &digest("cart", 200, Some(8)), 3);
-        assert_eq!((facts.ready(3), facts.load(3), facts.ring(3)), (Some(200), Some(6), Some(7)));
+        told.tell("gw-2", &digest("cart", 200, Some(8)), Tick::at(3));
+        assert_eq!(
+            (facts.ready(Tick::at(3)), facts.load(Tick::at(3)), facts.ring(Tick::at(3))),
+            (Some(200), Some(6), Some(7))
+        );
         // What is gone has no word any more, although the other only says that it is there.
-        told.tell("gw-1", &still(), FRESH_MICROS);
-        assert!(told.tell("gw-1", &still(), 3 + FRESH_MICROS));
-        assert_eq!((facts.ready(3 + FRESH_MICROS), facts.load(3 + FRESH_MICROS)), (Some(100), Some(3)));
+        told.tell("gw-1", &still(), Tick::at(FRESH_MICROS));
+        assert!(told.tell("gw-1", &still(), Tick::at(3 + FRESH_MICROS)));
+        assert_eq!(
+            (facts.ready(Tick::at(3 + FRESH_MICROS)), facts.load(Tick::at(3 + FRESH_MICROS))),
+            (Some(100), Some(3))
+        );
     }
 
     #[test]
@@ -366,12 +385,15 @@ mod tests {
         let told = Told::default();
         let facts = told.of(&name("cart"));
         for teller in 0..1_000 {
-            told.tell(&format!("gw-{teller}"), &digest("cart", 100, None), 1);
+            told.tell(&format!("gw-{teller}"), &digest("cart", 100, None), Tick::at(1));
         }
-        assert_eq!(facts.load(1), Some(3 * TELLERS_MAX as u32));
+        assert_eq!(facts.load(Tick::at(1)), Some(3 * TELLERS_MAX as u32));
         // Those that are gone make room.
-        told.tell("gw-x", &digest("cart", 200, None), 1 + FRESH_MICROS);
-        assert_eq!((facts.ready(1 + FRESH_MICROS), facts.load(1 + FRESH_MICROS)), (Some(200), Some(3)));
+        told.tell("gw-x", &digest("cart", 200, None), Tick::at(1 + FRESH_MICROS));
+        assert_eq!(
+            (facts.ready(Tick::at(1 + FRESH_MICROS)), facts.load(Tick::at(1 + FRESH_MICROS))),
+            (Some(200), Some(3))
+        );
     }
 
     #[test]
@@ -383,15 +405,15 @@ mod tests {
             digest.services[0].degraded = degraded;
             digest
         };
-        assert_eq!(facts.readiness(0), None);
+        assert_eq!(facts.readiness(Tick::ZERO), None);
         for (first, second, readiness) in [
             (of(100, true), of(0, true), Readiness::Degraded),
             (of(100, true), of(200, false), Readiness::Ready),
             (of(0, true), of(0, true), Readiness::None),
         ] {
-            told.tell("gw-1", &first, 1);
-            told.tell("gw-2", &second, 2);
-            assert_eq!(facts.readiness(2), Some(readiness));
+            told.tell("gw-1", &first, Tick::at(1));
+            told.tell("gw-2", &second, Tick::at(2));
+            assert_eq!(facts.readiness(Tick::at(2)), Some(readiness));
         }
     }
 
@@ -399,19 +421,19 @@ mod tests {
     fn what_is_told_outlives_a_view_and_goes_with_the_last_one() {
         let told = Told::default();
         let old = told.of(&name("cart"));
-        told.tell("gw-1", &digest("cart", 100, None), 1);
+        told.tell("gw-1", &digest("cart", 100, None), Tick::at(1));
         let new = told.of(&name("cart"));
         drop(old);
-        assert_eq!(new.ready(1), Some(100));
+        assert_eq!(new.ready(Tick::at(1)), Some(100));
         drop(new);
-        assert_eq!(told.of(&name("cart")).ready(1), None);
+        assert_eq!(told.of(&name("cart")).ready(Tick::at(1)), None);
     }
 
     #[test]
     fn a_peer_that_names_services_for_ever_fills_nothing() {
         let told = Told::default();
         for n in 0..1_000 {
-            told.tell("gw-1", &digest(&format!("s{n}"), 1, None), n);
+            told.tell("gw-1", &digest(&format!("s{n}"), 1, None), Tick::at(n));
             drop(told.of(&name(&format!("t{n}"))));
         }
         assert!(told.lock().services.len() <= 8, "{}", told.lock().services.len());

@@ -5,6 +5,7 @@
 
 mod budget;
 
+use registry::base::time::Tick;
 use registry::model::Retry;
 
 pub use budget::Budget;
@@ -153,7 +154,7 @@ pub enum GiveUp {
 
 /// What comes after an attempt that ended in `failure`. Charges `budget` when, and only when, the verdict is another
 /// attempt that is charged. `now` is in microseconds, as in [`Budget`].
-pub fn verdict(failure: Failure, progress: &Progress, policy: &Retry, budget: &Budget, now: u64) -> Verdict {
+pub fn verdict(failure: Failure, progress: &Progress, policy: &Retry, budget: &Budget, now: Tick) -> Verdict {
     let give_up = |why| Verdict::GiveUp(why);
     if !failure.wanted(policy) {
         return give_up(if failure == Failure::Deadline { GiveUp::Deadline } else { GiveUp::Final });
@@ -174,7 +175,7 @@ pub fn verdict(failure: Failure, progress: &Progress, policy: &Retry, budget: &B
 }
 
 /// Whether a request that waits for a suspect peer is sent to the next candidate as well; charges `hedges` if so.
-pub fn hedge(progress: &Progress, hedges: &Budget, now: u64) -> bool {
+pub fn hedge(progress: &Progress, hedges: &Budget, now: Tick) -> bool {
     progress.replayable_method
         && progress.body_kept
         && progress.attempts_left > 0

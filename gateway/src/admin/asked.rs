@@ -60,13 +60,13 @@ async fn converse<S: Store>(objects: Objects<S>, of_all: Arc<InProgress>, stream
         Err(refused) => refusal(&refused),
         Ok((cluster, ticket)) => {
             let Ok(Ok(ask)) = timeout(ASK_WAIT, line.next()).await else {
-                return debug!(%peer, "A stream about objects without a question.");
+                return debug!(%peer, "Objects stream without a request.");
             };
             tokio::select! {
                 answer = find(&objects, &cluster, ask, &ticket) => answer,
                 // It says nothing more: whatever comes is its end, and nobody waits for the answer. What is done for it
                 // goes on, and has the ticket.
-                _ = line.next() => return debug!(%peer, "Gone before its answer."),
+                _ = line.next() => return debug!(%peer, "Client disconnected before the response."),
             }
         }
     };
@@ -97,14 +97,14 @@ fn admit<S: Store>(
         let seconds = wait.as_secs() + 1;
         Status::resource_exhausted(format!("more is asked of it than it answers; try again in {seconds} s"))
     };
-    cluster.questions.kib.take(ASK_KIB_LEAST, objects.shared.clock.micros()).map_err(often)?;
+    cluster.questions.kib.take(ASK_KIB_LEAST, objects.shared.clock.now()).map_err(often)?;
     Ok((cluster, Arc::new([of_it, of_all])))
 }
 
 /// The answer to what `cluster` asks.
 async fn find<S: Store>(objects: &Objects<S>, cluster: &PeerCluster, ask: Ask, ticket: &Ticket) -> Answer {
     let clock = objects.shared.clock;
-    cluster.questions.kib.book(kib(ask.encoded_len()).saturating_sub(ASK_KIB_LEAST), clock.micros());
+    cluster.questions.kib.book(kib(ask.encoded_len()).saturating_sub(ASK_KIB_LEAST), clock.now());
     let author = Author {
         by: who_asks(&cluster.name, &ask.operator),
         unix_ms: unix_ms(),
@@ -122,7 +122,7 @@ async fn find<S: Store>(objects: &Objects<S>, cluster: &PeerCluster, ask: Ask, t
         questions::say_denied(&cluster.name, &refused.message, &author.by);
     }
     let bytes = answer.encoded_len();
-    cluster.questions.kib.book(kib(bytes) / ANSWER_KIB_OF_ONE, clock.micros());
+    cluster.questions.kib.book(kib(bytes) / ANSWER_KIB_OF_ONE, clock.now());
     if bytes > OBJECTS_ANSWER_BYTES_MAX {
         let text = format!("the answer is larger than {} MiB; ask for less", OBJECTS_ANSWER_BYTES_MAX >> 20);
         return refusal(&Status::resource_exhausted(text));

@@ -61,7 +61,7 @@ pub(super) async fn answer(State(admin): State<Admin>) -> Response {
     checks.extend(store);
     found(move || {
         checks.extend(process(&admin));
-        let now = admin.shared.clock.micros();
+        let now = admin.shared.clock.now();
         let known = crate::control::sync::conditions(&admin.shared, &view, now);
         checks.extend(services::checks(&view, &known, &admin.gateway, now));
         let gateway = format!("{}/{}", admin.gateway.cluster, admin.gateway.id);

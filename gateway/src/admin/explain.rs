@@ -3,6 +3,7 @@
 
 pub(super) mod clusters;
 
+use registry::base::time::Tick;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -133,7 +134,7 @@ fn explain(admin: &Admin, head: Head) -> Explanation {
 
 /// Tells the decisions one after the other, up to the one that would refuse the request.
 fn decide(admin: &Admin, head: &Head, told: &mut Explanation) -> Result<(), Rejection> {
-    let (view, now) = (admin.shared.view.load_full(), admin.shared.clock.micros());
+    let (view, now) = (admin.shared.view.load_full(), admin.shared.clock.now());
     if head.method == Method::CONNECT {
         return Err(Rejection::new(ProxyError::HttpMethodUnsupported, "CONNECT is not served here"));
     }
@@ -187,7 +188,7 @@ fn way(
     service: &Service,
     (port, hash): (u16, Option<u64>),
     first: NodeIndex,
-    now: u64,
+    now: Tick,
     told: &mut Explanation,
 ) {
     match service.server(first) {
@@ -272,7 +273,7 @@ fn exported(local: &LocalService) -> String {
 }
 
 /// How the endpoints of a port stand, in the order in which the key tries them where it decides.
-fn balance(endpoints: &Endpoints, hash: Option<u64>, now: u64) -> Local {
+fn balance(endpoints: &Endpoints, hash: Option<u64>, now: Tick) -> Local {
     let ring = endpoints.ring().zip(hash);
     let mut list: Vec<_> = endpoints.iter().collect();
     if let Some((ring, hash)) = ring {
@@ -307,7 +308,7 @@ fn balance(endpoints: &Endpoints, hash: Option<u64>, now: u64) -> Local {
     }
 }
 
-fn rules(service: &Service, replayable: bool, total: Option<Duration>, now: u64) -> Rules {
+fn rules(service: &Service, replayable: bool, total: Option<Duration>, now: Tick) -> Rules {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let retry = &service.retry;
     Rules {

@@ -163,7 +163,7 @@ impl<S: Store> Objects<S> {
         let kept = kept.ok().and_then(Result::ok).unwrap_or_default();
         let (files, applied) = self.knowledge.sources();
         let view = self.shared.view.load_full();
-        let known = sync::conditions(&self.shared, &view, self.shared.clock.micros());
+        let known = sync::conditions(&self.shared, &view, self.shared.clock.now());
         let said = SaidOf::new(&known);
         let in_files: BTreeMap<_, _> = files.declared.objects().map(|o| (o.name(), o)).collect();
         let of_files = files.documents.iter().filter(|(name, _)| fits(name)).map(|(name, document)| {

@@ -238,7 +238,7 @@ async fn connection(stream: TcpStream, routes: Router, hosts: Hosts, place: Plac
             Err(_) => debug!("An answer of the admin port was not taken in time."),
         },
         () = place.gives_way() => debug!("A connection of the admin port gave way to another."),
-        () = answer_gives_way => debug!("An answer of the admin port gave way to another."),
+        () = answer_gives_way => debug!("Admin connection closed to make room for another."),
     }
 }
 

@@ -66,7 +66,7 @@ fn collect(admin: &Admin, entries: &[Entry]) -> Dump {
         .collect();
     let view = admin.shared.view.load_full();
     let shared = &admin.shared;
-    let conditions = crate::control::sync::conditions(shared, &view, shared.clock.micros());
+    let conditions = crate::control::sync::conditions(shared, &view, shared.clock.now());
     let conditions = conditions.iter().map(super::status::condition).collect();
     let now = admin.shared.clock.unix_ms();
     Dump {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proto::code::Code as Reset;
 use proto::limits::OBJECTS_ASK_BYTES_MAX;
 use proto::message::encode_message;
+use proto::stream::StreamKind;
 use registry::model::ClusterName;
 use tokio::time::timeout;
 use tonic::Status;
@@ -57,7 +58,7 @@ async fn ask_one_of(peer: &PeerCluster, ask: &Ask) -> Result<Answer, Status> {
 }
 
 async fn ask_over(tunnel: &Tunnel, ask: &Ask) -> Result<Answer, TunnelError> {
-    let (mut reader, mut writer) = tunnel.open_objects().await?;
+    let (mut reader, mut writer) = tunnel.open_messages(StreamKind::Objects).await?;
     // Who refuses need not have read everything: its answer counts.
     let (_, answer) = tokio::join!(writer.send(ask), reader.next::<Answer>());
     answer?.ok_or(TunnelError::Truncated)

@@ -64,7 +64,7 @@ pub(super) async fn ring(State(admin): State<Admin>, Query(query): Query<RingQue
         Ok(service) => service,
         Err(refused) => return refused.into_response(),
     };
-    let (placement, now) = (&service.placement, admin.shared.clock.micros());
+    let (placement, now) = (&service.placement, admin.shared.clock.now());
     let members = placement.nodes().map(|(node, member)| Member {
         cluster: member.cluster.to_string(),
         region: member.region.clone(),

@@ -1,5 +1,6 @@
 //! `/v1/status`: everything that this gateway knows of itself, its peers and its services, of one moment.
 
+use registry::base::time::Tick;
 use std::path::PathBuf;
 
 use admin_api::status::{Condition, Endpoint, Link, Member, Peer, Status, Tunnel};
@@ -18,7 +19,7 @@ use policy::health::State;
 pub(super) fn of(admin: &Admin) -> Status {
     let shared = &admin.shared;
     let view = shared.view.load();
-    let now = shared.clock.micros();
+    let now = shared.clock.now();
     let gateways = shared.peers.iter().flat_map(|cluster| cluster.gateways().to_vec());
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -49,7 +50,7 @@ fn admin_socket(gateway: &Gateway) -> PathBuf {
 pub(super) fn refresh_gauges(admin: &Admin) {
     admin.shared.metrics.set_registry_up(admin.standing.borrow().unknown_since().is_none());
     let view = admin.shared.view.load();
-    let differing = other_rings(&view, admin.shared.clock.micros());
+    let differing = other_rings(&view, admin.shared.clock.now());
     admin.shared.metrics.set_rings_differing(differing.map(|(service, peer, _)| (&service.name, peer)));
     for cluster in admin.shared.peers.iter() {
         let name = &cluster.name;
@@ -123,7 +124,7 @@ fn link(admin: &Admin, cluster: &PeerCluster) -> Link {
     }
 }
 
-pub(crate) fn service(service: &Service, view: &View, now: u64) -> admin_api::status::Service {
+pub(crate) fn service(service: &Service, view: &View, now: Tick) -> admin_api::status::Service {
     let placement = &service.placement;
     let port = service.ports.first().map_or(0, |p| p.number);
     let local = view.local(&service.name.namespace, &service.name.name);
@@ -156,7 +157,7 @@ pub(super) fn mode(mode: Mode) -> &'static str {
     }
 }
 
-fn endpoints(local: &LocalService, now: u64) -> Vec<Endpoint> {
+fn endpoints(local: &LocalService, now: Tick) -> Vec<Endpoint> {
     let all = local.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
     all.map(|endpoint| Endpoint {
         id: endpoint.id().to_owned(),

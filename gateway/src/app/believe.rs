@@ -88,14 +88,11 @@ impl Believed {
     pub(super) fn say_warnings(&self, gateway: &Gateway) {
         for Untrusted { cluster, why, .. } in self.faults(gateway) {
             if self.trust.clusters().any(|believed| believed == cluster) {
-                error!(peer = %cluster, error = why, "A trust bundle cannot be used; what it said before holds on.");
+                error!(peer = %cluster, error = why, "Trust bundle unusable; keeping the previous one.");
             } else if cluster == gateway.cluster.as_str() {
-                error!(
-                    error = why,
-                    "Sidecars are refused: the trust bundle of our own cluster cannot be used."
-                );
+                error!(error = why, "Own trust bundle unusable; refusing sidecars.");
             } else {
-                error!(peer = %cluster, error = why, "The link stays down: its trust bundle cannot be used.");
+                error!(peer = %cluster, error = why, "Link down: its trust bundle is unusable.");
             }
         }
     }

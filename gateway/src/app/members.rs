@@ -92,10 +92,7 @@ pub(super) async fn settle<S: Store>(
             Err(_) => format!("no answer within {wait:?}"),
         };
         if !fresh {
-            warn!(
-                error = why,
-                "The registry's store does not answer; starting with what the state directory has."
-            );
+            warn!(error = why, "Registry store unreachable; starting from the state directory.");
             return Ok(Some(Known { saved, unsaved: false, answered: false }));
         }
         if waited.is_multiple_of(SAY_AGAIN) {

@@ -52,7 +52,7 @@ pub(super) fn open(files: &[PathBuf]) -> Result<Opened, StartError> {
     if kept.skipped > 0 {
         warn!(
             skipped = kept.skipped,
-            "Records of the last catalog are of another version; their peers send them again."
+            "Skipped records of the last catalog: written by another version; peers send them again."
         );
     }
     let store = AnyStore::open(&gateway)?;

@@ -195,7 +195,7 @@ impl Reloader {
         self.report.taken(early);
         if changed.changes.is_empty() && others.is_empty() && !changed.conditions {
             if why == Why::Told {
-                info!("Read again: nothing has changed.");
+                info!("Configuration reloaded: nothing changed.");
             }
             return all;
         }

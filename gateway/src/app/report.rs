@@ -40,7 +40,7 @@ impl Report {
     /// The disk answers.
     pub(super) fn answers(&mut self) {
         if std::mem::take(&mut self.slow) {
-            info!("The files are read again.");
+            info!("Configuration files readable again.");
         }
     }
 
@@ -50,7 +50,7 @@ impl Report {
         let why = line(refused);
         let said = (reason, format!("{why} (tried again when a file changes, and every {AGAIN_MAX:?})"));
         if self.refused.as_ref() != Some(&said) {
-            error!(%reason, error = why, "A change of the files was refused; the old state serves on.");
+            error!(%reason, error = why, "Configuration change rejected; keeping the previous configuration.");
         }
         self.refused = Some(said);
     }
@@ -84,7 +84,7 @@ impl Report {
         if let Some((reason, why)) = waits.as_ref().filter(|_| self.waits != waits) {
             warn!(
                 %reason,
-                why, "The certificate in the files is not valid yet; it is taken when its time has come."
+                why, "Certificate not yet valid; using the previous one until then."
             );
         }
         self.waits = waits;

@@ -318,7 +318,7 @@ fn take(loaded: Loaded, shared: &Shared, report: &mut Report, why: Why) -> Outco
         audit::change("taken from the files", what, why.said(), "tunnels from now on");
         shared.local.send_modify(|local| (local.credentials, local.trust) = (credentials, loaded.trust));
     } else if why == Why::Told {
-        info!("Read again: nothing has changed.");
+        info!("Configuration reloaded: nothing changed.");
     }
     outcome
 }
@@ -330,7 +330,7 @@ async fn follow_local(shared: Arc<Shared>, endpoint: Rc<DirectEndpoint>) {
     while changes.changed().await.is_ok() {
         let local = changes.borrow_and_update().clone();
         if let Err(failed) = endpoint.replace_local(local) {
-            error!(error = %failed, "The new certificate cannot be used; the old one stays in use.");
+            error!(error = %failed, "New certificate unusable; keeping the previous one.");
         }
     }
 }

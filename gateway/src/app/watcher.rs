@@ -105,7 +105,7 @@ impl<T: Send + 'static> Watcher<T> {
                 Done::Read(why, read) => return Told::Read(why, read),
                 Done::Looked(Ok(look)) => look,
                 Done::Looked(Err(panic)) => {
-                    error!(error = %panic, "Looking at the files failed.");
+                    error!(error = %panic, "File watch failed.");
                     continue;
                 }
             };

@@ -1,5 +1,6 @@
 //! The time as decisions take it: microseconds since the process started; and when an exchange last moved.
 
+use registry::base::time::Tick;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -38,12 +39,12 @@ impl Clock {
     /// Unix milliseconds of now, if the system's clock was right at the start: it goes on evenly whatever is done to
     /// that clock since, so that nothing grows old by a correction of the time.
     pub fn unix_ms(&self) -> u64 {
-        self.started_unix_ms.saturating_add(self.micros() / 1000)
+        self.started_unix_ms.saturating_add(self.now().micros() / 1000)
     }
 
-    /// Microseconds since then.
-    pub fn micros(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    /// The point in time that it shows.
+    pub fn now(&self) -> Tick {
+        Tick::at(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 }
 

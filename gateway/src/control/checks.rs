@@ -145,7 +145,7 @@ async fn keep_checking(
         let result = result.unwrap_or(Err(CheckError::TooSlow(check.timeout)));
         drop(permit);
         let failed = endpoint.fails_checks();
-        let change = endpoint.checked(result.is_ok(), check.rise, check.fall, shared.clock.micros());
+        let change = endpoint.checked(result.is_ok(), check.rise, check.fall, shared.clock.now());
         if change.is_some() || endpoint.fails_checks() != failed {
             shared.news.tell();
         }
@@ -155,7 +155,7 @@ async fn keep_checking(
             if change.is_some() {
                 info!(endpoint = id, %address, error, "Health check failed; endpoint marked unhealthy.");
             } else {
-                debug!(endpoint = id, %address, error, "A check failed.");
+                debug!(endpoint = id, %address, error, "Health check attempt failed.");
             }
         }
         upstream::tell(&endpoint, change);

@@ -186,7 +186,7 @@ async fn converse<S: Store>(
         Ok(()) => debug!(%who, "A registrar has left."),
         Err(end) => {
             limited!(
-                INFO, KNOWN, who, "A registrar is gone; its endpoints stay until its lease lapses.", %who, %end
+                INFO, KNOWN, who, "Registrar lost; its endpoints stay until the lease expires.", %who, %end
             );
         }
     }

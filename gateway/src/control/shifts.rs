@@ -88,6 +88,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::num::NonZeroU8;
 
+    use registry::base::time::Tick;
     use registry::manifest::{Source, parse};
     use registry::model::{Catalog, Import, PeerImports};
     use tokio_util::sync::CancellationToken;
@@ -128,7 +129,13 @@ mod tests {
             imports: BTreeMap::from([(east, Arc::new(imports))]),
         };
         let metrics = Metrics::new(NonZeroU8::MIN);
-        ViewBuilder::new(west, "w".into()).build(Arc::new(catalog), &peers, &metrics, &View::default(), 1)
+        ViewBuilder::new(west, "w".into()).build(
+            Arc::new(catalog),
+            &peers,
+            &metrics,
+            &View::default(),
+            Tick::at(1),
+        )
     }
 
     #[test]

@@ -255,7 +255,7 @@ pub async fn publish(knowledge: Arc<Knowledge>, shared: Arc<Shared>, mut builder
         builder = match built.await {
             Ok(builder) => builder,
             Err(panic) => {
-                error!(error = %panic, "Building a view panicked; the one before stays in use.");
+                error!(error = %panic, "View build panicked; keeping the previous view.");
                 ViewBuilder::new(knowledge.cluster.clone(), knowledge.region.clone())
             }
         };
@@ -296,7 +296,7 @@ pub async fn keep(knowledge: Arc<Knowledge>, directory: StateDir, stop: Cancella
 /// The view of what is known now.
 pub fn build(builder: &mut ViewBuilder, knowledge: &Knowledge, shared: &Shared, previous: &View) -> View {
     let metrics: &Metrics = &shared.metrics;
-    let now = shared.clock.micros();
+    let now = shared.clock.now();
     let mut view = builder.build(Arc::new(knowledge.catalog()), &shared.peers, metrics, previous, now);
     view.conditions.splice(0..0, knowledge.conditions());
     view
@@ -311,7 +311,7 @@ async fn save(knowledge: &Arc<Knowledge>, directory: &Arc<Mutex<StateDir>>, fail
     let failed: Box<dyn std::error::Error> = match written.await {
         Ok(Ok(())) => {
             if std::mem::take(failures) > 0 {
-                info!("The last catalog is saved again.");
+                info!("Saving the last catalog works again.");
             }
             return true;
         }
@@ -319,10 +319,7 @@ async fn save(knowledge: &Arc<Knowledge>, directory: &Arc<Mutex<StateDir>>, fail
         Err(panic) => Box::new(panic),
     };
     if failures.is_multiple_of(SAY_AGAIN) {
-        error!(
-            error = &*failed,
-            "The last catalog could not be saved; what was saved before stays. Tried again."
-        );
+        error!(error = &*failed, "Saving the last catalog failed; retrying.");
     }
     *failures += 1;
     false

@@ -21,7 +21,7 @@ pub fn own(
     let (cluster, gateway, offer) = peers.offer(tunnel)?;
     let (name, id) = (gateway.cluster.clone(), gateway.id.clone());
     match offer {
-        Offer::Duplicate => debug!(peer = %name, gateway = %id, "One tunnel is enough; closing this one."),
+        Offer::Duplicate => debug!(peer = %name, gateway = %id, "Duplicate tunnel; closing it."),
         Offer::TakenFromNew | Offer::Taken => limited!(
             INFO, KNOWN, format_args!("{name}/{id}"), "Tunnel up.",
             peer = %name, gateway = %id, address = %tunnel.remote_address(), carrier = %tunnel.carrier(),
@@ -45,7 +45,7 @@ pub fn own(
             match event {
                 Event::GoingAway | Event::Retiring => cluster.tunnels_changed(),
                 Event::Digest(digest) => {
-                    if cluster.facts.tell(&gateway.id, &digest, clock.micros()) {
+                    if cluster.facts.tell(&gateway.id, &digest, clock.now()) {
                         cluster.news.tell();
                     }
                 }

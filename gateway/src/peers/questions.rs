@@ -71,7 +71,7 @@ pub fn who_asks(peer: &ClusterName, operator: &str) -> String {
 pub async fn say(peer: &ClusterName, mut line: Line<Ask, Answer>, answer: Answer) {
     match timeout(SEND_WAIT, line.send(answer)).await {
         Ok(Ok(())) => line.end(),
-        _ => debug!(%peer, "An answer about objects was not taken."),
+        _ => debug!(%peer, "Response to an objects request was not delivered."),
     }
 }
 

@@ -55,7 +55,7 @@ impl Peers {
                     } else if tunnel.credentials().chain() != credentials.chain() && !tunnel.is_retiring() {
                         info!(
                             peer = %cluster.name, gateway = %gateway.id,
-                            "Another tunnel is to replace this one: our certificate is new."
+                            "Tunnel retiring: our certificate was renewed."
                         );
                         tunnel.retire();
                         retired = true;

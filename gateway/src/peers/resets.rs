@@ -5,6 +5,7 @@
 //! earns one. A peer that lets most of its requests be answered never notices; one that does not is left with the few
 //! that come back by themselves, and with `OVERLOADED` before any work for the rest.
 
+use registry::base::time::Tick;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ impl ResetBudget {
     }
 
     /// Whether a request that begins at `now`, in microseconds, may be worked on.
-    pub fn admits(&self, now: u64) -> bool {
+    pub fn admits(&self, now: Tick) -> bool {
         if self.left.load(Relaxed) > 0 {
             return true;
         }
@@ -58,7 +59,7 @@ impl ResetBudget {
     }
 
     /// A request that began at `began` is over at `now`. Gives whether it is to be said that the peer is at its limit.
-    pub fn ended(&self, answered: Option<Answered>, began: u64, now: u64) -> bool {
+    pub fn ended(&self, answered: Option<Answered>, began: Tick, now: Tick) -> bool {
         match answered {
             Some(Answered::Data) => self.earn(),
             // Whoever asked went away, or gave it too little time. What other codes say is our own doing.
@@ -79,30 +80,30 @@ impl ResetBudget {
     }
 
     /// What has come back by itself since it was last looked at.
-    fn refill(&self, now: u64) {
+    fn refill(&self, now: Tick) {
         let last = self.refilled_at.load(Relaxed);
         let token_micros = 1_000_000 / u64::from(self.limits.per_second.max(1));
         let missing = i64::from(self.limits.free) - self.left.load(Relaxed);
-        let back = now.saturating_sub(last) / token_micros.max(1);
+        let back = now.since(Tick::at(last)) / token_micros.max(1);
         let (back, until) = match i64::try_from(back) {
             Ok(back) if back < missing => (back, last + back as u64 * token_micros),
             // Nothing is missing from now on.
-            _ => (missing.max(0), now),
+            _ => (missing.max(0), now.micros()),
         };
         if until > last && self.refilled_at.compare_exchange(last, until, Relaxed, Relaxed).is_ok() {
             self.left.fetch_add(back, Relaxed);
         }
     }
 
-    fn says(&self, now: u64) -> bool {
+    fn says(&self, now: Tick) -> bool {
         let last = self.said_at.load(Relaxed);
-        let due = last == 0 || now.saturating_sub(last) >= micros(SAY_AGAIN);
-        due && self.said_at.compare_exchange(last, now.max(1), Relaxed, Relaxed).is_ok()
+        let due = last == 0 || now.since(Tick::at(last)) >= micros(SAY_AGAIN);
+        due && self.said_at.compare_exchange(last, now.micros().max(1), Relaxed, Relaxed).is_ok()
     }
 }
 
-fn is_early(began: u64, now: u64) -> bool {
-    now.saturating_sub(began) < micros(EARLY)
+fn is_early(began: Tick, now: Tick) -> bool {
+    now.since(began) < micros(EARLY)
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -123,45 +124,45 @@ mod tests {
     fn who_gives_up_what_it_asks_is_left_with_what_comes_back_by_itself() {
         let budget = ResetBudget::new(LIMITS);
         for n in 0..20 {
-            assert!(budget.admits(0), "{n}");
-            let said = budget.ended(GIVEN_UP, 0, 1);
+            assert!(budget.admits(Tick::ZERO), "{n}");
+            let said = budget.ended(GIVEN_UP, Tick::ZERO, Tick::at(1));
             assert_eq!(said, n == 19, "it is said as the last is gone");
         }
-        assert!(!budget.admits(1));
+        assert!(!budget.admits(Tick::at(1)));
         let mut admitted = 0;
         for now in (0..10 * SECOND).step_by(10_000) {
-            if budget.admits(now) {
+            if budget.admits(Tick::at(now)) {
                 admitted += 1;
-                assert!(!budget.ended(GIVEN_UP, now, now), "and not again");
+                assert!(!budget.ended(GIVEN_UP, Tick::at(now), Tick::at(now)), "and not again");
             }
         }
         assert!((95..=101).contains(&admitted), "{admitted}");
         // Many that were begun at once are all paid for.
         let now = 100 * SECOND;
-        assert!(budget.admits(now));
+        assert!(budget.admits(Tick::at(now)));
         for _ in 0..50 {
-            budget.ended(GIVEN_UP, now, now);
+            budget.ended(GIVEN_UP, Tick::at(now), Tick::at(now));
         }
-        assert!(!budget.admits(now + 3 * SECOND - 1));
-        assert!(budget.admits(now + 4 * SECOND));
+        assert!(!budget.admits(Tick::at(now + 3 * SECOND - 1)));
+        assert!(budget.admits(Tick::at(now + 4 * SECOND)));
     }
 
     #[test]
     fn who_is_answered_may_give_up_as_many_at_once() {
         let budget = ResetBudget::new(LIMITS);
         for _ in 0..1_000 {
-            budget.ended(Some(Answered::Data), 0, 1);
+            budget.ended(Some(Answered::Data), Tick::ZERO, Tick::at(1));
         }
         for _ in 0..100 {
-            assert!(budget.admits(1));
-            budget.ended(GIVEN_UP, 0, 1);
+            assert!(budget.admits(Tick::at(1)));
+            budget.ended(GIVEN_UP, Tick::ZERO, Tick::at(1));
         }
-        assert!(!budget.admits(1), "never more than it has earned");
+        assert!(!budget.admits(Tick::at(1)), "never more than it has earned");
         // Half of them, for ever.
         for _ in 0..1_000 {
-            budget.ended(Some(Answered::Data), 1, 1);
-            assert!(budget.admits(1));
-            budget.ended(GIVEN_UP, 1, 1);
+            budget.ended(Some(Answered::Data), Tick::at(1), Tick::at(1));
+            assert!(budget.admits(Tick::at(1)));
+            budget.ended(GIVEN_UP, Tick::at(1), Tick::at(1));
         }
     }
 
@@ -170,17 +171,17 @@ mod tests {
         let budget = ResetBudget::new(LIMITS);
         for code in Code::ALL.into_iter().filter(|code| !matches!(code, Code::Cancelled | Code::Deadline)) {
             for _ in 0..100 {
-                budget.ended(Some(Answered::Code(code)), 0, 1);
+                budget.ended(Some(Answered::Code(code)), Tick::ZERO, Tick::at(1));
             }
         }
         for _ in 0..100 {
-            budget.ended(GIVEN_UP, 0, 5 * SECOND);
+            budget.ended(GIVEN_UP, Tick::ZERO, Tick::at(5 * SECOND));
         }
         assert_eq!(budget.left.load(Relaxed), 20);
         for _ in 0..20 {
-            budget.ended(Some(Answered::Code(Code::Deadline)), 0, 5 * SECOND - 1);
+            budget.ended(Some(Answered::Code(Code::Deadline)), Tick::ZERO, Tick::at(5 * SECOND - 1));
         }
-        assert!(!budget.admits(5 * SECOND));
+        assert!(!budget.admits(Tick::at(5 * SECOND)));
     }
 
     proptest! {
@@ -192,15 +193,15 @@ mod tests {
             let (mut now, mut given_up, mut answered) = (0, 0, 0);
             for (pause, gives_up) in steps {
                 now += pause;
-                if !budget.admits(now) {
+                if !budget.admits(Tick::at(now)) {
                     continue;
                 }
                 if gives_up {
                     given_up += 1;
-                    budget.ended(GIVEN_UP, now, now);
+                    budget.ended(GIVEN_UP, Tick::at(now), Tick::at(now));
                 } else {
                     answered += 1;
-                    budget.ended(Some(Answered::Data), now, now);
+                    budget.ended(Some(Answered::Data), Tick::at(now), Tick::at(now));
                 }
                 prop_assert!(given_up <= 20 + now / 100_000 + answered + 1);
             }

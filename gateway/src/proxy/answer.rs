@@ -113,7 +113,8 @@ impl Answer {
             return Ok(with(AnswerBody::Stream(stream)));
         }
         let mut gathered = BytesMut::new();
-        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_frame(cx)).await {
+        // Of the source: what is still to be sent of the request goes on below, for as long as its own policy gives.
+        while let Some(frame) = std::future::poll_fn(|cx| stream.source.poll_frame(cx)).await {
             match frame?.into_data() {
                 Ok(data) if whole.data.is_none() && gathered.is_empty() => whole.data = Some(data),
                 Ok(data) => {

@@ -2,6 +2,7 @@
 
 mod accept;
 
+use registry::base::time::Tick;
 use std::fmt::Display;
 use std::future::Future;
 use std::net::TcpListener;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::code::CloseCode;
+use proto::stream::StreamKind;
 use registry::model::{ClusterName, HostPort};
 use registry::pure::registration::place::CameFrom;
 use tokio::runtime::{Builder, LocalOptions};
@@ -180,7 +182,7 @@ pub async fn finish(shared: &Shared, listening: JoinHandle<()>, and_then: impl F
     tokio::select! {
         () = finished => {}
         () = tokio::time::sleep(DRAIN_GRACE) => {
-            warn!(left = shared.in_progress.count(), grace = ?DRAIN_GRACE, "The grace is over; requests are cut.");
+            warn!(left = shared.in_progress.count(), grace = ?DRAIN_GRACE, "Drain grace period over; aborting in-flight requests.");
         }
         () = shared.cut.cancelled() => {
             warn!(left = shared.in_progress.count(), "Second termination signal: aborting in-flight requests.");
@@ -196,7 +198,7 @@ async fn follow_local(plane: Rc<Plane>) {
         let local = changes.borrow_and_update().clone();
         let replaced = plane.endpoint.replace_local(local.clone());
         if let Err(failed) = replaced.and(plane.direct.replace_local(local)) {
-            error!(error = %failed, "The new certificate cannot be used for tunnels; the old one stays in use.");
+            error!(error = %failed, "New certificate unusable for tunnels; keeping the previous one.");
         }
     }
 }
@@ -316,17 +318,17 @@ async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
                         of_it.enter(REQUESTS_EACH_MAX),
                     ];
                     let clock = plane.worker.shared.clock;
-                    let began = clock.micros();
+                    let began = clock.now();
                     if rooms.iter().any(Option::is_none) || !workload.resets.admits(began) {
                         return outbound::shed_sidecar(&plane.worker, &caller, exchange);
                     }
                     let fate = exchange.fate();
                     outbound::serve_sidecar(&plane.worker, &peer, &caller, exchange).await;
-                    if workload.resets.ended(fate.answered(), began, clock.micros()) {
+                    if workload.resets.ended(fate.answered(), began, clock.now()) {
                         say_gives_up(&caller);
                     }
                 }
-                Ok(Begun::Lookup(reader, writer)) => {
+                Ok(Begun::Messages(StreamKind::Lookup, reader, writer)) => {
                     let rooms =
                         (looking_up.enter(LOOKUPS_EACH_MAX), workload.lookups.enter(LOOKUPS_OF_ONE_MAX));
                     let (Some(of_it), Some(of_all)) = rooms else {
@@ -336,10 +338,10 @@ async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
                     let room = [of_it, of_all];
                     let stream = LookupStream { sidecar, workload, reader, writer, room };
                     if plane.control.lookups.try_send(stream).is_err() {
-                        debug!("Too many lookup streams wait; the sidecar tries again.");
+                        debug!("Lookup queue full; the sidecar retries.");
                     }
                 }
-                Ok(Begun::Register(reader, writer)) => {
+                Ok(Begun::Messages(StreamKind::Register, reader, writer)) => {
                     let Some(who) = Who::workload(&peer.identity) else { return };
                     let from = match tunnel.remote_address() {
                         PeerAddress::Process(_) => CameFrom::Host,
@@ -352,11 +354,11 @@ async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
                     let line = Line::tunnel(reader, writer);
                     let stream = RegisterStream { who, from, line, room };
                     if plane.control.registrars.try_send(stream).is_err() {
-                        debug!("Too many register streams wait; the sidecar tries again.");
+                        debug!("Register queue full; the sidecar retries.");
                     }
                 }
-                Ok(Begun::Sync(..) | Begun::Objects(..)) => {
-                    debug!(%caller, "Only gateways mirror exports and change objects.");
+                Ok(Begun::Messages(kind, ..)) => {
+                    debug!(%caller, ?kind, "Rejected stream: not for sidecars.");
                 }
                 Err(error) => debug!(%caller, %error, "Rejected stream: missing or unknown stream type."),
             }
@@ -374,7 +376,7 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
             match accepted.begin().await {
                 Ok(Begun::Exchange(exchange)) => {
                     let clock = plane.worker.shared.clock;
-                    let began = clock.micros();
+                    let began = clock.now();
                     let asker = Asker { name: &cluster.name, asking: &cluster.asking, gateway: &peer };
                     if !cluster.resets.admits(began) {
                         cluster.over.note(&cluster.name, Over::Resets, Instant::now());
@@ -383,26 +385,26 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
                     let fate = exchange.fate();
                     inbound::serve(&plane.worker.serving, asker, exchange).await;
                     // What it is refused for is said there.
-                    let _ = cluster.resets.ended(fate.answered(), began, clock.micros());
+                    let _ = cluster.resets.ended(fate.answered(), began, clock.now());
                 }
-                Ok(Begun::Sync(reader, writer)) => {
+                Ok(Begun::Messages(StreamKind::Sync, reader, writer)) => {
                     let Ok(peer) = ClusterName::new(&peer.hello.cluster) else { return };
                     if plane.control.syncs.try_send(SyncStream { peer, reader, writer }).is_err() {
-                        debug!("Too many sync streams wait; the peer tries again.");
+                        debug!("Sync queue full; the peer retries.");
                     }
                 }
-                Ok(Begun::Objects(reader, writer)) => {
+                Ok(Begun::Messages(StreamKind::Objects, reader, writer)) => {
                     let line = Line::tunnel(reader, writer);
                     if cluster.link().allow_apply.is_empty() {
                         return questions::refuse(&cluster.name, line).await;
                     }
                     let stream = ObjectsStream { peer: cluster.name.clone(), line };
                     if plane.control.objects.try_send(stream).is_err() {
-                        debug!(peer = %cluster.name, "Too many questions about objects wait.");
+                        debug!(peer = %cluster.name, "Objects queue full; the peer retries.");
                     }
                 }
-                Ok(Begun::Lookup(..) | Begun::Register(..)) => {
-                    debug!(peer = %peer.hello.cluster, "Only sidecars look names up and register endpoints.");
+                Ok(Begun::Messages(kind, ..)) => {
+                    debug!(peer = %peer.hello.cluster, ?kind, "Rejected stream: for sidecars only.");
                 }
                 Err(error) => {
                     debug!(peer = %peer.hello.cluster, %error, "Rejected stream: missing or unknown stream type.")
@@ -416,7 +418,7 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
 fn say_gives_up(who: &dyn Display) {
     limited!(
         WARN, KNOWN, who,
-        "It gives up more requests than it lets be answered; what it asks is refused until fewer are.", %who
+        "Peer over its reset budget; refusing its requests until resets subside.", %who
     );
 }
 
@@ -439,7 +441,7 @@ impl Plane {
     /// waiting, than told that nothing is to be had.
     fn is_settled(&self) -> bool {
         let shared = &self.worker.shared;
-        shared.clock.micros() >= SETTLED_MICROS
+        shared.clock.now() >= Tick::at(SETTLED_MICROS)
             || shared.peers.iter().all(|peer| peer.availability() == Availability::Up)
     }
 }

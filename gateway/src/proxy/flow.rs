@@ -8,6 +8,7 @@ mod hedge;
 #[cfg(test)]
 mod simulation;
 
+use registry::base::time::Tick;
 use std::cell::Cell;
 
 use hashring::NodeIndex;
@@ -32,10 +33,10 @@ pub trait Candidates {
     fn placement(&self) -> &Placement;
 
     /// Whether a cluster can serve it at `now`, in microseconds.
-    fn availability(&self, node: NodeIndex, now: u64) -> Availability;
+    fn availability(&self, node: NodeIndex, now: Tick) -> Availability;
 
     /// How much of it a cluster can serve at `now`, if that is known.
-    fn capacity(&self, node: NodeIndex, now: u64) -> Option<u32>;
+    fn capacity(&self, node: NodeIndex, now: Tick) -> Option<u32>;
 
     /// Whether a tunnel leads there: one that is lost may have another beside it.
     fn is_remote(&self, node: NodeIndex) -> bool;
@@ -205,7 +206,7 @@ where
     /// # Errors
     /// [`NotServed`]: with the failure of the last attempt, or [`Failure::Deadline`].
     pub async fn run(&self) -> Served<P::Reply> {
-        let now = self.clock.micros();
+        let now = self.clock.now();
         self.terms.retries.deposit(now);
         self.terms.hedges.deposit(now);
         let mut timer = std::pin::pin!(self.timer());
@@ -279,7 +280,7 @@ where
         let progress = self.progress(tried);
         let attempts_left = if has_next { progress.attempts_left } else { 0 };
         let progress = Progress { insisted, attempts_left, ..progress };
-        retry::verdict(failure, &progress, self.terms.retry, self.terms.retries, self.clock.micros())
+        retry::verdict(failure, &progress, self.terms.retry, self.terms.retries, self.clock.now())
     }
 
     /// Whether the tunnel to `node` was lost, and the peer is up on another. (What was never sent has been offered to each
@@ -287,11 +288,11 @@ where
     fn is_up_otherwise(&self, node: NodeIndex, failure: Failure) -> bool {
         failure == Failure::PeerLost
             && self.candidates.is_remote(node)
-            && self.candidates.availability(node, self.clock.micros()) == Availability::Up
+            && self.candidates.availability(node, self.clock.now()) == Availability::Up
     }
 
     fn next(&self, tried: &Tried) -> Option<NodeIndex> {
-        let (candidates, now) = (&self.candidates, self.clock.micros());
+        let (candidates, now) = (&self.candidates, self.clock.now());
         let availability = |node| candidates.availability(node, now);
         let capacity = |node| candidates.capacity(node, now);
         candidates.with_rng(|rng| {

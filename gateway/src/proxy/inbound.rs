@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use identity::{Identity, Role};
 use proto::code::Code;
-use registry::model::{ClusterName, Timeout};
+use registry::model::{ClusterName, Grant, Timeout};
 use tokio::time::Instant;
 use tracing::debug;
 use tunnel::{Exchange, Peer, Sender};
@@ -26,6 +26,7 @@ use crate::telemetry::metrics::{Direction, InProgress, Outcome};
 use crate::telemetry::record::Record;
 use crate::upstream::{Allowance, Ask};
 use crate::view::LocalService;
+use policy::authorize::{Caller, Gateway, authorize};
 use policy::grpc;
 use policy::retry::Failure;
 
@@ -139,14 +140,14 @@ impl Request {
         record.counted_by(&serving.unnamed(asker.name));
         let (head, head_fields) = proto::head::RequestHead::decode(bytes)
             .map_err(|_| Refusal(Code::Internal, Outcome::Malformed))?;
-        let (flow, peer, asks) = (head.flow, asker.gateway, asker.name);
+        let (flow, asks) = (head.flow, asker.name);
         record.method(head.http.method);
         let local =
             serving.local(flow.namespace, flow.service).ok_or(Refusal(Code::Unknown, Outcome::NotFound))?;
         if let Some(counters) = local.inbound(asks) {
             record.asks(head.http.method, &local.name, counters);
         }
-        if !local.grant.allows(asks) || !flow.caller.is_none_or(|caller| vouches_for(peer, caller)) {
+        if !authorized(&local.grant, &asker, flow.caller) {
             return Err(Refusal(Code::Denied, Outcome::Denied));
         }
         record.caller(flow.caller);
@@ -225,12 +226,16 @@ impl Request {
     }
 }
 
-/// Whether a gateway may speak for this workload: it is one of its own cluster, within the trust domain that the link
-/// gives it (of which the gateway's own certificate is).
-fn vouches_for(peer: &Peer, caller: &str) -> bool {
-    caller.parse::<Identity>().is_ok_and(|caller| {
-        matches!(caller.role, Role::Workload { .. })
-            && caller.trust_domain == peer.identity.trust_domain
-            && caller.cluster == peer.identity.cluster
-    })
+/// Whether the gateway that asks may have a service for the workload `caller`, if it names one.
+fn authorized(grant: &Grant, asker: &Asker<'_>, caller: Option<&str>) -> bool {
+    let gateway = Gateway { cluster: asker.name, trust_domain: &asker.gateway.identity.trust_domain };
+    let identity = caller.map(str::parse::<Identity>);
+    let caller = match &identity {
+        None => Caller::Anonymous,
+        Some(Ok(caller)) if matches!(caller.role, Role::Workload { .. }) => {
+            Caller::Workload { cluster: &caller.cluster, trust_domain: &caller.trust_domain }
+        }
+        Some(_) => Caller::Nonsense,
+    };
+    authorize(grant, gateway, caller).is_ok()
 }

@@ -108,7 +108,7 @@ pub async fn serve(front: impl Front, listener: TcpListener) {
                 limited!(WARN, STRANGERS, "", "Cannot accept a connection of a caller.", %error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
-            Err(error) => debug!(%error, "A connection ended before it was accepted."),
+            Err(error) => debug!(%error, "Connection closed before it was accepted."),
         }
         worker.pool.recovered().await;
     }
@@ -153,7 +153,7 @@ async fn connection(
     let version = version.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let version = match version.and_then(|version| stream.set_nodelay(true).map(|()| version)) {
         Ok(version) => version,
-        Err(error) => return debug!(%source, %error, "The connection ended before it began."),
+        Err(error) => return debug!(%source, %error, "Connection ended before the first request."),
     };
     match version {
         Version::Http1 => {

@@ -9,6 +9,7 @@ mod http;
 mod payload;
 mod sidecar;
 
+use registry::base::time::Tick;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -153,7 +154,7 @@ impl Placed<'_> {
                 Ok(answer)
             }
             Err(NotServed { failure, caller_at_fault }) => {
-                let (rejection, outcome) = self.rejection(failure, caller_at_fault, shared.clock.micros());
+                let (rejection, outcome) = self.rejection(failure, caller_at_fault, shared.clock.now());
                 record.ends(outcome);
                 Err(NotAnswered { rejection, caller_at_fault })
             }
@@ -161,7 +162,7 @@ impl Placed<'_> {
     }
 
     /// What the caller is told of a request that was not served, and how it counts.
-    fn rejection(&self, failure: Failure, caller_at_fault: bool, now: u64) -> (Rejection, Outcome) {
+    fn rejection(&self, failure: Failure, caller_at_fault: bool, now: Tick) -> (Rejection, Outcome) {
         if caller_at_fault {
             let details = "the request's body broke off or stalled";
             return (Rejection::new(ProxyError::ConnectionReadTimeout, details), Outcome::Cancelled);
@@ -175,7 +176,7 @@ impl Placed<'_> {
     }
 
     /// How the clusters are that could have served it, for people.
-    fn states(&self, now: u64) -> String {
+    fn states(&self, now: Tick) -> String {
         let states = self.service.placement.nodes().map(|(node, member)| {
             format!("{} is {}", member.cluster, self.service.availability(node, self.port, now).as_str())
         });

@@ -59,7 +59,7 @@ async fn status(State(admin): State<Admin>) -> Response {
 fn of(admin: Admin) -> Document {
     let Admin { sidecar, shared, conditions } = admin;
     let view = shared.view.load();
-    let now = shared.clock.micros();
+    let now = shared.clock.now();
     let cluster = shared.peers.get(&sidecar.cluster);
     let gateways = cluster.iter().flat_map(|cluster| cluster.gateways().to_vec());
     Document {

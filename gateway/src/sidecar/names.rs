@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use proto::limits::LOOKUP_NAMES_MAX;
 use proto::lookup::{Answer, Ask, ask};
+use proto::stream::StreamKind;
 use registry::pure::lookup::{self, Meaning};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -130,7 +131,7 @@ impl Names {
             Some(Ok(meaning)) => Told::Meaning(Arc::new(meaning)),
             Some(Err(error)) => {
                 limited!(
-                    WARN, KNOWN, answer.name, "This version cannot use what the gateway says.",
+                    WARN, KNOWN, answer.name, "Gateway message not understood by this version.",
                     name = answer.name, %error
                 );
                 return;
@@ -217,7 +218,7 @@ impl Follower {
 
     /// Follows one stream until it ends, or another tunnel takes the place of `tunnel`.
     async fn follow(&mut self, tunnel: &Tunnel) -> Result<(), TunnelError> {
-        let (mut reader, mut writer) = tunnel.open_lookup().await?;
+        let (mut reader, mut writer) = tunnel.open_messages(StreamKind::Lookup).await?;
         for ask in self.names.all() {
             writer.send(&ask).await?;
         }
@@ -260,7 +261,7 @@ impl Follower {
     /// Shows what is known to requests, and wakes those that waited for it.
     fn publish(&mut self) {
         let shared = &self.shared;
-        let (previous, now) = (shared.view.load_full(), shared.clock.micros());
+        let (previous, now) = (shared.view.load_full(), shared.clock.now());
         let meanings = self.names.meanings();
         let view = self.builder.build_told(&meanings, &self.cluster, &shared.metrics, &previous, now);
         shared.view.store(Arc::new(view));

@@ -1,5 +1,6 @@
 //! What is no name of the mesh, forwarded as any proxy would: no placement, no retries, no identity.
 
+use registry::base::time::Tick;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -214,7 +215,7 @@ fn somewhere(address: HostPort) -> (Port, Endpoints) {
     let id = address.to_string().into();
     let spec = EndpointSpec { id, address, protocol: Protocol::Http, weight: 1, capacity: None };
     let rule = Rule { algorithm: Algorithm::RoundRobin, ring: None, checked: false, fail_open: false };
-    (port, Endpoints::new(rule, [spec], None, 0))
+    (port, Endpoints::new(rule, [spec], None, Tick::ZERO))
 }
 
 /// The host and port of an authority.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::register::Phase;
+use proto::stream::StreamKind;
 use registry::model::Sidecar;
 use registry::pure::registration::Begin;
 use tracing::{info, warn};
@@ -30,14 +31,17 @@ pub async fn register(sidecar: Arc<Sidecar>, cluster: Arc<PeerCluster>, ending: 
     loop {
         let mut seen = Seen::default();
         let connect = async || {
-            let (reader, writer) =
-                a_tunnel(&cluster).await.open_register().await.map_err(|e| e.to_string())?;
+            let (reader, writer) = a_tunnel(&cluster)
+                .await
+                .open_messages(StreamKind::Register)
+                .await
+                .map_err(|e| e.to_string())?;
             Ok(Line::tunnel(reader, writer))
         };
         let on_news = |news: News<'_>| tell(&sidecar, &mut seen, news);
         match registrar::run(begin.clone(), connect, ending.clone(), on_news).await {
             Ended::Left => return,
-            Ended::Refused(why) => warn!(why, "The gateway refuses `spec.register`; tried again."),
+            Ended::Refused(why) => warn!(why, "Registration refused by the gateway; retrying."),
         }
         tokio::select! {
             () = ending.drain.cancelled() => return,
@@ -71,9 +75,9 @@ fn tell(sidecar: &Sidecar, seen: &mut Seen, news: News<'_>) {
                 }
             }
         }
-        News::Refused(why) => warn!(why, "The gateway refuses `spec.register`; tried again."),
+        News::Refused(why) => warn!(why, "Registration refused by the gateway; retrying."),
         News::Lost(why) => {
-            info!(why, "No gateway to register with; looking for one.");
+            info!(why, "No gateway to register with; retrying.");
             // What is found again is news.
             *seen = Seen::default();
         }

@@ -1,5 +1,6 @@
 //! One request to the endpoints of a port: which is asked, with what connection, and who is asked after one that fails.
 
+use registry::base::time::Tick;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -68,9 +69,9 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Tells how it ended.
-    fn end(&self, tell: impl FnOnce(&InFlight, u64) -> Option<Change>) {
+    fn end(&self, tell: impl FnOnce(&InFlight, Tick) -> Option<Change>) {
         if let Some(in_flight) = &self.in_flight {
-            let change = tell(in_flight, self.watch.clock.micros());
+            let change = tell(in_flight, self.watch.clock.now());
             self.watch.told(in_flight.endpoint(), change);
         }
     }
@@ -95,7 +96,7 @@ impl Ask<'_> {
         loop {
             let (index, in_flight) = search.take(self)?;
             let others =
-                !search.patient && self.port.1.has_others(self.watch.clock.micros(), &search.tried, index);
+                !search.patient && self.port.1.has_others(self.watch.clock.now(), &search.tried, index);
             let most = if others { CONNECT_WAIT_WITH_OTHERS } else { Duration::MAX };
             let connect = self.allowance.connect.min(most);
             let endpoint = in_flight.endpoint().clone();
@@ -129,7 +130,7 @@ impl Ask<'_> {
     ) -> Result<EndpointAnswer, SendError> {
         let Self { pool, head, body, watch, .. } = self;
         let clock = watch.clock;
-        let connected = || watch.tell(endpoint, endpoint.connected(clock.micros()));
+        let connected = || watch.tell(endpoint, endpoint.connected(clock.now()));
         let interim = |status, mut headers| {
             if message::interim(status, &mut headers) {
                 (self.interim)(status, &headers);
@@ -197,7 +198,7 @@ impl Ask<'_> {
         let declared = match message::answer(&self.head.method, status, &mut answer.headers) {
             Ok(declared) => declared,
             Err(bad) => {
-                tracing::debug!(endpoint = %self.port.0.name, error = %bad, "The answer of an endpoint does not go on.");
+                tracing::debug!(endpoint = %self.port.0.name, error = %bad, "Endpoint response rejected.");
                 if bad == BadAnswer::TooManyFields {
                     exchange.end(|in_flight, _| unblamed(in_flight));
                     return Err(Failure::AnswerTooLarge);
@@ -259,13 +260,13 @@ impl Search {
         loop {
             let news = |endpoint: &Arc<EndpointState>, change| ask.watch.told(endpoint, Some(change));
             let tried = &self.tried;
-            let taken = ask.pool.with_rng(|rng| endpoints.take(clock.micros(), rng, ask.key, tried, news));
+            let taken = ask.pool.with_rng(|rng| endpoints.take(clock.now(), rng, ask.key, tried, news));
             if let Some(taken) = taken {
                 return Ok(taken);
             }
             if self.slow.is_empty() {
                 let nobody = self.failure == Failure::Unavailable;
-                let crowded = nobody && endpoints.is_crowded(clock.micros(), tried);
+                let crowded = nobody && endpoints.is_crowded(clock.now(), tried);
                 return Err(if crowded { Failure::Overloaded } else { self.failure });
             }
             self.tried.retain(|index| !self.slow.contains(index));

@@ -156,7 +156,7 @@ impl Endpoint {
     /// A stream on a new connection, or on one that somebody else has made meanwhile.
     async fn dial(&self, pool: &Pool, sending: &Sending<'_>) -> Result<Stream, SendError> {
         let failures = self.failures.get();
-        let waiting = sending.endpoint.connecting(sending.clock.micros());
+        let waiting = sending.endpoint.connecting(sending.clock.now());
         let _dialling = self.dialling.lock().await;
         drop(waiting);
         if let Some(stream) = self.room() {

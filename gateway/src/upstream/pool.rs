@@ -108,7 +108,7 @@ impl Sending<'_> {
     /// A new connection, in its turn.
     pub(super) async fn dial(&self, pool: &Pool) -> Result<tokio::net::TcpStream, SendError> {
         let endpoint = self.endpoint;
-        let now = self.clock.micros();
+        let now = self.clock.now();
         if endpoint.is_crowded(now) {
             return Err(SendError::Crowded);
         }
@@ -215,7 +215,7 @@ impl Pool {
 
 /// What a failure on a connection of HTTP/1.1 means; `reused`: it had served before.
 fn judge(address: &HostPort, error: Http1Error, reused: bool) -> SendError {
-    debug!(endpoint = %address, error = &error as &dyn std::error::Error, "The exchange with the endpoint failed.");
+    debug!(endpoint = %address, error = &error as &dyn std::error::Error, "Endpoint exchange failed.");
     match error {
         // The same as a connection that was never made: any method may go to another endpoint.
         Http1Error::Unsent(error) => SendError::Connect(ConnectError::Refused(error)),

@@ -46,7 +46,7 @@ impl Drop for Counted {
 
 /// Begins to look after an endpoint on this thread, if it is out and nobody does.
 pub(super) fn look_after(endpoint: &Arc<EndpointState>, watch: &Rc<Watch>) {
-    if endpoint.claim_probe(watch.clock.micros()) {
+    if endpoint.claim_probe(watch.clock.now()) {
         tokio::task::spawn_local(probe(endpoint.clone(), watch.clone()));
     }
 }
@@ -57,10 +57,10 @@ async fn probe(endpoint: Arc<EndpointState>, watch: Rc<Watch>) {
     let mut rng = fastrand::Rng::new();
     let mut pause = FIRST_PAUSE;
     loop {
-        let Some((asked, wait)) = endpoint.probe(watch.clock.micros()) else {
+        let Some((asked, wait)) = endpoint.probe(watch.clock.now()) else {
             endpoint.unprobed();
             // It may have gone out again between the two.
-            if endpoint.claim_probe(watch.clock.micros()) {
+            if endpoint.claim_probe(watch.clock.now()) {
                 pause = FIRST_PAUSE;
                 continue;
             }
@@ -76,12 +76,12 @@ async fn probe(endpoint: Arc<EndpointState>, watch: Rc<Watch>) {
         match asked {
             Probe::Connect => {
                 if connect(endpoint.address(), PROBE_WAIT).await.is_ok() {
-                    watch.tell(&endpoint, endpoint.connected(watch.clock.micros()));
+                    watch.tell(&endpoint, endpoint.connected(watch.clock.now()));
                 }
             }
             Probe::Answer => {
                 if timeout(PROBE_WAIT, lives(&endpoint)).await.unwrap_or(false) {
-                    endpoint.lives(watch.clock.micros());
+                    endpoint.lives(watch.clock.now());
                     // A request may ask it: it is eligible again, although not in use yet.
                     watch.news.tell();
                 }
@@ -115,6 +115,7 @@ async fn lives(endpoint: &EndpointState) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use registry::base::time::Tick;
     use registry::model::{Algorithm, HostPort};
     use tokio::net::TcpListener;
 
@@ -128,11 +129,11 @@ mod tests {
         let spec =
             EndpointSpec { id: "a".into(), address, protocol: Protocol::Http, weight: 100, capacity: None };
         let rule = Rule { algorithm: Algorithm::RoundRobin, ring: None, checked: false, fail_open: false };
-        Endpoints::new(rule, [spec], None, 0)
+        Endpoints::new(rule, [spec], None, Tick::ZERO)
     }
 
     async fn is(set: &Endpoints, eligibility: Eligibility, clock: Clock) {
-        while set.get(0).eligibility(clock.micros()) != eligibility {
+        while set.get(0).eligibility(clock.now()) != eligibility {
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -143,9 +144,9 @@ mod tests {
         let at = listener.local_addr().unwrap();
         drop(listener);
         let (set, clock) = (endpoints(at.port()), Clock::start());
-        let taken = set.take(clock.micros(), &mut fastrand::Rng::new(), None, &[], |_, _| {});
-        crate::upstream::tell(set.get(0), taken.unwrap().1.refused(clock.micros()));
-        assert_eq!(set.get(0).eligibility(clock.micros()), Eligibility::Ejected);
+        let taken = set.take(clock.now(), &mut fastrand::Rng::new(), None, &[], |_, _| {});
+        crate::upstream::tell(set.get(0), taken.unwrap().1.refused(clock.now()));
+        assert_eq!(set.get(0).eligibility(clock.now()), Eligibility::Ejected);
         look_after(set.get(0), &Watch::new(clock, News::default()));
         let _listener = TcpListener::bind(at).await.unwrap();
         timeout(Duration::from_secs(10), is(&set, Eligibility::Eligible, clock)).await.unwrap();

@@ -2,6 +2,7 @@
 
 mod told;
 
+use registry::base::time::Tick;
 use std::sync::Arc;
 
 use hashring::RingError;
@@ -35,7 +36,7 @@ struct Means<'a> {
     metrics: &'a Metrics,
     /// The view before: endpoints and budgets that stay keep what it knows of them.
     previous: &'a View,
-    now: u64,
+    now: Tick,
 }
 
 impl ViewBuilder {
@@ -52,7 +53,7 @@ impl ViewBuilder {
         peers: &Peers,
         metrics: &Metrics,
         previous: &View,
-        now: u64,
+        now: Tick,
     ) -> View {
         let means = Means { metrics, previous, now };
         let linked: Vec<_> = peers.iter().collect();
@@ -84,9 +85,9 @@ impl ViewBuilder {
         }
         view.conditions = view.complaints.values().flat_map(|of_one| of_one.iter().cloned()).collect();
         view.conditions.sort();
-        if now >= self.forget_at {
+        if now >= Tick::at(self.forget_at) {
             metrics.forget_unused();
-            self.forget_at = now.saturating_add(FORGET_MICROS);
+            self.forget_at = now.after(FORGET_MICROS).micros();
         }
         view.catalog = Some(catalog);
         view
@@ -234,7 +235,7 @@ impl ViewBuilder {
 }
 
 /// The ports of a service with their endpoints.
-fn ports(service: &Declared, rule: &Rule, previous: &View, now: u64) -> Vec<(Port, Endpoints)> {
+fn ports(service: &Declared, rule: &Rule, previous: &View, now: Tick) -> Vec<(Port, Endpoints)> {
     let before = previous.local(&service.name.namespace, &service.name.name);
     let endpoints = |port: &Port| {
         let specs = service.endpoints.iter().filter_map(|endpoint| {

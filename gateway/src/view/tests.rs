@@ -119,8 +119,14 @@ fn a_view_that_follows_another_is_the_view_of_its_catalog() {
             if step % 7 == 6 {
                 catalog.declared.links.get_mut(&cluster("east")).unwrap().import[0].union = rng.bool();
             }
-            view = following.build(Arc::new(catalog.clone()), &peers, &metrics, &view, step);
-            let fresh = builder().build(Arc::new(catalog.clone()), &peers, &metrics, &View::default(), step);
+            view = following.build(Arc::new(catalog.clone()), &peers, &metrics, &view, Tick::at(step));
+            let fresh = builder().build(
+                Arc::new(catalog.clone()),
+                &peers,
+                &metrics,
+                &View::default(),
+                Tick::at(step),
+            );
             assert_eq!(seen(&view), seen(&fresh));
         }
     }
@@ -139,9 +145,9 @@ fn what_did_not_change_is_shared_with_the_view_before() {
         Arc::make_mut(imports).services.insert(name, import.into());
     };
     (0..3).for_each(|n| put(&mut catalog, n, 80));
-    let first = builder.build(Arc::new(catalog.clone()), &peers, &metrics, &View::default(), 1);
+    let first = builder.build(Arc::new(catalog.clone()), &peers, &metrics, &View::default(), Tick::at(1));
     put(&mut catalog, 1, 81);
-    let second = builder.build(Arc::new(catalog.clone()), &peers, &metrics, &first, 2);
+    let second = builder.build(Arc::new(catalog.clone()), &peers, &metrics, &first, Tick::at(2));
     let same =
         |n: usize| Arc::ptr_eq(first.union_of(&service(n)).unwrap(), second.union_of(&service(n)).unwrap());
     assert_eq!([same(0), same(1), same(2)], [true, false, true]);

@@ -12,7 +12,6 @@ use identity::Credentials;
 use proto::code::{CloseCode, Code};
 use proto::control::{Control, Digest, Gateways, GoAway, TellAgain, control};
 use proto::datagram::{DatagramKind, Probe};
-use proto::limits;
 use proto::stream::StreamKind;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, mpsc};
@@ -237,43 +236,17 @@ impl Tunnel {
         Ok(exchange)
     }
 
-    /// Opens a stream of messages for the mirror.
+    /// Opens a stream of messages of this kind.
     ///
     /// # Errors
-    /// As [`Tunnel::open`].
-    pub async fn open_sync(&self) -> Result<(MessageReader, MessageWriter), TunnelError> {
-        self.open_messages(StreamKind::Sync, limits::SYNC_MESSAGE_BYTES_MAX).await
-    }
-
-    /// Opens a stream of messages on which a sidecar asks what names mean.
-    ///
-    /// # Errors
-    /// As [`Tunnel::open`].
-    pub async fn open_lookup(&self) -> Result<(MessageReader, MessageWriter), TunnelError> {
-        self.open_messages(StreamKind::Lookup, limits::LOOKUP_ANSWER_BYTES_MAX).await
-    }
-
-    /// Opens a stream of messages on which a sidecar registers endpoints.
-    ///
-    /// # Errors
-    /// As [`Tunnel::open`].
-    pub async fn open_register(&self) -> Result<(MessageReader, MessageWriter), TunnelError> {
-        self.open_messages(StreamKind::Register, limits::REGISTER_MESSAGE_BYTES_MAX).await
-    }
-
-    /// Opens a stream of messages on which one question about what the peer declares is asked and answered.
-    ///
-    /// # Errors
-    /// As [`Tunnel::open`].
-    pub async fn open_objects(&self) -> Result<(MessageReader, MessageWriter), TunnelError> {
-        self.open_messages(StreamKind::Objects, limits::OBJECTS_ANSWER_BYTES_MAX).await
-    }
-
-    async fn open_messages(
+    /// As [`Tunnel::open`]; also of a kind that carries no messages.
+    pub async fn open_messages(
         &self,
         kind: StreamKind,
-        max: usize,
     ) -> Result<(MessageReader, MessageWriter), TunnelError> {
+        let (_, max) = kind
+            .message_bytes_max()
+            .ok_or_else(|| TunnelError::Protocol(format!("no messages on a stream of kind {kind:?}")))?;
         let (_, send, recv) = self.open_stream().await?;
         let reader = Receiver::new(recv, Flight::uncounted()).into_messages(max);
         let mut writer = MessageWriter::new(Sender::new(send, Flight::uncounted()));

@@ -3,6 +3,7 @@
 //! Pure: time is a parameter. One instant is all that is remembered (the generic cell rate algorithm, ITU-T I.371). A
 //! [`Bucket`] has one owner; on a [`SharedBucket`] many threads draw without a lock.
 
+use crate::base::time::Tick;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -97,11 +98,11 @@ impl SharedBucket {
     ///
     /// # Errors
     /// There are not so many: how long until there are.
-    pub fn take(&self, count: u64, now: u64) -> Result<(), Duration> {
-        let now = now.saturating_mul(1_000);
+    pub fn take(&self, count: u64, now: Tick) -> Result<(), Duration> {
+        let now = now.micros().saturating_mul(1_000);
         let mut late = 0;
         let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-            let full_at = self.after(full_at, count, now);
+            let full_at = self.after(full_at, count, Tick::at(now));
             late = full_at.saturating_sub(now).saturating_sub(self.burst_ns);
             (late == 0).then_some(full_at)
         });
@@ -109,17 +110,17 @@ impl SharedBucket {
     }
 
     /// Takes `count` at `now`, in microseconds, whether they are there or not; gives how long to wait for them.
-    pub fn book(&self, count: u64, now: u64) -> Duration {
-        let now = now.saturating_mul(1_000);
-        let booked = |full_at| Some(self.after(full_at, count, now));
+    pub fn book(&self, count: u64, now: Tick) -> Duration {
+        let now = now.micros().saturating_mul(1_000);
+        let booked = |full_at| Some(self.after(full_at, count, Tick::at(now)));
         // Never refused.
         let before = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, booked).unwrap_or(now);
-        let full_at = self.after(before, count, now);
+        let full_at = self.after(before, count, Tick::at(now));
         Duration::from_nanos(full_at.saturating_sub(now).saturating_sub(self.burst_ns))
     }
 
-    fn after(&self, full_at: u64, count: u64, now: u64) -> u64 {
-        full_at.max(now).saturating_add(self.each_ns.saturating_mul(count))
+    fn after(&self, full_at: u64, count: u64, now: Tick) -> u64 {
+        full_at.max(now.micros()).saturating_add(self.each_ns.saturating_mul(count))
     }
 }
 
@@ -187,23 +188,23 @@ mod tests {
     #[test]
     fn many_threads_have_a_burst_and_then_the_rate() {
         let bucket = SharedBucket::new(Rate::per_second(3, 10));
-        assert_eq!([bucket.take(1, 0), bucket.take(2, 0)], [Ok(()), Ok(())]);
-        assert_eq!(bucket.take(1, 0), Err(Duration::from_millis(100)));
-        assert_eq!(bucket.take(1, MICROS / 10 - 1), Err(Duration::from_micros(1)));
-        assert_eq!(bucket.take(1, MICROS / 10), Ok(()), "one came back");
-        assert!(bucket.take(1, MICROS / 10).is_err(), "and no more");
-        assert_eq!(bucket.take(3, 60 * MICROS), Ok(()), "never more than a burst is kept");
-        assert!(bucket.take(1, 60 * MICROS).is_err());
-        assert!(bucket.take(4, 120 * MICROS).is_err(), "more than a burst is never there");
+        assert_eq!([bucket.take(1, Tick::ZERO), bucket.take(2, Tick::ZERO)], [Ok(()), Ok(())]);
+        assert_eq!(bucket.take(1, Tick::ZERO), Err(Duration::from_millis(100)));
+        assert_eq!(bucket.take(1, Tick::at(MICROS / 10 - 1)), Err(Duration::from_micros(1)));
+        assert_eq!(bucket.take(1, Tick::at(MICROS / 10)), Ok(()), "one came back");
+        assert!(bucket.take(1, Tick::at(MICROS / 10)).is_err(), "and no more");
+        assert_eq!(bucket.take(3, Tick::at(60 * MICROS)), Ok(()), "never more than a burst is kept");
+        assert!(bucket.take(1, Tick::at(60 * MICROS)).is_err());
+        assert!(bucket.take(4, Tick::at(120 * MICROS)).is_err(), "more than a burst is never there");
     }
 
     #[test]
     fn what_is_booked_is_waited_for_in_turn() {
         let bucket = SharedBucket::new(Rate::per_second(2, 10));
-        assert_eq!([bucket.book(1, 0), bucket.book(1, 0)], [Duration::ZERO; 2]);
-        assert_eq!(bucket.book(1, 0), Duration::from_millis(100));
-        assert_eq!(bucket.book(5, 0), Duration::from_millis(600));
-        assert_eq!(bucket.book(1, MICROS), Duration::ZERO);
+        assert_eq!([bucket.book(1, Tick::ZERO), bucket.book(1, Tick::ZERO)], [Duration::ZERO; 2]);
+        assert_eq!(bucket.book(1, Tick::ZERO), Duration::from_millis(100));
+        assert_eq!(bucket.book(5, Tick::ZERO), Duration::from_millis(600));
+        assert_eq!(bucket.book(1, Tick::at(MICROS)), Duration::ZERO);
     }
 
     proptest! {
@@ -213,7 +214,7 @@ mod tests {
             let (mut now, mut taken) = (0, 0);
             for (pause, count) in asks {
                 now += pause;
-                if bucket.take(count, now).is_ok() {
+                if bucket.take(count, Tick::at(now)).is_ok() {
                     taken += count;
                 }
                 prop_assert!(taken <= 10 + now / 10_000, "{taken} by {now}");

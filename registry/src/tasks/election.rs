@@ -98,11 +98,7 @@ pub async fn stand<S: Store>(
             return;
         }
         if known || failures.is_multiple_of(SAY_AGAIN) {
-            warn!(
-                error = why,
-                gateway = us.id,
-                "This gateway has no lease in the registry's store; tried again."
-            );
+            warn!(error = why, gateway = us.id, "No lease in the registry store; retrying.");
         }
         failures = if known { 0 } else { failures + 1 };
         tokio::select! {
@@ -223,11 +219,7 @@ impl Trouble<'_> {
         }
         let why = chain(error);
         if self.failures.is_multiple_of(SAY_AGAIN) {
-            warn!(
-                error = why,
-                gateway = self.gateway,
-                "The registry's store does not take our keys; tried again."
-            );
+            warn!(error = why, gateway = self.gateway, "Registry store rejected our keys; retrying.");
         }
         self.failures += 1;
         let lasts = self.since.elapsed() >= TTL;
@@ -362,9 +354,9 @@ impl Place<'_> {
                 (before, after) => before != after,
             };
             if news && revision.is_some() {
-                info!(gateway = us.id, "This gateway is elected: it writes for the cluster.");
+                info!(gateway = us.id, "Elected leader: this gateway writes for the cluster.");
             } else if news && matches!(known, Standing::Elected(_)) {
-                info!(gateway = us.id, "Another gateway is elected.");
+                info!(gateway = us.id, "Leadership lost: another gateway is elected.");
             }
             *known = now;
             news

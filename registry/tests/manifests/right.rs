@@ -253,6 +253,7 @@ fn a_service_is_exported_to_those_that_it_names() {
 apiVersion: ringway.dev/v1alpha1
 kind: Link
 metadata: { name: east }
+spec: { import: [] }
 ---
 apiVersion: ringway.dev/v1alpha1
 kind: MeshService

@@ -7,6 +7,7 @@
 mod change;
 mod in_flight;
 
+use registry::base::time::{AtomicTick, Tick};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -98,18 +99,18 @@ pub struct EndpointState {
     /// Of those in flight, the ones whose answer has not begun.
     waiting: AtomicU32,
     /// Since when nothing was answered while something waits.
-    silent_since: AtomicU64,
+    silent_since: AtomicTick,
     /// Requests that wait for a connection to it.
     connecting: AtomicU32,
     /// When one of them last began to.
-    connect_began_at: AtomicU64,
+    connect_began_at: AtomicTick,
     /// Since when none that waits was accepted.
-    unaccepted_since: AtomicU64,
+    unaccepted_since: AtomicTick,
     latency: Latency,
     /// An [`Ejection`], packed.
     ejection: AtomicU64,
     /// When it was last asked while it was out, or became so.
-    asked_at: AtomicU64,
+    asked_at: AtomicTick,
     /// A background probe looks after it.
     probed: AtomicBool,
     /// A [`Verdict`].
@@ -121,7 +122,7 @@ pub struct EndpointState {
     /// Ejections that grew, since it was last calm.
     ejections: AtomicU32,
     /// When it opened; zero: it was there from the start.
-    opened_at: AtomicU64,
+    opened_at: AtomicTick,
 }
 
 impl EndpointState {
@@ -131,7 +132,7 @@ impl EndpointState {
         address: HostPort,
         protocol: Protocol,
         checked: bool,
-        opened_at: u64,
+        opened_at: Tick,
     ) -> Self {
         let verdict = if checked { Verdict::Waiting } else { Verdict::Unchecked };
         Self {
@@ -140,19 +141,19 @@ impl EndpointState {
             protocol,
             in_flight: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
-            silent_since: AtomicU64::new(0),
+            silent_since: AtomicTick::default(),
             connecting: AtomicU32::new(0),
-            connect_began_at: AtomicU64::new(0),
-            unaccepted_since: AtomicU64::new(0),
+            connect_began_at: AtomicTick::default(),
+            unaccepted_since: AtomicTick::default(),
             latency: Latency::default(),
             ejection: AtomicU64::new(Ejection::NONE),
-            asked_at: AtomicU64::new(0),
+            asked_at: AtomicTick::default(),
             probed: AtomicBool::new(false),
             verdict: AtomicU8::new(verdict as u8),
             streak: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
-            opened_at: AtomicU64::new(opened_at),
+            opened_at: AtomicTick::new(opened_at),
         }
     }
 
@@ -178,7 +179,7 @@ impl EndpointState {
 
     /// Expected latency in microseconds: what answers took, and no less than it has been silent for while requests wait.
     /// `None`: never measured.
-    pub fn latency_micros(&self, now: u64) -> Option<f64> {
+    pub fn latency_micros(&self, now: Tick) -> Option<f64> {
         match (self.latency.expected(now), self.silence(now)) {
             (None, 0) => None,
             (expected, silence) => Some(expected.unwrap_or(0.0).max(silence as f64)),
@@ -186,12 +187,12 @@ impl EndpointState {
     }
 
     /// How long nothing was answered while something waits.
-    fn silence(&self, now: u64) -> u64 {
-        if self.waiting.load(Relaxed) == 0 { 0 } else { now.saturating_sub(self.silent_since.load(Relaxed)) }
+    fn silence(&self, now: Tick) -> u64 {
+        if self.waiting.load(Relaxed) == 0 { 0 } else { now.since(self.silent_since.load()) }
     }
 
     /// Whether it may be picked.
-    pub fn eligibility(&self, now: u64) -> Eligibility {
+    pub fn eligibility(&self, now: Tick) -> Eligibility {
         if !self.verdict().passes() {
             return Eligibility::Unhealthy;
         }
@@ -203,7 +204,7 @@ impl EndpointState {
     }
 
     /// The word for status: what it is, or why it takes no requests.
-    pub fn word(&self, now: u64) -> &'static str {
+    pub fn word(&self, now: Tick) -> &'static str {
         match (self.verdict(), self.ejection()) {
             (Verdict::Waiting, _) => "checking",
             (Verdict::Failing, _) => "check-failed",
@@ -218,11 +219,11 @@ impl EndpointState {
 
     /// How much of its usual part of the requests it shall get, of [`WHOLE_SHARE`]: it grows from a tenth while an
     /// endpoint that has opened warms up.
-    pub(super) fn share(&self, now: u64) -> u32 {
-        match self.opened_at.load(Relaxed) {
-            0 => WHOLE_SHARE,
+    pub(super) fn share(&self, now: Tick) -> u32 {
+        match self.opened_at.load() {
+            opened_at if opened_at == Tick::ZERO => WHOLE_SHARE,
             opened_at => {
-                let age = now.saturating_sub(opened_at).min(WARM_UP_MICROS);
+                let age = now.since(opened_at).min(WARM_UP_MICROS);
                 let grown = u64::from(WHOLE_SHARE) * age / WARM_UP_MICROS;
                 u32::try_from(grown).unwrap_or(WHOLE_SHARE).max(WHOLE_SHARE / 10)
             }
@@ -230,41 +231,41 @@ impl EndpointState {
     }
 
     /// When it was last asked while it was out: the one that was longest ago comes first.
-    pub(super) fn asked_at(&self) -> u64 {
-        self.asked_at.load(Relaxed)
+    pub(super) fn asked_at(&self) -> Tick {
+        self.asked_at.load()
     }
 
     /// Whether so many requests wait for a connection to it that no more should.
-    pub fn is_crowded(&self, now: u64) -> bool {
+    pub fn is_crowded(&self, now: Tick) -> bool {
         let connecting = self.connecting.load(Relaxed);
-        let ago = |at: &AtomicU64| now.saturating_sub(at.load(Relaxed));
+        let ago = |at: &AtomicTick| now.since(at.load());
         connecting >= CONNECTING_MAX
             && (connecting >= CONNECTING_MOST
                 || (ago(&self.unaccepted_since) > ACCEPTS_MICROS && ago(&self.connect_began_at) < TRY_MICROS))
     }
 
     /// A request needs a connection: counted until the guard is dropped.
-    pub fn connecting(self: &Arc<Self>, now: u64) -> Connecting {
+    pub fn connecting(self: &Arc<Self>, now: Tick) -> Connecting {
         if self.connecting.fetch_add(1, Relaxed) == 0 {
-            self.unaccepted_since.store(now, Relaxed);
+            self.unaccepted_since.store(now);
         }
-        self.connect_began_at.store(now, Relaxed);
+        self.connect_began_at.store(now);
         Connecting(self.clone())
     }
 
     /// Begins a request that was picked: counted as in flight until the guard is dropped.
-    pub(super) fn begin(self: &Arc<Self>, now: u64) -> Begun {
+    pub(super) fn begin(self: &Arc<Self>, now: Tick) -> Begun {
         let word = self.ejection.load(Relaxed);
         let ejection = Ejection::unpack(word);
         match ejection {
             Some(due) if due.is_due(now) => {
-                let until = now.saturating_add(PROBE_MICROS);
+                let until = now.after(PROBE_MICROS);
                 let probed = Ejection { phase: Phase::Probing, until, ..due };
                 if self.ejection.compare_exchange(word, probed.pack(), Relaxed, Relaxed).is_err() {
                     return Begun::Elsewhere(None);
                 }
             }
-            Some(_) => self.asked_at.store(now, Relaxed),
+            Some(_) => self.asked_at.store(now),
             None => {
                 let waiting = self.waiting.load(Relaxed);
                 if waiting >= SILENT_WAITING && self.is_silent(now) {
@@ -275,28 +276,28 @@ impl EndpointState {
         }
         self.in_flight.fetch_add(1, Relaxed);
         if self.waiting.fetch_add(1, Relaxed) == 0 {
-            self.silent_since.store(now, Relaxed);
+            self.silent_since.store(now);
         }
         let (out, waits) = (ejection.is_some(), Cell::new(true));
         Begun::Here(InFlight { endpoint: self.clone(), started: now, out, waits, over: Cell::new(false) })
     }
 
     /// Whether nothing was answered for so long that nothing will be.
-    fn is_silent(&self, now: u64) -> bool {
+    fn is_silent(&self, now: Tick) -> bool {
         let usual = self.latency.usual() * SILENT_LATENCIES;
         self.silence(now) as f64 >= usual.max(SILENT_MICROS as f64)
     }
 
     /// A connect to it was accepted. After a refusal that is another process than before: what was measured of the one
     /// that died counts no more.
-    pub fn connected(&self, now: u64) -> Option<Change> {
-        self.unaccepted_since.store(now, Relaxed);
+    pub fn connected(&self, now: Tick) -> Option<Change> {
+        self.unaccepted_since.store(now);
         let unreachable = self.ejection().is_some_and(|ejection| ejection.sign == Sign::Unreachable);
         if unreachable { self.open(now, Cause::Connected) } else { None }
     }
 
     /// It gave a sign of life: if it was silent, a request may probe it.
-    pub fn lives(&self, now: u64) {
+    pub fn lives(&self, now: Tick) {
         let word = self.ejection.load(Relaxed);
         let Some(ejection @ Ejection { sign: Sign::Silent, phase: Phase::Out, until }) =
             Ejection::unpack(word)
@@ -312,21 +313,21 @@ impl EndpointState {
 
     /// What a background probe is to ask now, and how long it may wait with it at the least, in microseconds; `None`:
     /// nothing any more.
-    pub fn probe(&self, now: u64) -> Option<(Probe, u64)> {
+    pub fn probe(&self, now: Tick) -> Option<(Probe, u64)> {
         match self.ejection()? {
             Ejection { sign: Sign::Unreachable, .. } => Some((Probe::Connect, 0)),
             Ejection { sign: Sign::Silent, phase: Phase::Out, until } => {
-                Some((Probe::Answer, until.saturating_sub(now)))
+                Some((Probe::Answer, until.since(now)))
             }
             Ejection { sign: Sign::Silent, phase: Phase::Probing, until } => {
-                Some((Probe::Answer, until.saturating_sub(now)))
+                Some((Probe::Answer, until.since(now)))
             }
             _ => None,
         }
     }
 
     /// Whether a background probe should begin to look after it: true once, until [`EndpointState::unprobed`].
-    pub fn claim_probe(&self, now: u64) -> bool {
+    pub fn claim_probe(&self, now: Tick) -> bool {
         self.probe(now).is_some() && !self.probed.swap(true, Relaxed)
     }
 
@@ -337,7 +338,7 @@ impl EndpointState {
 
     /// The outcome of a check. An endpoint opens after `rise` in a row that passed, and is out after `fall` that
     /// failed. To be called by one checker at a time.
-    pub fn checked(&self, passed: bool, rise: u32, fall: u32, now: u64) -> Option<Change> {
+    pub fn checked(&self, passed: bool, rise: u32, fall: u32, now: Tick) -> Option<Change> {
         let verdict = self.verdict();
         if passed == verdict.passes() {
             self.streak.store(0, Relaxed);
@@ -382,7 +383,7 @@ impl EndpointState {
     }
 
     /// A request failed with this sign; `out`: it began while the endpoint was out.
-    fn failed(&self, sign: Sign, out: bool, now: u64) -> Option<Change> {
+    fn failed(&self, sign: Sign, out: bool, now: Tick) -> Option<Change> {
         let word = self.ejection.load(Relaxed);
         let failures = match Ejection::unpack(word) {
             None => self.failures.fetch_add(1, Relaxed) + 1,
@@ -401,25 +402,25 @@ impl EndpointState {
     }
 
     /// Takes it out, if `word` still holds.
-    fn eject(&self, word: u64, sign: Sign, cause: Cause, now: u64) -> Option<Change> {
+    fn eject(&self, word: u64, sign: Sign, cause: Cause, now: Tick) -> Option<Change> {
         let was_ready = self.in_use();
         let grows = sign != Sign::Unreachable;
         let number = if grows { self.ejection_number(now) } else { 0 };
-        let until = if grows { now.saturating_add(ejected_for(sign, number)) } else { 0 };
+        let until = if grows { now.after(ejected_for(sign, number)) } else { Tick::ZERO };
         let ejected = Ejection { sign, phase: Phase::Out, until };
         self.ejection.compare_exchange(word, ejected.pack(), Relaxed, Relaxed).ok()?;
         if grows {
             self.ejections.store(number + 1, Relaxed);
         }
         self.failures.store(0, Relaxed);
-        self.asked_at.store(now, Relaxed);
+        self.asked_at.store(now);
         // The one request that probes it must not have to wait until a bad past has faded.
         self.latency.forget();
         was_ready.then_some(Change { ready: false, cause })
     }
 
     /// The head of an answer came; `out`: its request began while the endpoint was out.
-    fn answered(&self, out: bool, now: u64) -> Option<Change> {
+    fn answered(&self, out: bool, now: Tick) -> Option<Change> {
         self.ejection()?;
         if out {
             return self.open(now, Cause::ProbeAnswered);
@@ -430,17 +431,17 @@ impl EndpointState {
     }
 
     /// Takes every ejection off; it warms up from now on.
-    fn open(&self, now: u64, cause: Cause) -> Option<Change> {
+    fn open(&self, now: Tick, cause: Cause) -> Option<Change> {
         self.failures.store(0, Relaxed);
         self.latency.forget();
-        self.opened_at.store(now.max(1), Relaxed);
+        self.opened_at.store(now.max(Tick::at(1)));
         self.ejection.store(Ejection::NONE, Relaxed);
         self.verdict().passes().then_some(Change { ready: true, cause })
     }
 
     /// Which ejection the next one is, from 0: it starts anew after a long calm.
-    fn ejection_number(&self, now: u64) -> u32 {
-        let open_for = now.saturating_sub(self.opened_at.load(Relaxed));
+    fn ejection_number(&self, now: Tick) -> u32 {
+        let open_for = now.since(self.opened_at.load());
         let calm = self.ejection().is_none() && open_for > EJECTED_MICROS_MAX;
         if calm { 0 } else { self.ejections.load(Relaxed) }
     }

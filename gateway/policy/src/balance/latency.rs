@@ -1,5 +1,6 @@
 //! How long an endpoint takes to answer, as the next request should expect it.
 
+use registry::base::time::{AtomicTick, Tick};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The time in which the weight of a sample falls to 1/e, in microseconds.
@@ -14,7 +15,7 @@ pub(super) struct Latency {
     /// In microseconds, as the bits of an `f64`; zero: never measured.
     mean: AtomicU64,
     /// When `mean` was true.
-    measured_at: AtomicU64,
+    measured_at: AtomicTick,
     /// What answers took, without those that never came; in microseconds, as the bits of an `f64`; zero: never measured.
     answers: AtomicU64,
 }
@@ -22,19 +23,19 @@ pub(super) struct Latency {
 impl Latency {
     /// In microseconds: the last peak, fading towards later samples, and towards nothing while there are none, so that
     /// an endpoint with a bad past is tried again. `None`: never measured.
-    pub(super) fn expected(&self, now: u64) -> Option<f64> {
+    pub(super) fn expected(&self, now: Tick) -> Option<f64> {
         let mean = f64::from_bits(self.mean.load(Relaxed));
         (mean > 0.0).then(|| mean * self.faded(now))
     }
 
     /// What is slower than expected counts at once, what is faster by and by.
-    pub(super) fn observe(&self, sample: f64, now: u64) {
+    pub(super) fn observe(&self, sample: f64, now: Tick) {
         let sample = sample.max(1.0);
         let old = f64::from_bits(self.mean.load(Relaxed));
         let faded = self.faded(now);
         let mean = if sample >= old { sample } else { old * faded + sample * (1.0 - faded) };
         self.mean.store(mean.to_bits(), Relaxed);
-        self.measured_at.store(now, Relaxed);
+        self.measured_at.store(now);
     }
 
     /// What an answer usually takes, in microseconds; zero: there was none.
@@ -55,8 +56,8 @@ impl Latency {
     }
 
     /// What is left at `now` of a sample's weight.
-    fn faded(&self, now: u64) -> f64 {
-        let age = now.saturating_sub(self.measured_at.load(Relaxed));
+    fn faded(&self, now: Tick) -> f64 {
+        let age = now.since(self.measured_at.load());
         (-(age as f64) / DECAY_MICROS).exp()
     }
 }

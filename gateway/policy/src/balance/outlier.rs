@@ -13,6 +13,8 @@
 //! None of it is a verdict: an endpoint that is out is asked behind all others, oldest sign first, and background probes
 //! (a connect, or a question that every server answers) see to it that nobody waits for a request to find out.
 
+use registry::base::time::Tick;
+
 /// Requests that must fail in a row before an endpoint is taken out.
 pub(super) const FAILURES_TO_EJECT: u32 = 5;
 /// How long the first ejection for failing lasts, in microseconds; each further one is twice as long.
@@ -59,8 +61,8 @@ pub(super) enum Phase {
 pub(super) struct Ejection {
     pub(super) sign: Sign,
     pub(super) phase: Phase,
-    /// Until when, in microseconds.
-    pub(super) until: u64,
+    /// Until when.
+    pub(super) until: Tick,
 }
 
 impl Ejection {
@@ -81,15 +83,15 @@ impl Ejection {
             1 => Phase::Due,
             _ => Phase::Probing,
         };
-        Some(Self { sign, phase, until: word >> 5 })
+        Some(Self { sign, phase, until: Tick::at(word >> 5) })
     }
 
     pub(super) fn pack(self) -> u64 {
-        self.until << 5 | (self.phase as u64) << 3 | (self.sign as u64) << 1 | 1
+        self.until.micros() << 5 | (self.phase as u64) << 3 | (self.sign as u64) << 1 | 1
     }
 
     /// Whether the next request may probe it.
-    pub(super) fn is_due(self, now: u64) -> bool {
+    pub(super) fn is_due(self, now: Tick) -> bool {
         match (self.phase, self.sign) {
             (Phase::Due, _) => true,
             (Phase::Probing, _) | (Phase::Out, Sign::Failing) => now >= self.until,
@@ -118,7 +120,7 @@ mod tests {
     fn a_word_says_all_of_it() {
         for sign in [Sign::Unreachable, Sign::Failing, Sign::Silent] {
             for phase in [Phase::Out, Phase::Due, Phase::Probing] {
-                let ejection = Ejection { sign, phase, until: 123_456_789_012 };
+                let ejection = Ejection { sign, phase, until: Tick::at(123_456_789_012) };
                 assert_eq!(Ejection::unpack(ejection.pack()), Some(ejection));
             }
         }

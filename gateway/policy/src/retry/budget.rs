@@ -1,5 +1,6 @@
 //! How much may be sent twice, in proportion to what is sent at all.
 
+use registry::base::time::Tick;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// How far a budget looks back, in seconds, the current one included.
@@ -23,13 +24,13 @@ impl Budget {
     }
 
     /// A request came.
-    pub fn deposit(&self, now: u64) {
+    pub fn deposit(&self, now: Tick) {
         self.requests.add(now);
     }
 
     /// Takes one extra attempt if the last 10 s allow it: up to `percent` of their requests, or `min_per_second` for
     /// each of their seconds if that is more. Never allows more than that, however many workers ask at once.
-    pub fn try_withdraw(&self, now: u64, percent: u8, min_per_second: u32) -> bool {
+    pub fn try_withdraw(&self, now: Tick, percent: u8, min_per_second: u32) -> bool {
         let share = self.requests.sum(now) * u64::from(percent) / 100;
         let allowed = share.max(u64::from(min_per_second) * WINDOW_SECONDS);
         // Added before it is compared, so that two who ask for the last one cannot both see it free.
@@ -42,7 +43,7 @@ impl Budget {
     }
 
     /// Extra attempts taken in the last 10 s.
-    pub fn spent(&self, now: u64) -> u64 {
+    pub fn spent(&self, now: Tick) -> u64 {
         self.spent.sum(now)
     }
 }
@@ -55,7 +56,7 @@ struct Window {
 }
 
 impl Window {
-    fn add(&self, now: u64) {
+    fn add(&self, now: Tick) {
         let (second, bucket) = self.bucket(now);
         // `Err` only when a later second took the bucket already: the count is out of the window.
         let _ = bucket.fetch_update(SeqCst, SeqCst, |old| match (old >> 32).cmp(&second) {
@@ -66,14 +67,14 @@ impl Window {
         });
     }
 
-    fn take_back(&self, now: u64) {
+    fn take_back(&self, now: Tick) {
         let (second, bucket) = self.bucket(now);
         let _ = bucket
             .fetch_update(SeqCst, SeqCst, |old| (old >> 32 == second && old as u32 > 0).then(|| old - 1));
     }
 
-    fn sum(&self, now: u64) -> u64 {
-        let second = now / MICROS_PER_SECOND;
+    fn sum(&self, now: Tick) -> u64 {
+        let second = now.micros() / MICROS_PER_SECOND;
         let recent = |bucket: &AtomicU64| {
             let value = bucket.load(SeqCst);
             if second.saturating_sub(value >> 32) < WINDOW_SECONDS { value & u64::from(u32::MAX) } else { 0 }
@@ -81,8 +82,8 @@ impl Window {
         self.buckets.iter().map(recent).sum()
     }
 
-    fn bucket(&self, now: u64) -> (u64, &AtomicU64) {
-        let second = now / MICROS_PER_SECOND;
+    fn bucket(&self, now: Tick) -> (u64, &AtomicU64) {
+        let second = now.micros() / MICROS_PER_SECOND;
         (second, &self.buckets[(second % WINDOW_SECONDS) as usize])
     }
 }

@@ -32,7 +32,7 @@ const GET: Progress =
 const POST: Progress = Progress { replayable_method: false, ..GET };
 
 fn decide(failure: Failure, progress: &Progress) -> Verdict {
-    verdict(failure, progress, &Retry::default(), &Budget::new(), 0)
+    verdict(failure, progress, &Retry::default(), &Budget::new(), Tick::ZERO)
 }
 
 fn gives_up(why: GiveUp) -> Verdict {
@@ -93,20 +93,24 @@ fn misplaced_insists_once_and_then_goes_elsewhere() {
 fn the_policy_chooses_retries_but_not_failover() {
     let policy = Retry { on: RetryOn::default(), ..Retry::default() };
     for failure in ALL {
-        let goes_on = !matches!(verdict(failure, &GET, &policy, &Budget::new(), 0), Verdict::GiveUp(_));
+        let goes_on =
+            !matches!(verdict(failure, &GET, &policy, &Budget::new(), Tick::ZERO), Verdict::GiveUp(_));
         use Failure::*;
         assert_eq!(goes_on, matches!(failure, NotSent | Overloaded | Misplaced | PeerLost), "{failure:?}");
     }
     let policy = Retry { on: RetryOn { statuses: vec![429], ..RetryOn::default() }, ..Retry::default() };
-    assert_eq!(verdict(Failure::Status(429), &GET, &policy, &Budget::new(), 0), Verdict::TryNext);
-    assert_eq!(verdict(Failure::Status(503), &GET, &policy, &Budget::new(), 0), gives_up(GiveUp::Final));
+    assert_eq!(verdict(Failure::Status(429), &GET, &policy, &Budget::new(), Tick::ZERO), Verdict::TryNext);
+    assert_eq!(
+        verdict(Failure::Status(503), &GET, &policy, &Budget::new(), Tick::ZERO),
+        gives_up(GiveUp::Final)
+    );
 }
 
 #[test]
 fn only_what_may_have_been_work_in_vain_is_charged() {
     let policy = Retry { min_per_second: 0, budget_percent: 0, ..Retry::default() };
     for failure in ALL {
-        let decided = verdict(failure, &GET, &policy, &Budget::new(), 0);
+        let decided = verdict(failure, &GET, &policy, &Budget::new(), Tick::ZERO);
         use Failure::*;
         let charged = matches!(failure, Overloaded | Reset | Status(_));
         assert_eq!(decided == gives_up(GiveUp::Budget), charged, "{failure:?}");
@@ -115,56 +119,56 @@ fn only_what_may_have_been_work_in_vain_is_charged() {
     let budget = Budget::new();
     for progress in [Progress { attempts_left: 0, ..GET }, POST] {
         assert!(matches!(
-            verdict(Failure::Reset, &progress, &Retry::default(), &budget, 0),
+            verdict(Failure::Reset, &progress, &Retry::default(), &budget, Tick::ZERO),
             Verdict::GiveUp(_)
         ));
     }
-    assert_eq!(budget.spent(0), 0);
-    verdict(Failure::Reset, &GET, &Retry::default(), &budget, 0);
-    assert_eq!(budget.spent(0), 1);
+    assert_eq!(budget.spent(Tick::ZERO), 0);
+    verdict(Failure::Reset, &GET, &Retry::default(), &budget, Tick::ZERO);
+    assert_eq!(budget.spent(Tick::ZERO), 1);
 }
 
 #[test]
 fn a_hedge_is_for_replayable_requests_and_within_its_budget() {
     let hedges = Budget::new();
-    assert!(hedge(&GET, &hedges, 0));
+    assert!(hedge(&GET, &hedges, Tick::ZERO));
     for progress in [POST, Progress { body_kept: false, ..GET }, Progress { attempts_left: 0, ..GET }] {
-        assert!(!hedge(&progress, &hedges, 0), "{progress:?}");
+        assert!(!hedge(&progress, &hedges, Tick::ZERO), "{progress:?}");
     }
-    assert_eq!(hedges.spent(0), 1);
-    let granted = (0..1000).filter(|_| hedge(&GET, &hedges, 0)).count();
+    assert_eq!(hedges.spent(Tick::ZERO), 1);
+    let granted = (0..1000).filter(|_| hedge(&GET, &hedges, Tick::ZERO)).count();
     assert_eq!(granted, 99, "10 a second over 10 s");
     let busy = Budget::new();
-    (0..20_000).for_each(|_| busy.deposit(0));
-    assert_eq!((0..1000).filter(|_| hedge(&GET, &busy, 0)).count(), 400, "2 % of the last 10 s");
+    (0..20_000).for_each(|_| busy.deposit(Tick::ZERO));
+    assert_eq!((0..1000).filter(|_| hedge(&GET, &busy, Tick::ZERO)).count(), 400, "2 % of the last 10 s");
 }
 
 #[test]
 fn a_budget_is_a_share_of_the_last_ten_seconds() {
     let budget = Budget::new();
     for second in 0..10 {
-        (0..100).for_each(|_| budget.deposit(second * SECOND));
+        (0..100).for_each(|_| budget.deposit(Tick::at(second * SECOND)));
     }
     let take = |now| (0..1000).filter(|_| budget.try_withdraw(now, 20, 0)).count();
-    assert_eq!(take(9 * SECOND), 200);
-    assert_eq!(take(10 * SECOND - 1), 0);
+    assert_eq!(take(Tick::at(9 * SECOND)), 200);
+    assert_eq!(take(Tick::at(10 * SECOND - 1)), 0);
     // The first second leaves the window with its deposits; what was spent stays in it.
-    assert_eq!(take(10 * SECOND), 0);
+    assert_eq!(take(Tick::at(10 * SECOND)), 0);
     // All deposits are gone before what was spent in the last of them is.
-    assert_eq!(take(18 * SECOND), 0);
-    (0..100).for_each(|_| budget.deposit(19 * SECOND));
-    assert_eq!(budget.spent(19 * SECOND), 0);
-    assert_eq!(take(19 * SECOND), 20);
+    assert_eq!(take(Tick::at(18 * SECOND)), 0);
+    (0..100).for_each(|_| budget.deposit(Tick::at(19 * SECOND)));
+    assert_eq!(budget.spent(Tick::at(19 * SECOND)), 0);
+    assert_eq!(take(Tick::at(19 * SECOND)), 20);
 }
 
 #[test]
 fn a_long_pause_forgets_everything() {
     let budget = Budget::new();
-    (0..1000).for_each(|_| budget.deposit(3 * SECOND));
-    assert!(budget.try_withdraw(3 * SECOND, 20, 0));
+    (0..1000).for_each(|_| budget.deposit(Tick::at(3 * SECOND)));
+    assert!(budget.try_withdraw(Tick::at(3 * SECOND), 20, 0));
     // The same bucket, any number of rounds later.
-    assert!(!budget.try_withdraw(1003 * SECOND, 20, 0));
-    assert_eq!(budget.spent(1003 * SECOND), 0);
+    assert!(!budget.try_withdraw(Tick::at(1003 * SECOND), 20, 0));
+    assert_eq!(budget.spent(Tick::at(1003 * SECOND)), 0);
 }
 
 #[test]
@@ -175,7 +179,7 @@ fn workers_together_never_take_more_than_allowed() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..1000 {
-                    if budget.try_withdraw(0, 0, 10) {
+                    if budget.try_withdraw(Tick::ZERO, 0, 10) {
                         taken.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -183,7 +187,7 @@ fn workers_together_never_take_more_than_allowed() {
         }
     });
     assert!((1..=100).contains(&taken.into_inner()));
-    assert!(budget.spent(0) <= 100);
+    assert!(budget.spent(Tick::ZERO) <= 100);
 }
 
 proptest! {
@@ -199,7 +203,7 @@ proptest! {
         for (pause, requests, retries) in steps {
             now += pause;
             for _ in 0..requests {
-                budget.deposit(now);
+                budget.deposit(Tick::at(now));
                 deposits.push(now);
             }
             for _ in 0..retries {
@@ -207,7 +211,7 @@ proptest! {
                     times.iter().filter(|&&at| now / SECOND - at / SECOND < 10).count() as u64
                 };
                 let allowed = (recent(&deposits) * u64::from(percent) / 100).max(u64::from(floor) * 10);
-                let granted = budget.try_withdraw(now, percent, floor);
+                let granted = budget.try_withdraw(Tick::at(now), percent, floor);
                 prop_assert_eq!(granted, recent(&taken) < allowed);
                 if granted {
                     taken.push(now);

@@ -1,5 +1,6 @@
 //! Checks of services: rings, contracts, grants, endpoints, and what is declared for nothing.
 
+use registry::base::time::Tick;
 use registry::model::{
     Catalog, ClusterName, Condition, ConditionKind, Gateway, Grant, Kind, Reason, ServiceName, Subject,
 };
@@ -12,7 +13,7 @@ use admin_api::check::Check;
 use policy::balance::Eligibility;
 
 /// All checks of services, of whose objects the conditions are `known`, at `now` of the process's clock.
-pub(super) fn checks(view: &View, known: &[Condition], gateway: &Gateway, now: u64) -> Vec<Check> {
+pub(super) fn checks(view: &View, known: &[Condition], gateway: &Gateway, now: Tick) -> Vec<Check> {
     let mut checks = conditions(known, gateway);
     for service in view.services() {
         checks.push(ring(service, view, now));
@@ -99,7 +100,7 @@ fn conditions(conditions: &[Condition], gateway: &Gateway) -> Vec<Check> {
     checks
 }
 
-fn ring(service: &Service, view: &View, now: u64) -> Check {
+fn ring(service: &Service, view: &View, now: Tick) -> Check {
     let others: Vec<String> = other_rings(view, now)
         .filter(|(other, _, _)| other.name == service.name)
         .map(|(_, peer, ring)| format!("{peer} places by {ring:016x}"))
@@ -161,7 +162,7 @@ fn members(service: &Service, view: &View, here: &ClusterName) -> Vec<Check> {
     checks
 }
 
-fn endpoints(local: &LocalService, now: u64) -> Check {
+fn endpoints(local: &LocalService, now: Tick) -> Check {
     let mut out = Vec::new();
     for (port, endpoints) in &local.ports {
         let ready = endpoints.iter().filter(|e| e.eligibility(now) == Eligibility::Eligible).count();
@@ -330,9 +331,9 @@ spec:
             &peers,
             &Metrics::new(std::num::NonZeroU8::MIN),
             &View::default(),
-            1,
+            Tick::at(1),
         );
-        let keyed = checks(&view, &view.conditions, &gateway, 1)
+        let keyed = checks(&view, &view.conditions, &gateway, Tick::at(1))
             .into_iter()
             .map(|c| (format!("{} {}", c.id, c.object), c));
         keyed.collect()

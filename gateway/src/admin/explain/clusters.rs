@@ -1,6 +1,7 @@
 //! The order of clusters, and why each stands where it stands.
 
 use hashring::NodeIndex;
+use registry::base::time::Tick;
 use registry::model::{ClusterName, Member, Mode, OnOwnerUnavailable, ServiceName};
 
 use super::Cluster;
@@ -14,7 +15,7 @@ pub(super) struct Asks<'a> {
     pub(super) port: u16,
     pub(super) hash: Option<u64>,
     /// The moment, of the process's clock.
-    pub(super) now: u64,
+    pub(super) now: Tick,
 }
 
 impl Asks<'_> {

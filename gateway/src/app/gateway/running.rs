@@ -109,11 +109,11 @@ impl Running {
         let over = tokio::select! {
             () = ending => true,
             () = sleep(wait) => {
-                error!("Not all is over after {wait:?}, and left so: does a disk hang?");
+                error!("Shutdown incomplete after {wait:?}; exiting anyway: does a disk hang?");
                 false
             }
             () = end.told() => {
-                warn!("Told not to wait any longer for what is not over.");
+                warn!("Second termination signal: exiting without waiting.");
                 false
             }
         };

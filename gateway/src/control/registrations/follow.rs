@@ -1,5 +1,6 @@
 //! Follows the registered endpoints as the registry has them, whichever gateway they talk to.
 
+use registry::base::time::Tick;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,10 +37,10 @@ pub async fn first<S: Store>(store: &S, book: &mut Book, now_ms: u64) {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
             let error: &dyn std::error::Error = &error;
-            warn!(error, "The registry does not answer; registered endpoints are as they were last seen.");
+            warn!(error, "Registry read failed; keeping last known registered endpoints.");
         }
         Err(_) => {
-            warn!("The registry does not answer in time; registered endpoints are as they were last seen.")
+            warn!("Registry read timed out; keeping last known registered endpoints.")
         }
     }
 }
@@ -72,7 +73,7 @@ pub async fn follow<S: Store>(
         match error {
             StoreError::Closed => return,
             // Slower than the registry keeps history: it is read anew.
-            StoreError::Compacted(revision) => debug!(revision, "What is registered is read again."),
+            StoreError::Compacted(revision) => debug!(revision, "Reading all registered endpoints again."),
             error => follower.lose(&error),
         }
         tokio::select! {
@@ -105,7 +106,7 @@ impl<T: FnMut(Vec<(ServiceName, Endpoints)>)> Follower<T> {
         };
         if std::mem::take(&mut self.lost) {
             let on_probation = self.book.on_probation();
-            info!(on_probation, "The registry tells again what is registered.");
+            info!(on_probation, "Registry watch of registered endpoints resumed.");
         }
         loop {
             let told = Instant::now();
@@ -174,7 +175,7 @@ impl<T: FnMut(Vec<(ServiceName, Endpoints)>)> Follower<T> {
     }
 
     fn judge(&mut self) {
-        let (now, view) = (self.shared.clock.micros(), self.shared.view.load_full());
+        let (now, view) = (self.shared.clock.now(), self.shared.view.load_full());
         let before = self.book.on_probation();
         let now_ms = self.now_ms();
         self.book.judge(now_ms, |service, id| passes(&view, service, id, now));
@@ -207,7 +208,7 @@ fn record(key: &str, value: &[u8]) -> Option<(ServiceName, Registered)> {
     match Registered::decode(key, value) {
         Ok(known) => Some(known),
         Err(error) => {
-            limited!(WARN, KNOWN, key, "Left out a registered endpoint.", key, %error);
+            limited!(WARN, KNOWN, key, "Registered endpoint ignored.", key, %error);
             None
         }
     }
@@ -224,7 +225,7 @@ async fn at_hand(watch: &mut impl Watch) -> Option<Result<Changes, StoreError>> 
 
 /// Whether an endpoint takes requests on each of its ports, as far as checks and requests tell. One whose checks have not
 /// said anything yet is given the time for it.
-fn passes(view: &View, service: &ServiceName, id: &str, now: u64) -> bool {
+fn passes(view: &View, service: &ServiceName, id: &str, now: Tick) -> bool {
     let Some(local) = view.local(&service.namespace, &service.name) else { return false };
     local.ports.iter().all(|(_, endpoints)| {
         let endpoint = endpoints.iter().find(|endpoint| endpoint.id() == id);

@@ -80,7 +80,7 @@ fn say_how_it_went<S: Store>(registrar: &Registrar<S>, who: &Who, before: &Done,
     if let Some(error) = now.trouble.as_ref().filter(|_| before.trouble.is_none()) {
         let error: &dyn std::error::Error = error;
         limited!(
-            WARN, KNOWN, who, "The registry does not take a registration; tried again.", %who, error
+            WARN, KNOWN, who, "Writing a registration failed; retrying.", %who, error
         );
     }
     for (place, (service, endpoint, claim)) in registrar.claims().enumerate() {
@@ -91,7 +91,7 @@ fn say_how_it_went<S: Store>(registrar: &Registrar<S>, who: &Who, before: &Done,
             && before.claims.get(place) != Some(claim)
         {
             limited!(
-                INFO, KNOWN, who, "The id is another registrar's; asked for again.",
+                INFO, KNOWN, who, "Endpoint id held by another registrar; retrying.",
                 %who, %service, endpoint = %endpoint.id, %by
             );
         }

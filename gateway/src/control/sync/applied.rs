@@ -23,11 +23,11 @@ pub async fn first_applied<S: Store>(store: &S, gateway: &Gateway, kept: &Stored
         Ok(Ok((_, stored))) => stored,
         Ok(Err(error)) => {
             let error = &error as &dyn std::error::Error;
-            warn!(error, "The registry does not answer; what was applied is as it was last seen.");
+            warn!(error, "Registry read failed; keeping last known applied objects.");
             kept.clone()
         }
         Err(_) => {
-            warn!("The registry does not answer in time; what was applied is as it was last seen.");
+            warn!("Registry read timed out; keeping last known applied objects.");
             kept.clone()
         }
     };
@@ -51,11 +51,11 @@ pub async fn follow_applied<S: Store>(
         match error {
             StoreError::Closed => return,
             // Slower than the registry keeps history: it is read anew.
-            StoreError::Compacted(revision) => debug!(revision, "What is applied is read again."),
+            StoreError::Compacted(revision) => debug!(revision, "Reading all applied objects again."),
             error => {
                 if !std::mem::replace(&mut warned, true) {
                     let error = &error as &dyn std::error::Error;
-                    warn!(error, "The registry does not tell what is applied; what is known stays.");
+                    warn!(error, "Registry watch failed; keeping last known applied objects.");
                 }
             }
         }
@@ -83,7 +83,7 @@ async fn follow<S: Store>(
         Err(error) => return error,
     };
     if std::mem::take(warned) {
-        warn!("The registry tells again what is applied.");
+        warn!("Registry watch of applied objects resumed.");
     }
     loop {
         match watch.next().await {
@@ -107,6 +107,6 @@ async fn tell(gateway: &Arc<Gateway>, stored: &StoredObjects, objects: &watch::S
             objects.send_replace(now);
         }
         Ok(None) => {}
-        Err(panic) => warn!(error = %panic, "Reading what is applied panicked; what is known stays."),
+        Err(panic) => warn!(error = %panic, "Reading applied objects panicked; keeping the last known ones."),
     }
 }

@@ -1,6 +1,7 @@
 //! What does not hold at this moment, as this gateway sees it: by what is declared and mirrored, and by what peers tell;
 //! and what follows for each object.
 
+use registry::base::time::Tick;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,7 +45,7 @@ impl Knowledge {
         if applied.is_empty() {
             return Statuses::new();
         }
-        let conditions = conditions(shared, view, shared.clock.micros());
+        let conditions = conditions(shared, view, shared.clock.now());
         let said = SaidOf::new(&conditions);
         let status = |(name, applied): (&ObjectName, &Arc<Applied>)| {
             let in_use = applied.object.as_ref().is_ok_and(|object| in_use(object, view));
@@ -60,7 +61,7 @@ pub fn in_use(object: &Object, view: &View) -> bool {
 }
 
 /// What does not hold.
-pub fn conditions(shared: &Shared, view: &View, now: u64) -> Vec<Condition> {
+pub fn conditions(shared: &Shared, view: &View, now: Tick) -> Vec<Condition> {
     let mut conditions = view.conditions.clone();
     conditions.extend(rings_differ(view, now));
     conditions.extend(objections(shared, view, now));
@@ -70,7 +71,7 @@ pub fn conditions(shared: &Shared, view: &View, now: u64) -> Vec<Condition> {
 }
 
 /// The fingerprint of the ring that a peer says it places a service by.
-pub fn told_ring(service: &Service, node: NodeIndex, now: u64) -> Option<u64> {
+pub fn told_ring(service: &Service, node: NodeIndex, now: Tick) -> Option<u64> {
     match service.server(node) {
         Server::Peer(_, facts) => facts.ring(now),
         Server::Local(_) | Server::Via(..) | Server::Unreachable => None,
@@ -79,7 +80,7 @@ pub fn told_ring(service: &Service, node: NodeIndex, now: u64) -> Option<u64> {
 
 /// The peers that place a service by another ring than we do. What nobody declared (generation 0) is learned, and
 /// learned by and by.
-pub fn other_rings<'v>(view: &'v View, now: u64) -> impl Iterator<Item = (&'v Service, &'v str, u64)> {
+pub fn other_rings<'v>(view: &'v View, now: Tick) -> impl Iterator<Item = (&'v Service, &'v str, u64)> {
     let declared = view.services().into_iter().filter(|service| service.placement.generation() > 0);
     declared.flat_map(move |service| {
         let ours = service.placement.ring().fingerprint();
@@ -91,7 +92,7 @@ pub fn other_rings<'v>(view: &'v View, now: u64) -> impl Iterator<Item = (&'v Se
 }
 
 /// What peers that we export to cannot join, where we do not see it ourselves.
-fn objections(shared: &Shared, view: &View, now: u64) -> Vec<Condition> {
+fn objections(shared: &Shared, view: &View, now: Tick) -> Vec<Condition> {
     let mut conditions = Vec::new();
     for peer in shared.peers.iter() {
         for (service, disagreement) in peer.facts.objections(now) {
@@ -120,7 +121,7 @@ fn objections(shared: &Shared, view: &View, now: u64) -> Vec<Condition> {
     conditions
 }
 
-fn rings_differ(view: &View, now: u64) -> Vec<Condition> {
+fn rings_differ(view: &View, now: Tick) -> Vec<Condition> {
     let condition = |(service, peer, ring): (&Service, &str, u64)| {
         let message = format!(
             "cluster `{peer}` places it by the ring {ring:016x}, this one by {:016x}; compare `ringway status` of both, \

@@ -1,5 +1,6 @@
 //! Tells peers how the services are that they may call: everything once, then what changes; and each second that it is so.
 
+use registry::base::time::Tick;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ struct Listener {
     /// The service where telling everything goes on; `None`: it is through.
     cursor: Option<ServiceName>,
     /// When it last began.
-    told_all_at: u64,
+    told_all_at: Tick,
     /// It is to begin again.
     again: bool,
     /// It was told of some service: it waits for a word each second.
@@ -60,7 +61,7 @@ struct Facts {
 
 /// One look at everything that is told.
 struct Look<'a> {
-    now: u64,
+    now: Tick,
     /// A second is over.
     ticks: bool,
     ours: &'a Arc<Gateways>,
@@ -73,13 +74,13 @@ struct Look<'a> {
 /// Woken by changes, and each second: where nothing changes nothing is looked at meanwhile.
 pub async fn tell_peers(shared: Arc<Shared>, mut gateways: watch::Receiver<Arc<Gateways>>) {
     let mut news = shared.news.follow();
-    let (mut due, mut tick_at) = (0u64, 0u64);
+    let (mut due, mut tick_at) = (Tick::ZERO, Tick::ZERO);
     let mut shown: Option<Arc<View>> = None;
     let mut services: Vec<Told> = Vec::new();
     let mut objections = Objections::default();
     let mut listeners: HashMap<(ClusterName, String), Listener> = HashMap::new();
     loop {
-        let wait = Duration::from_micros(due.saturating_sub(shared.clock.micros()));
+        let wait = Duration::from_micros(due.since(shared.clock.now()));
         tokio::select! {
             () = shared.stop.cancelled() => return,
             () = news.changed() => {}
@@ -88,10 +89,10 @@ pub async fn tell_peers(shared: Arc<Shared>, mut gateways: watch::Receiver<Arc<G
             () = tokio::time::sleep(wait) => {}
         }
         let ours = gateways.borrow_and_update().clone();
-        let now = shared.clock.micros();
+        let now = shared.clock.now();
         let ticks = now >= tick_at;
         if ticks {
-            tick_at = now + SECOND;
+            tick_at = now.after(SECOND);
         }
         due = tick_at;
         let view = shared.view.load_full();
@@ -140,18 +141,18 @@ fn ask_again(cluster: &PeerCluster) {
 
 impl Listener {
     fn new(tunnel: Tunnel) -> Self {
-        Self { tunnel, cursor: None, told_all_at: 0, again: true, has_words: false, gateways: None }
+        Self { tunnel, cursor: None, told_all_at: Tick::ZERO, again: true, has_words: false, gateways: None }
     }
 
     /// Tells it what there is to tell; `still` is what it hears each second whatever that is. Gives when to look again,
     /// if nothing happens before.
-    fn tell(&mut self, look: &Look<'_>, cluster: &PeerCluster, gateway: &PeerGateway, still: Digest) -> u64 {
+    fn tell(&mut self, look: &Look<'_>, cluster: &PeerCluster, gateway: &PeerGateway, still: Digest) -> Tick {
         let Look { now, services, .. } = *look;
         let hears = self.hear_of(look.ours);
         self.again |= gateway.take_asks_again();
-        if self.again && (now >= self.told_all_at + SECOND || self.told_all_at == 0) {
+        if self.again && (now >= self.told_all_at.after(SECOND) || self.told_all_at == Tick::ZERO) {
             self.cursor = services.first().map(|first| first.service.name.clone());
-            (self.told_all_at, self.again) = (now.max(1), false);
+            (self.told_all_at, self.again) = (now.max(Tick::at(1)), false);
         }
         let granted = |at: &usize| services[*at].service.grant.allows(&cluster.name);
         let rest = match &self.cursor {
@@ -170,8 +171,8 @@ impl Listener {
         // What could not be told yet goes on with the next look.
         match (self.cursor.is_some() || !hears, self.again) {
             (true, _) => now,
-            (false, true) => self.told_all_at + SECOND,
-            (false, false) => u64::MAX,
+            (false, true) => self.told_all_at.after(SECOND),
+            (false, false) => Tick::MAX,
         }
     }
 
@@ -216,7 +217,7 @@ fn served(view: &View, before: Vec<Told>) -> Vec<Told> {
 impl Told {
     /// Whether there is something to tell: what is told at once has changed since the last look, or, with `load`, the
     /// requests that its endpoints hold.
-    fn look(&mut self, now: u64, load: bool) -> bool {
+    fn look(&mut self, now: Tick, load: bool) -> bool {
         let (mut ready, mut degraded) = (0, true);
         // A service whose one port works is not down.
         for seen in self.service.ports.iter().map(|(_, endpoints)| endpoints.look(now)) {

@@ -109,7 +109,7 @@ async fn feed(knowledge: &Knowledge, peers: &Peers, stream: SyncStream) {
     let SyncStream { peer, mut reader, mut writer } = stream;
     let watch = match tokio::time::timeout(WATCH_WAIT, reader.next::<Watch>()).await {
         Ok(Ok(Some(watch))) => watch,
-        _ => return debug!(%peer, "A sync stream without a watch."),
+        _ => return debug!(%peer, "Sync stream without a watch request."),
     };
     let mut changes = knowledge.exported.subscribe();
     let (feed, claims_more) = {

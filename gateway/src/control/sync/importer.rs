@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use prost::Message;
 use proto::limits;
+use proto::stream::StreamKind;
 use proto::sync::Event;
 use registry::base::rate::{Bucket, Rate};
 use registry::model::ClusterName;
@@ -171,7 +172,7 @@ async fn import(
     else {
         return Ok("there is no mirror for it".into());
     };
-    let (mut reader, mut writer) = tunnel.open_sync().await?;
+    let (mut reader, mut writer) = tunnel.open_messages(StreamKind::Sync).await?;
     writer.send(&watch).await?;
     debug!(peer = %cluster, epoch = watch.epoch, revision = watch.revision, "Importing.");
     let mut replaced = std::pin::pin!(replaced(peer, tunnel));

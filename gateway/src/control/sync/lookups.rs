@@ -15,6 +15,7 @@ mod moment;
 #[cfg(test)]
 mod tests;
 
+use registry::base::time::Tick;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -93,7 +94,7 @@ impl Desk {
     async fn follow(&self, mut news: Follower) -> Infallible {
         loop {
             let until = self.book().until();
-            let left = until.map(|until| Duration::from_micros(until.saturating_sub(self.now())));
+            let left = until.map(|until| Duration::from_micros(until.since(self.now())));
             tokio::select! {
                 () = news.changed() => {}
                 () = self.sooner.notified() => continue,
@@ -108,8 +109,8 @@ impl Desk {
         }
     }
 
-    fn now(&self) -> u64 {
-        self.shared.clock.micros()
+    fn now(&self) -> Tick {
+        self.shared.clock.now()
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -137,7 +138,7 @@ struct Using {
 async fn answer(desk: Arc<Desk>, stream: LookupStream) {
     let sidecar = stream.sidecar.clone();
     if let Err(error) = follow(desk, stream).await {
-        debug!(sidecar, %error, "A lookup stream ended.");
+        debug!(sidecar, %error, "Lookup stream ended.");
     }
 }
 

@@ -43,12 +43,10 @@ async fn keep<S: Store>(knowledge: &Knowledge, store: &Owned<S>) {
                     Ok(Err(failed)) => {
                         warn!(
                             error = &failed as &dyn std::error::Error,
-                            "The registry's store was wiped, and is not taken again yet."
+                            "Registry store was wiped; claiming it again failed."
                         );
                     }
-                    Err(_) => warn!(
-                        "The registry's store was wiped, and does not answer in time to be taken again."
-                    ),
+                    Err(_) => warn!("Registry store was wiped; claiming it again timed out."),
                 }
                 if *owner.borrow() == Owner::Nobody {
                     sleep(RETRY).await;
@@ -61,7 +59,7 @@ async fn keep<S: Store>(knowledge: &Knowledge, store: &Owned<S>) {
             return;
         }
         if *owner.borrow() == Owner::Ours {
-            info!("The registry's store is this cluster's again.");
+            info!("Registry store claimed again.");
         }
     }
 }

@@ -95,18 +95,13 @@ pub async fn record<S: Store>(
             }
             Err(Failed::Record(RecordError::Store(StoreError::Closed))) => return,
             Err(Failed::Record(RecordError::Deposed)) => {
-                info!(
-                    "The registry is not as we left it, or another gateway writes now; nothing was changed."
-                );
+                info!("Registry write rejected: leadership or state changed; nothing was written.");
                 RETRY
             }
             Err(error) => {
                 // Whether a failed write was kept is not known.
                 if failures.is_multiple_of(SAY_AGAIN) {
-                    warn!(
-                        error = &error as &dyn std::error::Error,
-                        "The registry does not follow; tried again."
-                    );
+                    warn!(error = &error as &dyn std::error::Error, "Registry write failed; retrying.");
                 }
                 failures += 1;
                 known.room = None;
@@ -192,7 +187,7 @@ async fn bring<S: Store>(
         written += office.recorder.bring_statuses(store, &guard, &statuses, unix_ms()).await?;
     }
     if written > 0 {
-        debug!(written, "The registry holds what is known.");
+        debug!(written, "Registry in sync.");
     }
     Ok(office)
 }
@@ -208,7 +203,7 @@ async fn room<S: Store>(store: &S, known: &mut Known) -> u64 {
     let left = match store.room().await {
         Ok(room) => room.for_others(),
         Err(error) => {
-            debug!(%error, "The registry does not say how full it is.");
+            debug!(%error, "Registry does not report its usage.");
             u64::MAX
         }
     };

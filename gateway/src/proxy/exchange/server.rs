@@ -149,7 +149,7 @@ async fn send(sender: &mut Sender, answer: Answer, record: &mut Record) -> Outco
         Ok(()) => {}
         Err(CopyError::Gone) => return Outcome::Cancelled,
         Err(CopyError::Source(error)) => {
-            debug!(%error, "The endpoint's answer broke off.");
+            debug!(%error, "Endpoint response truncated.");
             sender.reset(Code::Internal);
             return Outcome::Cut;
         }

@@ -79,7 +79,7 @@ where
 
     /// Where a hedge goes, if there may be one: to a candidate that is up, once a flow, and within the budget.
     fn second(&self, tried: &Tried) -> Option<(NodeIndex, C::Target)> {
-        let now = self.clock.micros();
+        let now = self.clock.now();
         let progress = Progress { body_kept: self.payload.is_buffered(), ..self.progress(tried) };
         let node = self.next(tried)?;
         if self.candidates.availability(node, now) != Availability::Up {

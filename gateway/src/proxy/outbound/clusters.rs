@@ -1,5 +1,6 @@
 //! The clusters that may serve a request, as this process sees them, and the ways into them.
 
+use registry::base::time::Tick;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -43,11 +44,11 @@ impl<'a> Candidates for Clusters<'a> {
         &self.service.placement
     }
 
-    fn availability(&self, node: NodeIndex, now: u64) -> Availability {
+    fn availability(&self, node: NodeIndex, now: Tick) -> Availability {
         self.service.availability(node, self.port, now)
     }
 
-    fn capacity(&self, node: NodeIndex, now: u64) -> Option<u32> {
+    fn capacity(&self, node: NodeIndex, now: Tick) -> Option<u32> {
         self.service.capacity(node, self.port, now)
     }
 

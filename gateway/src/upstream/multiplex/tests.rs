@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::{JoinHandle, spawn_local};
 
+use registry::base::time::Tick;
 use registry::model::{Algorithm, Protocol};
 
 use super::super::pool::Reuse;
@@ -72,7 +73,7 @@ fn send(pool: &Rc<Pool>, address: &HostPort) -> JoinHandle<Result<Answered, Send
         let spec =
             EndpointSpec { id: "a".into(), address, protocol: Protocol::Grpc, weight: 100, capacity: None };
         let rule = Rule { algorithm: Algorithm::RoundRobin, ring: None, checked: false, fail_open: false };
-        let endpoints = Endpoints::new(rule, [spec], None, 0);
+        let endpoints = Endpoints::new(rule, [spec], None, Tick::ZERO);
         let sending = Sending {
             endpoint: endpoints.get(0),
             clock: Clock::start(),

@@ -1,5 +1,6 @@
 //! The view of a sidecar: what its gateway told it of the names that it uses.
 
+use registry::base::time::Tick;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ impl ViewBuilder {
         gateways: &Arc<PeerCluster>,
         metrics: &Metrics,
         previous: &View,
-        now: u64,
+        now: Tick,
     ) -> View {
         let means = Means { metrics, previous, now };
         let mut view = View::default();

@@ -24,14 +24,8 @@ pub struct Accepted {
 pub enum Begun {
     /// A request: its head is the first frame.
     Exchange(Exchange),
-    /// The peer mirrors our exports.
-    Sync(MessageReader, MessageWriter),
-    /// A sidecar asks what names mean.
-    Lookup(MessageReader, MessageWriter),
-    /// A sidecar registers endpoints.
-    Register(MessageReader, MessageWriter),
-    /// The peer asks for a change of what we declare, or to see it.
-    Objects(MessageReader, MessageWriter),
+    /// A stream of messages, for whoever that kind is for.
+    Messages(StreamKind, MessageReader, MessageWriter),
 }
 
 impl Accepted {
@@ -62,23 +56,15 @@ impl Accepted {
                 receiver.count(flight);
                 Ok(Begun::Exchange(Exchange { sender, receiver }))
             }
-            Some(StreamKind::Sync) => {
-                let reader = receiver.into_messages(limits::SYNC_MESSAGE_BYTES_MAX);
-                Ok(Begun::Sync(reader, MessageWriter::new(sender)))
+            // The one control stream was there before any other.
+            Some(messages)
+                if messages != StreamKind::Control
+                    && let Some((max, _)) = messages.message_bytes_max() =>
+            {
+                let reader = receiver.into_messages(max);
+                Ok(Begun::Messages(messages, reader, MessageWriter::new(sender)))
             }
-            Some(StreamKind::Lookup) => {
-                let reader = receiver.into_messages(limits::LOOKUP_ASK_BYTES_MAX);
-                Ok(Begun::Lookup(reader, MessageWriter::new(sender)))
-            }
-            Some(StreamKind::Register) => {
-                let reader = receiver.into_messages(limits::REGISTER_MESSAGE_BYTES_MAX);
-                Ok(Begun::Register(reader, MessageWriter::new(sender)))
-            }
-            Some(StreamKind::Objects) => {
-                let reader = receiver.into_messages(limits::OBJECTS_ASK_BYTES_MAX);
-                Ok(Begun::Objects(reader, MessageWriter::new(sender)))
-            }
-            Some(StreamKind::Control) | None => {
+            Some(_) | None => {
                 sender.reset(Code::Refused);
                 receiver.stop(Code::Refused);
                 Err(TunnelError::Protocol(format!("stream of unknown kind {kind:#04x}")))

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::code::{CloseCode, Code};
+use proto::stream::StreamKind;
 use tunnel::{DirectEndpoint, Event, Exchange, Kind, PeerAddress, Sender, TunnelError};
 
 use pair::{End, KINDS, Listener, Pair, body, head, local, put_head, soon};
@@ -394,9 +395,11 @@ async fn the_peers_limit_of_streams_is_busy_and_frees_again() {
 async fn one_message_stream_is_as_good_as_another() {
     for kind in KINDS {
         let pair = Pair::new(kind).await;
-        let (mut reader, mut writer) = pair.west.tunnel.open_sync().await.unwrap();
+        let (mut reader, mut writer) = pair.west.tunnel.open_messages(StreamKind::Sync).await.unwrap();
         let accepted = soon(pair.east.tunnel.accept()).await.unwrap();
-        let Ok(tunnel::Begun::Sync(mut theirs, mut answers)) = soon(accepted.begin()).await else {
+        let Ok(tunnel::Begun::Messages(StreamKind::Sync, mut theirs, mut answers)) =
+            soon(accepted.begin()).await
+        else {
             panic!("a sync stream")
         };
         let message = |n| proto::control::GoAway { last_stream: Some(n), reason: "x".repeat(50_000) };

@@ -69,7 +69,7 @@ impl End {
         let index = accepted.index();
         match soon(accepted.begin()).await.unwrap() {
             Begun::Exchange(exchange) => (index, exchange),
-            Begun::Sync(..) | Begun::Lookup(..) | Begun::Register(..) | Begun::Objects(..) => {
+            Begun::Messages(..) => {
                 panic!("an exchange was opened")
             }
         }

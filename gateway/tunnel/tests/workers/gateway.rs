@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use proto::control::GoAway;
 
+use proto::stream::StreamKind;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
 use tunnel::{Accepted, Begun, Driver, Endpoint, Port, Secrets, Strays, Tunnel};
@@ -124,7 +125,7 @@ async fn serve(endpoint: Arc<Endpoint>, list: Arc<Mutex<Vec<Tunnel>>>, count: Ar
 
 /// Sends back every message of a stream. A failure is the caller's to see.
 async fn echo(stream: Accepted) {
-    let Ok(Begun::Sync(mut reader, mut writer)) = stream.begin().await else { return };
+    let Ok(Begun::Messages(StreamKind::Sync, mut reader, mut writer)) = stream.begin().await else { return };
     while let Ok(Some(message)) = reader.next::<GoAway>().await {
         if writer.send(&message).await.is_err() {
             return;
@@ -136,7 +137,7 @@ async fn echo(stream: Accepted) {
 /// One exchange: asks with `number` and must hear it again.
 pub(crate) async fn call(tunnel: &Tunnel, number: u64) {
     let called = async {
-        let (mut reader, mut writer) = tunnel.open_sync().await.unwrap();
+        let (mut reader, mut writer) = tunnel.open_messages(StreamKind::Sync).await.unwrap();
         writer.send(&GoAway { last_stream: Some(number), reason: "asked".into() }).await.unwrap();
         writer.finish();
         let answer: GoAway = reader.next().await.unwrap().unwrap();

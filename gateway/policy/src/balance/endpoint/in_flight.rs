@@ -1,5 +1,6 @@
 //! A request at an endpoint, from the moment it was picked: however it ends, its endpoint is told.
 
+use registry::base::time::Tick;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,7 +23,7 @@ impl Drop for Connecting {
 #[derive(Debug)]
 pub struct InFlight {
     pub(super) endpoint: Arc<EndpointState>,
-    pub(super) started: u64,
+    pub(super) started: Tick,
     /// The endpoint was out when this began: it is a probe, or was a last resort.
     pub(super) out: bool,
     /// Its answer has not begun.
@@ -38,9 +39,9 @@ impl InFlight {
     }
 
     /// The head of a good answer came: its latency counts.
-    pub fn answered(&self, now: u64) -> Option<Change> {
+    pub fn answered(&self, now: Tick) -> Option<Change> {
         let change = self.endpoint.answered(self.out, now);
-        self.endpoint.latency.answered(now.saturating_sub(self.started) as f64);
+        self.endpoint.latency.answered(now.since(self.started) as f64);
         self.head_came(now);
         self.observe(0.0, now);
         change
@@ -48,8 +49,8 @@ impl InFlight {
 
     /// The head of an answer came that is an error of the endpoint's own making, such as a 500: counts as slow, however
     /// fast it was, and says nothing about the health of the endpoint.
-    pub fn erred(&self, now: u64) {
-        self.endpoint.latency.answered(now.saturating_sub(self.started) as f64);
+    pub fn erred(&self, now: Tick) {
+        self.endpoint.latency.answered(now.since(self.started) as f64);
         self.head_came(now);
         self.observe(FAILED_MICROS, now);
         self.over.set(true);
@@ -64,7 +65,7 @@ impl InFlight {
     }
 
     /// It was cut, in its answer or before, or answered 502, 503 or 504.
-    pub fn failed(&self, now: u64) -> Option<Change> {
+    pub fn failed(&self, now: Tick) -> Option<Change> {
         self.over.set(true);
         self.head_came(now);
         self.observe(FAILED_MICROS, now);
@@ -72,18 +73,18 @@ impl InFlight {
     }
 
     /// It was not answered in the time that its policy gives.
-    pub fn timed_out(&self, now: u64) -> Option<Change> {
+    pub fn timed_out(&self, now: Tick) -> Option<Change> {
         self.over.set(true);
         self.observe(FAILED_MICROS, now);
         self.endpoint.failed(Sign::Silent, self.out, now)
     }
 
     /// Its caller gave it up, or another attempt was faster. That says nothing, unless it had to wait for long.
-    pub fn given_up(&self, now: u64) -> Option<Change> {
+    pub fn given_up(&self, now: Tick) -> Option<Change> {
         if self.over.replace(true) || !self.waits.get() {
             return None;
         }
-        let waited = now.saturating_sub(self.started);
+        let waited = now.since(self.started);
         let usual = self.endpoint.latency.usual() * GIVEN_UP_LATENCIES;
         self.observe(0.0, now);
         if waited as f64 >= usual.max(GIVEN_UP_MICROS as f64) {
@@ -100,16 +101,16 @@ impl InFlight {
     }
 
     /// The connect for it was refused.
-    pub fn refused(&self, now: u64) -> Option<Change> {
+    pub fn refused(&self, now: Tick) -> Option<Change> {
         self.unreachable(Cause::ConnectRefused, now)
     }
 
     /// The connect for it was not answered in time.
-    pub fn unanswered(&self, now: u64) -> Option<Change> {
+    pub fn unanswered(&self, now: Tick) -> Option<Change> {
         self.unreachable(Cause::ConnectUnanswered, now)
     }
 
-    fn unreachable(&self, cause: Cause, now: u64) -> Option<Change> {
+    fn unreachable(&self, cause: Cause, now: Tick) -> Option<Change> {
         self.over.set(true);
         let word = self.endpoint.ejection.load(Relaxed);
         self.endpoint.eject(word, Sign::Unreachable, cause, now)
@@ -126,16 +127,16 @@ impl InFlight {
         }
     }
 
-    fn observe(&self, at_least: f64, now: u64) {
-        let sample = now.saturating_sub(self.started) as f64;
+    fn observe(&self, at_least: f64, now: Tick) {
+        let sample = now.since(self.started) as f64;
         self.endpoint.latency.observe(sample.max(at_least), now);
     }
 
     /// It waits no longer, and the endpoint is not silent.
-    fn head_came(&self, now: u64) {
+    fn head_came(&self, now: Tick) {
         if self.waits.replace(false) {
             self.endpoint.waiting.fetch_sub(1, Relaxed);
-            self.endpoint.silent_since.store(now, Relaxed);
+            self.endpoint.silent_since.store(now);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Endpoints with queues, hangs, refusals, swallowed connects, failures and flaps, and callers that ask as
 //! [`crate::upstream::Ask::send`] does; on virtual time. A seed repeats itself.
 
+use registry::base::time::Tick;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -28,19 +29,19 @@ enum Mode {
 
 struct Server {
     mode: Mode,
-    since: u64,
+    since: Tick,
     takes: u64,
     busy: usize,
     queue: VecDeque<usize>,
     /// Requests that were sent to it.
-    asked: Vec<u64>,
+    asked: Vec<Tick>,
 }
 
 /// Requests that a server works on at once.
 const SLOTS: usize = 4;
 
 struct Request {
-    started: u64,
+    started: Tick,
     tried: Vec<usize>,
     slow: Vec<usize>,
     patient: bool,
@@ -77,14 +78,14 @@ struct World {
     set: Endpoints,
     servers: Vec<Server>,
     requests: Vec<Request>,
-    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    events: BinaryHeap<Reverse<(Tick, u64, Event)>>,
     count: u64,
-    now: u64,
+    now: Tick,
     rng: fastrand::Rng,
     every: u64,
     /// No mode changes after this.
-    calm_from: u64,
-    until: u64,
+    calm_from: Tick,
+    until: Tick,
 }
 
 impl World {
@@ -95,7 +96,7 @@ impl World {
         let takes = rng.u64(1..20) * MILLI;
         let servers = (0..endpoints).map(|_| Server {
             mode: Mode::Well,
-            since: 0,
+            since: Tick::ZERO,
             takes,
             busy: 0,
             queue: VecDeque::new(),
@@ -109,11 +110,11 @@ impl World {
             requests: Vec::new(),
             events: BinaryHeap::new(),
             count: 0,
-            now: 0,
+            now: Tick::ZERO,
             rng,
             every: every.max(2 * MILLI),
-            calm_from: 60 * SECOND,
-            until: 200 * SECOND,
+            calm_from: Tick::at(60 * SECOND),
+            until: Tick::at(200 * SECOND),
         };
         world.plan(MILLI, Event::Arrives);
         for server in 0..endpoints {
@@ -125,12 +126,12 @@ impl World {
 
     fn plan(&mut self, wait: u64, event: Event) {
         self.count += 1;
-        self.events.push(Reverse((self.now + wait, self.count, event)));
+        self.events.push(Reverse((self.now.after(wait), self.count, event)));
     }
 
     fn run(&mut self) {
         while let Some(Reverse((at, _, event))) = self.events.pop() {
-            if at > self.until + DEADLINE {
+            if at > self.until.after(DEADLINE) {
                 return;
             }
             self.now = at;
@@ -138,7 +139,7 @@ impl World {
                 Event::Arrives => self.arrives(),
                 Event::Retransmits(request, attempt, give_up) => {
                     if self.is_at(request, attempt) {
-                        self.connects(request, give_up);
+                        self.connects(request, Tick::at(give_up));
                     }
                 }
                 Event::Connected(request, attempt) => {
@@ -218,11 +219,11 @@ impl World {
             self.servers[index].asked.push(self.now);
             let wait = if others { CONNECT_WAIT_WITH_OTHERS } else { CONNECT_WAIT };
             self.look_after();
-            return self.connects(id, self.now + wait);
+            return self.connects(id, self.now.after(wait));
         }
     }
 
-    fn connects(&mut self, id: usize, give_up: u64) {
+    fn connects(&mut self, id: usize, give_up: Tick) {
         let Some((index, in_flight, _)) = &self.requests[id].at else { return };
         let (index, attempt) = (*index, self.requests[id].attempt);
         match self.servers[index].mode {
@@ -232,14 +233,14 @@ impl World {
             }
             Mode::Swallowing if self.now >= give_up => {
                 let _ = in_flight.unanswered(self.now);
-                if give_up < self.requests[id].started + CONNECT_WAIT {
+                if give_up < self.requests[id].started.after(CONNECT_WAIT) {
                     self.requests[id].slow.push(index);
                 }
                 self.next(id, index);
             }
             Mode::Swallowing => {
-                let wait = SECOND.min(give_up - self.now);
-                self.plan(wait, Event::Retransmits(id, attempt, give_up));
+                let wait = SECOND.min(give_up.since(self.now));
+                self.plan(wait, Event::Retransmits(id, attempt, give_up.micros()));
             }
             _ => self.plan(CONNECT, Event::Connected(id, attempt)),
         }
@@ -328,7 +329,7 @@ impl World {
             _ => self.rng.u64(1..30) * SECOND,
         };
         if !(calm && mode == Mode::Well) {
-            self.plan(wait.min(self.calm_from.saturating_sub(self.now).max(MILLI)), Event::Turns(server));
+            self.plan(wait.min(self.calm_from.since(self.now).max(MILLI)), Event::Turns(server));
         }
     }
 
@@ -364,34 +365,34 @@ impl World {
     }
 
     fn check(&self, seed: u64) {
-        let well_since = |server: &Server| if server.mode == Mode::Well { server.since } else { u64::MAX };
-        let steady = self.servers.iter().map(well_since).min().unwrap_or(u64::MAX);
+        let well_since = |server: &Server| if server.mode == Mode::Well { server.since } else { Tick::MAX };
+        let steady = self.servers.iter().map(well_since).min().unwrap_or(Tick::MAX);
         let mut late = [0, 0];
         for request in &self.requests {
             let Some(end) = request.ended else { panic!("seed {seed}: a request never ended") };
-            if request.started > steady.saturating_add(61 * SECOND) {
+            if request.started > steady.after(61 * SECOND) {
                 late[usize::from(end != End::Answered)] += 1;
             }
             if end == End::Crowded {
                 // It takes a moment to find out that connections are accepted again.
-                let of = |server: &Server| well_since(server).saturating_add(20 * MILLI);
+                let of = |server: &Server| well_since(server).after(20 * MILLI);
                 assert!(
                     !self.servers.iter().any(|s| of(s) <= request.started),
                     "seed {seed}: {}",
-                    request.started
+                    request.started.micros()
                 );
             }
             if end == End::Refused {
                 assert!(
                     !self.servers.iter().any(|server| well_since(server) <= request.started),
                     "seed {seed}: refused at {} although one was well all the time",
-                    request.started
+                    request.started.micros()
                 );
             }
         }
         assert_eq!(late[1], 0, "seed {seed}: {late:?} long after all is well");
         // Everyone has its part again.
-        let from = self.until - 20 * SECOND;
+        let from = Tick::at(self.until.micros() - 20 * SECOND);
         let parts: Vec<usize> =
             self.servers.iter().map(|s| s.asked.iter().filter(|&&at| at > from).count()).collect();
         let mean = parts.iter().sum::<usize>() / parts.len();
@@ -413,28 +414,28 @@ fn whatever_befalls_endpoints_nobody_is_refused_whom_one_of_them_would_answer() 
 }
 
 /// One of three is bad for a minute, after all have worked for a while.
-fn beside_two_that_work(mode: Mode, algorithm: Algorithm) -> (usize, usize, Vec<u64>) {
+fn beside_two_that_work(mode: Mode, algorithm: Algorithm) -> (usize, usize, Vec<Tick>) {
     let mut world = World::new(7, algorithm);
     world.set = set(algorithm, &[100, 100, 100]);
     world.servers.truncate(0);
     for _ in 0..3 {
         let (queue, asked) = (VecDeque::new(), Vec::new());
-        let server = Server { mode: Mode::Well, since: 0, takes: 5 * MILLI, busy: 0, queue, asked };
+        let server = Server { mode: Mode::Well, since: Tick::ZERO, takes: 5 * MILLI, busy: 0, queue, asked };
         world.servers.push(server);
     }
     world.every = 10 * MILLI;
     world.events.clear();
     world.plan(MILLI, Event::Arrives);
-    world.until = 5 * SECOND;
+    world.until = Tick::at(5 * SECOND);
     world.run();
     world.servers[0].mode = mode;
     let (from, first) = (world.now, world.requests.len());
-    world.until = from + 60 * SECOND;
+    world.until = from.after(60 * SECOND);
     world.plan(MILLI, Event::Arrives);
     world.run();
     let failed = world.requests[first..].iter().filter(|r| r.ended != Some(End::Answered)).count();
-    let asked: Vec<u64> = world.servers[0].asked.iter().copied().filter(|&at| at > from).collect();
-    let late = asked.iter().filter(|&&at| at > from + 15 * SECOND).count();
+    let asked: Vec<Tick> = world.servers[0].asked.iter().copied().filter(|&at| at > from).collect();
+    let late = asked.iter().filter(|&&at| at > from.after(15 * SECOND)).count();
     (failed, late, asked)
 }
 

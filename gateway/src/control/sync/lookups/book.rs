@@ -1,5 +1,6 @@
 //! The names that sidecars use: each is looked at once, however many use it, and whoever uses it hears of a change.
 
+use registry::base::time::Tick;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +22,7 @@ pub(super) struct Book {
     moment: Moment,
     names: HashMap<Arc<str>, Name>,
     /// When to look again although nobody has told of anything, in microseconds; the largest number: never.
-    until: u64,
+    until: Tick,
     /// The number of the last stream.
     last: u64,
 }
@@ -47,7 +48,7 @@ pub(super) struct Inbox {
 impl Book {
     /// Nobody uses anything yet.
     pub(super) fn new(domain: String, moment: Moment) -> Self {
-        Self { domain, moment, names: HashMap::new(), until: u64::MAX, last: 0 }
+        Self { domain, moment, names: HashMap::new(), until: Tick::MAX, last: 0 }
     }
 
     /// A number for another stream.
@@ -57,12 +58,12 @@ impl Book {
     }
 
     /// The stream `number` uses `name` from now on, and hears of every other word on it in `inbox`.
-    pub(super) fn follow(&mut self, name: &Arc<str>, number: u64, inbox: &Arc<Inbox>, now: u64) -> Word {
+    pub(super) fn follow(&mut self, name: &Arc<str>, number: u64, inbox: &Arc<Inbox>, now: Tick) -> Word {
         let Self { domain, moment, names, until, .. } = self;
         let known = names.entry(name.clone()).or_insert_with(|| {
             let found = moment.find(name, domain);
             let pulse = found.as_ref().map_or_else(Pulse::default, |found| found.pulse(now));
-            *until = (*until).min(pulse.until.unwrap_or(u64::MAX));
+            *until = (*until).min(pulse.until.unwrap_or(Tick::MAX));
             let word = (1, moment.answer(name, found.as_ref(), now));
             Name { found, pulse, word, followers: BTreeMap::new() }
         });
@@ -86,18 +87,18 @@ impl Book {
     }
 
     /// When to look again although nobody has told of anything, in microseconds.
-    pub(super) fn until(&self) -> Option<u64> {
-        (self.until < u64::MAX).then_some(self.until)
+    pub(super) fn until(&self) -> Option<Tick> {
+        (self.until < Tick::MAX).then_some(self.until)
     }
 
     /// Looks at every name once, as it is in `view` at `now`. Gives those of which something has changed: each has to be
     /// [renewed](Self::renew).
-    pub(super) fn look(&mut self, view: Arc<View>, now: u64) -> Vec<Arc<str>> {
+    pub(super) fn look(&mut self, view: Arc<View>, now: Tick) -> Vec<Arc<str>> {
         let another = !Arc::ptr_eq(&view, &self.moment.view);
         if another && let Some(moment) = Moment::of(view) {
             self.moment = moment;
         }
-        self.until = u64::MAX;
+        self.until = Tick::MAX;
         let mut changed = Vec::new();
         for (name, known) in &mut self.names {
             if another {
@@ -116,7 +117,7 @@ impl Book {
             let Some(found) = &known.found else { continue };
             let pulse = found.pulse(now);
             if pulse.beat == known.pulse.beat {
-                self.until = self.until.min(pulse.until.unwrap_or(u64::MAX));
+                self.until = self.until.min(pulse.until.unwrap_or(Tick::MAX));
             } else {
                 changed.push(name.clone());
             }
@@ -125,11 +126,11 @@ impl Book {
     }
 
     /// Says anew what `name` means, and tells those who use it if that is another word than before.
-    pub(super) fn renew(&mut self, name: &Arc<str>, now: u64) {
+    pub(super) fn renew(&mut self, name: &Arc<str>, now: Tick) {
         // Nobody uses it any more.
         let Some(known) = self.names.get_mut(name) else { return };
         known.pulse = known.found.as_ref().map_or_else(Pulse::default, |found| found.pulse(now));
-        self.until = self.until.min(known.pulse.until.unwrap_or(u64::MAX));
+        self.until = self.until.min(known.pulse.until.unwrap_or(Tick::MAX));
         let answer = self.moment.answer(name, known.found.as_ref(), now);
         if answer != known.word.1 {
             known.word = (known.word.0 + 1, answer);

@@ -1,5 +1,6 @@
 //! What a name means at one moment, as sidecars are told it.
 
+use registry::base::time::Tick;
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -43,7 +44,7 @@ pub(super) struct Pulse {
     /// A number that changes with any of it.
     pub(super) beat: u64,
     /// When a part of it stops to count unless it is told again, in microseconds.
-    pub(super) until: Option<u64>,
+    pub(super) until: Option<Tick>,
 }
 
 impl Moment {
@@ -63,7 +64,7 @@ impl Moment {
     }
 
     /// The message that says what `name` means at `now`; nothing was found: that it means nothing.
-    pub(super) fn answer(&self, name: &str, found: Option<&Found>, now: u64) -> Bytes {
+    pub(super) fn answer(&self, name: &str, found: Option<&Found>, now: Tick) -> Bytes {
         let meaning = found.and_then(|found| Some(encode(&self.meaning(found, now)?)));
         let mut answer = Answer { name: name.to_owned(), meaning };
         let message = encode_message(&answer);
@@ -77,7 +78,7 @@ impl Moment {
         }
     }
 
-    fn meaning(&self, found: &Found, now: u64) -> Option<Meaning> {
+    fn meaning(&self, found: &Found, now: Tick) -> Option<Meaning> {
         let service = &found.service;
         let placed = self.placed(service, found.cluster.as_ref())?;
         let port = service.ports.first().map_or(0, |port| port.number);
@@ -132,7 +133,7 @@ impl Found {
     }
 
     /// How it is at `now`.
-    pub(super) fn pulse(&self, now: u64) -> Pulse {
+    pub(super) fn pulse(&self, now: Tick) -> Pulse {
         let service = &self.service;
         let port = service.ports.first().map_or(0, |port| port.number);
         let (mut hasher, mut until) = (DefaultHasher::new(), None);

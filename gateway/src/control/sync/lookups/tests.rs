@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use registry::base::time::Tick;
 use std::collections::BTreeMap;
 use std::num::NonZeroU8;
 
@@ -80,7 +81,7 @@ impl World {
             declared,
             imports: before.unwrap_or_else(|| BTreeMap::from([(east, Arc::new(imports))])),
         };
-        let view = self.builder.build(Arc::new(catalog), &self.peers, &self.metrics, &self.view, 1);
+        let view = self.builder.build(Arc::new(catalog), &self.peers, &self.metrics, &self.view, Tick::at(1));
         self.view = Arc::new(view);
     }
 
@@ -88,7 +89,7 @@ impl World {
         Book::new("mesh".into(), Moment::of(self.view.clone()).unwrap())
     }
 
-    fn tell(&self, ready: u32, now: u64) {
+    fn tell(&self, ready: u32, now: Tick) {
         let far = ServiceDigest { namespace: "shop".into(), name: "far".into(), ready, ..Default::default() };
         let digest = Digest { services: vec![far], objections: Vec::new() };
         self.peers.get(&ClusterName::new("east").unwrap()).unwrap().facts.tell("gw-1", &digest, now);
@@ -107,7 +108,7 @@ fn port(word: &Word) -> u32 {
 }
 
 /// Looks at everything and says anew what has changed; which names that were.
-fn look(book: &mut Book, world: &World, now: u64) -> Vec<Arc<str>> {
+fn look(book: &mut Book, world: &World, now: Tick) -> Vec<Arc<str>> {
     let mut changed = book.look(world.view.clone(), now);
     changed.iter().for_each(|name| book.renew(name, now));
     changed.sort();
@@ -130,15 +131,15 @@ fn a_change_is_found_once_however_many_streams_use_the_name_and_each_is_told_onc
     for inbox in &inboxes {
         let number = book.number();
         for of in ["s0.shop", "s1.shop", "nothing.shop"] {
-            book.follow(&name(of), number, inbox, 1);
+            book.follow(&name(of), number, inbox, Tick::at(1));
         }
     }
     assert_eq!(port(&book.word("s0.shop").unwrap()), 9001);
     assert_eq!(meaning(&book.word("nothing.shop").unwrap()), None);
 
-    assert_eq!(look(&mut book, &world, 2), [], "nothing has changed");
+    assert_eq!(look(&mut book, &world, Tick::at(2)), [], "nothing has changed");
     world.declare(9003, 9002);
-    assert_eq!(look(&mut book, &world, 3), [name("s0.shop")], "only what has, and once");
+    assert_eq!(look(&mut book, &world, Tick::at(3)), [name("s0.shop")], "only what has, and once");
     assert_eq!(port(&book.word("s0.shop").unwrap()), 9003);
     for inbox in &inboxes {
         assert_eq!(taken(inbox), [name("s0.shop")]);
@@ -146,7 +147,7 @@ fn a_change_is_found_once_however_many_streams_use_the_name_and_each_is_told_onc
     }
     // A new view that says nothing new of it.
     world.declare(9003, 9002);
-    assert_eq!(look(&mut book, &world, 4), []);
+    assert_eq!(look(&mut book, &world, Tick::at(4)), []);
 }
 
 #[test]
@@ -155,12 +156,12 @@ fn a_check_that_fails_is_told_and_so_is_the_one_that_passes_again() {
     let mut book = world.book();
     let (number, inbox) = (book.number(), Arc::<Inbox>::default());
     let failing = |word: Word| meaning(&word).unwrap().endpoints.unwrap().endpoints[0].ports[0].failing;
-    assert!(failing(book.follow(&name("s0.shop"), number, &inbox, 1)), "not checked yet");
+    assert!(failing(book.follow(&name("s0.shop"), number, &inbox, Tick::at(1))), "not checked yet");
     let local = world.view.local("shop", "s0").unwrap();
     let endpoint = local.ports[0].1.get(0);
     for passes in [true, false, true] {
-        let _ = endpoint.checked(passes, 1, 1, 2);
-        assert_eq!(look(&mut book, &world, 2), [name("s0.shop")]);
+        let _ = endpoint.checked(passes, 1, 1, Tick::at(2));
+        assert_eq!(look(&mut book, &world, Tick::at(2)), [name("s0.shop")]);
         assert_eq!(failing(book.word("s0.shop").unwrap()), !passes);
         assert_eq!(taken(&inbox), [name("s0.shop")]);
     }
@@ -172,18 +173,18 @@ fn what_a_peer_tells_counts_until_it_is_old_and_somebody_looks_then() {
     let mut book = world.book();
     let (number, inbox) = (book.number(), Arc::<Inbox>::default());
     let ready = |book: &Book| meaning(&book.word("far.shop.east").unwrap()).unwrap().servers[0].ready;
-    book.follow(&name("far.shop.east"), number, &inbox, 1);
+    book.follow(&name("far.shop.east"), number, &inbox, Tick::at(1));
     assert_eq!((ready(&book), book.until()), (None, None));
-    world.tell(100, 2);
-    assert_eq!(look(&mut book, &world, 2), [name("far.shop.east")]);
+    world.tell(100, Tick::at(2));
+    assert_eq!(look(&mut book, &world, Tick::at(2)), [name("far.shop.east")]);
     assert_eq!((ready(&book), taken(&inbox).len()), (Some(100), 1));
     let until = book.until().unwrap();
     // The same again: it counts for longer, and that is no news.
-    world.tell(100, 1_000_000);
-    assert_eq!(look(&mut book, &world, 1_000_000), []);
+    world.tell(100, Tick::at(1_000_000));
+    assert_eq!(look(&mut book, &world, Tick::at(1_000_000)), []);
     assert!(book.until().unwrap() > until);
     let until = book.until().unwrap();
-    assert_eq!(look(&mut book, &world, until - 1), []);
+    assert_eq!(look(&mut book, &world, Tick::at(until.micros() - 1)), []);
     assert_eq!(look(&mut book, &world, until), [name("far.shop.east")]);
     assert_eq!((ready(&book), book.until()), (None, None));
 }
@@ -194,7 +195,7 @@ fn what_nobody_uses_any_more_is_not_kept() {
     let mut book = world.book();
     let (one, other, inbox) = (book.number(), book.number(), Arc::<Inbox>::default());
     for number in [one, other, one] {
-        book.follow(&name("s0.shop"), number, &inbox, 1);
+        book.follow(&name("s0.shop"), number, &inbox, Tick::at(1));
     }
     book.leave("s0.shop", one);
     book.leave("s0.shop", one);
@@ -202,6 +203,6 @@ fn what_nobody_uses_any_more_is_not_kept() {
     book.leave("s0.shop", other);
     assert!(book.word("s0.shop").is_none());
     world.declare(1, 2);
-    assert_eq!(look(&mut book, &world, 2), []);
+    assert_eq!(look(&mut book, &world, Tick::at(2)), []);
     assert_eq!(taken(&inbox), []);
 }

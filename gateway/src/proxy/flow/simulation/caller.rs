@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hashring::NodeIndex;
+use registry::base::time::Tick;
 use registry::model::Timeout;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -112,11 +113,11 @@ impl Candidates for Seen {
         &self.world.clusters[self.from].placement
     }
 
-    fn availability(&self, node: NodeIndex, _: u64) -> Availability {
+    fn availability(&self, node: NodeIndex, _: Tick) -> Availability {
         self.world.availability(self.from, node.get())
     }
 
-    fn capacity(&self, _: NodeIndex, _: u64) -> Option<u32> {
+    fn capacity(&self, _: NodeIndex, _: Tick) -> Option<u32> {
         None
     }
 

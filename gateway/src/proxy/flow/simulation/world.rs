@@ -233,7 +233,7 @@ impl World {
     }
 
     pub(super) fn spent(&self) -> Vec<Spent> {
-        let now = self.clock.micros();
+        let now = self.clock.now();
         let of = |(at, cluster): (usize, &Cluster)| Spent {
             flows: self.asked[at].get(),
             hedges: self.hedged[at].get(),
