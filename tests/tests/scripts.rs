@@ -14,8 +14,16 @@ fn run(dir: &Path, script: &str, args: &[&str]) -> Output {
 
 #[test]
 fn the_quickstart_shows_three_clusters_and_loses_nothing() {
+    // What is to be built is there, with the features of the tests: to build it without them is a step of `tests/run`.
+    let dir = tempfile::tempdir().unwrap();
+    let (cargo, asked) = (dir.path().join("cargo"), dir.path().join("asked"));
+    std::fs::write(&cargo, format!("#!/bin/sh\necho \"$@\" > {}\n", asked.display())).unwrap();
+    std::fs::set_permissions(&cargo, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let mut quickstart = Command::new(root().join("deploy/quickstart"));
     // From another folder, as people do.
-    let output = run(Path::new("/"), "deploy/quickstart", &["-o", "json"]);
+    let output = quickstart.args(["-o", "json"]).current_dir("/").env("PATH", path).output().unwrap();
+    assert_eq!(std::fs::read_to_string(asked).unwrap().trim(), "build --release --locked -p ringway");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
     let summary: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: not one object: {out}"));
