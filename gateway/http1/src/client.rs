@@ -122,6 +122,11 @@ impl Connection {
         self.source.is_quiet()
     }
 
+    /// The same, asked of the system: for a request that must not be written into a connection whose end has arrived.
+    pub fn is_quiet_now(&self) -> bool {
+        self.source.is_quiet_now()
+    }
+
     /// Sends a request and reads the head of its answer; `interim` is given the heads of those before it. Dropping it
     /// ends the connection.
     ///

@@ -1,10 +1,12 @@
 //! What comes in on a connection.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio_util::io::poll_read_buf;
@@ -105,6 +107,14 @@ impl Source {
         let nothing = matches!(
             self.stream().try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock
         );
+        nothing && self.buf.is_empty() && !self.ended
+    }
+
+    /// The same by the system's word: the readiness that the runtime knows is as old as its last turn.
+    pub(crate) fn is_quiet_now(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit(); 1];
+        let peeked = SockRef::from(self.stream()).peek(&mut byte);
+        let nothing = matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         nothing && self.buf.is_empty() && !self.ended
     }
 }

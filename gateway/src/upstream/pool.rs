@@ -205,7 +205,12 @@ impl Pool {
                 list.push_back(last);
                 return None;
             }
-            if last.connection.is_quiet() {
+            // What cannot be sent again is worth a system call.
+            let quiet = match reuse {
+                Reuse::Fresh => last.connection.is_quiet_now(),
+                Reuse::Any | Reuse::None => last.connection.is_quiet(),
+            };
+            if quiet {
                 return Some(last.connection);
             }
         }
