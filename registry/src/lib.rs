@@ -69,3 +69,5 @@ pub mod model;
 pub mod pure;
 pub mod store;
 pub mod tasks;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

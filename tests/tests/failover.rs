@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use e2e::backend::Backend;
-use e2e::client::{Connection, Request, fetch};
+use e2e::client::{Connection, Request};
 use e2e::http::Digest;
-use e2e::manifest::{link, policy, service, sharded};
+use e2e::manifest::{link, service};
 use e2e::mesh::{Gateway, Mesh};
 use e2e::pair::{CART, Pair, Setup};
 use e2e::relay::{Fault, Relay, Toward};
@@ -26,17 +26,12 @@ struct Trio {
 
 impl Trio {
     fn start() -> Self {
-        Self::with(&[])
-    }
-
-    /// With `more` objects in both clusters that serve.
-    fn with(more: &[String]) -> Self {
         let mesh = Mesh::new();
         let (east_backend, north_backend) = (Backend::start("east/a"), Backend::start("north/a"));
         let serving = |cluster: &str, backend: &Backend| {
             let site = mesh.site(cluster, &["west"]);
             let objects = [link("west", &[]), service("cart", &[("a", backend.address())])];
-            site.start(&[&objects, more].concat())
+            site.start(&objects)
         };
         let (east, north) = (serving("east", &east_backend), serving("north", &north_backend));
         let relay = Relay::start(east.site.tunnel, 1);
@@ -121,36 +116,6 @@ fn no_get_is_lost_when_a_gateway_freezes_and_thaws() {
     trio.west.wait_peer("east", "up");
     trio.wait_both();
     assert_smooth(&traffic.stop());
-}
-
-#[test]
-fn a_hedge_that_is_answered_by_a_failure_does_not_win_over_an_answer_that_still_comes() {
-    let policy = policy("cart", &sharded(&["east", "north"]));
-    let trio = Trio::with(&[policy]);
-    // Placed by the contract as soon as both exports are there.
-    let key = e2e::wait_until("a key of east", SOON, || {
-        let keys = (0..16).map(|n| n.to_string());
-        keys.into_iter().find(|key| {
-            let answer = trio.west.ask(&Request::get(CART, "/").with("x-user", key)).unwrap();
-            answer.field("x-served-by") == Some("east/a")
-        })
-    });
-    trio.north_backend.answer_instead("/hedged", "/status/503");
-    let downs = || trio.west.process.log().matches("to=\"down\"").count();
-    // East must wake between the hedge and the moment at which it is given up, which a busy machine may miss.
-    let answer = e2e::wait_until("east wakes before it is given up", SOON, || {
-        trio.west.wait_service("shop/cart", &["east", "north"]);
-        let (before, hedges) = (downs(), trio.north_backend.count("/hedged"));
-        trio.east.process.freeze();
-        let request = Request::get(CART, "/hedged").with("x-user", &key);
-        let west = trio.west.site.http;
-        let asked = std::thread::spawn(move || fetch(west, &request));
-        e2e::wait_until("the hedge", SOON, || (trio.north_backend.count("/hedged") > hedges).then_some(()));
-        trio.east.process.thaw();
-        let answer = asked.join().unwrap().unwrap();
-        (downs() == before).then_some(answer)
-    });
-    assert_eq!((answer.status, answer.field("x-served-by")), (200, Some("east/a")));
 }
 
 #[test]

@@ -91,20 +91,17 @@ fn ten_thousand_idle_callers_and_a_thousand_slow_ones_leave_others_served() {
     let report = traffic.stop();
     report.assert_none_failed();
     assert!(report.slowest() < AT_ONCE, "{:?}", report.slowest());
-    // On a machine so busy that their time is over they may be gone.
-    let mut kept = 0;
+    let mut in_time = 0;
     for (connection, since) in &mut idle {
-        let in_time = since.elapsed() < IDLE_KEPT;
-        let answer = connection.exchange(&Request::get(CART, "/"));
-        assert!(
-            !in_time || answer.as_ref().is_ok_and(|a| a.status == 200),
-            "{:?}: {answer:?}",
-            since.elapsed()
-        );
-        kept += usize::from(answer.is_ok());
+        // On a machine so busy that their time is over they may be gone.
+        if since.elapsed() < IDLE_KEPT {
+            let answer = connection.exchange(&Request::get(CART, "/"));
+            assert!(answer.as_ref().is_ok_and(|a| a.status == 200), "{:?}: {answer:?}", since.elapsed());
+            in_time += 1;
+        }
     }
-    println!("{kept} of {IDLE} were kept");
-    assert!(kept > 0);
+    println!("{in_time} of {IDLE} were asked in time, and all of those were kept");
+    assert!(in_time > IDLE / 2, "this machine is too slow to tell");
     assert_memory(&pair.west, 640);
     assert_memory(&pair.east, 192);
 }
@@ -307,7 +304,7 @@ fn requests_that_are_opened_and_reset_cannot_make_the_gateway_connect_without_en
         let most = at_once + seconds * a_second + UNDER_WAY;
         assert!(made <= most, "{name}: {made} connects, {most} are allowed for");
         // It is refused before any work meanwhile, and this says so; then it is served again.
-        east.process.wait_log(&["Peer over its reset budget", name]);
+        east.process.wait_log(&["over its reset budget", name]);
         wait_until("it is answered again", SOON, || {
             matches!(peer.ask(&get("cart"), &[], b""), Answer::Whole { status: 200, .. }).then_some(())
         });

@@ -2,7 +2,7 @@
 //! is silent.
 //!
 //! A gateway of the peer tells everything once, then what changes, and says each second that it is there: until it is
-//! silent for [`FRESH_MICROS`] its words count.
+//! silent for five seconds its words count.
 
 use registry::base::time::{AtomicTick, Tick};
 use std::collections::HashMap;

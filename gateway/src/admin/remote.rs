@@ -92,7 +92,7 @@ fn so_what(ask: &Ask) -> &'static str {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use registry::model::Link;
+    use registry::testing::{cluster, link};
     use tokio_util::sync::CancellationToken;
     use tonic::Code;
 
@@ -110,17 +110,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_cannot_be_asked_is_told_of_at_once() {
-        let east = ClusterName::new("east").unwrap();
-        let link = Link {
-            cluster: east.clone(),
-            addresses: Vec::new(),
-            trust_domain: "acme.example".into(),
-            import: Vec::new(),
-            expire_after: registry::model::EXPIRE_AFTER,
-            allow_apply: Vec::new(),
-        };
-        let west = ClusterName::new("west").unwrap();
-        let peers = Peers::new(&west, "gw-1", &[(east, link)].into(), CancellationToken::new());
+        let east = cluster("east");
+        let peers =
+            Peers::new(&cluster("west"), "gw-1", &[(east, link("east"))].into(), CancellationToken::new());
         let why = async |cluster: &str, question: &Ask| ask(&peers, cluster, question).await.unwrap_err();
         let refused = why("south", &Ask::default()).await;
         assert_eq!(refused.code(), Code::NotFound);

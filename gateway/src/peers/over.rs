@@ -93,8 +93,8 @@ impl Over {
                  unspecified or our own; such are dialled only where the Link names one itself"
                     .into()
             }
-            Self::Resets => "it gives up more requests than it lets be answered; what it asks is refused \
-                             until fewer are"
+            Self::Resets => "it is over its reset budget: it gives up more requests than it lets be \
+                             answered, and is refused until fewer are"
                 .into(),
         }
     }

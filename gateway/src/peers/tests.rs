@@ -3,20 +3,12 @@
 use std::sync::Arc;
 
 use proto::limits::GATEWAY_KEPT;
-use registry::model::HostPort;
+use registry::testing;
 
 use super::*;
 
 fn link(cluster: &str, ports: &[u16]) -> Link {
-    let address = |port: &u16| HostPort { host: "127.0.0.1".into(), port: *port };
-    Link {
-        cluster: ClusterName::new(cluster).unwrap(),
-        addresses: ports.iter().map(address).collect(),
-        trust_domain: "acme.example".into(),
-        import: Vec::new(),
-        expire_after: registry::model::EXPIRE_AFTER,
-        allow_apply: Vec::new(),
-    }
+    Link { addresses: ports.iter().copied().map(testing::loopback).collect(), ..testing::link(cluster) }
 }
 
 fn links(links: &[Link]) -> BTreeMap<ClusterName, Link> {

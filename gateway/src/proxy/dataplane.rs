@@ -418,7 +418,7 @@ async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunn
 fn say_gives_up(who: &dyn Display) {
     limited!(
         WARN, KNOWN, who,
-        "Peer over its reset budget; refusing its requests until resets subside.", %who
+        "Caller over its reset budget; refusing its requests until resets subside.", %who
     );
 }
 

@@ -7,6 +7,8 @@
 mod hedge;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 
 use registry::base::time::Tick;
 use std::cell::Cell;

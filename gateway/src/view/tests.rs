@@ -10,14 +10,11 @@ use super::*;
 use crate::peers::Peers;
 use crate::telemetry::metrics::Metrics;
 use registry::model::{Member, Service as Declared};
+use registry::testing::cluster;
 
 const LINKS: &str = "apiVersion: ringway.dev/v1alpha1\nkind: Link\nmetadata: { name: east }\nspec: { import: [{ union: true }] }\n\
                      ---\napiVersion: ringway.dev/v1alpha1\nkind: Link\nmetadata: { name: north }\nspec: { import: [{ union: true }] }\n";
 const PEERS: [&str; 2] = ["east", "north"];
-
-fn cluster(name: &str) -> ClusterName {
-    ClusterName::new(name).unwrap()
-}
 
 fn service(n: usize) -> ServiceName {
     ServiceName::new(["shop", "bank"][n % 2], &format!("s{n}")).unwrap()

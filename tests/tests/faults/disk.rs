@@ -128,7 +128,7 @@ mod with_mounts {
 
         // Started again on a disk that is still full.
         west.process.kill();
-        let unsaved = |west: &Gateway| west.process.log().matches("catalog could not be saved").count();
+        let unsaved = |west: &Gateway| west.process.log().matches("Saving the last catalog failed").count();
         let before = unsaved(&west);
         west = disk.spawn();
         west.wait_ready();

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod health;
+mod recovery;
 mod ring;
 mod simulation;
 

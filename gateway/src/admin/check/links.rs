@@ -241,10 +241,8 @@ fn clock(peer: &PeerCluster, imports: &PeerImports, now_unix_ms: u64) -> Option<
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use registry::model::EXPIRE_AFTER;
-    use std::collections::BTreeMap;
-
-    use registry::model::{ClusterName, Link};
+    use registry::model::Link;
+    use registry::testing::{cluster, link};
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -252,18 +250,9 @@ mod tests {
     use admin_api::check::Outcome;
 
     fn peer(addresses: Vec<HostPort>) -> Arc<PeerCluster> {
-        let cluster = ClusterName::new("east").unwrap();
-        let link = Link {
-            cluster: cluster.clone(),
-            addresses,
-            trust_domain: "acme.example".into(),
-            import: vec![],
-            expire_after: EXPIRE_AFTER,
-            allow_apply: Vec::new(),
-        };
-        let links = BTreeMap::from([(cluster.clone(), link)]);
-        let west = ClusterName::new("west").unwrap();
-        Peers::new(&west, "gw-1", &links, CancellationToken::new()).get(&cluster).unwrap()
+        let (west, east) = (cluster("west"), cluster("east"));
+        let links = [(east.clone(), Link { addresses, ..link("east") })].into();
+        Peers::new(&west, "gw-1", &links, CancellationToken::new()).get(&east).unwrap()
     }
 
     fn imports(revision: u64, synced_unix_ms: u64) -> PeerImports {

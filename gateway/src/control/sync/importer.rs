@@ -13,6 +13,7 @@ use registry::store::{Store, StoreError, keys};
 use registry::tasks::election::Standing;
 use registry::tasks::recorder::Stored;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 use tunnel::{Tunnel, TunnelError};
@@ -38,11 +39,13 @@ pub async fn import_from_peers<S: Store>(
     store: S,
     standing: watch::Receiver<Standing>,
 ) {
+    let mut imports = JoinSet::new();
     let begin = |peer: Arc<PeerCluster>| {
         let others = Others { store: store.clone(), standing: standing.clone(), seen: None };
-        drop(tokio::spawn(import_from(knowledge.clone(), peer, others)));
+        // Each ends with its link; those that are left when the process drains end here.
+        while imports.try_join_next().is_some() {}
+        imports.spawn(import_from(knowledge.clone(), peer, others));
     };
-    // Each ends with its link; those that are left when the process drains end with it.
     peers.each(begin).await;
 }
 

@@ -6,10 +6,7 @@ use proto::sync::event::Kind;
 use super::*;
 use crate::base::shared_map::SharedMap;
 use crate::model::{Algorithm, Contract, Hosts, Policy, Port, Protocol, Retry, Service, Timeout};
-
-fn cluster(name: &str) -> ClusterName {
-    ClusterName::new(name).unwrap()
-}
+use crate::testing::cluster;
 
 fn name(name: &str) -> ServiceName {
     ServiceName::new("shop", name).unwrap()

@@ -2,10 +2,7 @@
 
 use super::*;
 use crate::model::{HashKey, Mode, OnOwnerUnavailable, Port, Protocol};
-
-fn cluster(name: &str) -> ClusterName {
-    ClusterName::new(name).unwrap()
-}
+use crate::testing::cluster;
 
 fn meaning() -> Meaning {
     let members: Vec<Member> = ["east", "west"]

@@ -4,6 +4,7 @@ mod budget;
 
 use super::*;
 use crate::model::{ClusterName, EXPIRE_AFTER, ImportRule, Placement, Port, Protocol, record};
+use crate::testing;
 
 const NOW: u64 = 1_700_000_000_000;
 const HOLD_MS: u64 = HOLD.as_millis() as u64;
@@ -15,14 +16,7 @@ fn link(namespaces: &[Option<&str>]) -> Link {
         union: true,
         placement: Placement::Accept,
     };
-    Link {
-        cluster: ClusterName::new("east").unwrap(),
-        addresses: Vec::new(),
-        trust_domain: "acme.example".into(),
-        import: namespaces.iter().map(rule).collect(),
-        expire_after: EXPIRE_AFTER,
-        allow_apply: Vec::new(),
-    }
+    Link { import: namespaces.iter().map(rule).collect(), ..testing::link("east") }
 }
 
 fn fresh() -> Mirror {

@@ -9,14 +9,7 @@ use super::*;
 use crate::model::{
     Declared, Grant, HashKey, Hosts, ImportRule, Link, Mode, OnOwnerUnavailable, Protocol, Tier,
 };
-
-fn cluster(name: &str) -> ClusterName {
-    ClusterName::new(name).unwrap()
-}
-
-fn cart() -> ServiceName {
-    ServiceName::new("shop", "cart").unwrap()
-}
+use crate::testing::{self, cart, cluster};
 
 fn ports(number: u16) -> Arc<[Port]> {
     [Port { name: "web".into(), number, protocol: Protocol::Http }].into()
@@ -73,14 +66,7 @@ fn link(catalog: &mut Catalog, peer: &str, import: &[(Option<&str>, bool)]) {
         union: *union,
         placement: Placement::Accept,
     };
-    let link = Link {
-        cluster: cluster(peer),
-        addresses: Vec::new(),
-        trust_domain: "acme.example".into(),
-        import: import.iter().map(rule).collect(),
-        expire_after: crate::model::EXPIRE_AFTER,
-        allow_apply: Vec::new(),
-    };
+    let link = Link { import: import.iter().map(rule).collect(), ..testing::link(peer) };
     catalog.declared.links.insert(cluster(peer), link);
 }
 
