@@ -85,15 +85,16 @@ async fn join(
     let mut first = vec![StreamKind::Control.to_wire()];
     first.extend(encode_message(&hello));
     send.write(first.into()).await?;
-    let theirs = receive.message::<Hello>(CONTROL_MESSAGE_BYTES_MAX).await?;
-    theirs.ok_or("no HELLO")?;
+    let theirs = receive.message::<Hello>(CONTROL_MESSAGE_BYTES_MAX).await;
+    theirs.map_err(|e| format!("no HELLO: {e}, {:?}", connection.ended()))?;
     let (mut ask_on, mut answers) = connection.open().await?;
     ask_on.write(vec![StreamKind::Lookup.to_wire()].into()).await?;
     for name in names.iter() {
         ask_on.say(&Ask { kind: Some(ask::Kind::Use(name.clone())) }).await?;
     }
     for _ in names.iter() {
-        let answer = answers.message::<Answer>(LOOKUP_ANSWER_BYTES_MAX).await?;
+        let answer = answers.message::<Answer>(LOOKUP_ANSWER_BYTES_MAX).await;
+        let answer = answer.map_err(|e| format!("no answer: {e}, {:?}", connection.ended()))?;
         answer.and_then(|answer| answer.meaning).ok_or("a name that means nothing")?;
     }
     tokio::spawn(async move {

@@ -94,7 +94,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn ended(&self) -> Option<String> {
+    pub(crate) fn ended(&self) -> Option<String> {
         match self {
             Self::Quic(connection) => connection.close_reason().map(|reason| reason.to_string()),
             Self::Tcp(mux) => mux.ended(),

@@ -8,6 +8,8 @@ use e2e::sidecar::SidecarSite;
 
 use super::{Size, at_rest, print, resident};
 
+/// One may have a quarter of the names that a gateway follows.
+const WORKLOADS: usize = 4;
 const SIDECARS: usize = 1_000;
 const NAMES: usize = 100;
 
@@ -18,10 +20,13 @@ pub(super) fn run(size: &Size) -> Result<(), String> {
     let services = (0..NAMES).map(|n| service(&format!("s{n}"), &[("a", backend.address())]));
     let west = west.start(&services.collect::<Vec<_>>());
     let before = resident(&west)?;
-    // Its process is not started: it lends its identity.
-    let one = SidecarSite::new(&mesh, "crowd", "cart", &west.site);
     let names: Vec<_> = (0..NAMES).map(|n| format!("s{n}.shop")).collect();
-    let crowd = Crowd::gather(&one.dir.join("pki"), ("west", west.site.tunnel), SIDECARS, &names)?;
+    let gather = |n| {
+        // Its process is not started: it lends its identity.
+        let one = SidecarSite::new(&mesh, &format!("crowd-{n}"), &format!("cart-{n}"), &west.site);
+        Crowd::gather(&one.dir.join("pki"), ("west", west.site.tunnel), SIDECARS / WORKLOADS, &names)
+    };
+    let crowd: Vec<_> = (0..WORKLOADS).map(gather).collect::<Result<_, _>>()?;
     print("sidecars1000.mib", (resident(&west)? - before) / f64::from(1 << 20), 1, "MiB");
     print("sidecars1000.idle_cpu_pct", at_rest(&west, size.rest)?, 2, "%");
     drop(crowd);
