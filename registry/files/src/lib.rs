@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-pub use private::{PrivateDir, check_private};
+pub use private::{Lock, PrivateDir, check_private};
 
 /// The bits of a mode that let others read or write.
 const OTHERS: u32 = 0o077;

@@ -150,17 +150,17 @@ impl PrivateDir {
         written
     }
 
-    /// Its file `name`, made if need be, locked for this process until it is closed, however the process ends; none:
-    /// another one has it.
+    /// Its file `name`, made if need be, locked for this process until the lock is dropped, however the process ends;
+    /// none: another one has it.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn lock(&self, name: &str) -> Result<Option<File>, FileError> {
+    pub fn lock(&self, name: &str) -> Result<Option<Lock>, FileError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = self.open_file(options, name)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
+            Ok(()) => Ok(Some(Lock(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(FileError::io("lock", &self.join(name))(source)),
         }
@@ -178,6 +178,25 @@ impl PrivateDir {
         check_owner(&found, &path)?;
         check_mode(&found, &path)?;
         Ok(file)
+    }
+}
+
+/// A locked file of a [`PrivateDir`].
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Lock {
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not left to the closing: a child that has not begun its program yet holds a copy of the descriptor. Nothing is
+        // lost where it fails, for the file is closed now.
+        let _ = self.0.unlock();
     }
 }
 

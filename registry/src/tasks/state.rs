@@ -7,13 +7,12 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use files::{FileError, PrivateDir};
+use files::{FileError, Lock, PrivateDir};
 use prost::Message;
 use proto::limits::LAST_CATALOG_BYTES_MAX;
 use proto::store::{LastApplied, LastCatalog, PeerCatalog};
@@ -116,7 +115,7 @@ pub enum StateError {
 pub struct StateDir {
     dir: PrivateDir,
     /// Holding it open holds the lock; the system frees it however the process ends.
-    lock: File,
+    lock: Lock,
 }
 
 impl StateDir {
@@ -140,7 +139,7 @@ impl StateDir {
     pub fn home(&mut self, rng: &mut fastrand::Rng) -> Result<u64, StateError> {
         let path = self.dir.join(LOCK);
         let mut kept = Vec::new();
-        let mut lock = &self.lock;
+        let mut lock = self.lock.file();
         let read = lock.rewind().and_then(|()| lock.take(HOME_BYTES_MAX).read_to_end(&mut kept));
         read.map_err(FileError::io("read", &path))?;
         let kept = String::from_utf8_lossy(&kept);

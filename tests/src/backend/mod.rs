@@ -247,6 +247,8 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
             let _ = stream.set_nodelay(true);
             let mut reader = BufReader::new(stream);
             while answer::serve(&shared, &mut reader).unwrap_or(false) {}
+            // Said before it is closed: a child that has not begun its program yet holds a copy of every handle.
+            let _ = reader.get_ref().shutdown(Shutdown::Write);
             drop(reader);
             // Closed only with its second handle, and not counted any more once it is.
             let mut state = shared.state();
