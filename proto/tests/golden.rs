@@ -195,14 +195,13 @@ fn control_messages() {
     };
     assert_message(go_away(Some(0)), "09 0a 07 08 00 12 03 627965");
     assert_message(go_away(None), "07 0a 05 12 03 627965");
-    let ready =
-        ServiceDigest { namespace: "a".into(), name: "b".into(), ready: 300, load: 7, ..Default::default() };
+    let ready = ServiceDigest { namespace: "a".into(), name: "b".into(), ready: 300, ..Default::default() };
     let service = |ring| ServiceDigest { ring, ..ready.clone() };
     let digest = |ring| {
         let digest = Digest { services: vec![service(ring)], objections: Vec::new() };
         Control { kind: Some(control::Kind::Digest(digest)) }
     };
-    assert_message(digest(None), "0f 12 0d 0a 0b 0a 01 61 12 01 62 18 ac02 20 07");
+    assert_message(digest(None), "0d 12 0b 0a 09 0a 01 61 12 01 62 18 ac02");
     let objection = Objection { namespace: "a".into(), name: "b".into(), reason: Disagreement::Ports.into() };
     let objects = Digest { services: Vec::new(), objections: vec![objection] };
     let objects = Control { kind: Some(control::Kind::Digest(objects)) };
@@ -211,11 +210,11 @@ fn control_messages() {
     let gateways = Gateways { addresses: vec![address] };
     let gateways = Control { kind: Some(control::Kind::Gateways(gateways)) };
     assert_message(gateways, "0c 1a 0a 0a 08 0a 01 67 12 03 683a31");
-    assert_message(digest(Some(1)), "18 12 16 0a 14 0a 01 61 12 01 62 18 ac02 20 07 29 0100000000000000");
+    assert_message(digest(Some(1)), "16 12 14 0a 12 0a 01 61 12 01 62 18 ac02 29 0100000000000000");
     let degraded =
         Digest { services: vec![ServiceDigest { degraded: true, ..ready.clone() }], objections: Vec::new() };
     let degraded = Control { kind: Some(control::Kind::Digest(degraded)) };
-    assert_message(degraded, "11 12 0f 0a 0d 0a 01 61 12 01 62 18 ac02 20 07 30 01");
+    assert_message(degraded, "0f 12 0d 0a 0b 0a 01 61 12 01 62 18 ac02 30 01");
 }
 
 #[test]

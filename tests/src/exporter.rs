@@ -117,7 +117,6 @@ impl Exports {
             namespace: "shop".into(),
             name: name.clone(),
             ready: 100,
-            load: 0,
             ring: None,
             degraded: false,
         };

@@ -1,16 +1,16 @@
 //! What a peer tells of the services of its cluster in digests: quick facts, never stored, and worth little once the peer
 //! is silent.
 //!
-//! A gateway of the peer tells everything once, then what changes, and says each second that it is there: until it is
-//! silent for five seconds its words count.
+//! A gateway of the peer tells everything once and each minute, in between what changes, and says each second that it is
+//! there: until it is silent for five seconds its words count.
 
-use registry::base::time::{AtomicTick, Tick};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use proto::control::{self, Digest, Objection, ServiceDigest};
 use proto::limits::DIGEST_SERVICES_MAX;
+use registry::base::time::{AtomicTick, Tick};
 use registry::model::ServiceName;
 use registry::pure::union::Disagreement;
 
@@ -20,6 +20,12 @@ use crate::balance::Readiness;
 /// unknown, which is not nothing.
 const FRESH_MICROS: u64 = 5_000_000;
 
+/// How long a word counts that is not said again, in microseconds: each is said every minute, so the service is served
+/// there no more, or not for us.
+const SAID_MICROS: u64 = 150_000_000;
+/// So often, in microseconds, all words are looked through for those.
+const SWEEP_MICROS: u64 = 30_000_000;
+
 /// Gateways whose words are kept: of a peer with more, the first that speak count.
 const TELLERS_MAX: usize = 16;
 
@@ -28,7 +34,6 @@ const TELLERS_MAX: usize = 16;
 pub struct Facts {
     ready: AtomicU32,
     degraded: AtomicBool,
-    load: AtomicU32,
     /// Zero: it has none.
     ring: AtomicU64,
     /// Whether a word on it counts.
@@ -42,7 +47,6 @@ impl Facts {
         Self {
             ready: AtomicU32::new(0),
             degraded: AtomicBool::new(false),
-            load: AtomicU32::new(0),
             ring: AtomicU64::new(0),
             told: AtomicBool::new(false),
             heard_at,
@@ -50,17 +54,15 @@ impl Facts {
     }
 
     /// What the gateways of the peer say together: they share the endpoints, and of what each sees the best counts, so
-    /// that one that cannot reach an endpoint makes nothing flap. The requests that each has on its way add up.
+    /// that one that cannot reach an endpoint makes nothing flap.
     fn tell(&self, words: &[Word]) {
-        let load = words.iter().fold(0u32, |load, word| load.saturating_add(word.load));
         self.ready.store(words.iter().map(|word| word.ready).max().unwrap_or(0), Relaxed);
         self.degraded.store(words.iter().all(|word| word.degraded), Relaxed);
-        self.load.store(load, Relaxed);
         self.ring.store(words.first().map_or(0, |word| word.ring), Relaxed);
         self.told.store(!words.is_empty(), Relaxed);
     }
 
-    /// All of it but the requests on their way.
+    /// All of it.
     fn state(&self, now: Tick) -> (Option<u32>, Option<Readiness>, Option<u64>) {
         (self.ready(now), self.readiness(now), self.ring(now))
     }
@@ -77,11 +79,6 @@ impl Facts {
             (_, true) => Readiness::Degraded,
             (_, false) => Readiness::Ready,
         })
-    }
-
-    /// Requests that its endpoints hold; `None`: unknown.
-    pub fn load(&self, now: Tick) -> Option<u32> {
-        self.is_fresh(now).then(|| self.load.load(Relaxed))
     }
 
     /// Fingerprint of the ring that the peer places it by; `None`: unknown, or it has none.
@@ -105,8 +102,9 @@ struct Word {
     teller: Arc<str>,
     ready: u32,
     degraded: bool,
-    load: u32,
     ring: u64,
+    /// When it was said last.
+    said_at: Tick,
 }
 
 /// What is known of a service, and from whom.
@@ -135,6 +133,8 @@ struct Book {
     services: HashMap<String, Heard>,
     /// Gateways of the peer that are heard, and when each was last.
     tellers: Vec<(Arc<str>, Tick)>,
+    /// When all words were last looked through.
+    swept_at: Tick,
 }
 
 impl Told {
@@ -175,7 +175,7 @@ impl Told {
         if now.since(*told_at) < FRESH_MICROS { objections.clone() } else { Vec::new() }
     }
 
-    /// A digest came from the gateway `teller`. Gives whether more has changed than the requests on their way.
+    /// A digest came from `teller`, one start of a gateway. Gives whether anything has changed.
     pub fn tell(&self, teller: &str, digest: &Digest, now: Tick) -> bool {
         if !digest.objections.is_empty() {
             let objections =
@@ -183,13 +183,13 @@ impl Told {
             *self.objections.lock().unwrap_or_else(PoisonError::into_inner) = (objections, now);
         }
         let mut book = self.lock();
-        let mut changed = false;
-        if book.forget_silent(now) {
-            // Those that are left know it all, and who comes back says only what changes.
-            self.lacking.store(true, Relaxed);
-            changed = true;
-        }
+        let mut changed = book.forget_silent(now);
+        let known = book.tellers.len();
         let Some(teller) = book.hear(teller, now) else { return changed };
+        if book.tellers.len() > known && digest.services.is_empty() {
+            // It was silent for so long that its words are gone, and says only what changes.
+            self.lacking.store(true, Relaxed);
+        }
         // What was told before counts on.
         self.heard_at.store(now);
         for service in &digest.services {
@@ -197,7 +197,7 @@ impl Told {
             let Some(heard) = heard else { continue };
             let Some(facts) = heard.facts.upgrade() else { continue };
             let before = facts.state(now);
-            heard.hear(&teller, service);
+            heard.hear(&teller, service, now);
             facts.tell(&heard.words);
             changed |= before != facts.state(now);
         }
@@ -211,21 +211,31 @@ impl Told {
 }
 
 impl Book {
-    /// Drops the words of gateways that are silent; true: there were some.
+    /// Drops the words of gateways that are silent, and those that are not said any more; true: there were some.
     fn forget_silent(&mut self, now: Tick) -> bool {
-        let Self { services, tellers } = self;
+        let Self { services, tellers, swept_at } = self;
         let before = tellers.len();
         tellers.retain(|(_, heard_at)| now.since(*heard_at) < FRESH_MICROS);
-        if tellers.len() == before {
+        if tellers.len() == before && now.since(*swept_at) < SWEEP_MICROS {
             return false;
         }
+        *swept_at = now;
+        let counts = |word: &Word| {
+            let is_heard = tellers.iter().any(|(teller, _)| Arc::ptr_eq(teller, &word.teller));
+            is_heard && now.since(word.said_at) < SAID_MICROS
+        };
+        let mut changed = false;
         for heard in services.values_mut() {
-            heard.words.retain(|word| tellers.iter().any(|(teller, _)| Arc::ptr_eq(teller, &word.teller)));
-            if let Some(facts) = heard.facts.upgrade() {
-                facts.tell(&heard.words);
+            let words = heard.words.len();
+            heard.words.retain(counts);
+            if heard.words.len() < words {
+                changed = true;
+                if let Some(facts) = heard.facts.upgrade() {
+                    facts.tell(&heard.words);
+                }
             }
         }
-        true
+        changed
     }
 
     /// Notes that a gateway is heard; `None`: there are too many.
@@ -254,9 +264,9 @@ fn objection(told: &Objection) -> Option<(ServiceName, Disagreement)> {
 }
 
 impl Heard {
-    fn hear(&mut self, teller: &Arc<str>, digest: &ServiceDigest) {
-        let ServiceDigest { ready, load, ring, degraded, .. } = *digest;
-        let word = Word { teller: teller.clone(), ready, degraded, load, ring: ring.unwrap_or(0) };
+    fn hear(&mut self, teller: &Arc<str>, digest: &ServiceDigest, now: Tick) {
+        let ServiceDigest { ready, ring, degraded, .. } = *digest;
+        let word = Word { teller: teller.clone(), ready, degraded, ring: ring.unwrap_or(0), said_at: now };
         match self.words.binary_search_by(|word| word.teller.cmp(teller)) {
             Ok(at) => self.words[at] = word,
             Err(at) => {
@@ -280,7 +290,7 @@ mod tests {
 
     fn digest(service: &str, ready: u32, ring: Option<u64>) -> Digest {
         let (namespace, name) = ("shop".into(), service.into());
-        let service = ServiceDigest { namespace, name, ready, load: 3, ring, degraded: false };
+        let service = ServiceDigest { namespace, name, ready, ring, degraded: false };
         Digest { services: vec![service], objections: Vec::new() }
     }
 
@@ -293,15 +303,9 @@ mod tests {
     fn a_word_counts_until_its_gateway_is_silent_for_five_seconds() {
         let told = Told::default();
         let facts = told.of(&name("cart"));
-        assert_eq!(
-            (facts.ready(Tick::ZERO), facts.load(Tick::ZERO), facts.ring(Tick::ZERO)),
-            (None, None, None)
-        );
+        assert_eq!((facts.ready(Tick::ZERO), facts.ring(Tick::ZERO)), (None, None));
         told.tell("gw-1", &digest("cart", 0, Some(7)), Tick::ZERO);
-        assert_eq!(
-            (facts.ready(Tick::at(1)), facts.load(Tick::at(1)), facts.ring(Tick::at(1))),
-            (Some(0), Some(3), Some(7))
-        );
+        assert_eq!((facts.ready(Tick::at(1)), facts.ring(Tick::at(1))), (Some(0), Some(7)));
         told.tell("gw-1", &digest("cart", 200, None), Tick::at(10));
         assert_eq!(
             (facts.ready(Tick::at(10 + FRESH_MICROS - 1)), facts.ring(Tick::at(10))),
@@ -326,9 +330,15 @@ mod tests {
         assert_eq!(web.ready(Tick::at(2)), None);
         told.still_lacking();
         assert!(told.take_lacking());
-        // One that was silent has lost its words, and does not know.
+        // One that was silent has lost its words, and does not know; one that begins tells everything.
         told.tell("gw-1", &still(), Tick::at(2 + FRESH_MICROS));
         assert!(told.take_lacking());
+        told.tell("gw-2", &digest("cart", 100, None), Tick::at(2 + FRESH_MICROS));
+        assert!(!told.take_lacking());
+        // Those that are left know it all.
+        told.tell("gw-2", &still(), Tick::at(4 * FRESH_MICROS / 2));
+        assert!(told.tell("gw-2", &digest("cart", 50, None), Tick::at(3 * FRESH_MICROS - 1)));
+        assert!(!told.take_lacking());
     }
 
     #[test]
@@ -361,23 +371,14 @@ mod tests {
         let facts = told.of(&name("cart"));
         told.tell("gw-2", &digest("cart", 200, Some(8)), Tick::at(1));
         told.tell("gw-1", &digest("cart", 100, Some(7)), Tick::at(2));
-        assert_eq!(
-            (facts.ready(Tick::at(2)), facts.load(Tick::at(2)), facts.ring(Tick::at(2))),
-            (Some(200), Some(6), Some(7))
-        );
+        assert_eq!((facts.ready(Tick::at(2)), facts.ring(Tick::at(2))), (Some(200), Some(7)));
         // One of them cannot reach an endpoint: nothing flaps, whoever spoke last.
         told.tell("gw-2", &digest("cart", 200, Some(8)), Tick::at(3));
-        assert_eq!(
-            (facts.ready(Tick::at(3)), facts.load(Tick::at(3)), facts.ring(Tick::at(3))),
-            (Some(200), Some(6), Some(7))
-        );
+        assert_eq!((facts.ready(Tick::at(3)), facts.ring(Tick::at(3))), (Some(200), Some(7)));
         // What is gone has no word any more, although the other only says that it is there.
         told.tell("gw-1", &still(), Tick::at(FRESH_MICROS));
         assert!(told.tell("gw-1", &still(), Tick::at(3 + FRESH_MICROS)));
-        assert_eq!(
-            (facts.ready(Tick::at(3 + FRESH_MICROS)), facts.load(Tick::at(3 + FRESH_MICROS))),
-            (Some(100), Some(3))
-        );
+        assert_eq!(facts.ready(Tick::at(3 + FRESH_MICROS)), Some(100));
     }
 
     #[test]
@@ -385,15 +386,31 @@ mod tests {
         let told = Told::default();
         let facts = told.of(&name("cart"));
         for teller in 0..1_000 {
-            told.tell(&format!("gw-{teller}"), &digest("cart", 100, None), Tick::at(1));
+            told.tell(&format!("gw-{teller}"), &digest("cart", 100 + teller, None), Tick::at(1));
         }
-        assert_eq!(facts.load(Tick::at(1)), Some(3 * TELLERS_MAX as u32));
+        assert_eq!(facts.ready(Tick::at(1)), Some(100 + TELLERS_MAX as u32 - 1));
+        assert_eq!(told.lock().services["shop/cart"].words.len(), TELLERS_MAX);
         // Those that are gone make room.
         told.tell("gw-x", &digest("cart", 200, None), Tick::at(1 + FRESH_MICROS));
-        assert_eq!(
-            (facts.ready(Tick::at(1 + FRESH_MICROS)), facts.load(Tick::at(1 + FRESH_MICROS))),
-            (Some(200), Some(3))
-        );
+        assert_eq!(facts.ready(Tick::at(1 + FRESH_MICROS)), Some(200));
+    }
+
+    #[test]
+    fn a_word_that_is_not_said_again_is_forgotten() {
+        let told = Told::default();
+        let (cart, web) = (told.of(&name("cart")), told.of(&name("web")));
+        told.tell("gw-1", &digest("cart", 100, None), Tick::ZERO);
+        let mut forgot_at = None;
+        for second in 0..300 {
+            let now = Tick::at(second * 1_000_000);
+            let says = if second % 60 == 0 { digest("web", 100, None) } else { still() };
+            if told.tell("gw-1", &says, now) && second > 0 {
+                forgot_at = forgot_at.or(Some(second));
+            }
+            assert_eq!(web.ready(now), Some(100), "said every minute");
+        }
+        assert_eq!(cart.ready(Tick::at(299_000_000)), None);
+        assert!(matches!(forgot_at, Some(150..=180)), "{forgot_at:?}");
     }
 
     #[test]

@@ -102,8 +102,10 @@ impl PeerGateway {
 
     /// It asks to be told everything of our services.
     pub(super) fn ask_again(&self) {
-        self.asks_again.store(true, Ordering::Relaxed);
-        self.news.tell();
+        // One that asks for ever wakes nobody more often than it is answered.
+        if !self.asks_again.swap(true, Ordering::Relaxed) {
+            self.news.tell();
+        }
     }
 
     /// Whether it asks for that; true once.
@@ -131,21 +133,33 @@ impl PeerGateway {
         lock(&self.ways).rtt()
     }
 
-    /// The tunnel for the next request: the newest that is open, rather one with room for it, one on a way that is up, one
-    /// that is not to be replaced, one on QUIC, and of those rather one that `worker` owns.
-    pub fn tunnel(&self, worker: Option<u8>) -> Option<Tunnel> {
-        self.tunnel_but(worker, &[])
+    /// The tunnel for words between gateways: whether there is room for requests is nothing to them, so that they stay on
+    /// one.
+    pub fn control_tunnel(&self) -> Option<Tunnel> {
+        self.best_of(&[], |_| true, None)
     }
 
-    /// As [`Self::tunnel`], but none of those in `tried`.
+    /// The tunnel for the next request, none of those in `tried`: the newest that is open, rather one with room for it, one
+    /// on a way that is up, one that is not to be replaced, one on QUIC, and of those rather one that `worker` owns.
     pub(super) fn tunnel_but(&self, worker: Option<u8>, tried: &[Tunnel]) -> Option<Tunnel> {
+        self.best_of(tried, Tunnel::has_room, worker)
+    }
+
+    /// Of the open tunnels that are not in `tried` rather one that `fits`, one on a way that is up, one that is not to be
+    /// replaced, one on QUIC, and of those rather one that `worker` owns; of equals the newest.
+    fn best_of(
+        &self,
+        tried: &[Tunnel],
+        fits: impl Fn(&Tunnel) -> bool,
+        worker: Option<u8>,
+    ) -> Option<Tunnel> {
         let tunnels = self.tunnels.load();
         let quic_fails = self.quic_fails.load(Ordering::Relaxed);
         let open = tunnels.iter().filter(|t| t.is_open() && !tried.iter().any(|tried| tried.is(t)));
         let rank = |t: &&Tunnel| {
             let quic = t.carrier() == Kind::Quic;
             let own = worker.is_some_and(|w| t.worker() == u32::from(w));
-            (t.has_room(), !(quic && quic_fails), !t.is_retiring(), quic, own)
+            (fits(t), !(quic && quic_fails), !t.is_retiring(), quic, own)
         };
         // Of equals the last.
         open.max_by_key(rank).cloned()

@@ -39,13 +39,15 @@ pub fn own(
         spawn_local(close_replaced(tunnel));
     }
     let (tunnel, of) = (tunnel.clone(), cluster.clone());
+    // What it said before a restart is said by nobody any more.
+    let teller = format!("{id}/{}", tunnel.peer().hello.boot);
     let driving = async move {
         let on_event = |event| {
             gateway.on_event(&tunnel, &event, clock.epoch());
             match event {
                 Event::GoingAway | Event::Retiring => cluster.tunnels_changed(),
                 Event::Digest(digest) => {
-                    if cluster.facts.tell(&gateway.id, &digest, clock.now()) {
+                    if cluster.facts.tell(&teller, &digest, clock.now()) {
                         cluster.news.tell();
                     }
                 }

@@ -11,7 +11,7 @@ use e2e::hostile::{Carrier, Hostile};
 use e2e::port::free_port;
 use e2e::wait_until;
 use proto::code::Code;
-use proto::control::{Digest, Objection, ServiceDigest, control};
+use proto::control::{Digest, Objection, ServiceDigest, TellAgain, control};
 use proto::stream::StreamKind;
 use proto::sync::{Event, Record, Watch, event};
 
@@ -147,13 +147,12 @@ fn say_gateways(gateway: &Hostile, rng: &mut fastrand::Rng) {
     gateway.say_gateways(list);
 }
 
-/// Says whatever of services, and objects to some.
+/// Says whatever of services, objects to some, and may ask for all that west has said.
 fn say_digest(gateway: &Hostile, rng: &mut fastrand::Rng) {
     let services = (0..100).map(|_| ServiceDigest {
         namespace: "shop".into(),
         name: format!("s{}", rng.u32(..NAMES)),
         ready: rng.u32(..),
-        load: rng.u32(..),
         ring: Some(rng.u64(..)),
         degraded: rng.bool(),
     });
@@ -165,6 +164,9 @@ fn say_digest(gateway: &Hostile, rng: &mut fastrand::Rng) {
     });
     let objections = objections.collect();
     gateway.say(control::Kind::Digest(Digest { services, objections }));
+    if rng.bool() {
+        gateway.say(control::Kind::TellAgain(TellAgain {}));
+    }
 }
 
 /// Opens a stream, says something on it, and gives it up.

@@ -1,12 +1,12 @@
 //! What does not hold at this moment, as this gateway sees it: by what is declared and mirrored, and by what peers tell;
 //! and what follows for each object.
 
-use registry::base::time::Tick;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use hashring::NodeIndex;
+use registry::base::time::Tick;
 use registry::model::{Condition, Member, Object, ObjectName, Reason, Subject};
 use registry::pure::sources::Applied;
 use registry::pure::union::Disagreement;

@@ -42,8 +42,8 @@ pub async fn import_from_peers<S: Store>(
     let mut imports = JoinSet::new();
     let begin = |peer: Arc<PeerCluster>| {
         let others = Others { store: store.clone(), standing: standing.clone(), seen: None };
-        // Each ends with its link; those that are left when the process drains end here.
         while imports.try_join_next().is_some() {}
+        // Each ends with its link; those that are left when the process drains end here.
         imports.spawn(import_from(knowledge.clone(), peer, others));
     };
     peers.each(begin).await;

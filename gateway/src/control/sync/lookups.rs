@@ -15,7 +15,6 @@ mod moment;
 #[cfg(test)]
 mod tests;
 
-use registry::base::time::Tick;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +24,7 @@ use bytes::Bytes;
 use proto::limits::{LOOKUP_NAMES_MAX, NAME_BYTES_MAX};
 use proto::lookup::{Answer, Ask, ask};
 use proto::message::encode_message;
+use registry::base::time::Tick;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proto::control::{Disagreement as Reason, Objection};
 use proto::limits::DIGEST_SERVICES_MAX;
-use registry::model::{Catalog, ClusterName, ConditionKind, ServiceName, Subject};
+use registry::model::{Catalog, ClusterName, ConditionKind, Kind, ServiceName, Subject};
 use registry::pure::union::{self, Disagreement};
 
 use crate::view::View;
@@ -34,6 +34,9 @@ fn by_peer(catalog: &Catalog, view: &View) -> BTreeMap<ClusterName, Vec<Objectio
     let mut of_peers = BTreeMap::<_, Vec<_>>::new();
     for condition in view.conditions.iter().filter(|condition| condition.kind() == ConditionKind::Conflict) {
         let Subject::Object(object) = &condition.object else { continue };
+        if object.kind() != Kind::MeshService {
+            continue;
+        }
         let Ok(name) = ServiceName::new(object.namespace(), object.name()) else { continue };
         for (peer, disagreement) in union::disagreements(catalog, &name) {
             let of_peer = of_peers.entry(peer).or_default();

@@ -1,10 +1,10 @@
 //! The names that sidecars use: each is looked at once, however many use it, and whoever uses it hears of a change.
 
-use registry::base::time::Tick;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use registry::base::time::Tick;
 use tokio::sync::Notify;
 
 use super::moment::{Found, Moment, Pulse};

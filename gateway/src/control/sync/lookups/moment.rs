@@ -1,6 +1,5 @@
 //! What a name means at one moment, as sidecars are told it.
 
-use registry::base::time::Tick;
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -11,6 +10,7 @@ use hashring::NodeIndex;
 use proto::limits::LOOKUP_ANSWER_BYTES_MAX;
 use proto::lookup::Answer;
 use proto::message::encode_message;
+use registry::base::time::Tick;
 use registry::model::{Catalog, ClusterName, Endpoint, Member};
 use registry::pure::lookup::{LocalEndpoints, Meaning, Reach, State, encode};
 use registry::pure::union::{self, Placed};

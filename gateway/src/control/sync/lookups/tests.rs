@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used)]
 
-use registry::base::time::Tick;
 use std::collections::BTreeMap;
 use std::num::NonZeroU8;
 
@@ -9,6 +8,7 @@ use proto::control::{Digest, ServiceDigest};
 use proto::limits::LOOKUP_ANSWER_BYTES_MAX;
 use proto::lookup::Meaning;
 use proto::message::take_message;
+use registry::base::time::Tick;
 use registry::manifest::{Source, parse};
 use registry::model::{Catalog, ClusterName, Import, PeerImports, ServiceName};
 use tokio_util::sync::CancellationToken;
