@@ -32,6 +32,9 @@ pub use policy::{
 pub use port_numbers::PortNumbers;
 pub use sidecar::{GatewayAddress, Sidecar};
 
+/// The longest duration that a manifest may give: a request that may take longer has no deadline worth the name.
+pub const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// After this long without a word from the peer its records go, unless the link says otherwise.
 pub const EXPIRE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 

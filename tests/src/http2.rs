@@ -10,6 +10,7 @@
 //! | `/die` | half an answer of gRPC, then the connection is closed |
 //! | `/stall` | half an answer of gRPC, then nothing |
 //! | `/fields/N` | N fields |
+//! | `/hang-up` | 200, `ok`; then the connection is closed without a word |
 //! | `/early-reset` | a whole answer at once, then RST_STREAM(NO_ERROR) whatever is still to come of the request |
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Http2Endpoint {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// Holds one more of itself for each open connection.
+    open: Arc<()>,
 }
 
 /// A request that came.
@@ -55,20 +58,32 @@ impl Http2Endpoint {
         let address = listener.local_addr().expect("it is bound");
         let seen = Arc::<Mutex<Vec<Seen>>>::default();
         let journal = seen.clone();
+        let open = Arc::new(());
+        let opened = open.clone();
         std::thread::spawn(move || {
             runtime().block_on(async move {
                 let listener = TcpListener::from_std(listener).expect("a socket of ours");
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, journal.clone()));
+                    let (journal, open) = (journal.clone(), opened.clone());
+                    tokio::spawn(async move {
+                        serve(stream, journal).await;
+                        drop(open);
+                    });
                 }
             });
         });
-        Self { address, seen }
+        Self { address, seen, open }
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Connections that are open here.
+    pub fn open(&self) -> usize {
+        // Ours, and the listener's.
+        Arc::strong_count(&self.open) - 2
     }
 
     /// What came, once its end is known.
@@ -81,7 +96,15 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
+/// Serves a connection until its end.
 async fn serve(stream: TcpStream, seen: Arc<Mutex<Vec<Seen>>>) {
+    let Ok(handle) = std::os::fd::AsFd::as_fd(&stream).try_clone_to_owned() else { return };
+    exchanges(stream, seen).await;
+    // Said, and not left to the closing: a child that has not begun its program yet holds a copy of every handle.
+    let _ = std::net::TcpStream::from(handle).shutdown(std::net::Shutdown::Both);
+}
+
+async fn exchanges(stream: TcpStream, seen: Arc<Mutex<Vec<Seen>>>) {
     let Ok(mut connection) = h2::server::Builder::new().handshake::<_, Bytes>(stream).await else { return };
     let (stop, mut stopped) = tokio::sync::watch::channel("");
     loop {
@@ -171,6 +194,11 @@ async fn answer(
         if echo {
             let _ = stream.send_trailers(sum());
         }
+    }
+    if path == "/hang-up" {
+        // It must have left.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        stop.send("die").unwrap_or_default();
     }
     let seen = &mut *seen.lock().unwrap_or_else(PoisonError::into_inner);
     seen.push(Seen { what, body, whole, trailers });

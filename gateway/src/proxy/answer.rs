@@ -10,7 +10,6 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use proto::limits;
-use registry::model::Timeout;
 use tokio::time::{Instant, Sleep};
 
 use crate::base::budget::{ByteBudget, Reservation};
@@ -48,6 +47,8 @@ pub enum AnswerBody {
 pub struct Whole {
     data: Option<Bytes>,
     trailers: Option<HeaderMap>,
+    /// What is still to be sent of the request.
+    upload: Option<Upload>,
     /// Held against the budget until it is forwarded.
     _reserved: Option<Reservation>,
 }
@@ -96,24 +97,23 @@ impl From<EndpointAnswer> for Answer {
 
 impl Answer {
     /// Collects a small answer: declared to be at most [`limits::SMALL_BODY_BYTES`], or complete with its head. Others
-    /// are left to stream, as is everything while the budget is spent. What is still to be sent of the request ends when
-    /// nothing moves for `idle`.
+    /// are left to stream, as is everything while the budget is spent.
     ///
     /// # Errors
     /// When the body is cut: the attempt has failed, and nothing of it was forwarded.
-    pub async fn settle(self, budget: &Arc<ByteBudget>, idle: Duration) -> Result<Self, BodyError> {
+    pub async fn settle(self, budget: &Arc<ByteBudget>) -> Result<Self, BodyError> {
         let Self { status, reason, headers, body, endpoint } = self;
         let with = |body| Self { status, reason, headers, body, endpoint };
         let AnswerBody::Stream(mut stream) = body else { return Ok(with(body)) };
         let small = stream.source.length().is_some_and(|n| n <= limits::SMALL_BODY_BYTES as u64);
         let mut reserved = budget.reservation();
         let room = reserved.grow(limits::SMALL_BODY_BYTES);
-        let mut whole = Whole { data: None, trailers: None, _reserved: Some(reserved) };
+        let mut whole = Whole { data: None, trailers: None, upload: None, _reserved: Some(reserved) };
         if !room || !(small || stream.source.end_is_here()) {
             return Ok(with(AnswerBody::Stream(stream)));
         }
         let mut gathered = BytesMut::new();
-        // Of the source: what is still to be sent of the request goes on below, for as long as its own policy gives.
+        // Of the source: the rest of the request goes on behind an answer that is taken, and only then.
         while let Some(frame) = std::future::poll_fn(|cx| stream.source.poll_frame(cx)).await {
             match frame?.into_data() {
                 Ok(data) if whole.data.is_none() && gathered.is_empty() => whole.data = Some(data),
@@ -129,9 +129,7 @@ impl Answer {
         if !gathered.is_empty() {
             whole.data = Some(gathered.freeze());
         }
-        if let Some(upload) = stream.upload.take() {
-            upload.go_on(idle);
-        }
+        whole.upload = stream.upload.take();
         Ok(with(AnswerBody::Whole(whole)))
     }
 }
@@ -139,7 +137,8 @@ impl Answer {
 impl AnswerBody {
     /// A whole body.
     pub fn whole(data: Bytes) -> Self {
-        Self::Whole(Whole { data: (!data.is_empty()).then_some(data), trailers: None, _reserved: None })
+        let data = (!data.is_empty()).then_some(data);
+        Self::Whole(Whole { data, trailers: None, upload: None, _reserved: None })
     }
 
     /// A body to come, beside which `upload` goes on.
@@ -147,10 +146,16 @@ impl AnswerBody {
         Self::Stream(Box::new(Streaming { source, upload, limit: None }))
     }
 
-    /// Ends it with an error when nothing moves for `idle`, and at `total`.
-    pub fn limit(&mut self, idle: Duration, total: Option<Instant>, activity: Activity) {
-        if let Self::Stream(stream) = self {
-            stream.limit = Some(Limit { idle, total, activity, sleep: None });
+    /// It is the answer that goes on, and not one that another attempt is made behind. Ends it with an error when nothing
+    /// moves for `idle`, and at `total`; what is still to be sent of the request goes on behind it for as long as that moves.
+    pub fn take(&mut self, idle: Duration, total: Option<Instant>, activity: Activity) {
+        match self {
+            Self::Stream(stream) => stream.limit = Some(Limit { idle, total, activity, sleep: None }),
+            Self::Whole(whole) => {
+                if let Some(upload) = whole.upload.take() {
+                    upload.go_on(idle);
+                }
+            }
         }
     }
 }
@@ -203,10 +208,10 @@ impl Body for Streaming {
         let this = &mut *self;
         let polled = this.source.poll_frame(cx);
         if matches!(polled, Poll::Ready(None))
+            && let Some(limit) = &this.limit
             && let Some(upload) = this.upload.take()
         {
-            let idle = this.limit.as_ref().map_or_else(|| Timeout::default().idle, |limit| limit.idle);
-            upload.go_on(idle);
+            upload.go_on(limit.idle);
         }
         let Some(limit) = &mut this.limit else { return polled };
         if polled.is_ready() {

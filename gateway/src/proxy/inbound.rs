@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use identity::{Identity, Role};
 use proto::code::Code;
-use registry::model::{ClusterName, Grant, Timeout};
+use registry::model::{ClusterName, DURATION_MAX, Grant, Timeout};
 use tokio::time::Instant;
 use tracing::debug;
 use tunnel::{Exchange, Peer, Sender};
@@ -201,10 +201,9 @@ impl Request {
             interim: &|status, headers| interims.push(status, headers),
             stop: serving.stop(),
         };
-        let idle = Timeout::default().idle;
         let calling = async {
             let answer = Answer::from(ask.send().await?);
-            answer.settle(serving.budget(), idle).await.map_err(|_| Failure::Reset)
+            answer.settle(serving.budget()).await.map_err(|_| Failure::Reset)
         };
         match self.deadline {
             None => calling.await,
@@ -214,9 +213,12 @@ impl Request {
 
     async fn forward(&self, serving: &Serving, sender: &mut Sender, mut answer: Answer, record: &mut Record) {
         let started = record.started();
-        if let Some(left) = self.deadline {
-            answer.body.limit(left, Some(started + left), Activity::new(started));
-        }
+        // Silence is for the gateway that asks to judge, by the policy that it has: it ends its stream.
+        let (idle, total) = match self.deadline {
+            Some(left) => (left, Some(started + left)),
+            None => (DURATION_MAX, None),
+        };
+        answer.body.take(idle, total, Activity::new(started));
         self.local.durations.observe(started.elapsed());
         if let Some(endpoint) = &answer.endpoint {
             record.endpoint(endpoint.id());

@@ -9,13 +9,13 @@ mod http;
 mod payload;
 mod sidecar;
 
-use registry::base::time::Tick;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{HeaderMap, StatusCode};
+use registry::base::time::Tick;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -150,7 +150,7 @@ impl Placed<'_> {
                 if let Some(endpoint) = &answer.endpoint {
                     record.endpoint(endpoint.id());
                 }
-                answer.body.limit(service.timeout.idle, self.deadline, self.activity.clone());
+                answer.body.take(service.timeout.idle, self.deadline, self.activity.clone());
                 Ok(answer)
             }
             Err(NotServed { failure, caller_at_fault }) => {

@@ -1,13 +1,13 @@
 //! What is no name of the mesh, forwarded as any proxy would: no placement, no retries, no identity.
 
-use registry::base::time::Tick;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode, Version};
 use http1::server::{Io, Reply};
-use registry::model::{Algorithm, HostPort, Port, Protocol};
+use registry::base::time::Tick;
+use registry::model::{Algorithm, HostPort, Port, Protocol, Retry};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ use crate::telemetry::metrics::{Direction, InProgressGuard, Outcome};
 use crate::telemetry::record::Record;
 use crate::upstream::{self, Allowance, Ask};
 use policy::balance::{EndpointSpec, Endpoints, Rule};
-use policy::retry::Failure;
+use policy::retry::{Failure, replayable_method};
 
 /// How long a connection for CONNECT may take to be made.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
@@ -89,6 +89,8 @@ async fn answer(
     record.follows(&activity);
     let body = RequestBody::from_caller(incoming, shared.budget.reservation(), activity.clone());
     let port = somewhere(address);
+    // Only where a connection that had served before was closed under it (RFC 9112, section 9.3.1).
+    let replayable = replayable_method(head.method.as_str(), false, &Retry::default());
     let expired = Cell::new(false);
     let ask = Ask {
         pool: &worker.pool,
@@ -97,7 +99,7 @@ async fn answer(
         head: &head,
         body: &body,
         key: None,
-        allowance: Allowance { replayable: false, attempts: 1, connect: CONNECT_WAIT },
+        allowance: Allowance { replayable, attempts: 1, connect: CONNECT_WAIT },
         expired: &expired,
         interim: caller.interim,
         stop: &shared.stop,
@@ -111,7 +113,7 @@ async fn answer(
         Rejection::from_failure(failure, &authority)
     })?;
     let mut answer = Answer::from(answer);
-    answer.body.limit(IDLE_MAX, None, activity);
+    answer.body.take(IDLE_MAX, None, activity);
     Ok(answer)
 }
 

@@ -1,6 +1,5 @@
 //! One request to the endpoints of a port: which is asked, with what connection, and who is asked after one that fails.
 
-use registry::base::time::Tick;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use http::header::{HOST, HeaderValue, TE};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Request, StatusCode, Uri};
 use http1::client::Asking;
+use registry::base::time::Tick;
 use registry::model::{Port, Protocol};
 
 use super::connect::ConnectError;
@@ -102,7 +102,8 @@ impl Ask<'_> {
             let endpoint = in_flight.endpoint().clone();
             let exchange = Exchange { in_flight: Some(in_flight), watch: self.watch, expired: self.expired };
             let replayable = self.allowance.replayable;
-            let reuse = if replayable { Reuse::Any } else { Reuse::Fresh };
+            // What is still being read may be gone by the time that another connection is to have it.
+            let reuse = if replayable && self.body.is_buffered() { Reuse::Any } else { Reuse::Fresh };
             let mut sent = self.attempt(&endpoint, reuse, connect).await;
             // An endpoint may close an idle connection at the moment in which it is used again: that says nothing about
             // the endpoint, and a connection of its own will.
@@ -141,7 +142,7 @@ impl Ask<'_> {
             Protocol::Http => {
                 let target = origin(&head.target);
                 let asking = Asking { method: &head.method, target, headers: &head.headers };
-                let answer = pool.send(&sending, asking, || body.reader()).await?;
+                let answer = pool.send(&sending, asking, body).await?;
                 let http1::client::Answer { head, body, upload } = answer;
                 let upload = upload.map(|upload| self.go_on(upload.run()));
                 let body = EndpointBody::http1(body, (*pool).clone(), endpoint.address().clone());
@@ -165,8 +166,7 @@ impl Ask<'_> {
                     request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
                     request
                 };
-                let (response, stream, upload) =
-                    pool.multiplexed.send(pool, &sending, request, || body.reader()).await?;
+                let (response, stream, upload) = pool.multiplexed.send(pool, &sending, request, body).await?;
                 let (parts, received) = response.into_parts();
                 let upload = upload.map(|upload| self.go_on(upload));
                 let body = EndpointBody::http2(http2::Received::new(received, None), stream);

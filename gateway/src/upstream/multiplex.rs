@@ -17,12 +17,13 @@ use registry::model::HostPort;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::task::yield_now;
 use tracing::debug;
 
 use super::connect::ConnectError;
-use super::pool::{IDLE_WAIT, Pool, SendError, Sending};
-use crate::http::body::Reader;
+use super::pool::{IDLE_WAIT, Pool, Reuse, SendError, Sending};
 use crate::http::body::http2::{self, Unsent};
+use crate::http::body::{Reader, RequestBody};
 
 /// Streams of one connection, even if the endpoint allows more; what is beyond opens another connection. Each of them
 /// may have its whole window waiting to be read without holding up the others.
@@ -114,16 +115,20 @@ impl Connections {
         pool: &Pool,
         sending: &Sending<'_>,
         request: impl Fn() -> Request<()>,
-        body: impl Fn() -> Reader,
+        body: &RequestBody,
     ) -> Result<Answered, SendError> {
         let address = sending.endpoint.address();
         let known = self.0.borrow().get(address).cloned();
         let endpoint =
             known.unwrap_or_else(|| self.0.borrow_mut().entry(address.clone()).or_default().clone());
+        if sending.reuse == Reuse::Fresh && endpoint.is_idle() {
+            // What cannot be sent again waits until the connection's task has seen what has come: an end above all.
+            yield_now().await;
+        }
         while let Some(stream) = endpoint.room() {
-            match stream.send(request(), body(), sending).await {
+            match stream.send(request(), body.reader(), sending).await {
                 Ok((response, upload)) => return Ok((response, stream, upload)),
-                Err(Unanswered::Unsent) => {
+                Err(Unanswered::Unsent) if body.can_restart() => {
                     // It was closed meanwhile and took nothing: as if it had not been there.
                     endpoint.forget(&stream.0);
                 }
@@ -131,7 +136,7 @@ impl Connections {
             }
         }
         let stream = endpoint.dial(pool, sending).await?;
-        match stream.send(request(), body(), sending).await {
+        match stream.send(request(), body.reader(), sending).await {
             Ok((response, upload)) => Ok((response, stream, upload)),
             Err(unanswered) => Err(unanswered.judge(address)),
         }
@@ -147,6 +152,11 @@ impl Endpoint {
         let least = || connections.iter().min_by_key(|c| c.streams.get());
         let taken = free.or_else(|| if connections.len() < CONNECTIONS_MAX { None } else { least() });
         taken.map(Stream::open)
+    }
+
+    /// Whether all that there is lies idle.
+    fn is_idle(&self) -> bool {
+        self.connections.borrow().iter().all(|c| c.streams.get() == 0)
     }
 
     fn forget(&self, connection: &Rc<Connection>) {

@@ -11,12 +11,13 @@ use http1::client::{Answer, Asking, Connection, SendError as Http1Error};
 use http1::{HeadError, Limits};
 use proto::limits::{HEAD_BYTES_MAX, MESSAGE_FIELDS_MAX};
 use registry::model::HostPort;
+use tokio::task::yield_now;
 use tracing::debug;
 
 use super::connect::{ConnectError, connect};
 use super::multiplex::Connections;
 use crate::base::clock::Clock;
-use crate::http::body::Reader;
+use crate::http::body::{Reader, RequestBody};
 use policy::balance::EndpointState;
 
 /// Idle connections kept per endpoint and worker; more are closed.
@@ -51,9 +52,9 @@ struct Idle {
 /// Which idle connections a request may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reuse {
-    /// Any.
+    /// Any: what is lost is sent again.
     Any,
-    /// One that was idle for less than [`FRESH`].
+    /// One that was idle for less than [`FRESH`], and whose end the system does not know.
     Fresh,
     /// None: a new connection.
     None,
@@ -115,7 +116,8 @@ impl Sending<'_> {
         let _connecting = endpoint.connecting(now);
         let mut connected = connect(endpoint.address(), self.connect).await;
         if matches!(connected, Err(ConnectError::Ours(_))) && pool.close_idle() {
-            // What lies idle is in the way.
+            // What lies idle is in the way. The tasks of those of HTTP/2 hold their sockets until they have run.
+            yield_now().await;
             connected = connect(endpoint.address(), self.connect).await;
         }
         if matches!(connected, Err(ConnectError::Ours(_))) {
@@ -177,19 +179,19 @@ impl Pool {
         self: &Rc<Self>,
         sending: &Sending<'_>,
         asking: Asking<'_>,
-        body: impl Fn() -> Reader,
+        body: &RequestBody,
     ) -> Result<Answer<Reader>, SendError> {
         let address = sending.endpoint.address();
         while let Some(connection) = self.take(address, sending.reuse) {
-            match connection.send(asking, body(), &LIMITS, |s, h| (sending.interim)(s, h)).await {
+            match connection.send(asking, body.reader(), &LIMITS, |s, h| (sending.interim)(s, h)).await {
                 Ok(answer) => return Ok(answer),
                 // It was closed meanwhile and took nothing: as if it had not been there.
-                Err(Http1Error::Unsent(_)) => {}
+                Err(Http1Error::Unsent(_)) if body.can_restart() => {}
                 Err(error) => return Err(judge(address, error, true)),
             }
         }
         let connection = Connection::new(sending.dial(self).await?);
-        let sent = connection.send(asking, body(), &LIMITS, |s, h| (sending.interim)(s, h)).await;
+        let sent = connection.send(asking, body.reader(), &LIMITS, |s, h| (sending.interim)(s, h)).await;
         sent.map_err(|error| judge(address, error, false))
     }
 

@@ -6,10 +6,7 @@ use std::time::Duration;
 
 use super::raw::Number;
 use super::suggest;
-use crate::model::{ClusterName, HostPort, is_host, is_label};
-
-/// Longest duration: a request that may take longer has no deadline worth the name.
-const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+use crate::model::{ClusterName, DURATION_MAX, HostPort, is_host, is_label};
 
 /// What is wrong with a scalar.
 #[derive(Debug, PartialEq, Eq)]

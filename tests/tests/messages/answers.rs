@@ -4,10 +4,13 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use e2e::backend::Backend;
 use e2e::http2::{Upload, fetch};
-use e2e::mesh::find;
-use e2e::raw::{Then, read_all};
+use e2e::manifest::{link, service};
+use e2e::mesh::{Mesh, find};
+use e2e::raw::{Raw, Then, read_all};
 use e2e::wait::SOON;
+use e2e::wait_until;
 
 use super::{Rig, body, head, status};
 
@@ -217,4 +220,31 @@ fn an_upload_that_stalls_behind_its_answer_ends_with_the_idle_time() {
             assert!(matches!(more, Ok(0)), "{}: {more:?}", way.name);
         }
     }
+}
+
+/// The rest of a request is for the attempt that answers: behind an answer that is not taken it is read by nobody else.
+#[test]
+fn the_rest_of_an_upload_goes_only_to_who_answers_it() {
+    let (busy, well) = (Raw::start(), Backend::start("well"));
+    let mesh = Mesh::new();
+    let (east, west) = (mesh.site("east", &["west"]), mesh.site("west", &["east"]));
+    let east = east.start(&[link("west", &[]), service("cart", &[("a", well.address())])]);
+    let own = service("cart", &[("a", busy.address())]);
+    let west = west.start(&[link("east", &[east.site.tunnel]), own]);
+    west.wait_service("shop/cart", &["east"]);
+    west.wait_peer("east", "up");
+    busy.answer(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno", Then::Keep);
+    for upload in 1..=5 {
+        let mut caller = TcpStream::connect(west.site.http).unwrap();
+        let id = format!("upload-{upload}");
+        let head = format!("PUT /echo HTTP/1.1\r\nhost: cart.shop.mesh\r\nx-id: {id}\r\nconnection: close");
+        write!(caller, "{head}\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n").unwrap();
+        let begun = || well.deliveries().contains_key(&id).then_some(());
+        wait_until("another attempt is under way", SOON, begun);
+        write!(caller, "4\r\nlast\r\n0\r\n\r\n").unwrap();
+        let seen = read_all(&mut caller, SOON);
+        assert!(status(&seen) == 200 && seen.contains("last"), "{seen}");
+    }
+    let seen = busy.seen();
+    assert!(seen.len() == 5 && !seen.iter().any(|seen| seen.contains("last")), "{seen:?}");
 }

@@ -74,8 +74,7 @@ impl<'a> Payload for HttpPayload<'a> {
             Target::Peer(cluster, _, tunnel) => self.through(cluster, tunnel, attempt).await?,
             Target::Gateways(cluster) => self.through_any(cluster, attempt).await?,
         };
-        let idle = self.request.service.timeout.idle;
-        answer.settle(&self.worker.shared.budget, idle).await.map_err(|error| match error {
+        answer.settle(&self.worker.shared.budget).await.map_err(|error| match error {
             BodyError::Tunnel(error) => codec::failure(&error),
             _ => Failure::Reset,
         })

@@ -82,8 +82,7 @@ fn send(pool: &Rc<Pool>, address: &HostPort) -> JoinHandle<Result<Answered, Send
             connected: &|| {},
             interim: &|_, _| {},
         };
-        let body = || RequestBody::empty().reader();
-        pool.multiplexed.send(&pool, &sending, request, body).await
+        pool.multiplexed.send(&pool, &sending, request, &RequestBody::empty()).await
     })
 }
 
