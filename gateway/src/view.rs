@@ -6,12 +6,12 @@ mod tests;
 
 pub use build::ViewBuilder;
 
-use registry::base::time::Tick;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use hashring::NodeIndex;
 use registry::base::shared_map::SharedMap;
+use registry::base::time::Tick;
 use registry::model::{
     Catalog, ClusterName, Condition, Grant, HashKey, HealthCheck, Port, Retry, ServiceName, Timeout,
 };

@@ -232,7 +232,7 @@ impl Peer {
         self.control.clone().expect("it was dialled")
     }
 
-    /// Where tasks run that belong to this peer: they end with it.
+    /// Where tasks run that belong to this peer: they end with it, unless others share the runtime.
     pub fn runtime(&self) -> &tokio::runtime::Handle {
         self.runtime.handle()
     }

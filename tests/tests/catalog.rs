@@ -137,6 +137,7 @@ fn a_link_that_is_cut_for_longer_than_it_allows_loses_what_came_by_it_and_nothin
     pair.west.site.write(&[east, service("web", &[("a", own.address())])]);
     pair.west.process.hang_up();
     pair.east.wait_service("shop/web", &["west"]);
+    pair.west.wait_service("shop/web", &["west"]);
     let load = Traffic::start(pair.west.site.http, 2, Ask::get("web.shop.mesh"));
     pair.relay().cut();
     wait_until("it is forgotten", SOON * 3, || (pair.get("/").status == 404).then_some(()));

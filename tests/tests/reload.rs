@@ -331,7 +331,7 @@ fn a_mounted_folder_that_is_swapped_is_read_and_a_hang_up_reads_at_once() {
     mount("v2", &[link("west", &[]), cart, web]);
     pair.west.wait_service("shop/web", &["east"]);
 
-    let read = said(&pair.east, "Read again");
+    let read = said(&pair.east, "Configuration reloaded: nothing changed");
     pair.east.process.hang_up();
     wait_said(&pair.east, "Configuration reloaded: nothing changed", read);
     assert_eq!(pair.get("/").status, 200);

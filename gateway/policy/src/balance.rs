@@ -10,12 +10,12 @@ mod latency;
 mod outlier;
 mod schedule;
 
-use registry::base::time::Tick;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hashring::Ring;
+use registry::base::time::Tick;
 use registry::model::{Algorithm, HostPort, Protocol};
 
 use endpoint::{Begun, WHOLE_SHARE};

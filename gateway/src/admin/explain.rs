@@ -3,7 +3,6 @@
 
 pub(super) mod clusters;
 
-use registry::base::time::Tick;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, he
 use axum::response::{IntoResponse, Json, Response};
 use hashring::NodeIndex;
 use identity::Identity;
+use registry::base::time::Tick;
 use registry::model::{Algorithm, Gateway, Grant, HashKey, OnOwnerUnavailable, Protocol, RetryOn};
 use serde::Deserialize;
 

@@ -1,9 +1,9 @@
 //! `/v1/status`: everything that this gateway knows of itself, its peers and its services, of one moment.
 
-use registry::base::time::Tick;
 use std::path::PathBuf;
 
 use admin_api::status::{Condition, Endpoint, Link, Member, Peer, Status, Tunnel};
+use registry::base::time::Tick;
 use registry::model::{Gateway, Mode, PeerImports};
 use tunnel::Kind;
 

@@ -10,8 +10,6 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use http::HeaderValue;
 use identity::{Credentials, Trust};
 use registry::model::Gateway;
 use registry::pure::probation::Book;
@@ -34,17 +32,13 @@ use super::open::{Opened, on_disk, open};
 use super::tasks::Tasks;
 use super::{EndSignals, Signals, StartError};
 use crate::admin::{self, StartedWithout};
-use crate::base::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::base::clock::Clock;
-use crate::base::descriptors;
 use crate::control::registrations;
 use crate::control::sync::{self, Knowledge};
 use crate::peers::Peers;
 use crate::peers::sidecars::Sidecars;
 use crate::proxy::dataplane::{Control, Handshakes};
-use crate::proxy::listener;
-use crate::proxy::worker::{LookupStream, ObjectsStream, RegisterStream, Room, Shared, SyncStream};
-use crate::telemetry::metrics::{InProgress, Metrics};
+use crate::proxy::worker::{LookupStream, ObjectsStream, RegisterStream, Shared, SyncStream};
 use crate::view::{View, ViewBuilder};
 
 /// Sync streams that wait for the control plane.
@@ -299,25 +293,8 @@ fn shared(
         credentials: joined.credentials.clone(),
         trust: believed.trust.clone(),
     };
-    let metrics = Metrics::new(workers);
-    Shared {
-        domain: gateway.domain.clone(),
-        name: format!("{}.gateway", gateway.cluster),
-        via: HeaderValue::try_from(format!("1.1 {}.gateway", gateway.cluster))
-            .unwrap_or_else(|_| HeaderValue::from_static("1.1 gateway")),
-        view: ArcSwap::from_pointee(View::default()),
-        news: peers.news().clone(),
-        peers,
-        attempts: metrics.attempts(),
-        metrics,
-        budget: ByteBudget::new(HELD_BYTES_MAX),
-        clock,
-        callers: Room::new(listener::connections_max(descriptors::limit())),
-        in_progress: Arc::new(InProgress::default()),
-        local: watch::Sender::new(local),
-        stop,
-        cut: CancellationToken::new(),
-    }
+    let name = format!("{}.gateway", gateway.cluster);
+    Shared::new(name, &gateway.domain, (peers, stop), local, workers, clock)
 }
 
 /// How the data plane reaches the control plane, until `stop`, and its far end.

@@ -7,8 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use http::HeaderValue;
 use identity::{Credentials, Role, Trust};
 use registry::manifest;
 use registry::model::{ClusterName, Condition, Link, Sidecar, Subject};
@@ -28,18 +26,16 @@ use super::report::Report;
 use super::tasks::Tasks;
 use super::watcher::{Told, Watcher};
 use super::{EndSignals, LoadError, Signals, StartError, bind};
-use crate::base::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::base::clock::Clock;
-use crate::base::descriptors;
 use crate::peers::Peers;
-use crate::proxy::worker::{Room, Shared, Worker};
+use crate::proxy::worker::{Shared, Worker};
 use crate::proxy::{dataplane, listener};
 use crate::sidecar::registrar::Ending;
 use crate::sidecar::{self, Names, Proxy, admin};
 use crate::telemetry::audit;
 use crate::telemetry::limited;
-use crate::telemetry::metrics::{self, InProgress, Metrics};
-use crate::view::{View, ViewBuilder};
+use crate::telemetry::metrics;
+use crate::view::ViewBuilder;
 
 /// How long the last bytes may take once everything is over.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -90,7 +86,10 @@ async fn start(files: Vec<PathBuf>) -> Result<(), StartError> {
     let cluster = peers.get(&sidecar.cluster);
     let cluster = cluster.expect("`own_cluster` is the one link of a sidecar");
     let sidecar = Arc::new(sidecar);
-    let shared = Arc::new(shared(&sidecar, local, peers, stop));
+    let name = format!("{}.{}.sidecar", sidecar.id, sidecar.cluster);
+    let clock = Clock::start();
+    let shared = Shared::new(name, &sidecar.domain, (peers, stop), local, NonZeroU8::MIN, clock);
+    let shared = Arc::new(shared);
     let worker = Rc::new(Worker::new(shared.clone(), 0));
 
     sidecar::hold(&sidecar, &shared, &cluster, &endpoint);
@@ -175,29 +174,6 @@ fn own_cluster(sidecar: &Sidecar) -> BTreeMap<ClusterName, Link> {
         allow_apply: Vec::new(),
     };
     [(sidecar.cluster.clone(), link)].into()
-}
-
-fn shared(sidecar: &Sidecar, local: Local, peers: Arc<Peers>, stop: CancellationToken) -> Shared {
-    let metrics = Metrics::new(NonZeroU8::MIN);
-    let name = format!("{}.{}.sidecar", sidecar.id, sidecar.cluster);
-    Shared {
-        domain: sidecar.domain.clone(),
-        via: HeaderValue::try_from(format!("1.1 {name}"))
-            .unwrap_or_else(|_| HeaderValue::from_static("1.1 sidecar")),
-        name,
-        view: ArcSwap::from_pointee(View::default()),
-        news: peers.news().clone(),
-        peers,
-        attempts: metrics.attempts(),
-        metrics,
-        budget: ByteBudget::new(HELD_BYTES_MAX),
-        clock: Clock::start(),
-        callers: Room::new(listener::connections_max(descriptors::limit())),
-        in_progress: Arc::new(InProgress::default()),
-        local: watch::Sender::new(local),
-        stop,
-        cut: CancellationToken::new(),
-    }
 }
 
 /// What a sidecar says of itself in HELLO: who it is stands in its certificate.

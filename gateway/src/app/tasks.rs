@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tracing::error;
 
 /// Those that a process has started; they end with it.
@@ -28,19 +28,26 @@ impl Tasks {
     /// Waits until all have ended. Cancel safe.
     pub(super) async fn ended(&mut self) {
         while let Some(ended) = self.set.join_next_with_id().await {
-            let id = ended.as_ref().map_or_else(|failed| failed.id(), |(id, ())| *id);
-            let task = self.names.remove(&id);
-            if let Err(failed) = ended {
-                error!(task, error = %failed, "A task failed.");
-            }
+            self.end(ended);
         }
     }
 
-    /// The names of those that have not ended, as far as [`Tasks::ended`] was waited for.
-    pub(super) fn left(&self) -> Vec<&'static str> {
+    /// The names of those that have not ended.
+    pub(super) fn left(&mut self) -> Vec<&'static str> {
+        while let Some(ended) = self.set.try_join_next_with_id() {
+            self.end(ended);
+        }
         let mut left: Vec<_> = self.names.values().copied().collect();
         left.sort_unstable();
         left
+    }
+
+    fn end(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+        let task = self.names.remove(&id);
+        if let Err(failed) = ended {
+            error!(task, error = %failed, "A task failed.");
+        }
     }
 }
 
@@ -58,6 +65,8 @@ mod tests {
         tasks.spawn("checks", std::future::pending());
         tasks.spawn("digests", async {});
         tasks.spawn("audit", std::future::pending());
+        tokio::task::yield_now().await;
+        assert_eq!(tasks.left(), ["audit", "checks"]);
         assert!(timeout(Duration::from_secs(1), tasks.ended()).await.is_err());
         assert_eq!(tasks.left(), ["audit", "checks"]);
     }

@@ -1,10 +1,10 @@
 //! The time as decisions take it: microseconds since the process started; and when an exchange last moved.
 
-use registry::base::time::Tick;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use registry::base::time::Tick;
 use tokio::time::Instant;
 
 /// The system's clock, in Unix milliseconds: for people, and to begin with.

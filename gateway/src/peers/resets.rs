@@ -5,11 +5,11 @@
 //! earns one. A peer that lets most of its requests be answered never notices; one that does not is left with the few
 //! that come back by themselves, and with `OVERLOADED` before any work for the rest.
 
-use registry::base::time::Tick;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use proto::code::Code;
+use registry::base::time::Tick;
 use tunnel::Answered;
 
 /// A request that was under way for longer was not given up early: of those there cannot be many.

@@ -2,7 +2,6 @@
 
 mod accept;
 
-use registry::base::time::Tick;
 use std::fmt::Display;
 use std::future::Future;
 use std::net::TcpListener;
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use proto::code::CloseCode;
 use proto::stream::StreamKind;
+use registry::base::time::Tick;
 use registry::model::{ClusterName, HostPort};
 use registry::pure::registration::place::CameFrom;
 use tokio::runtime::{Builder, LocalOptions};

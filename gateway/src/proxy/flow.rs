@@ -10,10 +10,10 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use registry::base::time::Tick;
 use std::cell::Cell;
 
 use hashring::NodeIndex;
+use registry::base::time::Tick;
 use registry::model::{Retry, Timeout};
 use tokio::time::Instant;
 use tracing::debug;

@@ -1,6 +1,7 @@
 //! What a thread of the data plane works with: what all threads share, and what is its own.
 
 use std::fmt;
+use std::num::NonZeroU8;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,13 +17,15 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tunnel::{Local, MessageReader, MessageWriter};
 
-use crate::base::budget::ByteBudget;
+use crate::base::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::base::clock::Clock;
+use crate::base::descriptors;
 use crate::base::line::Line;
 use crate::base::news::News;
 use crate::base::stall::Stalls;
 use crate::peers::Peers;
 use crate::peers::sidecars::Workload;
+use crate::proxy::listener;
 use crate::telemetry::metrics::{
     AttemptCounters, Direction, InProgress, InProgressGuard, Metrics, RequestCounters,
 };
@@ -69,6 +72,40 @@ pub struct Shared {
     pub stop: CancellationToken,
     /// Cancelled when the drain shall not wait any longer for what was accepted.
     pub cut: CancellationToken,
+}
+
+impl Shared {
+    /// That of a process that callers see as `name`, with so many threads of the data plane; nothing is placed yet. It
+    /// drains when `stop`, of which its `peers` know, is cancelled.
+    pub fn new(
+        name: String,
+        domain: &str,
+        (peers, stop): (Arc<Peers>, CancellationToken),
+        local: Local,
+        workers: NonZeroU8,
+        clock: Clock,
+    ) -> Self {
+        let metrics = Metrics::new(workers);
+        Self {
+            domain: domain.into(),
+            // A name is made of labels, which any field may hold.
+            via: HeaderValue::try_from(format!("1.1 {name}"))
+                .unwrap_or_else(|_| HeaderValue::from_static("1.1 ringway")),
+            name,
+            view: ArcSwap::from_pointee(View::default()),
+            news: peers.news().clone(),
+            peers,
+            attempts: metrics.attempts(),
+            metrics,
+            budget: ByteBudget::new(HELD_BYTES_MAX),
+            clock,
+            callers: Room::new(listener::connections_max(descriptors::limit())),
+            in_progress: Arc::default(),
+            local: watch::Sender::new(local),
+            stop,
+            cut: CancellationToken::new(),
+        }
+    }
 }
 
 /// Room for connections, of all threads of a process.

@@ -2,10 +2,10 @@
 
 mod told;
 
-use registry::base::time::Tick;
 use std::sync::Arc;
 
 use hashring::RingError;
+use registry::base::time::Tick;
 use registry::model::{
     Algorithm, Catalog, ClusterName, Condition, HostPort, Member, Port, Reason, Service as Declared,
     ServiceName,
@@ -25,7 +25,7 @@ pub struct ViewBuilder {
     region: String,
     placements: Placements,
     /// When counters that nothing counts for any more are forgotten.
-    forget_at: u64,
+    forget_at: Tick,
 }
 
 /// Counters are swept at most so often, in microseconds: it is a look at all of them.
@@ -42,7 +42,7 @@ struct Means<'a> {
 impl ViewBuilder {
     /// For a gateway of `cluster` in `region`.
     pub fn new(cluster: ClusterName, region: String) -> Self {
-        Self { cluster, region, placements: Placements::default(), forget_at: 0 }
+        Self { cluster, region, placements: Placements::default(), forget_at: Tick::ZERO }
     }
 
     /// The view of `catalog` at `now`, after `previous`, which this builder has built or which is empty. Only names
@@ -85,9 +85,9 @@ impl ViewBuilder {
         }
         view.conditions = view.complaints.values().flat_map(|of_one| of_one.iter().cloned()).collect();
         view.conditions.sort();
-        if now >= Tick::at(self.forget_at) {
+        if now >= self.forget_at {
             metrics.forget_unused();
-            self.forget_at = now.after(FORGET_MICROS).micros();
+            self.forget_at = now.after(FORGET_MICROS);
         }
         view.catalog = Some(catalog);
         view

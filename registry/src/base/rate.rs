@@ -3,9 +3,10 @@
 //! Pure: time is a parameter. One instant is all that is remembered (the generic cell rate algorithm, ITU-T I.371). A
 //! [`Bucket`] has one owner; on a [`SharedBucket`] many threads draw without a lock.
 
-use crate::base::time::Tick;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::base::time::Tick;
 
 /// A burst, and how fast it comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,33 +95,34 @@ impl SharedBucket {
         Self { each_ns, burst_ns: each_ns * rate.burst as u64, full_at: AtomicU64::new(0) }
     }
 
-    /// Takes `count` at `now`, in microseconds, or none. More than the burst is never there.
+    /// Takes `count` at `now`, or none. More than the burst is never there.
     ///
     /// # Errors
     /// There are not so many: how long until there are.
     pub fn take(&self, count: u64, now: Tick) -> Result<(), Duration> {
-        let now = now.micros().saturating_mul(1_000);
+        let now_ns = now.micros().saturating_mul(1_000);
         let mut late = 0;
         let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-            let full_at = self.after(full_at, count, Tick::at(now));
-            late = full_at.saturating_sub(now).saturating_sub(self.burst_ns);
+            let full_at = self.after(full_at, count, now_ns);
+            late = full_at.saturating_sub(now_ns).saturating_sub(self.burst_ns);
             (late == 0).then_some(full_at)
         });
         taken.map(drop).map_err(|_| Duration::from_nanos(late))
     }
 
-    /// Takes `count` at `now`, in microseconds, whether they are there or not; gives how long to wait for them.
+    /// Takes `count` at `now`, whether they are there or not; gives how long to wait for them.
     pub fn book(&self, count: u64, now: Tick) -> Duration {
-        let now = now.micros().saturating_mul(1_000);
-        let booked = |full_at| Some(self.after(full_at, count, Tick::at(now)));
+        let now_ns = now.micros().saturating_mul(1_000);
+        let booked = |full_at| Some(self.after(full_at, count, now_ns));
         // Never refused.
-        let before = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, booked).unwrap_or(now);
-        let full_at = self.after(before, count, Tick::at(now));
-        Duration::from_nanos(full_at.saturating_sub(now).saturating_sub(self.burst_ns))
+        let before =
+            self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, booked).unwrap_or(now_ns);
+        let full_at = self.after(before, count, now_ns);
+        Duration::from_nanos(full_at.saturating_sub(now_ns).saturating_sub(self.burst_ns))
     }
 
-    fn after(&self, full_at: u64, count: u64, now: Tick) -> u64 {
-        full_at.max(now.micros()).saturating_add(self.each_ns.saturating_mul(count))
+    fn after(&self, full_at: u64, count: u64, now_ns: u64) -> u64 {
+        full_at.max(now_ns).saturating_add(self.each_ns.saturating_mul(count))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Points in time, each kind a type of its own: the clock of this process, and that of the world.
+//! Points in time by the clock of this process. The clock of the world is counted in Unix milliseconds, and what holds
+//! them says so by its name.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

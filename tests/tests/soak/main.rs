@@ -27,7 +27,7 @@ const KEYS: u64 = 100;
 /// Callers of each kind, and the pause of each between two requests: the journals of ten minutes fit into memory.
 const CALLERS: usize = 4;
 const PACE: Duration = Duration::from_millis(20);
-/// After a fault, until all that changes quickly has been said again: digests say everything each second.
+/// After a fault, until all that changes quickly has been said: digests say at once what changed, and a new tunnel everything.
 const SETTLE: Duration = Duration::from_millis(1_500);
 
 /// The clusters, and edge, which lives through it all.

@@ -7,11 +7,11 @@
 mod change;
 mod in_flight;
 
-use registry::base::time::{AtomicTick, Tick};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use registry::base::time::{AtomicTick, Tick};
 use registry::model::{HostPort, Protocol};
 
 use super::latency::Latency;

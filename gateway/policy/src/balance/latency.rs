@@ -1,7 +1,8 @@
 //! How long an endpoint takes to answer, as the next request should expect it.
 
-use registry::base::time::{AtomicTick, Tick};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use registry::base::time::{AtomicTick, Tick};
 
 /// The time in which the weight of a sample falls to 1/e, in microseconds.
 const DECAY_MICROS: f64 = 10_000_000.0;

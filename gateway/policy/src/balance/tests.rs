@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
-use registry::base::time::Tick;
 use std::thread;
 
 use proptest::prelude::*;
+use registry::base::time::Tick;
 
 use super::*;
 

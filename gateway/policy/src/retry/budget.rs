@@ -1,7 +1,8 @@
 //! How much may be sent twice, in proportion to what is sent at all.
 
-use registry::base::time::Tick;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use registry::base::time::Tick;
 
 /// How far a budget looks back, in seconds, the current one included.
 const WINDOW_SECONDS: u64 = 10;

@@ -36,7 +36,10 @@ fn conditions(conditions: &[Condition], gateway: &Gateway) -> Vec<Check> {
     for condition in conditions {
         let said = format!("{}: {}", condition.reason, condition.message);
         let object = condition.object.to_string();
-        let link = matches!(&condition.object, Subject::Object(object) if object.kind() == Kind::Link);
+        let link = match &condition.object {
+            Subject::Object(object) if object.kind() == Kind::Link => Some(object.name()),
+            _ => None,
+        };
         checks.extend(match (condition.kind(), condition.reason) {
             (_, Reason::Held) => {
                 let fix = "write the missing services back, or send SIGHUP if they are to go";
@@ -70,7 +73,7 @@ fn conditions(conditions: &[Condition], gateway: &Gateway) -> Vec<Check> {
             )),
             (_, Reason::OverBudget | Reason::RecordsLeftOut) => {
                 let fix = "ask its operator what it does; a peer that means harm is better not linked";
-                Some(Check::warn("link.budget", object.trim_start_matches("Link "), said, fix))
+                Some(Check::warn("link.budget", link.unwrap_or(&object), said, fix))
             }
             (_, Reason::DeclarerSilent) => Some(Check::warn(
                 "contract.conflict",
@@ -79,7 +82,7 @@ fn conditions(conditions: &[Condition], gateway: &Gateway) -> Vec<Check> {
                 "bring the link up, or declare the placement in every cluster that serves",
             )),
             // A bundle is a check of its own.
-            _ if !link => {
+            _ if link.is_none() => {
                 let fix = "declare what it refers to where the message says, or remove it";
                 Some(Check::warn("orphan.policy", object, said, fix))
             }

@@ -1,9 +1,9 @@
 //! Follows the registered endpoints as the registry has them, whichever gateway they talk to.
 
-use registry::base::time::Tick;
 use std::sync::Arc;
 use std::time::Duration;
 
+use registry::base::time::Tick;
 use registry::model::{Endpoint, ServiceName};
 use registry::pure::probation::{Book, Endpoints};
 use registry::pure::registration::Registered;

@@ -1,10 +1,10 @@
 //! The clusters that may serve a request, as this process sees them, and the ways into them.
 
-use registry::base::time::Tick;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use hashring::NodeIndex;
+use registry::base::time::Tick;
 use tunnel::Tunnel;
 
 use crate::peers::{PeerCluster, PeerGateway};

@@ -1,9 +1,9 @@
 //! The view of a sidecar: what its gateway told it of the names that it uses.
 
-use registry::base::time::Tick;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use registry::base::time::Tick;
 use registry::model::{ClusterName, Endpoint, Grant, HealthCheck, Hosts, Service as Declared};
 use registry::pure::lookup::{LocalEndpoints, Meaning, Reach, State};
 

@@ -1,9 +1,10 @@
 //! A request at an endpoint, from the moment it was picked: however it ends, its endpoint is told.
 
-use registry::base::time::Tick;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+
+use registry::base::time::Tick;
 
 use super::{Cause, Change, EndpointState, FAILED_MICROS};
 use crate::balance::outlier::{Ejection, GIVEN_UP_LATENCIES, GIVEN_UP_MICROS, Phase, Sign};

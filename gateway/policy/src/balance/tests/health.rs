@@ -1,7 +1,8 @@
 //! The life of endpoints: checks, ejection, probes, warming up.
 
-use super::*;
 use registry::base::time::Tick;
+
+use super::*;
 
 pub(super) const CHECKED: Rule =
     Rule { algorithm: Algorithm::RoundRobin, ring: None, checked: true, fail_open: false };

@@ -1,9 +1,10 @@
 //! Endpoints with queues, hangs, refusals, swallowed connects, failures and flaps, and callers that ask as
 //! [`crate::upstream::Ask::send`] does; on virtual time. A seed repeats itself.
 
-use registry::base::time::Tick;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+
+use registry::base::time::Tick;
 
 use super::*;
 
