@@ -28,7 +28,7 @@ use proto::code::CloseCode;
 use registry::model::{ClusterName, Link};
 use tokio::sync::watch as changes;
 use tokio_util::sync::CancellationToken;
-use tunnel::{Peer, Tunnel};
+use tunnel::{Congestion, Peer, Shaping, Tunnel};
 
 use crate::base::clock::unix_ms;
 use crate::base::news::News;
@@ -75,6 +75,17 @@ pub enum Offer {
 }
 
 /// A lock whose holder panicked still guards plain values that are whole at any time.
+/// How the tunnels of `link` may use their paths.
+fn shaping(link: &Link) -> Shaping {
+    let congestion = match link.congestion {
+        registry::model::Congestion::Ringway => Congestion::Ringway,
+        registry::model::Congestion::Cubic => Congestion::Cubic,
+        registry::model::Congestion::NewReno => Congestion::NewReno,
+        registry::model::Congestion::Bbr => Congestion::Bbr,
+    };
+    Shaping { congestion, rate_max: link.max_rate }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -113,6 +124,7 @@ impl Peers {
                 }
                 differs
             });
+            cluster.shape(shaping(link));
             (link.cluster.clone(), cluster)
         });
         self.clusters.send_replace(Arc::new(after.collect()));
@@ -247,6 +259,7 @@ impl Peers {
             return None;
         };
         tunnel.share(&cluster.unread);
+        tunnel.shape(shaping(&cluster.link.borrow()));
         if self.stop.is_cancelled() {
             // Too late to be told GOAWAY with the others.
             tunnel.go_away("the gateway drains");

@@ -197,6 +197,24 @@ pub struct Link {
     pub expire_after: Duration,
     /// What the peer's gateways may see and change of what this cluster declares; empty: nothing.
     pub allow_apply: Vec<ApplyRule>,
+    /// How what may be in flight to it is decided.
+    pub congestion: Congestion,
+    /// Most bits per second to it, on each tunnel; none: as many as the path takes.
+    pub max_rate: Option<u64>,
+}
+
+/// How it is decided what may be in flight on a tunnel's path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Congestion {
+    /// By what the path delivers and by its queue, and not by loss alone.
+    #[default]
+    Ringway,
+    /// By loss (RFC 9438).
+    Cubic,
+    /// By loss (RFC 9002, section 7).
+    NewReno,
+    /// By what the path delivers, as the first version of BBR does.
+    Bbr,
 }
 
 /// One line of `Link.spec.allow.apply`.

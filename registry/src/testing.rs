@@ -21,6 +21,8 @@ pub fn link(to: &str) -> Link {
         trust_domain: "acme.example".into(),
         import: Vec::new(),
         expire_after: EXPIRE_AFTER,
+        congestion: crate::model::Congestion::default(),
+        max_rate: None,
         allow_apply: Vec::new(),
     }
 }

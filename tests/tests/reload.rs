@@ -36,6 +36,34 @@ fn wait_said(gateway: &Gateway, what: &str, before: usize) {
     });
 }
 
+#[test]
+fn how_a_link_uses_its_path_is_changed_under_its_tunnels() {
+    let pair = Pair::new();
+    let path = |status: &serde_json::Value| {
+        let tunnels = status["peers"][0]["tunnels"].as_array()?.clone();
+        let quic = tunnels.iter().find(|tunnel| tunnel["carrier"] == "quic")?;
+        Some((quic["path"]["congestion"].as_str()?.to_owned(), quic["path"]["max_rate_mbit"].as_f64()))
+    };
+    let wait_path = |words: (&str, Option<f64>)| {
+        e2e::wait_until(&format!("the path is used by {words:?}"), SOON, || {
+            // What it goes by is taken over with the next acknowledgement.
+            assert_eq!(pair.get("/").status, 200);
+            (path(&pair.west.status()?)? == (words.0.to_owned(), words.1)).then_some(())
+        });
+    };
+    wait_path(("ringway", None));
+    let east = link("east", &[pair.east.site.tunnel]);
+    for congestion in ["cubic", "newreno", "bbr", "ringway"] {
+        let spec = format!("  congestion: {congestion}\n  maxRate: 80Mbit\n  import:");
+        pair.west.site.write(&[east.replace("  import:", &spec)]);
+        pair.west.process.hang_up();
+        wait_path((congestion, Some(80.0)));
+        let answer =
+            e2e::client::fetch(pair.west.site.http, &Request::post(CART, "/echo", &vec![b'x'; 300_000]));
+        assert_eq!(answer.unwrap().status, 200, "{congestion}");
+    }
+}
+
 fn wait_tunnels(gateway: &Gateway, cluster: &str, open: usize) {
     gateway.wait_status("as many tunnels as before", SOON, |_| {
         (tunnels(gateway, cluster).len() == open).then_some(())

@@ -170,6 +170,26 @@ pub struct Tunnel {
     /// Exchanges of the peer's on it.
     #[serde(default)]
     pub serving: usize,
+    /// What its congestion control knows; none on byte streams.
+    #[serde(default)]
+    pub path: Option<Path>,
+}
+
+/// What is known of the path of a tunnel, in our direction.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Path {
+    /// How what may be in flight is decided: `ringway`, `cubic`, `newreno`, `bbr`.
+    pub congestion: Word,
+    /// Megabits per second that it was seen to carry, or that are sent at most; zero: not known.
+    pub rate_mbit: f64,
+    /// Most megabits per second; none: no limit.
+    pub max_rate_mbit: Option<f64>,
+    /// Bytes that may be in flight.
+    pub window_bytes: u64,
+    /// Percent of what was sent in the last ten seconds that was lost.
+    pub loss_pct: f64,
+    /// Whether small frames are sent twice.
+    pub copies: bool,
 }
 
 /// One declared link.

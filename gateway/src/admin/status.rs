@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use admin_api::status::{Condition, Endpoint, Link, Member, Peer, Status, Tunnel};
+use admin_api::status::{Condition, Endpoint, Link, Member, Path, Peer, Status, Tunnel};
 use registry::base::time::Tick;
 use registry::model::{Gateway, Mode, PeerImports};
 use tunnel::Kind;
@@ -81,6 +81,18 @@ fn age_seconds(imports: &PeerImports, clock: &Clock) -> Option<u64> {
     (imports.synced_unix_ms > 0).then(|| clock.unix_ms().saturating_sub(imports.synced_unix_ms) / 1000)
 }
 
+fn path(path: tunnel::Path) -> Path {
+    let mbit = |bits: u64| bits as f64 / 1e6;
+    Path {
+        congestion: path.shaping.congestion.as_str().into(),
+        rate_mbit: mbit(path.rate),
+        max_rate_mbit: path.shaping.rate_max.map(mbit),
+        window_bytes: path.window,
+        loss_pct: path.loss * 100.0,
+        copies: path.copying,
+    }
+}
+
 pub(crate) fn peer(gateway: &PeerGateway) -> Peer {
     let mut tunnels = gateway.tunnels().to_vec();
     tunnels.sort_by_key(|tunnel| (tunnel.carrier(), tunnel.worker()));
@@ -93,6 +105,7 @@ pub(crate) fn peer(gateway: &PeerGateway) -> Peer {
         peer_worker: tunnel.peer().hello.worker,
         outstanding: tunnel.outstanding(),
         serving: tunnel.serving(),
+        path: tunnel.path().map(path),
     });
     Peer {
         cluster: gateway.cluster.to_string(),

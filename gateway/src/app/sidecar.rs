@@ -171,6 +171,8 @@ fn own_cluster(sidecar: &Sidecar) -> BTreeMap<ClusterName, Link> {
         trust_domain: sidecar.trust_domain.clone(),
         import: Vec::new(),
         expire_after: registry::model::EXPIRE_AFTER,
+        congestion: registry::model::Congestion::default(),
+        max_rate: None,
         allow_apply: Vec::new(),
     };
     [(sidecar.cluster.clone(), link)].into()

@@ -210,7 +210,12 @@ fn section(text: &mut String, title: &str, table: &Table, when_empty: &str) {
 fn describe_tunnel(tunnel: &Tunnel) -> String {
     let Tunnel { carrier, address, dialled_by, .. } = tunnel;
     let rtt = tunnel.rtt_ms.map_or_else(String::new, |ms| format!(" {ms:.2} ms"));
-    format!("{carrier} {address}{rtt} (dialled by {dialled_by})")
+    let path = tunnel.path.as_ref().filter(|path| path.rate_mbit > 0.0).map_or_else(String::new, |path| {
+        let loss =
+            if path.loss_pct >= 0.05 { format!(", {:.1} % lost", path.loss_pct) } else { String::new() };
+        format!(", {:.0} Mbit/s{loss}", path.rate_mbit)
+    });
+    format!("{carrier} {address}{rtt}{path} (dialled by {dialled_by})")
 }
 
 fn describe_member(member: &Member) -> String {

@@ -179,6 +179,12 @@ impl PeerCluster {
         Err(format!("`{}` has {PEER_TUNNELS_MAX} tunnels to this gateway, and may have no more", self.name))
     }
 
+    /// How its tunnels may use their paths from now on.
+    pub(super) fn shape(&self, shaping: tunnel::Shaping) {
+        let gateways = self.gateways.load();
+        gateways.iter().for_each(|gateway| gateway.tunnels().iter().for_each(|tunnel| tunnel.shape(shaping)));
+    }
+
     /// A tunnel came or went, or shall be replaced.
     pub(super) fn tunnels_changed(&self) {
         // Requests decide anew; and whoever speaks on tunnels begins anew on a new one.

@@ -16,6 +16,7 @@ use proto::code::{CloseCode, Code};
 use rustls::pki_types::CertificateDer;
 
 use crate::account::Account;
+use crate::congestion::{Meter, Path, Shaping};
 use crate::error::{CloseReason, TunnelError};
 use crate::mux::{self, MuxRecv, MuxSend};
 
@@ -69,14 +70,14 @@ impl fmt::Display for PeerAddress {
 /// A secured connection that carries streams and datagrams.
 #[derive(Clone, Debug)]
 pub(crate) enum Carrier {
-    Quic(quinn::Connection),
+    Quic(quinn::Connection, Arc<Meter>),
     Mux(mux::Connection, PeerAddress),
 }
 
 /// The sending half of a stream.
 #[derive(Debug)]
 pub(crate) enum SendStream {
-    Quic(quinn::SendStream),
+    Quic(quinn::SendStream, Arc<Meter>),
     Mux(MuxSend),
 }
 
@@ -97,7 +98,7 @@ fn stream((index, send, recv): (u64, MuxSend, MuxRecv)) -> Stream {
 impl Carrier {
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Quic(_) => Kind::Quic,
+            Self::Quic(..) => Kind::Quic,
             Self::Mux(_, PeerAddress::Ip(_)) => Kind::Tcp,
             Self::Mux(_, PeerAddress::Process(_)) => Kind::Unix,
         }
@@ -105,22 +106,38 @@ impl Carrier {
 
     pub(crate) fn remote_address(&self) -> PeerAddress {
         match self {
-            Self::Quic(c) => PeerAddress::Ip(c.remote_address()),
+            Self::Quic(c, _) => PeerAddress::Ip(c.remote_address()),
             Self::Mux(_, address) => *address,
         }
     }
 
     pub(crate) fn rtt(&self) -> Duration {
         match self {
-            Self::Quic(c) => c.rtt(),
+            Self::Quic(c, _) => c.rtt(),
             Self::Mux(c, _) => c.rtt(),
+        }
+    }
+
+    /// How it may use its path from now on. On byte streams that is the system's affair.
+    pub(crate) fn shape(&self, shaping: Shaping) {
+        match self {
+            Self::Quic(_, meter) => meter.shape(shaping),
+            Self::Mux(..) => {}
+        }
+    }
+
+    /// What is known of its path; none: it is the system's affair.
+    pub(crate) fn path(&self) -> Option<Path> {
+        match self {
+            Self::Quic(_, meter) => Some(meter.path()),
+            Self::Mux(..) => None,
         }
     }
 
     /// How many frames were received in packets that authenticated. A change means that the peer is alive.
     pub(crate) fn authenticated_frames(&self) -> u64 {
         match self {
-            Self::Quic(c) => quic::authenticated_frames(c),
+            Self::Quic(c, _) => quic::authenticated_frames(c),
             Self::Mux(c, _) => c.heard(),
         }
     }
@@ -128,7 +145,7 @@ impl Carrier {
     /// The certificates that the peer proved itself by, its own first.
     pub(crate) fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
         match self {
-            Self::Quic(c) => quic::peer_certificates(c),
+            Self::Quic(c, _) => quic::peer_certificates(c),
             Self::Mux(c, _) => c.peer_certificates(),
         }
     }
@@ -136,7 +153,7 @@ impl Carrier {
     /// From now on what is unread counts on `account`; QUIC counts by itself, within the window that it is given.
     pub(crate) fn share(&self, account: &Arc<Account>) {
         match self {
-            Self::Quic(_) => {}
+            Self::Quic(..) => {}
             Self::Mux(c, _) => c.share(account),
         }
     }
@@ -144,7 +161,7 @@ impl Carrier {
     /// What all streams may have unread from now on, where the carrier counts it by itself.
     pub(crate) fn set_window(&self, bytes: usize) {
         match self {
-            Self::Quic(c) => c.set_receive_window(u32::try_from(bytes).unwrap_or(u32::MAX).into()),
+            Self::Quic(c, _) => c.set_receive_window(u32::try_from(bytes).unwrap_or(u32::MAX).into()),
             Self::Mux(..) => {}
         }
     }
@@ -152,7 +169,7 @@ impl Carrier {
     /// Opens a stream at once, or says that there is none to be had: it never queues.
     pub(crate) async fn open(&self) -> Result<Stream, TunnelError> {
         match self {
-            Self::Quic(c) => quic::open(c).await,
+            Self::Quic(c, meter) => quic::open(c, meter).await,
             Self::Mux(c, _) => c.open().map(stream),
         }
     }
@@ -160,7 +177,7 @@ impl Carrier {
     /// Waits for the peer's next stream; they come in the order in which they were opened. Cancel safe.
     pub(crate) async fn accept(&self) -> Result<Stream, CloseReason> {
         match self {
-            Self::Quic(c) => quic::accept(c).await,
+            Self::Quic(c, meter) => quic::accept(c, meter).await,
             Self::Mux(c, _) => c.accept().await.map(stream),
         }
     }
@@ -168,7 +185,7 @@ impl Carrier {
     /// Sends a datagram; it may be lost, and is dropped when the buffer is full.
     pub(crate) fn send_datagram(&self, data: Bytes) -> Result<(), TunnelError> {
         match self {
-            Self::Quic(c) => quic::send_datagram(c, data),
+            Self::Quic(c, _) => quic::send_datagram(c, data),
             Self::Mux(c, _) => c.send_datagram(data),
         }
     }
@@ -176,7 +193,7 @@ impl Carrier {
     /// Waits for the next datagram. Cancel safe.
     pub(crate) async fn read_datagram(&self) -> Result<Bytes, CloseReason> {
         match self {
-            Self::Quic(c) => Ok(c.read_datagram().await?),
+            Self::Quic(c, _) => Ok(c.read_datagram().await?),
             Self::Mux(c, _) => c.read_datagram().await,
         }
     }
@@ -184,7 +201,7 @@ impl Carrier {
     /// Closes it at once. The peer hears code and reason, if the way to it works; a long reason is cut.
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {
         match self {
-            Self::Quic(c) => c.close(code.to_wire().into(), reason.as_bytes()),
+            Self::Quic(c, _) => c.close(code.to_wire().into(), reason.as_bytes()),
             Self::Mux(c, _) => c.close(code, reason),
         }
     }
@@ -192,7 +209,7 @@ impl Carrier {
     /// Waits for the end of the connection.
     pub(crate) async fn closed(&self) -> CloseReason {
         match self {
-            Self::Quic(c) => c.closed().await.into(),
+            Self::Quic(c, _) => c.closed().await.into(),
             Self::Mux(c, _) => c.closed().await,
         }
     }
@@ -200,7 +217,7 @@ impl Carrier {
     /// Why it ended, if it has.
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
         match self {
-            Self::Quic(c) => c.close_reason().map(Into::into),
+            Self::Quic(c, _) => c.close_reason().map(Into::into),
             Self::Mux(c, _) => c.close_reason(),
         }
     }
@@ -210,22 +227,30 @@ impl SendStream {
     /// Writes all of `chunk`, waiting for flow control. Not cancel safe: part of it may be written.
     pub(crate) async fn write(&mut self, chunk: Bytes) -> Result<(), TunnelError> {
         match self {
-            Self::Quic(s) => quic::write(s, chunk).await,
+            Self::Quic(s, _) => quic::write(s, chunk).await,
             Self::Mux(s) => s.write(chunk).await,
+        }
+    }
+
+    /// What is written next is `bytes` of a small message.
+    pub(crate) fn mark_small(&self, bytes: usize) {
+        match self {
+            Self::Quic(_, meter) => meter.mark(bytes),
+            Self::Mux(_) => {}
         }
     }
 
     pub(crate) fn finish(&mut self) {
         match self {
             // Closed already means reset or stopped before: nothing is left to finish.
-            Self::Quic(s) => drop(s.finish()),
+            Self::Quic(s, _) => drop(s.finish()),
             Self::Mux(s) => s.finish(),
         }
     }
 
     pub(crate) fn reset(&mut self, code: Code) {
         match self {
-            Self::Quic(s) => drop(s.reset(code.to_wire().into())),
+            Self::Quic(s, _) => drop(s.reset(code.to_wire().into())),
             Self::Mux(s) => s.reset(code),
         }
     }
@@ -238,7 +263,7 @@ impl SendStream {
             Mux(B),
         }
         let stopped = match self {
-            Self::Quic(s) => Stopped::Quic(s.stopped()),
+            Self::Quic(s, _) => Stopped::Quic(s.stopped()),
             Self::Mux(s) => Stopped::Mux(s.stopped()),
         };
         async move {
@@ -253,7 +278,7 @@ impl SendStream {
     /// Lower than others from now on: their data goes first.
     pub(crate) fn lower_priority(&mut self) {
         match self {
-            Self::Quic(s) => drop(s.set_priority(-1)),
+            Self::Quic(s, _) => drop(s.set_priority(-1)),
             Self::Mux(s) => s.lower_priority(),
         }
     }

@@ -14,6 +14,8 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use crate::apart::Apart;
 use crate::carrier::{Carrier, UDP_PAYLOAD_BYTES_MAX};
 use crate::cid::{self, Generator};
+use crate::congestion::{Factory, Meter};
+use crate::copies::{CopiedSocket, Copier};
 use crate::error::{EndpointError, TunnelError};
 use crate::handshake::{self, DIAL_WAIT, lost, within};
 use crate::hello::Peer;
@@ -22,11 +24,16 @@ use crate::port::{Group, Port, Strays};
 use crate::socket;
 use crate::tunnel::{Driver, Tunnel};
 
-/// quinn refuses all writes of a connection above this: well above the sum of what bulk streams may hold.
-const SEND_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
+/// quinn refuses all writes of a connection above this, small ones as well: above what all bulk streams that are admitted
+/// may hold, and as much again as small ones may.
+const SEND_WINDOW_BYTES: u64 = 2 * (limits::BULK_STREAMS_MAX * limits::STREAM_UNREAD_BYTES_MAX) as u64;
 /// The backstop for a silent peer; probes notice earlier.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// What was sent so many packets before one that arrived is lost. Three, as usual, are a tenth of a millisecond at 300
+/// Mbit/s, and every path that reorders more would be taken for a bad one; the time that goes by (an eighth of a round
+/// trip) tells as early wherever it matters.
+pub(crate) const REORDERED_MAX: u32 = 32;
 
 /// What accepts and dials on a worker. Its connections are driven by the runtime in whose context they were made: call
 /// it on the worker that shall own them.
@@ -34,9 +41,19 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 pub struct Endpoint {
     quic: quinn::Endpoint,
     local: ArcSwap<Local>,
-    transport: Arc<quinn::TransportConfig>,
+    /// What attempts are answered with from now on.
+    server: ArcSwap<quinn::ServerConfig>,
+    copier: Arc<Copier>,
+    /// Sends the copies, until this is dropped.
+    copying: tokio::task::AbortHandle,
     group: Arc<Group>,
     worker: u8,
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.copying.abort();
+    }
 }
 
 /// A connection that somebody wants to make. While it is not answered, it and what follows waits in quinn's bounded queue.
@@ -44,6 +61,8 @@ pub struct Endpoint {
 pub struct Attempt {
     incoming: quinn::Incoming,
     local: Arc<Local>,
+    server: Arc<quinn::ServerConfig>,
+    copier: Arc<Copier>,
 }
 
 impl Attempt {
@@ -77,13 +96,16 @@ impl Attempt {
     where
         A: FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
     {
-        let Self { incoming, local } = self;
+        let Self { incoming, local, server, copier } = self;
         async move {
             let from = incoming.remote_address();
             let done = async {
-                let connecting = incoming.accept().map_err(lost)?;
+                let meter = Arc::<Meter>::default();
+                let mut server = quinn::ServerConfig::clone(&server);
+                server.transport_config(Arc::new(transport(&meter, &copier)));
+                let connecting = incoming.accept_with(Arc::new(server)).map_err(lost)?;
                 let connection = within(limits::HELLO_WAIT, connecting).await?.map_err(lost)?;
-                handshake::answer(Carrier::Quic(connection), &local, admit).await
+                handshake::answer(Carrier::Quic(connection, meter), &local, admit).await
             };
             done.await.map_err(|e| (from, e))
         }
@@ -109,14 +131,17 @@ impl Endpoint {
         config.min_reset_interval(Duration::ZERO);
         let codec = group.codec.clone();
         config.cid_generator(move || Box::new(Generator::new(codec.clone(), worker)));
-        let transport = Arc::new(transport());
-        let server = server_config(&local, &transport)?;
+        let server = server_config(&local)?;
         let socket = socket::open(port).map_err(EndpointError::Socket)?;
+        let copier = Arc::<Copier>::default();
+        let copying = tokio::spawn(copier.clone().run(socket.clone())).abort_handle();
         let socket = Arc::new(Apart::new(socket, UDP_PAYLOAD_BYTES_MAX.into()));
+        let socket = Arc::new(CopiedSocket { inner: socket, copier: copier.clone() });
         let runtime = Arc::new(quinn::TokioRuntime);
-        let quic = quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
+        let quic = quinn::Endpoint::new_with_abstract_socket(config, Some(server.clone()), socket, runtime)
             .map_err(EndpointError::Socket)?;
-        Ok(Self { quic, local: ArcSwap::from_pointee(local), transport, group, worker })
+        let (local, server) = (ArcSwap::from_pointee(local), ArcSwap::from_pointee(server));
+        Ok(Self { quic, local, server, copier, copying, group, worker })
     }
 
     /// The number of the worker that it belongs to.
@@ -143,8 +168,9 @@ impl Endpoint {
     /// When the new identity is not usable; the old one stays in use.
     pub fn replace_local(&self, mut local: Local) -> Result<(), EndpointError> {
         local.hello.worker = self.local.load().hello.worker;
-        let server = server_config(&local, &self.transport)?;
-        self.quic.set_server_config(Some(server));
+        let server = server_config(&local)?;
+        self.quic.set_server_config(Some(server.clone()));
+        self.server.store(Arc::new(server));
         self.local.store(Arc::new(local));
         Ok(())
     }
@@ -152,7 +178,8 @@ impl Endpoint {
     /// The next connection attempt; `None` when the endpoint is closed. Cancel safe.
     pub async fn accept(&self) -> Option<Attempt> {
         let incoming = self.quic.accept().await?;
-        Some(Attempt { incoming, local: self.local.load_full() })
+        let (local, server) = (self.local.load_full(), self.server.load_full());
+        Some(Attempt { incoming, local, server, copier: self.copier.clone() })
     }
 
     /// Dials `address`, where a gateway of `cluster` must answer.
@@ -170,7 +197,8 @@ impl Endpoint {
             .map_err(|e| TunnelError::Connect(e.to_string()))?;
         let crypto = QuicClientConfig::try_from(tls).map_err(|e| TunnelError::Connect(e.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(self.transport.clone());
+        let meter = Arc::<Meter>::default();
+        config.transport_config(Arc::new(transport(&meter, &self.copier)));
         // Theirs of the same number: of two tunnels each then has a worker of its own at both ends.
         let wish = self.worker;
         config.initial_dst_cid_provider(Arc::new(move || cid::first_choice(wish, &mut fastrand::Rng::new())));
@@ -181,7 +209,7 @@ impl Endpoint {
             .connect_with(config, address, &name)
             .map_err(|e| TunnelError::Connect(e.to_string()))?;
         let connection = within(DIAL_WAIT, connecting).await?.map_err(lost)?;
-        handshake::greet(Carrier::Quic(connection), &local, admit).await
+        handshake::greet(Carrier::Quic(connection, meter), &local, admit).await
     }
 
     /// Closes every tunnel and takes no more; [`Endpoint::wait_idle`] then sees that the peers have heard of it.
@@ -195,7 +223,8 @@ impl Endpoint {
     }
 }
 
-fn transport() -> quinn::TransportConfig {
+/// That of one connection.
+fn transport(meter: &Arc<Meter>, copier: &Arc<Copier>) -> quinn::TransportConfig {
     let mut t = quinn::TransportConfig::default();
     let mut acks = quinn::AckFrequencyConfig::default();
     acks.max_ack_delay(Some(Duration::from_millis(5)));
@@ -207,7 +236,9 @@ fn transport() -> quinn::TransportConfig {
         .send_window(SEND_WINDOW_BYTES)
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("3 s fit a QUIC idle timeout")))
         .keep_alive_interval(Some(KEEP_ALIVE))
-        .ack_frequency_config(Some(acks));
+        .ack_frequency_config(Some(acks))
+        .packet_threshold(REORDERED_MAX)
+        .congestion_controller_factory(Arc::new(Factory { meter: meter.clone(), copier: copier.clone() }));
     t
 }
 
@@ -215,13 +246,8 @@ fn window(bytes: usize) -> quinn::VarInt {
     u32::try_from(bytes).unwrap_or(u32::MAX).into()
 }
 
-fn server_config(
-    local: &Local,
-    transport: &Arc<quinn::TransportConfig>,
-) -> Result<quinn::ServerConfig, EndpointError> {
+fn server_config(local: &Local) -> Result<quinn::ServerConfig, EndpointError> {
     let tls = identity::server_config(&local.credentials, local.trust.clone(), &[crate::ALPN])?;
     let crypto = QuicServerConfig::try_from(tls).map_err(|_| EndpointError::Cipher)?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(transport.clone());
-    Ok(config)
+    Ok(quinn::ServerConfig::with_crypto(Arc::new(crypto)))
 }

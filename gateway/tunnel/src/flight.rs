@@ -3,13 +3,20 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use proto::code::Code;
+use proto::limits::BULK_STREAMS_MAX;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::TunnelError;
 
 /// No GOAWAY yet.
 const ALL: u64 = u64::MAX;
+
+/// How long a stream that sends much waits for others that do, before it goes on beside them: of those that have a place
+/// some may have nothing to send.
+const BULK_WAIT: Duration = Duration::from_secs(1);
 
 /// Those of one tunnel.
 #[derive(Debug)]
@@ -20,12 +27,15 @@ pub(crate) struct Flights {
     accepted: AtomicUsize,
     /// One above the last stream of ours that the peer's GOAWAY accepts.
     taken: AtomicU64,
+    /// Places of those that send much.
+    bulk: Arc<Semaphore>,
 }
 
 impl Default for Flights {
     fn default() -> Self {
         let (opened, accepted) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { opened, accepted, taken: AtomicU64::new(ALL) }
+        let bulk = Arc::new(Semaphore::new(BULK_STREAMS_MAX));
+        Self { opened, accepted, taken: AtomicU64::new(ALL), bulk }
     }
 }
 
@@ -120,6 +130,13 @@ impl Flight {
         flights.of(ours).fetch_add(1, Ordering::Relaxed);
         let (among, said) = (Some(flights.clone()), AtomicU32::new(SAID_NOTHING));
         Arc::new(Self { among, _held: Some(tunnel), index, ours, said })
+    }
+
+    /// A place among the bulk streams of its tunnel; none: there was none to be had in time, or none is needed.
+    pub(crate) async fn bulk_place(&self) -> Option<OwnedSemaphorePermit> {
+        let bulk = self.among.as_ref()?.bulk.clone();
+        let acquired = tokio::time::timeout(BULK_WAIT, bulk.acquire_owned()).await;
+        acquired.ok().and_then(Result::ok)
     }
 
     /// Something was written on our half.

@@ -15,6 +15,8 @@
 //! | `cid` | connection IDs, which name worker and start |
 //! | [`Secrets`] | the keys of a port, which outlive the process |
 //! | [`Account`] | what may be unread over several tunnels |
+//! | `congestion` | what may be in flight on a path |
+//! | `copies` | small frames that are sent twice, where much is lost |
 //! | `carrier` | streams, whatever they run on: open, accept, write, finish, reset, stop |
 //! | `mux` | streams on one byte stream |
 //! | `handshake` | from a secured connection to a tunnel |
@@ -28,6 +30,8 @@ mod account;
 mod apart;
 mod carrier;
 mod cid;
+mod congestion;
+mod copies;
 pub mod direct;
 pub mod endpoint;
 mod error;
@@ -46,6 +50,7 @@ mod tunnel;
 
 pub use account::Account;
 pub use carrier::{Kind, PeerAddress};
+pub use congestion::{Congestion, Path, Shaping};
 pub use direct::{DirectEndpoint, Incoming};
 pub use endpoint::{Attempt, Endpoint};
 pub use error::{CloseReason, EndpointError, TunnelError};

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use proto::code::Code;
 use proto::frame::{self, Decoder, Frame, FrameKind};
 use proto::limits;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::carrier::{RecvStream, SendStream};
 use crate::error::TunnelError;
@@ -33,13 +34,15 @@ pub struct Sender {
     stream: SendStream,
     /// The exchange is not over while we may still send: a request without a body is read long before its answer ends.
     flight: Arc<Flight>,
+    /// Among the bulk streams of the tunnel.
+    bulk: Option<OwnedSemaphorePermit>,
     sent: u64,
     ended: bool,
 }
 
 impl Sender {
     pub(crate) fn new(stream: SendStream, flight: Arc<Flight>) -> Self {
-        Self { stream, flight, sent: 0, ended: false }
+        Self { stream, flight, bulk: None, sent: 0, ended: false }
     }
 
     /// Counts it from now on.
@@ -47,7 +50,8 @@ impl Sender {
         self.flight = flight;
     }
 
-    /// Writes bytes that are frames already (a head with what follows it), waiting for flow control.
+    /// Writes bytes that are frames already (a head with what follows it), waiting for flow control, and for a moment where
+    /// [many](limits::BULK_STREAMS_MAX) send much.
     ///
     /// # Errors
     /// When the peer stopped the stream or the connection is lost. Not cancel safe.
@@ -60,6 +64,10 @@ impl Sender {
         // Small exchanges overtake what has become bulk.
         if before < limits::BULK_AFTER_BYTES && self.sent >= limits::BULK_AFTER_BYTES {
             self.stream.lower_priority();
+            self.bulk = self.flight.bulk_place().await;
+        }
+        if self.sent <= limits::SMALL_BODY_BYTES as u64 {
+            self.stream.mark_small(frames.len());
         }
         self.stream.write(frames).await
     }
@@ -98,6 +106,7 @@ impl Sender {
     /// Finishes a stream whose end frame was written by [`Sender::write`].
     pub fn finish(&mut self) {
         self.ended = true;
+        self.bulk = None;
         self.stream.finish();
     }
 
@@ -110,6 +119,7 @@ impl Sender {
     pub fn reset(&mut self, code: Code) {
         if !self.ended {
             self.ended = true;
+            self.bulk = None;
             if self.sent == 0 {
                 self.flight.say_code(code);
             }

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::account::{Account, Window};
 use crate::carrier::{Carrier, Kind, PeerAddress, Stream};
+use crate::congestion::{Path, Shaping};
 use crate::error::{CloseReason, TunnelError};
 use crate::flight::{Flight, Flights};
 use crate::hello::Peer;
@@ -147,6 +148,16 @@ impl Tunnel {
     /// The carrier's smoothed round-trip time.
     pub fn rtt(&self) -> Duration {
         self.shared.carrier.rtt()
+    }
+
+    /// How it may use its path from now on; nothing to byte streams, whose path is the system's affair.
+    pub fn shape(&self, shaping: Shaping) {
+        self.shared.carrier.shape(shaping);
+    }
+
+    /// What is known of its path; none on byte streams.
+    pub fn path(&self) -> Option<Path> {
+        self.shared.carrier.path()
     }
 
     /// A number that grows whenever something authenticated arrives from the peer.

@@ -10,7 +10,7 @@ use super::scope::Scope;
 use super::suggest;
 use super::units::{self, Wrong};
 use crate::model::EXPIRE_AFTER;
-use crate::model::{ApplyRule, ClusterName, Gateway, ImportRule, Kind, Link, Placement};
+use crate::model::{ApplyRule, ClusterName, Congestion, Gateway, ImportRule, Kind, Link, Placement};
 
 /// Most addresses of one peer.
 const ADDRESSES_MAX: usize = 64;
@@ -23,6 +23,14 @@ const IMPORT_RULES_MAX: usize = 256;
 
 /// Most rules of what a peer may apply: every object that it applies is held against them.
 const APPLY_RULES_MAX: usize = 256;
+
+/// What may be in flight to the peer.
+const CONGESTION: [(&str, Congestion); 4] = [
+    ("ringway", Congestion::Ringway),
+    ("cubic", Congestion::Cubic),
+    ("newreno", Congestion::NewReno),
+    ("bbr", Congestion::Bbr),
+];
 
 /// What a rule without kinds grants. Never a Link: that says whom this cluster believes and what they may change here, so
 /// whoever may change Links may grant itself the rest.
@@ -49,6 +57,9 @@ pub(super) fn read(
     let import = import(spec, scope);
     let expire_after = scope.optional(&spec.expire_after, "spec.expireAfter", expiry);
     let allow_apply = allow_apply(&spec.allow, scope);
+    let congestion = units::word(&CONGESTION, &[]);
+    let congestion = scope.optional(&spec.congestion, "spec.congestion", congestion);
+    let max_rate = scope.optional(&spec.max_rate, "spec.maxRate", units::bit_rate);
     Some(Link {
         cluster: cluster?,
         addresses: addresses?,
@@ -56,6 +67,8 @@ pub(super) fn read(
         import: import?,
         expire_after: expire_after?.unwrap_or(EXPIRE_AFTER),
         allow_apply: allow_apply?,
+        congestion: congestion?.unwrap_or_default(),
+        max_rate: max_rate?,
     })
 }
 

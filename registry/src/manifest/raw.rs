@@ -92,6 +92,8 @@ pub(super) struct LinkSpec {
     pub(super) import: List<Import>,
     pub(super) expire_after: Field<String>,
     pub(super) allow: Field<Allow>,
+    pub(super) congestion: Field<String>,
+    pub(super) max_rate: Field<String>,
 }
 
 #[derive(Deserialize)]

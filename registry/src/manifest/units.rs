@@ -8,6 +8,10 @@ use super::raw::Number;
 use super::suggest;
 use crate::model::{ClusterName, DURATION_MAX, HostPort, is_host, is_label};
 
+/// Least and most of [`bit_rate`].
+const BIT_RATE_MIN: u64 = 100_000;
+const BIT_RATE_MAX: u64 = 100_000_000_000;
+
 /// What is wrong with a scalar.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wrong {
@@ -87,6 +91,24 @@ pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     match duration {
         Some(d) if !d.is_zero() && d <= DURATION_MAX => Ok(d),
         _ => Err(Wrong::new(format!("`{text}` is out of range"), "write a duration from 1ms to 24h")),
+    }
+}
+
+/// Bits per second: a whole number and one of kbit, Mbit, Gbit; at least what a request needs to get through.
+pub(super) fn bit_rate(text: &str) -> Result<u64, Wrong> {
+    const HINT: &str = "a rate is a whole number and one of kbit, Mbit, Gbit (per second), such as `250Mbit`";
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.strip_suffix("/s").unwrap_or(unit) {
+        "kbit" => 1000,
+        "Mbit" => 1_000_000,
+        "Gbit" => 1_000_000_000,
+        _ => return Err(Wrong::new(format!("`{text}` is no rate"), HINT)),
+    };
+    let rate = number.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+    match rate {
+        Some(rate) if (BIT_RATE_MIN..=BIT_RATE_MAX).contains(&rate) => Ok(rate),
+        _ => Err(Wrong::new(format!("`{text}` is out of range"), "write a rate from 100kbit to 100Gbit")),
     }
 }
 
@@ -316,6 +338,18 @@ pub(super) fn endpoint_id(text: &str) -> Result<String, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_are_read_to_the_edge_and_no_further() {
+        assert_eq!(bit_rate("250Mbit"), Ok(250_000_000));
+        assert_eq!((bit_rate("100kbit"), bit_rate("100Gbit/s")), (Ok(100_000), Ok(100_000_000_000)));
+        for text in ["99kbit", "101Gbit", "0Mbit", "18446744073709551615Gbit", "Mbit"] {
+            assert!(bit_rate(text).is_err_and(|w| w.message.ends_with("is out of range")), "{text}");
+        }
+        for text in ["250", "250mbit", "250 Mbit", "-1Mbit", "1.5Gbit", "250MB", ""] {
+            assert!(bit_rate(text).is_err_and(|w| w.message.ends_with("is no rate")), "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_read_to_the_edge_and_no_further() {

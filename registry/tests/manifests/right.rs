@@ -117,6 +117,8 @@ fn the_example_of_the_design_means_what_the_design_says() {
             placement: Placement::Accept,
         }],
         expire_after: registry::model::EXPIRE_AFTER,
+        congestion: registry::model::Congestion::default(),
+        max_rate: None,
         allow_apply: Vec::new(),
     };
     assert_eq!(manifests.declared.links, BTreeMap::from([(cluster("east"), link)]));

@@ -309,6 +309,8 @@ fn declared(exporter: &ClusterName, namespaces: &[Option<&str>]) -> Link {
         trust_domain: "acme.example".into(),
         import: namespaces.iter().map(rule).collect(),
         expire_after: EXPIRE_AFTER,
+        congestion: registry::model::Congestion::default(),
+        max_rate: None,
         allow_apply: Vec::new(),
     }
 }

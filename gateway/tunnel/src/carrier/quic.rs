@@ -1,6 +1,7 @@
 //! QUIC's part: what quinn says, in the words of [`super`].
 
 use std::future::Future;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use proto::code::Code;
 use rustls::pki_types::CertificateDer;
 
 use super::{RecvStream, SendStream, Stream};
+use crate::congestion::Meter;
 use crate::error::{CloseReason, TunnelError};
 
 /// Largest UDP payload that is sent or taken: Ethernet's 1500 less IP and UDP headers.
@@ -25,21 +27,24 @@ pub(super) fn peer_certificates(connection: &quinn::Connection) -> Vec<Certifica
         .map_or_else(Vec::new, |certificates| *certificates)
 }
 
-pub(super) async fn open(connection: &quinn::Connection) -> Result<Stream, TunnelError> {
+pub(super) async fn open(connection: &quinn::Connection, meter: &Arc<Meter>) -> Result<Stream, TunnelError> {
     let mut opening = std::pin::pin!(connection.open_bi());
     match std::future::poll_fn(|cx| Poll::Ready(opening.as_mut().poll(cx))).await {
-        Poll::Ready(Ok(halves)) => Ok(stream(halves)),
+        Poll::Ready(Ok(halves)) => Ok(stream(halves, meter)),
         Poll::Ready(Err(e)) => Err(TunnelError::Down(e.into())),
         Poll::Pending => Err(TunnelError::Busy),
     }
 }
 
-pub(super) async fn accept(connection: &quinn::Connection) -> Result<Stream, CloseReason> {
-    Ok(stream(connection.accept_bi().await?))
+pub(super) async fn accept(
+    connection: &quinn::Connection,
+    meter: &Arc<Meter>,
+) -> Result<Stream, CloseReason> {
+    Ok(stream(connection.accept_bi().await?, meter))
 }
 
-fn stream((send, recv): (quinn::SendStream, quinn::RecvStream)) -> Stream {
-    (send.id().index(), SendStream::Quic(send), RecvStream::Quic(recv))
+fn stream((send, recv): (quinn::SendStream, quinn::RecvStream), meter: &Arc<Meter>) -> Stream {
+    (send.id().index(), SendStream::Quic(send, meter.clone()), RecvStream::Quic(recv))
 }
 
 pub(super) fn send_datagram(connection: &quinn::Connection, data: Bytes) -> Result<(), TunnelError> {

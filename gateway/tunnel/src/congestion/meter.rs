@@ -1,0 +1,175 @@
+//! What the owner of a tunnel says to its congestion control, and what that tells.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// How it is decided what may be in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Congestion {
+    /// By what the path delivers and by its queue, and not by loss alone.
+    #[default]
+    Ringway,
+    /// By loss (RFC 9438).
+    Cubic,
+    /// By loss (RFC 9002, section 7).
+    NewReno,
+    /// By what the path delivers (draft-cardwell-iccrg-bbr-congestion-control-00).
+    Bbr,
+}
+
+impl Congestion {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ringway, Self::Cubic, Self::NewReno, Self::Bbr];
+
+    /// The word in manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ringway => "ringway",
+            Self::Cubic => "cubic",
+            Self::NewReno => "newreno",
+            Self::Bbr => "bbr",
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Ringway => 0,
+            Self::Cubic => 1,
+            Self::NewReno => 2,
+            Self::Bbr => 3,
+        }
+    }
+}
+
+impl FromStr for Congestion {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|congestion| congestion.as_str() == text).ok_or(())
+    }
+}
+
+impl fmt::Display for Congestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a tunnel may use its path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shaping {
+    /// What may be in flight.
+    pub congestion: Congestion,
+    /// Most bits per second; none: as many as the path takes.
+    pub rate_max: Option<u64>,
+}
+
+/// What the congestion control of a tunnel has measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Path {
+    /// How what may be in flight is decided.
+    pub shaping: Shaping,
+    /// Bits per second that the path was seen to carry, or that are sent at most; zero: not known.
+    pub rate: u64,
+    /// Bytes that may be in flight.
+    pub window: u64,
+    /// The share that was lost of what was sent in the last ten seconds.
+    pub loss: f64,
+    /// Whether small frames are sent twice.
+    pub copying: bool,
+}
+
+/// Shared between a tunnel and its congestion control, which lives on the worker that owns it.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    congestion: AtomicU8,
+    /// Bits per second; zero: no limit.
+    rate_max: AtomicU64,
+    rate: AtomicU64,
+    window: AtomicU64,
+    loss_ppm: AtomicU32,
+    copying: AtomicBool,
+    /// Bytes of small frames that were written and have not left.
+    marked: AtomicUsize,
+}
+
+impl Meter {
+    pub(crate) fn shape(&self, shaping: Shaping) {
+        self.congestion.store(shaping.congestion.number(), Ordering::Relaxed);
+        self.rate_max.store(shaping.rate_max.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    pub(super) fn congestion(&self) -> Congestion {
+        let number = self.congestion.load(Ordering::Relaxed);
+        Congestion::ALL.into_iter().find(|congestion| congestion.number() == number).unwrap_or_default()
+    }
+
+    /// What may be in flight where a round trip takes `rtt`; none: there is no limit.
+    pub(super) fn window_max(&self, rtt: Duration) -> Option<u64> {
+        let bits = self.rate_max.load(Ordering::Relaxed);
+        (bits > 0).then(|| (bits as f64 / 8.0 * rtt.as_secs_f64()) as u64)
+    }
+
+    pub(super) fn tell(&self, rate: f64, window: u64, loss: f64, copying: bool) {
+        self.rate.store((rate * 8.0) as u64, Ordering::Relaxed);
+        self.window.store(window, Ordering::Relaxed);
+        self.loss_ppm.store((loss * 1e6) as u32, Ordering::Relaxed);
+        self.copying.store(copying, Ordering::Relaxed);
+    }
+
+    /// What is known of the path.
+    pub(crate) fn path(&self) -> Path {
+        let rate_max = self.rate_max.load(Ordering::Relaxed);
+        Path {
+            shaping: Shaping { congestion: self.congestion(), rate_max: (rate_max > 0).then_some(rate_max) },
+            rate: self.rate.load(Ordering::Relaxed),
+            window: self.window.load(Ordering::Relaxed),
+            loss: f64::from(self.loss_ppm.load(Ordering::Relaxed)) / 1e6,
+            copying: self.copying.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A small frame is about to be written: what leaves next is worth a copy, if any is made.
+    pub(crate) fn mark(&self, bytes: usize) {
+        if self.copying.load(Ordering::Relaxed) {
+            self.marked.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// What was marked since the last call.
+    pub(super) fn take_marked(&self) -> usize {
+        if self.marked.load(Ordering::Relaxed) == 0 { 0 } else { self.marked.swap(0, Ordering::Relaxed) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_leads_to_its_own() {
+        for congestion in Congestion::ALL {
+            assert_eq!(congestion.as_str().parse(), Ok(congestion));
+            let meter = Meter::default();
+            let shaping = Shaping { congestion, rate_max: Some(8_000_000) };
+            meter.shape(shaping);
+            assert_eq!((meter.congestion(), meter.path().shaping), (congestion, shaping));
+            assert_eq!(meter.window_max(Duration::from_millis(50)), Some(50_000));
+        }
+        assert_eq!("reno".parse::<Congestion>(), Err(()));
+    }
+
+    #[test]
+    fn nothing_is_marked_while_no_copies_are_made() {
+        let meter = Meter::default();
+        meter.mark(100);
+        assert_eq!(meter.take_marked(), 0);
+        meter.tell(1e6, 1000, 0.01, true);
+        meter.mark(100);
+        meter.mark(50);
+        assert_eq!((meter.take_marked(), meter.take_marked()), (150, 0));
+        assert_eq!(meter.path().rate, 8_000_000);
+    }
+}
