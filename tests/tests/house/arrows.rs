@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each package of the house and those of its own house that it may use.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("hashring", &[]),
     ("ringway-proto", &[]),
     ("ringway-files", &[]),
@@ -37,9 +37,10 @@ const ROOMS: [(&str, &[&str]); 13] = [
         ],
     ),
     // The registry for its conformance suite, which runs against a real etcd here.
-    ("e2e", &["ringway-identity", "ringway-proto", "ringway-registry"]),
+    ("e2e", &["ringway-identity", "ringway-proto", "ringway-registry", "wan"]),
     ("load", &[]),
     ("ringbench", &["hashring"]),
+    ("wan", &[]),
 ];
 
 /// What a room does without: `hashring` and `proto` any runtime or network, `registry` requests and tunnels, the gateway
@@ -75,7 +76,7 @@ const REGISTRY: [&str; 7] = ["base", "model", "testing", "manifest", "store", "p
 const NO_CIRCLES: [(&str, &str); 2] = [("gateway/tunnel/src", "crate::"), ("gateway/src/admin", "super::")];
 
 /// Pure: no input or output, no await; time and randomness are parameters.
-const PURE: [&str; 20] = [
+const PURE: [&str; 21] = [
     "gateway/http1/src/chunked",
     "gateway/http1/src/framing",
     "gateway/http1/src/head",
@@ -96,6 +97,7 @@ const PURE: [&str; 20] = [
     "registry/src/base/shared_map",
     "registry/src/pure/sources",
     "registry/src/pure/union",
+    "tests/wan/src/link",
 ];
 
 /// What purity forbids.
