@@ -8,6 +8,7 @@ use e2e::client::{Request, fetch};
 use e2e::port::free_port;
 use e2e::process::Process;
 use e2e::wait::{SOON, wait_until};
+use wan::Namespace;
 
 /// Threads of each proxy of the peers, and of each of our gateways where nothing else is said.
 pub(crate) const THREADS: u8 = 2;
@@ -36,10 +37,37 @@ pub(crate) fn free_address() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
-/// Starts a proxy of `chain`.
-pub(crate) fn start(dir: &Path, chain: &str, role: &str, command: Command) -> Process {
+/// Where the two proxies of a chain are asked, and what the far one asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends<'a> {
+    pub(crate) near: SocketAddr,
+    pub(crate) far: SocketAddr,
+    pub(crate) backend: SocketAddr,
+    /// Where the near one runs, and the far one; none: where this process does.
+    pub(crate) inside: [Option<&'a Namespace>; 2],
+}
+
+impl Ends<'_> {
+    /// All on loopback.
+    pub(crate) fn loopback(backend: SocketAddr) -> Self {
+        Self { near: free_address(), far: free_address(), backend, inside: [None; 2] }
+    }
+}
+
+/// Starts a proxy of `chain`, in a namespace or where this process is.
+pub(crate) fn start(
+    inside: Option<&Namespace>,
+    dir: &Path,
+    chain: &str,
+    role: &str,
+    command: Command,
+) -> Process {
     let name = format!("{chain}-{role}");
-    Process::start(&name, command, &dir.join(format!("{name}.log")))
+    let start = || Process::start(&name, command, &dir.join(format!("{name}.log")));
+    match inside {
+        Some(namespace) => namespace.enter(start),
+        None => start(),
+    }
 }
 
 /// User and system time of every thread that these processes have, by the scheduler's own count.

@@ -1,14 +1,15 @@
-//! Chains of Envoy, with mutual TLS 1.3 and HTTP/2 between the proxies.
+//! Chains of Envoy, with mutual TLS 1.3 and HTTP/2 or HTTP/3 between the proxies.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use e2e::mesh::{Mesh, TRUST_DOMAIN};
 use e2e::process::Process;
 use serde_json::{Value, json};
+use wan::Namespace;
 
-use crate::chain::{Chain, KEY_HEADER, KEYS, THREADS, free_address, start};
+use crate::chain::{Chain, Ends, KEY_HEADER, KEYS, THREADS, free_address, start};
+use crate::identity::Identity;
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 /// Flow control that holds up nothing here.
@@ -17,84 +18,68 @@ const CONNECTION_WINDOW: u32 = 24 << 20;
 /// Addresses of the far proxy between which the ring chooses.
 const RING_HOSTS: usize = 4;
 
-/// What every proxy of the peers shows, from the same authority as our gateways'.
-#[derive(Debug)]
-pub(crate) struct Identity {
-    /// Where the peers' files are.
-    pub(crate) dir: PathBuf,
-    /// The authority's certificate.
-    pub(crate) authority: PathBuf,
-    /// Certificate and key in one file.
-    pub(crate) both: PathBuf,
-    certificate: PathBuf,
-    key: PathBuf,
-    uri: String,
-}
-
-impl Identity {
-    /// Issues it.
-    pub(crate) fn issue(mesh: &Mesh) -> std::io::Result<Self> {
-        let dir = mesh.dir().join("peers");
-        mesh.issue("ca", "peer", &[], &dir);
-        let (certificate, key, both) = (dir.join("tls.crt"), dir.join("tls.key"), dir.join("both.pem"));
-        std::fs::write(&both, [std::fs::read(&certificate)?, std::fs::read(&key)?].concat())?;
-        let uri = format!("spiffe://{TRUST_DOMAIN}/cluster/peer/gateway/gw-1");
-        Ok(Self { dir, authority: mesh.dir().join("ca/ca.crt"), both, certificate, key, uri })
-    }
-
-    /// The TLS context of either side; `direction` is Envoy's own word for it.
-    fn context(&self, direction: &str) -> Value {
-        let mut context = json!({
-            "@type": format!("{TYPES}.transport_sockets.tls.v3.{direction}TlsContext"),
-            "common_tls_context": {
-                "alpn_protocols": ["h2"],
-                "tls_params": {
-                    "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"
-                },
-                "tls_certificates": [{
-                    "certificate_chain": { "filename": self.certificate }, "private_key": { "filename": self.key }
-                }],
-                "validation_context": {
-                    "trusted_ca": { "filename": self.authority },
-                    "match_typed_subject_alt_names": [{ "san_type": "URI", "matcher": { "exact": self.uri } }]
-                }
-            }
-        });
-        if direction == "Downstream" {
-            context["require_client_certificate"] = true.into();
-        }
-        json!({ "name": "envoy.transport_sockets.tls", "typed_config": context })
-    }
+/// What is spoken on one side of a proxy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Wire {
+    /// HTTP/1.1: that is no proxy.
+    Plain,
+    Http2,
+    Http3,
 }
 
 /// A proxy: where it listens, and what it sends requests to.
 #[derive(Debug)]
-struct Proxy {
+struct Proxy<'a> {
     role: &'static str,
     listen: Vec<SocketAddr>,
     to: Vec<SocketAddr>,
-    /// Whether the callers are proxies, and whether the servers are.
-    secure: (bool, bool),
+    /// What the callers speak, and the servers.
+    wire: (Wire, Wire),
     keyed: bool,
+    inside: Option<&'a Namespace>,
 }
 
-/// Two proxies.
-pub(crate) fn two(program: &Path, identity: &Identity, backend: SocketAddr) -> (Chain, Vec<Process>) {
-    let (near, far) = (free_address(), free_address());
+/// Two proxies with HTTP/2 between them.
+pub(crate) fn two(program: &Path, identity: &Identity, ends: &Ends<'_>) -> (Chain, Vec<Process>) {
+    pair("envoy_h2", Wire::Http2, program, identity, ends)
+}
+
+/// Two proxies with HTTP/3 between them.
+pub(crate) fn two_http3(program: &Path, identity: &Identity, ends: &Ends<'_>) -> (Chain, Vec<Process>) {
+    pair("envoy_h3", Wire::Http3, program, identity, ends)
+}
+
+fn pair(
+    name: &'static str,
+    between: Wire,
+    program: &Path,
+    identity: &Identity,
+    ends: &Ends<'_>,
+) -> (Chain, Vec<Process>) {
+    let &Ends { near, far, backend, inside: [west, east] } = ends;
+    let proxy = |role, listen, to, wire, inside| Proxy {
+        role,
+        listen: vec![listen],
+        to: vec![to],
+        wire,
+        keyed: false,
+        inside,
+    };
     let proxies = [
-        Proxy { role: "east", listen: vec![far], to: vec![backend], secure: (true, false), keyed: false },
-        Proxy { role: "west", listen: vec![near], to: vec![far], secure: (false, true), keyed: false },
+        proxy("east", far, backend, (between, Wire::Plain), east),
+        proxy("west", near, far, (Wire::Plain, between), west),
     ];
-    launch("envoy_h2", program, identity, near, &proxies)
+    launch(name, program, identity, near, &proxies)
 }
 
 /// Two proxies, of which the near one places by a ring of the key.
 pub(crate) fn ring_hash(program: &Path, identity: &Identity, backend: SocketAddr) -> (Chain, Vec<Process>) {
     let near = free_address();
     let far: Vec<_> = (0..RING_HOSTS).map(|_| free_address()).collect();
+    let proxy = |role, listen, to, wire, keyed| Proxy { role, listen, to, wire, keyed, inside: None };
     let proxies = [
-        Proxy { role: "east", listen: far.clone(), to: vec![backend], secure: (true, false), keyed: false },
-        Proxy { role: "west", listen: vec![near], to: far, secure: (false, true), keyed: true },
+        proxy("east", far.clone(), vec![backend], (Wire::Http2, Wire::Plain), false),
+        proxy("west", vec![near], far, (Wire::Plain, Wire::Http2), true),
     ];
     launch("envoy_ring_hash", program, identity, near, &proxies)
 }
@@ -102,13 +87,19 @@ pub(crate) fn ring_hash(program: &Path, identity: &Identity, backend: SocketAddr
 /// Four proxies: beside the caller, two gateways, beside the backend.
 pub(crate) fn four(program: &Path, identity: &Identity, backend: SocketAddr) -> (Chain, Vec<Process>) {
     let [near, west, east, far] = std::array::from_fn(|_| free_address());
-    let proxy =
-        |role, listen, to, secure| Proxy { role, listen: vec![listen], to: vec![to], secure, keyed: false };
+    let proxy = |role, listen, to, wire| Proxy {
+        role,
+        listen: vec![listen],
+        to: vec![to],
+        wire,
+        keyed: false,
+        inside: None,
+    };
     let proxies = [
-        proxy("east-sidecar", far, backend, (true, false)),
-        proxy("east", east, far, (true, true)),
-        proxy("west", west, east, (true, true)),
-        proxy("west-sidecar", near, west, (false, true)),
+        proxy("east-sidecar", far, backend, (Wire::Http2, Wire::Plain)),
+        proxy("east", east, far, (Wire::Http2, Wire::Http2)),
+        proxy("west", west, east, (Wire::Http2, Wire::Http2)),
+        proxy("west-sidecar", near, west, (Wire::Plain, Wire::Http2)),
     ];
     launch("envoy_four", program, identity, near, &proxies)
 }
@@ -118,15 +109,15 @@ fn launch(
     program: &Path,
     identity: &Identity,
     address: SocketAddr,
-    proxies: &[Proxy],
+    proxies: &[Proxy<'_>],
 ) -> (Chain, Vec<Process>) {
-    let run = |proxy: &Proxy| {
+    let run = |proxy: &Proxy<'_>| {
         let file = identity.dir.join(format!("{name}-{}.json", proxy.role));
         std::fs::write(&file, proxy.configuration(identity).to_string()).expect("a file in our own folder");
         let mut command = Command::new(program);
         command.arg("-c").arg(file).args(["--concurrency", &THREADS.to_string()]);
         command.args(["--disable-hot-restart", "--log-level", "error"]);
-        start(&identity.dir, name, proxy.role, command)
+        start(proxy.inside, &identity.dir, name, proxy.role, command)
     };
     let processes: Vec<_> = proxies.iter().map(run).collect();
     let keys = if proxies.iter().any(|p| p.keyed) { KEYS } else { 0 };
@@ -134,7 +125,7 @@ fn launch(
     (Chain { name, address, host: "cart.shop.mesh", keys, pids }, processes)
 }
 
-impl Proxy {
+impl Proxy<'_> {
     fn configuration(&self, identity: &Identity) -> Value {
         let listeners: Vec<_> = self.listen.iter().map(|at| self.listener(*at, identity)).collect();
         json!({ "static_resources": { "listeners": listeners, "clusters": [self.cluster(identity)] } })
@@ -145,11 +136,14 @@ impl Proxy {
         if self.keyed {
             route["hash_policy"] = json!([{ "header": { "header_name": KEY_HEADER } }]);
         }
-        let manager = json!({
+        let mut manager = json!({
             "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
             "stat_prefix": "in",
-            "codec_type": if self.secure.0 { "HTTP2" } else { "AUTO" },
-            "http2_protocol_options": http2(),
+            "codec_type": match self.wire.0 {
+                Wire::Plain => "AUTO",
+                Wire::Http2 => "HTTP2",
+                Wire::Http3 => "HTTP3",
+            },
             "route_config": { "virtual_hosts": [{
                 "name": "all", "domains": ["*"], "routes": [{ "match": { "prefix": "/" }, "route": route }]
             }] },
@@ -158,21 +152,33 @@ impl Proxy {
                 "typed_config": { "@type": format!("{TYPES}.filters.http.router.v3.Router") }
             }]
         });
+        match self.wire.0 {
+            Wire::Http3 => manager["http3_protocol_options"] = json!({}),
+            _ => manager["http2_protocol_options"] = http2(),
+        }
         let mut chain = json!({ "filters": [
             { "name": "envoy.filters.network.http_connection_manager", "typed_config": manager }
         ] });
-        if self.secure.0 {
-            chain["transport_socket"] = identity.context("Downstream");
+        if self.wire.0 != Wire::Plain {
+            chain["transport_socket"] = context(identity, "Downstream", self.wire.0);
         }
-        json!({ "name": at.to_string(), "address": address(at), "filter_chains": [chain] })
+        let mut listener =
+            json!({ "name": at.to_string(), "address": address(at), "filter_chains": [chain] });
+        if self.wire.0 == Wire::Http3 {
+            listener["address"]["socket_address"]["protocol"] = "UDP".into();
+            listener["udp_listener_config"] =
+                json!({ "quic_options": {}, "downstream_socket_config": { "prefer_gro": true } });
+        }
+        listener
     }
 
     fn cluster(&self, identity: &Identity) -> Value {
         let endpoints: Vec<_> =
             self.to.iter().map(|at| json!({ "endpoint": { "address": address(*at) } })).collect();
-        let protocol = match self.secure.1 {
-            true => json!({ "http2_protocol_options": http2() }),
-            false => json!({ "http_protocol_options": {} }),
+        let protocol = match self.wire.1 {
+            Wire::Plain => json!({ "http_protocol_options": {} }),
+            Wire::Http2 => json!({ "http2_protocol_options": http2() }),
+            Wire::Http3 => json!({ "http3_protocol_options": {} }),
         };
         let options = format!("{TYPES}.upstreams.http.v3.HttpProtocolOptions");
         let most = 100_000;
@@ -190,8 +196,8 @@ impl Proxy {
                 }
             }
         });
-        if self.secure.1 {
-            cluster["transport_socket"] = identity.context("Upstream");
+        if self.wire.1 != Wire::Plain {
+            cluster["transport_socket"] = context(identity, "Upstream", self.wire.1);
         }
         if self.keyed {
             cluster["lb_policy"] = "RING_HASH".into();
@@ -210,4 +216,38 @@ fn http2() -> Value {
 
 fn address(at: SocketAddr) -> Value {
     json!({ "socket_address": { "address": at.ip(), "port_value": at.port() } })
+}
+
+/// The TLS context of either side; `direction` is Envoy's own word for it.
+fn context(identity: &Identity, direction: &str, wire: Wire) -> Value {
+    let (kind, name) = &identity.name;
+    let mut context = json!({
+        "common_tls_context": {
+            "alpn_protocols": [if wire == Wire::Http3 { "h3" } else { "h2" }],
+            "tls_params": {
+                "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"
+            },
+            "tls_certificates": [{
+                "certificate_chain": { "filename": identity.certificate }, "private_key": { "filename": identity.key }
+            }],
+            "validation_context": {
+                "trusted_ca": { "filename": identity.authority },
+                "match_typed_subject_alt_names": [{ "san_type": kind, "matcher": { "exact": name } }]
+            }
+        }
+    });
+    if direction == "Downstream" {
+        context["require_client_certificate"] = true.into();
+    }
+    if wire == Wire::Http3 {
+        if direction == "Upstream" {
+            context["sni"] = name.clone().into();
+        }
+        let field = format!("{}_tls_context", direction.to_lowercase());
+        let kind = format!("{TYPES}.transport_sockets.quic.v3.Quic{direction}Transport");
+        let quic = json!({ "@type": kind, (field): context });
+        return json!({ "name": "envoy.transport_sockets.quic", "typed_config": quic });
+    }
+    context["@type"] = format!("{TYPES}.transport_sockets.tls.v3.{direction}TlsContext").into();
+    json!({ "name": "envoy.transport_sockets.tls", "typed_config": context })
 }

@@ -6,27 +6,27 @@ use std::process::Command;
 
 use e2e::process::Process;
 
-use crate::chain::{Chain, THREADS, free_address, start};
-use crate::envoy::Identity;
+use crate::chain::{Chain, Ends, THREADS, start};
+use crate::identity::Identity;
 
 const NAME: &str = "haproxy_h2";
 
 /// Starts both: connections are reused as freely as it can.
-pub(crate) fn two(program: &Path, identity: &Identity, backend: SocketAddr) -> (Chain, Vec<Process>) {
-    let (near, far) = (free_address(), free_address());
+pub(crate) fn two(program: &Path, identity: &Identity, ends: &Ends<'_>) -> (Chain, Vec<Process>) {
+    let &Ends { near, far, backend, inside } = ends;
     let (both, ca) = (identity.both.display(), identity.authority.display());
     // It can ask for a DNS name in the certificate, not for a URI: so it checks the authority alone.
     let tls = format!("ssl crt {both} ca-file {ca} verify required alpn h2");
     let west = configuration(near, "", &format!("{far} {tls}"));
     let east = configuration(far, &tls, &backend.to_string());
-    let run = |role: &str, text: String| {
+    let run = |role: &str, inside, text: String| {
         let file = identity.dir.join(format!("{NAME}-{role}.cfg"));
         std::fs::write(&file, text).expect("a file in our own folder");
         let mut command = Command::new(program);
         command.args(["-db", "-f"]).arg(file);
-        start(&identity.dir, NAME, role, command)
+        start(inside, &identity.dir, NAME, role, command)
     };
-    let processes = vec![run("east", east), run("west", west)];
+    let processes = vec![run("east", inside[1], east), run("west", inside[0], west)];
     let pids = processes.iter().map(Process::pid).collect();
     (Chain { name: NAME, address: near, host: "cart.shop.mesh", keys: 0, pids }, processes)
 }

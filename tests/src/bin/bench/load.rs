@@ -1,8 +1,9 @@
 //! The load tool: a process of its own, as is the backend.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use e2e::mesh::Mesh;
 use e2e::process::{Process, ringway};
@@ -12,6 +13,36 @@ use crate::chain::{Chain, free_address};
 /// Where the load tool is.
 #[derive(Debug)]
 pub(crate) struct Tool(PathBuf);
+
+/// Bytes of a download that does not end while it is looked at.
+const ENDLESS: u64 = 1 << 50;
+
+/// How long a steady request is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Requests on a schedule.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steady<'a> {
+    /// A second.
+    pub(crate) rate: f64,
+    /// Seconds at the beginning that do not count.
+    pub(crate) warm: f64,
+    /// Seconds that do.
+    pub(crate) seconds: f64,
+    /// Where each request is written down.
+    pub(crate) dump: Option<&'a Path>,
+}
+
+/// Which way much is moved.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    Down,
+    Up,
+}
+
+/// A load tool that runs. It ends by itself.
+#[derive(Debug)]
+pub(crate) struct Running(Child);
 
 /// The one line of `name=value` pairs that it prints.
 #[derive(Debug)]
@@ -55,14 +86,54 @@ impl Tool {
         }
     }
 
+    /// Starts requests that leave on a schedule, on as many connections as they need. None is said to be unsound: that
+    /// some fail is a finding.
+    pub(crate) fn steady(&self, chain: &Chain, steady: &Steady<'_>) -> Result<Running, String> {
+        let [rate, warm, seconds] = [steady.rate, steady.warm, steady.seconds].map(|n| n.to_string());
+        let patience = PATIENCE.as_millis().to_string();
+        let mut args = vec!["open", "--rps", &rate, "--warm", &warm, "--secs", &seconds];
+        args.extend(["--conns", "2000", "--timeout-ms", &patience]);
+        let dump = steady.dump.map(|file| file.to_string_lossy());
+        args.extend(dump.iter().flat_map(|file| ["--dump", file]));
+        self.spawn(chain, "/", &args)
+    }
+
+    /// Starts one connection that moves as much as it can; what it moves in the first `warm` seconds does not count.
+    pub(crate) fn transfer(
+        &self,
+        chain: &Chain,
+        way: Way,
+        warm: f64,
+        seconds: f64,
+    ) -> Result<Running, String> {
+        let (command, path) = match way {
+            Way::Down => ("bulk", format!("/bulk/{ENDLESS}")),
+            Way::Up => ("upload", "/".to_owned()),
+        };
+        let [warm, seconds] = [warm, seconds].map(|n| n.to_string());
+        self.spawn(chain, &path, &[command, "--warm", &warm, "--secs", &seconds])
+    }
+
     fn run(&self, chain: &Chain, path: &str, args: &[&str]) -> Result<Run, String> {
+        self.spawn(chain, path, args)?.end()
+    }
+
+    fn spawn(&self, chain: &Chain, path: &str, args: &[&str]) -> Result<Running, String> {
         let url = format!("http://{}{path}", chain.address);
         let mut command = Command::new(&self.0);
         command.args(args).args(["--url", &url, "--host", chain.host, "--keys", &chain.keys.to_string()]);
-        let output = command.output().map_err(|e| format!("{}: {e}", self.0.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().map(Running).map_err(|e| format!("{}: {e}", self.0.display()))
+    }
+}
+
+impl Running {
+    /// Waits for its end.
+    pub(crate) fn end(self) -> Result<Run, String> {
+        let output = self.0.wait_with_output().map_err(|e| format!("the load tool: {e}"))?;
         match output.status.success() {
             true => Ok(Run(String::from_utf8_lossy(&output.stdout).trim().to_owned())),
-            false => Err(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr))),
+            false => Err(format!("the load tool: {}", String::from_utf8_lossy(&output.stderr))),
         }
     }
 }
