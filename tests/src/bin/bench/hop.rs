@@ -38,7 +38,7 @@ const OURS: &str = "ringway";
 pub(crate) fn run(size: &Size) -> Result<(), String> {
     let tool = Tool::find();
     let mesh = Mesh::new();
-    let (backend_process, backend) = tool.backend(&mesh);
+    let (backend_process, backend) = tool.backend(&mesh, "e");
     let (gateways, one_worker) = (Gateways::start(THREADS, backend), Gateways::start(1, backend));
     let mut chains = vec![
         Chain { name: "direct", address: backend, host: "cart.shop.mesh", keys: 0, pids: Vec::new() },

@@ -54,12 +54,13 @@ impl Tool {
         Self(ringway().with_file_name("load"))
     }
 
-    /// Starts the backend of every chain.
-    pub(crate) fn backend(&self, mesh: &Mesh) -> (Process, SocketAddr) {
+    /// Starts a backend that says it is `name`.
+    pub(crate) fn backend(&self, mesh: &Mesh, name: &str) -> (Process, SocketAddr) {
         let address = free_address();
         let mut command = Command::new(&self.0);
-        command.args(["backend", "--name", "e", "--listen", &address.to_string()]);
-        let process = Process::start("load backend", command, &mesh.dir().join("backend.log"));
+        command.args(["backend", "--name", name, "--listen", &address.to_string()]);
+        let process =
+            Process::start("load backend", command, &mesh.dir().join(format!("backend-{name}.log")));
         process.wait_log(&["ready"]);
         (process, address)
     }

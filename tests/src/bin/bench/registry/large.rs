@@ -26,7 +26,7 @@ const RATE: u32 = 500;
 pub(super) fn run(size: &Size) -> Result<(), String> {
     let tool = Tool::find();
     let mesh = Mesh::new();
-    let (backend, address) = tool.backend(&mesh);
+    let (backend, address) = tool.backend(&mesh, "e");
     let (west, east) = (mesh.site("west", &["east", "north"]), mesh.site("east", &["west"]));
     mesh.issue("ca", "north", &["west"], &mesh.dir().join("north"));
     let mut objects = vec![link("west", &[])];

@@ -32,7 +32,7 @@ impl Chains {
     pub(super) fn start(bed: &Bed, tool: &Tool) -> Result<Self, String> {
         let mesh = Mesh::new();
         let east = &bed.far[0];
-        let (backend_process, backend) = east.namespace.enter(|| tool.backend(&mesh));
+        let (backend_process, backend) = east.namespace.enter(|| tool.backend(&mesh, "e"));
         let (ringway, gateways) = ringway(bed, &mesh, backend);
         let (mut all, mut processes) = (vec![ringway], vec![backend_process]);
         let identity = Identity::named(&mesh).map_err(|e| format!("the peers' identity: {e}"))?;
