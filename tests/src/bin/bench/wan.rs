@@ -1,6 +1,7 @@
 //! Small requests over a lossy wide-area link, alone and beside large transfers, through us and through others.
 
 mod chains;
+mod picture;
 
 use crate::bed::Bed;
 use crate::chain::Chain;
@@ -57,7 +58,7 @@ pub(crate) fn run(size: &Size) -> Result<(), String> {
     eprintln!("{late} of {arrived} packets were 0.2 ms or more late on the emulated link");
     rounds.print("wan", median);
     chains.all.iter().skip(1).for_each(|other| compare(&rounds, other.name));
-    Ok(())
+    picture::draw(&rounds, &chains.all.iter().map(|chain| chain.name).collect::<Vec<_>>())
 }
 
 /// All of one chain at one loss.
