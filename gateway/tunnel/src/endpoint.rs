@@ -14,7 +14,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use crate::apart::Apart;
 use crate::carrier::{Carrier, UDP_PAYLOAD_BYTES_MAX};
 use crate::cid::{self, Generator};
-use crate::congestion::{Factory, Meter};
+use crate::congestion::{Factory, Meter, REORDERED_MAX};
 use crate::copies::{CopiedSocket, Copier};
 use crate::error::{EndpointError, TunnelError};
 use crate::handshake::{self, DIAL_WAIT, lost, within};
@@ -30,10 +30,6 @@ const SEND_WINDOW_BYTES: u64 = 2 * (limits::BULK_STREAMS_MAX * limits::STREAM_UN
 /// The backstop for a silent peer; probes notice earlier.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// What was sent so many packets before one that arrived is lost. Three, as usual, are a tenth of a millisecond at 300
-/// Mbit/s, and every path that reorders more would be taken for a bad one; the time that goes by (an eighth of a round
-/// trip) tells as early wherever it matters.
-pub(crate) const REORDERED_MAX: u32 = 32;
 
 /// What accepts and dials on a worker. Its connections are driven by the runtime in whose context they were made: call
 /// it on the worker that shall own them.

@@ -88,6 +88,9 @@ impl Losses {
     }
 }
 
+/// What copies may cost at once, beyond [`Allowance::SHARE`] of what the path carries.
+const COPIES_BYTES_MAX: u64 = 64 * 1024;
+
 /// What copies may cost: a share of what the path carries.
 #[derive(Clone, Debug)]
 pub(super) struct Allowance {
@@ -98,17 +101,16 @@ pub(super) struct Allowance {
 impl Allowance {
     /// Of the path's rate.
     const SHARE: f64 = 0.1;
-    const BYTES_MAX: f64 = 64.0 * 1024.0;
 
     pub(super) fn new(now: Instant) -> Self {
-        Self { bytes: Self::BYTES_MAX, at: now }
+        Self { bytes: COPIES_BYTES_MAX as f64, at: now }
     }
 
     /// Takes `bytes` of what a path of `rate` bytes per second allows by now, or none.
     pub(super) fn take(&mut self, now: Instant, rate: f64, bytes: u64) -> bool {
         let passed: Duration = now.saturating_duration_since(self.at);
         self.at = now;
-        self.bytes = (self.bytes + passed.as_secs_f64() * rate * Self::SHARE).min(Self::BYTES_MAX);
+        self.bytes = (self.bytes + passed.as_secs_f64() * rate * Self::SHARE).min(COPIES_BYTES_MAX as f64);
         let enough = self.bytes >= bytes as f64;
         if enough {
             self.bytes -= bytes as f64;

@@ -7,7 +7,7 @@ use super::super::model::Model;
 
 pub(super) const PACKET: u64 = 1450;
 /// What was sent so many packets before one that arrived, or so much of a round trip, is lost (RFC 9002, section 6.1).
-const REORDERED_MAX: u64 = crate::endpoint::REORDERED_MAX as u64;
+const REORDERED_MAX: u64 = super::super::REORDERED_MAX as u64;
 const LATE: f64 = 0.125;
 /// Packets that may leave at once.
 const BURST: f64 = 10.0;
