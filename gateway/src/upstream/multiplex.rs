@@ -121,24 +121,25 @@ impl Connections {
         let known = self.0.borrow().get(address).cloned();
         let endpoint =
             known.unwrap_or_else(|| self.0.borrow_mut().entry(address.clone()).or_default().clone());
-        if sending.reuse == Reuse::Fresh && endpoint.is_idle() {
-            // What cannot be sent again waits until the connection's task has seen what has come: an end above all.
+        let reused = || if sending.reuse == Reuse::None { None } else { endpoint.room() };
+        if sending.reuse != Reuse::None && endpoint.is_idle() {
+            // Until the connections' tasks have seen what has come: an end above all.
             yield_now().await;
         }
-        while let Some(stream) = endpoint.room() {
+        while let Some(stream) = reused() {
             match stream.send(request(), body.reader(), sending).await {
                 Ok((response, upload)) => return Ok((response, stream, upload)),
                 Err(Unanswered::Unsent) if body.can_restart() => {
                     // It was closed meanwhile and took nothing: as if it had not been there.
                     endpoint.forget(&stream.0);
                 }
-                Err(unanswered) => return Err(unanswered.judge(address)),
+                Err(unanswered) => return Err(unanswered.judge(address, true)),
             }
         }
         let stream = endpoint.dial(pool, sending).await?;
         match stream.send(request(), body.reader(), sending).await {
             Ok((response, upload)) => Ok((response, stream, upload)),
-            Err(unanswered) => Err(unanswered.judge(address)),
+            Err(unanswered) => Err(unanswered.judge(address, false)),
         }
     }
 }
@@ -154,9 +155,10 @@ impl Endpoint {
         taken.map(Stream::open)
     }
 
-    /// Whether all that there is lies idle.
+    /// Whether there are connections, and all of them lie idle.
     fn is_idle(&self) -> bool {
-        self.connections.borrow().iter().all(|c| c.streams.get() == 0)
+        let connections = self.connections.borrow();
+        !connections.is_empty() && connections.iter().all(|c| c.streams.get() == 0)
     }
 
     fn forget(&self, connection: &Rc<Connection>) {
@@ -230,8 +232,8 @@ enum Unanswered {
 }
 
 impl Unanswered {
-    /// Whether the stream may have been processed.
-    fn judge(self, address: &HostPort) -> SendError {
+    /// Whether the stream may have been processed; `reused`: its connection had served before.
+    fn judge(self, address: &HostPort, reused: bool) -> SendError {
         let error = match self {
             Self::Unsent => {
                 return SendError::Connect(ConnectError::Refused(std::io::ErrorKind::ConnectionReset.into()));
@@ -246,6 +248,8 @@ impl Unanswered {
         } else if error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
         {
             SendError::Refused
+        } else if reused && error.is_io() {
+            SendError::CutReused
         } else {
             SendError::Cut
         }

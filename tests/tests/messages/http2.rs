@@ -72,6 +72,17 @@ fn an_end_is_seen_before_a_post_is_written() {
     assert_eq!(rig.http2.seen().len(), 400);
 }
 
+/// A request that may be sent again is, where its connection was closed under it: with the one endpoint that there is.
+#[test]
+fn a_get_survives_the_end_of_its_connection() {
+    let rig = Rig::new();
+    let ways = rig.http2_ways();
+    for way in ways.iter().cycle().take(400) {
+        let seen = fetch(way.to, "GET", &way.authority, "/hang-up", Upload::None);
+        assert_eq!((seen.status, &seen.body[..]), (200, &b"ok"[..]), "{}", way.name);
+    }
+}
+
 #[test]
 fn trailers_go_on_without_what_is_for_one_hop() {
     let rig = Rig::new();
