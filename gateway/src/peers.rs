@@ -74,7 +74,6 @@ pub enum Offer {
     Duplicate,
 }
 
-/// A lock whose holder panicked still guards plain values that are whole at any time.
 /// How the tunnels of `link` may use their paths.
 fn shaping(link: &Link) -> Shaping {
     let congestion = match link.congestion {
@@ -86,6 +85,7 @@ fn shaping(link: &Link) -> Shaping {
     Shaping { congestion, rate_max: link.max_rate }
 }
 
+/// A lock whose holder panicked still guards plain values that are whole at any time.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -259,7 +259,13 @@ impl Peers {
             return None;
         };
         tunnel.share(&cluster.unread);
-        tunnel.shape(shaping(&cluster.link.borrow()));
+        let link = cluster.link();
+        tunnel.shape(shaping(&link));
+        let changed = cluster.link();
+        if !Arc::ptr_eq(&link, &changed) {
+            // After it was read, and perhaps before this tunnel could be found.
+            tunnel.shape(shaping(&changed));
+        }
         if self.stop.is_cancelled() {
             // Too late to be told GOAWAY with the others.
             tunnel.go_away("the gateway drains");

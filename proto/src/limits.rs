@@ -177,8 +177,8 @@ pub const SMALL_BODY_BYTES: usize = 16 * 1024;
 pub const BULK_AFTER_BYTES: u64 = 64 * 1024;
 
 /// Bulk streams that one side of a tunnel sends on at once; one more waits a moment for one of them to end. Each may have
-/// [`STREAM_UNREAD_BYTES_MAX`] under way, and all of them less than a tunnel may have unread: small exchanges find room.
-pub const BULK_STREAMS_MAX: usize = 48;
+/// [`STREAM_UNREAD_BYTES_MAX`] under way, and all of them less than a tunnel keeps unacknowledged: small exchanges find room.
+pub const BULK_STREAMS_MAX: usize = 12;
 
 /// Request bodies up to this are kept whole, so that the request can be replayed.
 pub const REPLAY_BODY_BYTES_MAX: usize = 64 * 1024;

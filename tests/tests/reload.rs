@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::symlink;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use e2e::client::{Connection, Request};
 use e2e::http::Digest;
@@ -62,6 +62,16 @@ fn how_a_link_uses_its_path_is_changed_under_its_tunnels() {
             e2e::client::fetch(pair.west.site.http, &Request::post(CART, "/echo", &vec![b'x'; 300_000]));
         assert_eq!(answer.unwrap().status, 200, "{congestion}");
     }
+    pair.west.site.write(&[east.replace("  import:", "  maxRate: 8Mbit\n  import:")]);
+    pair.west.process.hang_up();
+    wait_path(("ringway", Some(8.0)));
+    let (began, upload) = (Instant::now(), Request::post(CART, "/echo", &vec![b'x'; 1_000_000]));
+    assert_eq!(e2e::client::fetch(pair.west.site.http, &upload).unwrap().status, 200);
+    assert!(
+        began.elapsed() >= Duration::from_millis(900),
+        "a megabyte takes a second: {:?}",
+        began.elapsed()
+    );
 }
 
 fn wait_tunnels(gateway: &Gateway, cluster: &str, open: usize) {

@@ -180,7 +180,7 @@ pub struct Tunnel {
 pub struct Path {
     /// How what may be in flight is decided: `ringway`, `cubic`, `newreno`, `bbr`.
     pub congestion: Word,
-    /// Megabits per second that it was seen to carry, or that are sent at most; zero: not known.
+    /// Megabits per second that it was seen to carry; zero: not known.
     pub rate_mbit: f64,
     /// Most megabits per second; none: no limit.
     pub max_rate_mbit: Option<f64>,

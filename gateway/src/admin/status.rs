@@ -81,12 +81,12 @@ fn age_seconds(imports: &PeerImports, clock: &Clock) -> Option<u64> {
     (imports.synced_unix_ms > 0).then(|| clock.unix_ms().saturating_sub(imports.synced_unix_ms) / 1000)
 }
 
-fn path(path: tunnel::Path) -> Path {
+fn path(path: &tunnel::Path, rate_max: Option<u64>) -> Path {
     let mbit = |bits: u64| bits as f64 / 1e6;
     Path {
-        congestion: path.shaping.congestion.as_str().into(),
+        congestion: path.congestion.as_str().into(),
         rate_mbit: mbit(path.rate),
-        max_rate_mbit: path.shaping.rate_max.map(mbit),
+        max_rate_mbit: rate_max.map(mbit),
         window_bytes: path.window,
         loss_pct: path.loss * 100.0,
         copies: path.copying,
@@ -105,7 +105,7 @@ pub(crate) fn peer(gateway: &PeerGateway) -> Peer {
         peer_worker: tunnel.peer().hello.worker,
         outstanding: tunnel.outstanding(),
         serving: tunnel.serving(),
-        path: tunnel.path().map(path),
+        path: tunnel.path().map(|known| path(&known, tunnel.rate_max())),
     });
     Peer {
         cluster: gateway.cluster.to_string(),

@@ -16,7 +16,7 @@ use proto::code::{CloseCode, Code};
 use rustls::pki_types::CertificateDer;
 
 use crate::account::Account;
-use crate::congestion::{Meter, Path, Shaping};
+use crate::congestion::{Congestion, Meter, Path};
 use crate::error::{CloseReason, TunnelError};
 use crate::mux::{self, MuxRecv, MuxSend};
 
@@ -118,10 +118,10 @@ impl Carrier {
         }
     }
 
-    /// How it may use its path from now on. On byte streams that is the system's affair.
-    pub(crate) fn shape(&self, shaping: Shaping) {
+    /// How what may be in flight is decided from now on. On byte streams that is the system's affair.
+    pub(crate) fn set_congestion(&self, congestion: Congestion) {
         match self {
-            Self::Quic(_, meter) => meter.shape(shaping),
+            Self::Quic(_, meter) => meter.set_congestion(congestion),
             Self::Mux(..) => {}
         }
     }

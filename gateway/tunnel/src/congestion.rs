@@ -115,7 +115,7 @@ impl Controller for Control {
         let rate = self.inner.window() as f64 / self.rtt.as_secs_f64().max(1e-3);
         let copied = marked > 0 && self.allowance.take(now, rate, marked as u64);
         if copied {
-            self.copier.expect(marked);
+            self.copier.expect(marked, bytes);
         }
         match &mut self.inner {
             Inner::Own(model) => model.sent(now, copied),
@@ -180,9 +180,7 @@ impl Controller for Control {
     }
 
     fn window(&self) -> u64 {
-        let window = self.inner.window();
-        let least = 2 * u64::from(self.datagram_bytes);
-        self.meter.window_max(self.rtt).map_or(window, |most| window.min(most.max(least)))
+        self.inner.window()
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {

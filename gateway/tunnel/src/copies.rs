@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -26,8 +26,10 @@ const PACKET_OVERHEAD: usize = 64;
 /// The copies of one socket.
 #[derive(Debug, Default)]
 pub(crate) struct Copier {
-    /// Bytes of frames at the beginning of what is sent next that are worth a copy.
-    expected: AtomicUsize,
+    /// Of what is sent next: bytes of frames at its beginning that are worth a copy, and how long all of it is.
+    expected: Mutex<Option<(usize, u64)>>,
+    /// Whether there is something in that: most of what is sent is not copied, and takes no lock.
+    expecting: AtomicBool,
     waiting: Mutex<VecDeque<Waiting>>,
     more: Notify,
 }
@@ -43,21 +45,26 @@ struct Waiting {
 }
 
 impl Copier {
-    /// What is sent next begins with so many bytes of small frames. Said on the thread that sends, right before it.
-    pub(crate) fn expect(&self, bytes: usize) {
-        self.expected.store(bytes, Ordering::Relaxed);
+    /// What is sent next is `len` bytes and begins with so many `bytes` of small frames. Said on the thread that sends, right
+    /// before it: if that fails, and another connection sends, it is known by its length to be something else.
+    pub(crate) fn expect(&self, bytes: usize, len: u64) {
+        *lock(&self.expected) = Some((bytes, len));
+        self.expecting.store(true, Ordering::Relaxed);
     }
 
     /// Something was sent.
     fn sent(&self, transmit: &Transmit<'_>) {
-        let bytes = self.expected.swap(0, Ordering::Relaxed);
-        if bytes == 0 {
+        if !self.expecting.swap(false, Ordering::Relaxed) {
             return;
         }
         let all = transmit.contents.len();
+        let Some((bytes, len)) = lock(&self.expected).take() else { return };
+        if len != all as u64 {
+            return;
+        }
         let segment = transmit.segment_size.unwrap_or(all).max(1);
         let len = all.min((bytes + PACKET_OVERHEAD).div_ceil(segment) * segment);
-        let mut waiting = self.lock();
+        let mut waiting = lock(&self.waiting);
         if waiting.len() == WAITING_MAX {
             return;
         }
@@ -76,14 +83,14 @@ impl Copier {
     /// Sends them when they are due, for as long as it is polled.
     pub(crate) async fn run(self: Arc<Self>, socket: Arc<dyn AsyncUdpSocket>) {
         loop {
-            let due = self.lock().front().map(|first| first.due);
+            let due = lock(&self.waiting).front().map(|first| first.due);
             match due {
                 Some(due) => tokio::time::sleep_until(due).await,
                 None => self.more.notified().await,
             }
             let now = Instant::now();
             loop {
-                let mut waiting = self.lock();
+                let mut waiting = lock(&self.waiting);
                 let Some(copy) = waiting.pop_front_if(|first| first.due <= now) else { break };
                 drop(waiting);
                 // One that cannot be sent now is not worth waiting for.
@@ -97,11 +104,11 @@ impl Copier {
             }
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
-        // Whoever panicked left a list that is whole: every change is one call.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Whoever panicked left what is whole: every change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A socket what is sent on which may be copied.
@@ -200,10 +207,12 @@ mod tests {
         let running = tokio::spawn(copier.clone().run(noted.clone()));
         let batch: Vec<u8> = (0..3000u32).map(|i| i as u8).collect();
         socket.try_send(&transmit(&batch, Some(1000))).unwrap();
-        copier.expect(1500);
+        copier.expect(1500, 3000);
         socket.try_send(&transmit(&batch, Some(1000))).unwrap();
-        copier.expect(10);
+        copier.expect(10, 80);
         socket.try_send(&transmit(&batch[..80], None)).unwrap();
+        // Of another connection, while what was expected could not be sent.
+        copier.expect(10, 90);
         socket.try_send(&transmit(&batch[..70], None)).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         while noted.0.lock().unwrap().len() < 6 && Instant::now() < deadline {
@@ -222,9 +231,9 @@ mod tests {
     fn copies_that_wait_have_a_bound() {
         let copier = Copier::default();
         for _ in 0..2 * WAITING_MAX {
-            copier.expect(10);
+            copier.expect(10, 10);
             copier.sent(&transmit(b"0123456789", None));
         }
-        assert_eq!(copier.lock().len(), WAITING_MAX);
+        assert_eq!(lock(&copier.waiting).len(), WAITING_MAX);
     }
 }

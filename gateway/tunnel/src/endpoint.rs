@@ -24,9 +24,9 @@ use crate::port::{Group, Port, Strays};
 use crate::socket;
 use crate::tunnel::{Driver, Tunnel};
 
-/// quinn refuses all writes of a connection above this, small ones as well: above what all bulk streams that are admitted
-/// may hold, and as much again as small ones may.
-const SEND_WINDOW_BYTES: u64 = 2 * (limits::BULK_STREAMS_MAX * limits::STREAM_UNREAD_BYTES_MAX) as u64;
+/// quinn refuses all writes of a connection above this, small ones as well: well above what all bulk streams that have a
+/// place may hold.
+const SEND_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
 /// The backstop for a silent peer; probes notice earlier.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);

@@ -3,20 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use proto::code::Code;
-use proto::limits::BULK_STREAMS_MAX;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::bulk::Bulk;
 use crate::error::TunnelError;
 
 /// No GOAWAY yet.
 const ALL: u64 = u64::MAX;
-
-/// How long a stream that sends much waits for others that do, before it goes on beside them: of those that have a place
-/// some may have nothing to send.
-const BULK_WAIT: Duration = Duration::from_secs(1);
 
 /// Those of one tunnel.
 #[derive(Debug)]
@@ -27,15 +21,14 @@ pub(crate) struct Flights {
     accepted: AtomicUsize,
     /// One above the last stream of ours that the peer's GOAWAY accepts.
     taken: AtomicU64,
-    /// Places of those that send much.
-    bulk: Arc<Semaphore>,
+    /// What those that send much share.
+    pub(crate) bulk: Bulk,
 }
 
 impl Default for Flights {
     fn default() -> Self {
         let (opened, accepted) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let bulk = Arc::new(Semaphore::new(BULK_STREAMS_MAX));
-        Self { opened, accepted, taken: AtomicU64::new(ALL), bulk }
+        Self { opened, accepted, taken: AtomicU64::new(ALL), bulk: Bulk::default() }
     }
 }
 
@@ -132,11 +125,9 @@ impl Flight {
         Arc::new(Self { among, _held: Some(tunnel), index, ours, said })
     }
 
-    /// A place among the bulk streams of its tunnel; none: there was none to be had in time, or none is needed.
-    pub(crate) async fn bulk_place(&self) -> Option<OwnedSemaphorePermit> {
-        let bulk = self.among.as_ref()?.bulk.clone();
-        let acquired = tokio::time::timeout(BULK_WAIT, bulk.acquire_owned()).await;
-        acquired.ok().and_then(Result::ok)
+    /// What those that send much on its tunnel share; none: it is not counted.
+    pub(crate) fn bulk(&self) -> Option<&Bulk> {
+        self.among.as_deref().map(|flights| &flights.bulk)
     }
 
     /// Something was written on our half.

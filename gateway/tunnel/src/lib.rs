@@ -22,12 +22,14 @@
 //! | `handshake` | from a secured connection to a tunnel |
 //! | `hello` | the first message each way, and what it must agree with |
 //! | [`Local`] | who we are to peers |
+//! | `bulk` | what streams that send much share: places and a rate |
 //! | `flight` | exchanges that are not over |
 //! | [`tunnel`](Tunnel) | the life of one connection: streams, GOAWAY, probes, its end; its driver; what the peer opens |
 //! | [`stream`] | one exchange: frames written and read, cut bodies told from whole ones |
 
 mod account;
 mod apart;
+mod bulk;
 mod carrier;
 mod cid;
 mod congestion;

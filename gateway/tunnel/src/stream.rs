@@ -35,14 +35,14 @@ pub struct Sender {
     /// The exchange is not over while we may still send: a request without a body is read long before its answer ends.
     flight: Arc<Flight>,
     /// Among the bulk streams of the tunnel.
-    bulk: Option<OwnedSemaphorePermit>,
+    place: Option<OwnedSemaphorePermit>,
     sent: u64,
     ended: bool,
 }
 
 impl Sender {
     pub(crate) fn new(stream: SendStream, flight: Arc<Flight>) -> Self {
-        Self { stream, flight, bulk: None, sent: 0, ended: false }
+        Self { stream, flight, place: None, sent: 0, ended: false }
     }
 
     /// Counts it from now on.
@@ -50,8 +50,8 @@ impl Sender {
         self.flight = flight;
     }
 
-    /// Writes bytes that are frames already (a head with what follows it), waiting for flow control, and for a moment where
-    /// [many](limits::BULK_STREAMS_MAX) send much.
+    /// Writes bytes that are frames already (a head with what follows it), waiting for flow control, for a moment where
+    /// [many](limits::BULK_STREAMS_MAX) send much, and for the rate that the tunnel may have.
     ///
     /// # Errors
     /// When the peer stopped the stream or the connection is lost. Not cancel safe.
@@ -64,10 +64,14 @@ impl Sender {
         // Small exchanges overtake what has become bulk.
         if before < limits::BULK_AFTER_BYTES && self.sent >= limits::BULK_AFTER_BYTES {
             self.stream.lower_priority();
-            self.bulk = self.flight.bulk_place().await;
+            if let Some(bulk) = self.flight.bulk() {
+                self.place = bulk.place().await;
+            }
         }
         if self.sent <= limits::SMALL_BODY_BYTES as u64 {
             self.stream.mark_small(frames.len());
+        } else if let Some(bulk) = self.flight.bulk() {
+            bulk.pace(frames.len()).await;
         }
         self.stream.write(frames).await
     }
@@ -106,8 +110,15 @@ impl Sender {
     /// Finishes a stream whose end frame was written by [`Sender::write`].
     pub fn finish(&mut self) {
         self.ended = true;
-        self.bulk = None;
         self.stream.finish();
+        if let Some(place) = self.place.take() {
+            // Much of it may still be under way.
+            let arrived = self.stream.stopped();
+            tokio::spawn(async move {
+                arrived.await;
+                drop(place);
+            });
+        }
     }
 
     /// Waits until the peer stops reading, or has read everything; the future does not borrow this half.
@@ -119,7 +130,7 @@ impl Sender {
     pub fn reset(&mut self, code: Code) {
         if !self.ended {
             self.ended = true;
-            self.bulk = None;
+            self.place = None;
             if self.sent == 0 {
                 self.flight.say_code(code);
             }

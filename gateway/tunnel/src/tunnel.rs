@@ -150,9 +150,15 @@ impl Tunnel {
         self.shared.carrier.rtt()
     }
 
-    /// How it may use its path from now on; nothing to byte streams, whose path is the system's affair.
+    /// How it may use its path from now on. What may be in flight on byte streams is the system's affair.
     pub fn shape(&self, shaping: Shaping) {
-        self.shared.carrier.shape(shaping);
+        self.shared.carrier.set_congestion(shaping.congestion);
+        self.shared.flights.bulk.set_rate_max(shaping.rate_max);
+    }
+
+    /// Most bits per second that are sent on it; none: there is no limit.
+    pub fn rate_max(&self) -> Option<u64> {
+        self.shared.flights.bulk.rate_max()
     }
 
     /// What is known of its path; none on byte streams.

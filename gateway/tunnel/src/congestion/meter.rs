@@ -1,9 +1,6 @@
 //! What the owner of a tunnel says to its congestion control, and what that tells.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
 /// How it is decided what may be in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -43,20 +40,6 @@ impl Congestion {
     }
 }
 
-impl FromStr for Congestion {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|congestion| congestion.as_str() == text).ok_or(())
-    }
-}
-
-impl fmt::Display for Congestion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// How a tunnel may use its path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shaping {
@@ -70,8 +53,8 @@ pub struct Shaping {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Path {
     /// How what may be in flight is decided.
-    pub shaping: Shaping,
-    /// Bits per second that the path was seen to carry, or that are sent at most; zero: not known.
+    pub congestion: Congestion,
+    /// Bits per second that the path was seen to carry; zero: not known.
     pub rate: u64,
     /// Bytes that may be in flight.
     pub window: u64,
@@ -85,8 +68,6 @@ pub struct Path {
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     congestion: AtomicU8,
-    /// Bits per second; zero: no limit.
-    rate_max: AtomicU64,
     rate: AtomicU64,
     window: AtomicU64,
     loss_ppm: AtomicU32,
@@ -96,20 +77,13 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn shape(&self, shaping: Shaping) {
-        self.congestion.store(shaping.congestion.number(), Ordering::Relaxed);
-        self.rate_max.store(shaping.rate_max.unwrap_or(0), Ordering::Relaxed);
+    pub(crate) fn set_congestion(&self, congestion: Congestion) {
+        self.congestion.store(congestion.number(), Ordering::Relaxed);
     }
 
     pub(super) fn congestion(&self) -> Congestion {
         let number = self.congestion.load(Ordering::Relaxed);
         Congestion::ALL.into_iter().find(|congestion| congestion.number() == number).unwrap_or_default()
-    }
-
-    /// What may be in flight where a round trip takes `rtt`; none: there is no limit.
-    pub(super) fn window_max(&self, rtt: Duration) -> Option<u64> {
-        let bits = self.rate_max.load(Ordering::Relaxed);
-        (bits > 0).then(|| (bits as f64 / 8.0 * rtt.as_secs_f64()) as u64)
     }
 
     pub(super) fn tell(&self, rate: f64, window: u64, loss: f64, copying: bool) {
@@ -121,9 +95,8 @@ impl Meter {
 
     /// What is known of the path.
     pub(crate) fn path(&self) -> Path {
-        let rate_max = self.rate_max.load(Ordering::Relaxed);
         Path {
-            shaping: Shaping { congestion: self.congestion(), rate_max: (rate_max > 0).then_some(rate_max) },
+            congestion: self.congestion(),
             rate: self.rate.load(Ordering::Relaxed),
             window: self.window.load(Ordering::Relaxed),
             loss: f64::from(self.loss_ppm.load(Ordering::Relaxed)) / 1e6,
@@ -149,16 +122,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_word_leads_to_its_own() {
+    fn each_of_them_can_be_chosen() {
+        let meter = Meter::default();
+        assert_eq!(meter.path().congestion, Congestion::Ringway);
         for congestion in Congestion::ALL {
-            assert_eq!(congestion.as_str().parse(), Ok(congestion));
-            let meter = Meter::default();
-            let shaping = Shaping { congestion, rate_max: Some(8_000_000) };
-            meter.shape(shaping);
-            assert_eq!((meter.congestion(), meter.path().shaping), (congestion, shaping));
-            assert_eq!(meter.window_max(Duration::from_millis(50)), Some(50_000));
+            meter.set_congestion(congestion);
+            assert_eq!((meter.congestion(), meter.path().congestion), (congestion, congestion));
         }
-        assert_eq!("reno".parse::<Congestion>(), Err(()));
     }
 
     #[test]

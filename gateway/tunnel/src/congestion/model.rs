@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use super::delivery::{Deliveries, Sample};
 use super::estimates::{LargestRate, SmallestRtt};
 
-/// Datagrams that may be in flight whatever is known, but for congestion: an answer of 64 KiB leaves at once.
+/// Datagrams that may be in flight whatever is known, but for congestion: an answer of 64 KiB leaves at once. On a narrow
+/// path that is a queue of its own.
 const WINDOW_LEAST: u64 = 64;
 /// The same where there is congestion.
 const CONGESTED_LEAST: u64 = 4;
@@ -37,6 +38,11 @@ const LOSS_ANYWAY_ROUNDS: u8 = 3;
 /// Rounds in a row with a longer round trip after which less is sent, to see whose queue it is, and for how long.
 const LONGER_ROUNDS: u8 = 3;
 const YIELD_ROUNDS: u8 = 2;
+/// Of the window: whoever has as much in flight is held back by it; less some datagrams that are acknowledged together.
+const FILLED: f64 = 0.8;
+const BATCH: u64 = 10;
+/// What is left of the window where congestion is met with little in flight.
+const LESS: f64 = 0.7;
 /// How a limit that congestion has set grows with each round without it.
 const CEILING_GROWTH: f64 = 1.05;
 
@@ -64,8 +70,10 @@ struct Round {
     /// Whether a router marked something (ECN).
     marked: bool,
     rtt: Option<Duration>,
-    /// Whether there was little to send for some of it.
+    /// Whether there was little to send for some of it ...
     app_limited: bool,
+    /// ... and whether as much was in flight as might be, at some time.
+    filled: bool,
 }
 
 /// The model of one path.
@@ -153,8 +161,11 @@ impl Model {
         self.rtt.add(now, sample.rtt);
         self.round.rtt = Some(self.round.rtt.map_or(sample.rtt, |rtt| rtt.min(sample.rtt)));
         self.round.app_limited |= sample.app_limited;
+        let filled = (in_flight + BATCH * self.datagram_bytes) as f64 >= FILLED * self.window as f64;
+        self.round.filled |= filled;
         if let Some(rate) = sample.rate {
-            self.rate.add(self.rounds, rate, sample.app_limited);
+            // Where it was not the window that held it back, a small rate says nothing of the path.
+            self.rate.add(self.rounds, rate, sample.app_limited || !filled);
         }
         if sample.delivered_before >= self.round.delivered {
             self.end_round(now, &sample);
@@ -201,7 +212,8 @@ impl Model {
         let took = now.duration_since(round.began).max(Duration::from_micros(1));
         let rate = arrived / took.as_secs_f64();
         if self.is_congestion(&round, arrived, queue, smallest) {
-            self.ceiling = Some(arrived);
+            // Of a round with little to send it is not known what the path would have taken.
+            self.ceiling = Some(if round.app_limited { self.window as f64 * LESS } else { arrived });
             if !round.app_limited && rate < self.rate.get() {
                 self.rate.replace(self.rounds, rate);
             }
@@ -214,7 +226,7 @@ impl Model {
         match self.phase {
             Phase::Startup { best, stalled } => self.start_further(best, stalled, queue, smallest, sample),
             Phase::Drain { probed } => self.drained(probed),
-            Phase::Cruise { rounds: 0 } if !round.app_limited => self.probe(0),
+            Phase::Cruise { rounds: 0 } if round.filled || !round.app_limited => self.probe(0),
             Phase::Cruise { rounds } => self.phase = Phase::Cruise { rounds: rounds.saturating_sub(1) },
             Phase::Probe { step, before } => self.phase = Phase::Drain { probed: Some((step, before)) },
             Phase::Yield { rounds: 0 } => self.judge_the_path(now, &round, smallest),
@@ -240,7 +252,7 @@ impl Model {
     ) {
         let rate = self.rate.get();
         // ... or where a queue builds up.
-        let queued = queue > (smallest / 8).max(Duration::from_millis(4));
+        let queued = !sample.app_limited && queue > (smallest / 8).max(Duration::from_millis(4));
         let (best, stalled) = if rate >= best * STARTUP_GROWTH {
             (rate, 0)
         } else {
@@ -270,15 +282,14 @@ impl Model {
 
     /// A round trip that stays longer by far is a queue, or another path.
     fn look_for_a_longer_path(&mut self, queue: Duration, smallest: Duration, rate: f64, app_limited: bool) {
-        let longer = queue > smallest / 4 + Duration::from_millis(2);
-        self.longer = if longer { self.longer + 1 } else { 0 };
+        // A lone datagram is acknowledged late: that is no queue.
+        let longer = !app_limited && queue > smallest / 4 + Duration::from_millis(2);
+        self.longer = if longer { self.longer.saturating_add(1) } else { 0 };
         if matches!(self.phase, Phase::Startup { .. } | Phase::Yield { .. }) || self.longer < LONGER_ROUNDS {
             return;
         }
         self.longer = 0;
-        if !app_limited {
-            self.rate.replace(self.rounds, rate);
-        }
+        self.rate.replace(self.rounds, rate);
         self.phase = Phase::Yield { rounds: YIELD_ROUNDS };
     }
 
@@ -312,6 +323,65 @@ impl Model {
 
 impl Round {
     fn new(began: Instant, delivered: u64) -> Self {
-        Self { began, delivered, lost: 0, marked: false, rtt: None, app_limited: false }
+        Self { began, delivered, lost: 0, marked: false, rtt: None, app_limited: false, filled: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATAGRAM: u64 = 1450;
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A sender that has one small message at a time, each acknowledged after `late` more than ten milliseconds.
+    fn messages(model: &mut Model, start: Instant, count: u32, late: impl Fn(u32) -> Duration) -> Instant {
+        let mut now = start;
+        for n in 0..count {
+            now = start + n * 100 * MS;
+            model.sent(now, false);
+            let back = now + 10 * MS + late(n);
+            model.acknowledged(back, now, 300, true);
+            model.acknowledged_all(back, 0);
+        }
+        now
+    }
+
+    fn model(now: Instant) -> Model {
+        Model::new(now, DATAGRAM, fastrand::Rng::with_seed(1))
+    }
+
+    #[test]
+    fn lone_messages_that_are_acknowledged_late_are_no_queue() {
+        let start = Instant::now();
+        let mut model = model(start);
+        messages(&mut model, start, 600, |n| if n % 4 == 0 { Duration::ZERO } else { 5 * MS });
+        assert!(matches!(model.phase, Phase::Startup { .. }), "{:?}", model.phase);
+        assert_eq!(model.window(), WINDOW_LEAST * DATAGRAM);
+        assert_eq!(model.rtt.get(), Some(10 * MS));
+    }
+
+    #[test]
+    fn a_mark_on_a_lone_message_leaves_most_of_the_window() {
+        let start = Instant::now();
+        let mut model = model(start);
+        let now = messages(&mut model, start, 5, |_| Duration::ZERO);
+        model.marked();
+        messages(&mut model, now + 100 * MS, 2, |_| Duration::ZERO);
+        let window = model.window();
+        assert!((WINDOW_LEAST * DATAGRAM / 2..WINDOW_LEAST * DATAGRAM).contains(&window), "{window}");
+    }
+
+    #[test]
+    fn after_a_time_without_a_word_all_begins_anew() {
+        let start = Instant::now();
+        let mut model = model(start);
+        let now = messages(&mut model, start, 50, |_| Duration::ZERO);
+        model.restart(now);
+        assert_eq!((model.rate(), model.rtt.get()), (0.0, None));
+        assert!(matches!(model.phase, Phase::Startup { .. }));
+        assert_eq!(model.window(), WINDOW_LEAST * DATAGRAM);
+        messages(&mut model, now + 1000 * MS, 3, |_| 90 * MS);
+        assert_eq!(model.rtt.get(), Some(100 * MS));
     }
 }

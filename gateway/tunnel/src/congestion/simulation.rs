@@ -34,6 +34,28 @@ fn random_loss_costs_what_is_lost_and_no_queue_builds_up() {
 }
 
 #[test]
+fn one_stream_is_bound_by_what_it_may_have_unread_and_by_little_else() {
+    let unread_max = Some(proto::limits::STREAM_UNREAD_BYTES_MAX as u64);
+    for (loss, least) in [(0.0, 0.95), (0.01, 0.85), (0.02, 0.75)] {
+        let world = World::new(Link { loss, ..wan() }, 1).flow(Kind::Own, 0);
+        let share = world.bound(unread_max, Duration::ZERO).run(12).mbit(0, 2..12) / 300.0;
+        assert!(share > least, "{loss}: {share}");
+    }
+}
+
+#[test]
+fn a_sender_that_often_has_other_work_finds_the_rate_all_the_same() {
+    for busy in [1, 2] {
+        let mut link = wan();
+        link.loss = 0.01;
+        link.rates = vec![(4.0, 60.0 * MBIT), (8.0, 300.0 * MBIT)];
+        let world = World::new(link, 1).flow(Kind::Own, 0);
+        let share = world.bound(None, Duration::from_millis(busy)).run(24).mbit(0, 16..24) / 300.0;
+        assert!(share > 0.8 * (1.0 - busy as f64 / 10.0), "{busy} ms of ten: {share}");
+    }
+}
+
+#[test]
 fn bursts_of_losses_are_survived() {
     let burst = Burst { every: Duration::from_millis(500), packets: 20 };
     let report = alone(Link { burst: Some(burst), ..wan() }, 12);

@@ -1,6 +1,6 @@
 //! A sender on the simulated link: paced and watched for losses as quinn does it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::super::model::Model;
@@ -64,15 +64,26 @@ impl Cubic {
 pub(super) struct Flow {
     pub(super) window: Window,
     start: Instant,
-    in_flight: BTreeMap<u64, f64>,
+    /// When each packet left, and which piece of the stream it carries.
+    in_flight: BTreeMap<u64, (f64, u64)>,
     next: u64,
+    /// Pieces of the stream that have not arrived, and those of them that are to be sent again.
+    missing: BTreeSet<u64>,
+    again: VecDeque<u64>,
+    next_piece: u64,
     rtt: f64,
     heard: bool,
     /// When the pacer lets the next packet go.
     pub(super) next_send: f64,
     pub(super) last_heard: f64,
+    /// Until when it need not be looked at for that.
+    pub(super) woken_at: f64,
     /// Bytes to send; none: no end.
     pub(super) left: Option<u64>,
+    /// What the receiver may have unread of its stream; none: there are streams enough.
+    pub(super) unread_max: Option<u64>,
+    /// Seconds of each hundredth of a second in which the sender has other work.
+    pub(super) busy: f64,
     /// Bytes that arrived in each tenth of a second.
     pub(super) arrived: Vec<u64>,
 }
@@ -84,11 +95,17 @@ impl Flow {
             start,
             in_flight: BTreeMap::new(),
             next: 0,
+            missing: BTreeSet::new(),
+            again: VecDeque::new(),
+            next_piece: 0,
             rtt: 0.333,
             heard: false,
             next_send: at,
             last_heard: at,
+            woken_at: 0.0,
             left,
+            unread_max: None,
+            busy: 0.0,
             arrived: Vec::new(),
         }
     }
@@ -108,13 +125,22 @@ impl Flow {
         self.in_flight.len() as u64 * PACKET
     }
 
-    fn is_limited(&self) -> bool {
-        self.left == Some(0)
+    /// How long the sender has other work.
+    pub(super) fn busy_for(&self, now: f64) -> f64 {
+        (self.busy - (now + 0.005) % 0.01).max(0.0)
+    }
+
+    /// Whether there is nothing to send: all of it has left, or the receiver waits for a piece and holds as much behind it
+    /// as it may, or the sender has other work.
+    fn is_limited(&self, now: f64) -> bool {
+        let first = self.missing.first().copied().unwrap_or(self.next_piece);
+        let unread = self.unread_max.is_some_and(|most| (self.next_piece - first) * PACKET >= most);
+        self.busy_for(now) > 0.0 || (self.again.is_empty() && (unread || self.left == Some(0)))
     }
 
     /// The number of the packet that leaves now; none: it may not, or there is none. With it, when to ask again.
     pub(super) fn send(&mut self, now: f64) -> Option<u64> {
-        if self.is_limited() || self.bytes_in_flight() + PACKET > self.window() || self.next_send > now {
+        if self.is_limited(now) || self.bytes_in_flight() + PACKET > self.window() || self.next_send > now {
             return None;
         }
         // TCP sends when it is acknowledged; QUIC is paced a quarter faster than the window.
@@ -123,9 +149,14 @@ impl Flow {
             Window::Cubic(_) => 0.0,
         };
         self.next_send = self.next_send.max(now - BURST * gap) + gap;
-        self.left = self.left.map(|left| left.saturating_sub(PACKET));
+        let piece = self.again.pop_front().unwrap_or_else(|| {
+            self.left = self.left.map(|left| left.saturating_sub(PACKET));
+            self.missing.insert(self.next_piece);
+            self.next_piece += 1;
+            self.next_piece - 1
+        });
         self.next += 1;
-        self.in_flight.insert(self.next, now);
+        self.in_flight.insert(self.next, (now, piece));
         let at = self.at(now);
         if let Window::Own(model) = &mut self.window {
             model.sent(at, false);
@@ -133,15 +164,21 @@ impl Flow {
         Some(self.next)
     }
 
-    /// Whether more could leave if the pacer let it.
-    pub(super) fn waits_for_the_pacer(&self, now: f64) -> bool {
-        !self.is_limited() && self.next_send > now && self.bytes_in_flight() + PACKET <= self.window()
+    /// When it sends on by itself: as soon as its other work is done, or its pacer lets it; none: it waits for something.
+    pub(super) fn sends_next_at(&self, now: f64) -> Option<f64> {
+        let busy = self.busy_for(now);
+        if busy > 0.0 {
+            return Some(now + busy);
+        }
+        let paced = self.next_send > now && self.bytes_in_flight() + PACKET <= self.window();
+        (paced && !self.is_limited(now)).then_some(self.next_send)
     }
 
     pub(super) fn acknowledged(&mut self, now: f64, number: u64) {
         self.last_heard = now;
         // One that was taken for lost counts no more.
-        let Some(sent) = self.in_flight.remove(&number) else { return };
+        let Some((sent, piece)) = self.in_flight.remove(&number) else { return };
+        self.missing.remove(&piece);
         let tenth = (now * 10.0) as usize;
         if self.arrived.len() <= tenth {
             self.arrived.resize(tenth + 1, 0);
@@ -150,12 +187,13 @@ impl Flow {
         self.rtt = if self.heard { self.rtt + (now - sent - self.rtt) / 8.0 } else { now - sent };
         self.heard = true;
         let is_lost = |n: u64, at: f64| n + REORDERED_MAX < number || at + LATE * self.rtt < sent;
-        let before = self.in_flight.range(..number).map(|(&n, &at)| (n, at));
-        let lost: Vec<(u64, f64)> = before.take_while(|&(n, at)| is_lost(n, at)).collect();
-        for (n, _) in &lost {
+        let before = self.in_flight.range(..number).map(|(&n, &(at, piece))| (n, at, piece));
+        let lost: Vec<(u64, f64, u64)> = before.take_while(|&(n, at, _)| is_lost(n, at)).collect();
+        for (n, _, piece) in &lost {
             self.in_flight.remove(n);
+            self.again.push_back(*piece);
         }
-        let (at, sent_at, limited) = (self.at(now), self.at(sent), self.is_limited());
+        let (at, sent_at, limited) = (self.at(now), self.at(sent), self.is_limited(now));
         let (rtt, in_flight) = (self.rtt, self.bytes_in_flight());
         match &mut self.window {
             Window::Own(model) => {
@@ -166,7 +204,7 @@ impl Flow {
                 }
             }
             Window::Cubic(cubic) => {
-                lost.iter().for_each(|&(_, sent)| cubic.lost(now, sent));
+                lost.iter().for_each(|&(_, sent, _)| cubic.lost(now, sent));
                 cubic.acknowledged(now, rtt);
             }
         }
@@ -178,7 +216,7 @@ impl Flow {
             return;
         }
         let lost = std::mem::take(&mut self.in_flight);
-        self.left = self.left.map(|left| left + lost.len() as u64 * PACKET);
+        self.again.extend(lost.values().map(|(_, piece)| *piece));
         self.last_heard = now;
         let at = self.at(now);
         match &mut self.window {
@@ -191,6 +229,6 @@ impl Flow {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.is_limited() && self.in_flight.is_empty()
+        self.left == Some(0) && self.in_flight.is_empty() && self.again.is_empty()
     }
 }

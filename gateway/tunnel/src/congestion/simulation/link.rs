@@ -67,6 +67,12 @@ impl Link {
 
     /// When the acknowledgement of a packet that is sent now is back; none: it is lost.
     pub(super) fn send(&mut self, now: f64, bytes: f64, rng: &mut fastrand::Rng) -> Option<f64> {
+        let rate = self.rate(now);
+        if self.wait(now) * rate / 8.0 + bytes > self.queue {
+            return None;
+        }
+        self.free_at = self.free_at.max(now) + bytes * 8.0 / rate;
+        // What is lost on the way has taken its room at the bottleneck.
         if let Some(burst) = self.burst
             && now >= self.next_burst
         {
@@ -80,11 +86,6 @@ impl Link {
         if rng.f64() < self.loss {
             return None;
         }
-        let rate = self.rate(now);
-        if self.wait(now) * rate / 8.0 + bytes > self.queue {
-            return None;
-        }
-        self.free_at = self.free_at.max(now) + bytes * 8.0 / rate;
         let late = rng.f64() * self.jitter.as_secs_f64();
         let mut arrival = self.free_at + self.rtt(now) + late;
         if !self.reorder {

@@ -72,6 +72,13 @@ impl World {
         self
     }
 
+    /// With what the last sender is bound by beside its window.
+    pub(super) fn bound(mut self, unread_max: Option<u64>, busy: Duration) -> Self {
+        let flow = self.flows.last_mut().unwrap();
+        (flow.unread_max, flow.busy) = (unread_max, busy.as_secs_f64());
+        self
+    }
+
     /// With one sender that has so many bytes to send every so often.
     pub(super) fn bursts(mut self, every: Duration, bytes: u64) -> Self {
         let window = Window::Own(Box::new(self.model(0.0)));
@@ -88,7 +95,7 @@ impl World {
 
     fn plan(&mut self, at: f64, event: Event) {
         // A nanosecond late rather than early: what is looked at too early is looked at for ever.
-        self.events.push(Reverse(((at * 1e9) as At + 1, event)));
+        self.events.push(Reverse(((at * 1e9).ceil() as At + 1, event)));
     }
 
     pub(super) fn run(mut self, seconds: u32) -> Report {
@@ -131,8 +138,11 @@ impl World {
                     self.plan(back, Event::Acknowledged(index, number));
                 }
             }
-            if self.flows[index].waits_for_the_pacer(now) {
-                let at = self.flows[index].next_send;
+            // One look ahead is enough.
+            if let Some(at) = self.flows[index].sends_next_at(now)
+                && self.flows[index].woken_at <= now
+            {
+                self.flows[index].woken_at = at;
                 self.plan(at, Event::Paced(index));
             }
         }
