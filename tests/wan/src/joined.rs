@@ -50,6 +50,7 @@ pub enum Direction {
 pub struct Wan {
     links: [Arc<Mutex<Link<Packet>>>; 2],
     stop: Arc<AtomicBool>,
+    /// Each ends with this, or with a device that fails.
     threads: Vec<JoinHandle<()>>,
     real_time: bool,
 }
@@ -83,6 +84,11 @@ impl Wan {
     /// What became of the packets of one direction.
     pub fn counters(&self, way: Direction) -> Counters {
         self.link(way).counters()
+    }
+
+    /// Whether both directions are still carried: a device may have failed.
+    pub fn is_up(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Whether the carriers go before all other work of the machine; else packets are late where it has much to do.

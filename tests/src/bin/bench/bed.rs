@@ -15,6 +15,9 @@ const QUEUE: u64 = RATE / 8 / 40;
 /// Where the tunnels of every gateway are, each having a host to itself.
 const TUNNEL_PORT: u16 = 7443;
 
+/// Of which packets are lost: the same in every run.
+const SEED: u64 = 1;
+
 /// What every connection of TCP uses that crosses a link, if the machine lets a namespace choose it; and else.
 const CONGESTION: [&str; 2] = ["cubic", "reno"];
 
@@ -49,10 +52,9 @@ impl Bed {
 
     fn make(others: u8) -> std::io::Result<Self> {
         let west = Namespace::new()?;
-        choose_congestion(&west)?;
+        let congestion = choose_congestion(&west)?;
+        eprintln!("TCP goes by {congestion} in the namespaces");
         let settings = Settings { delay: ONE_WAY, rate: RATE, queue: QUEUE, ..Settings::default() };
-        let seed = u64::from(std::process::id());
-        eprintln!("the chance of the links follows from the seed {seed}");
         let mut far = Vec::new();
         for number in 1..=others {
             let namespace = Namespace::new()?;
@@ -61,7 +63,7 @@ impl Bed {
             let device = format!("wan{number}");
             let end = |namespace, address| End { namespace, device: &device, address };
             let ends = [end(&west, near), end(&namespace, address)];
-            let wan = Wan::join(ends, &settings, seed + u64::from(number))?;
+            let wan = Wan::join(ends, &settings, SEED + u64::from(number))?;
             if !wan.is_real_time() {
                 eprintln!(
                     "the links have no priority here: a busy machine delays packets beyond what is meant"
@@ -78,10 +80,16 @@ impl Bed {
     }
 
     /// Packets that arrived so late that the emulation was not what it should be, and all that arrived.
-    pub(crate) fn late(&self) -> (u64, u64) {
+    ///
+    /// # Errors
+    /// When a link carries nothing any more: then no figure says anything.
+    pub(crate) fn late(&self) -> Result<(u64, u64), String> {
+        if !self.far.iter().all(|far| far.wan.is_up()) {
+            return Err("an emulated link has ended before its time".into());
+        }
         let ways = [wan::Direction::Forth, wan::Direction::Back];
         let all = self.far.iter().flat_map(|far| ways.map(|way| far.wan.counters(way)));
-        all.fold((0, 0), |(late, arrived), counters| (late + counters.late, arrived + counters.arrived))
+        Ok(all.fold((0, 0), |(late, arrived), counters| (late + counters.late, arrived + counters.arrived)))
     }
 }
 
@@ -92,8 +100,9 @@ impl Far {
     }
 }
 
-fn choose_congestion(namespace: &Namespace) -> std::io::Result<()> {
-    let set = |name: &str| namespace.set("net/ipv4/tcp_congestion_control", name);
+/// Has TCP go by the first of [`CONGESTION`] that this machine allows a namespace; tells which.
+fn choose_congestion(namespace: &Namespace) -> std::io::Result<&'static str> {
+    let set = |name| namespace.set("net/ipv4/tcp_congestion_control", name).map(|()| name);
     let [wanted, instead] = CONGESTION;
     set(wanted).or_else(|_| set(instead))
 }

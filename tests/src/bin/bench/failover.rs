@@ -65,7 +65,7 @@ pub(crate) fn run(size: &Size) -> Result<(), String> {
     }
     lose(size, &tool, &clusters, &mut rounds)?;
     be_busy(size, &tool, &clusters, &mut rounds)?;
-    let (late, arrived) = clusters.bed.late();
+    let (late, arrived) = clusters.bed.late()?;
     eprintln!("{late} of {arrived} packets were 0.2 ms or more late on the emulated links");
     rounds.print("failover", worst);
     Ok(())
@@ -91,10 +91,16 @@ fn happen(event: Event, tool: &Tool, clusters: &mut Clusters, rounds: &mut Round
     rounds.add(format!("{name}.first_elsewhere_ms"), outage.first_elsewhere_ms);
     rounds.add(format!("{name}.slowest_ms"), outage.slowest_ms);
     let returned = judge::returning(&answers, healed);
+    if returned.keys == 0 {
+        return Err(format!("{name}: east answered nothing again within {AFTER} s"));
+    }
     rounds.add("return.failed".into(), returned.failed as f64);
     rounds.add("return.moved_twice".into(), returned.moved_twice as f64);
     eprintln!("{name}: {outage:?}, {returned:?}");
-    picture::draw(name, &answers, struck, healed)?;
+    let slowest = rounds.of(&format!("{name}.slowest_ms")).iter().copied().fold(0.0, f64::max);
+    if outage.slowest_ms >= slowest {
+        picture::draw(name, &answers, struck, healed)?;
+    }
     clusters.wait_returned();
     Ok(answers.len())
 }
@@ -102,9 +108,9 @@ fn happen(event: Event, tool: &Tool, clusters: &mut Clusters, rounds: &mut Round
 /// Packets are lost and nothing is dead.
 fn lose(size: &Size, tool: &Tool, clusters: &Clusters, rounds: &mut Rounds) -> Result<(), String> {
     let before = clusters.hedges()?;
-    let answers = load(size.loss, tool, clusters)?;
+    let answers = load(size.loss, 0.0, tool, clusters)?;
     let hedges = clusters.hedges()? - before;
-    rounds.add("loss2.moved_pct".into(), judge::moved_pct(&answers, hedges));
+    rounds.add("loss2.moved_pct".into(), judge::elsewhere_pct(&answers));
     rounds.add("loss2.hedged_pct".into(), hedges as f64 / answers.len().max(1) as f64 * 100.0);
     Ok(())
 }
@@ -115,20 +121,23 @@ fn be_busy(size: &Size, tool: &Tool, clusters: &Clusters, rounds: &mut Rounds) -
     let log = clusters.mesh.dir().join("busy.log");
     let busy = |_| {
         let mut command = Command::new("sh");
-        command.args(["-c", "while :; do :; done"]);
+        command.args(["-c", "while kill -0 $PPID; do :; done"]);
         Process::start("a busy process", command, &log)
     };
     let _busy: Vec<_> = (0..cores.max(2)).map(busy).collect();
     let before = clusters.downs();
-    load(size.busy, tool, clusters)?;
+    if before == 0 {
+        return Err("no gateway has said that another one is down, after all that has died".into());
+    }
+    load(size.busy, WARM, tool, clusters)?;
     rounds.add("busy.false_downs".into(), (clusters.downs() - before) as f64);
     Ok(())
 }
 
 /// The steady load alone, and every answer that it got.
-fn load(seconds: f64, tool: &Tool, clusters: &Clusters) -> Result<Vec<Answer>, String> {
+fn load(seconds: f64, warm: f64, tool: &Tool, clusters: &Clusters) -> Result<Vec<Answer>, String> {
     let file = clusters.mesh.dir().join("answers");
-    let steady = Steady { rate: RATE, warm: WARM, seconds, dump: Some(&file) };
+    let steady = Steady { rate: RATE, warm, seconds, dump: Some(&file) };
     let chain = clusters.chain();
     let run = clusters.bed.west.enter(|| tool.steady(&chain, &steady)?.end())?;
     let failed = run.value("fail")?;

@@ -40,9 +40,9 @@ pub(crate) enum Way {
     Up,
 }
 
-/// A load tool that runs. It ends by itself.
+/// A load tool that runs. It ends by itself, or when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Running(Child);
+pub(crate) struct Running(Option<Child>);
 
 /// The one line of `name=value` pairs that it prints.
 #[derive(Debug)]
@@ -124,17 +124,28 @@ impl Tool {
         let mut command = Command::new(&self.0);
         command.args(args).args(["--url", &url, "--host", chain.host, "--keys", &chain.keys.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().map(Running).map_err(|e| format!("{}: {e}", self.0.display()))
+        command.spawn().map(|child| Running(Some(child))).map_err(|e| format!("{}: {e}", self.0.display()))
     }
 }
 
 impl Running {
     /// Waits for its end.
-    pub(crate) fn end(self) -> Result<Run, String> {
-        let output = self.0.wait_with_output().map_err(|e| format!("the load tool: {e}"))?;
+    pub(crate) fn end(mut self) -> Result<Run, String> {
+        let child = self.0.take().ok_or("the load tool has ended")?;
+        let output = child.wait_with_output().map_err(|e| format!("the load tool: {e}"))?;
         match output.status.success() {
             true => Ok(Run(String::from_utf8_lossy(&output.stdout).trim().to_owned())),
             false => Err(format!("the load tool: {}", String::from_utf8_lossy(&output.stderr))),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }

@@ -21,7 +21,7 @@ mod wan;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: tests/bench [NAME] [--quick]
+usage: tests/bench [NAME] [--quick | --long]
 
   hop       one request through two gateways on loopback, 64-byte answers: requests a second and CPU at 64 and 256
             connections, latency at 1000 requests a second, one large answer, memory; beside the same without Ringway

@@ -6,7 +6,7 @@ mod picture;
 use crate::bed::Bed;
 use crate::chain::Chain;
 use crate::figures::median;
-use crate::load::{Run, Steady, Tool, Way};
+use crate::load::{Run, Running, Steady, Tool, Way};
 use crate::noise::Moment;
 use crate::rounds::Rounds;
 use chains::{Chains, OURS};
@@ -45,16 +45,18 @@ pub(crate) fn run(size: &Size) -> Result<(), String> {
         for loss in LOSSES {
             bed.far[0].wan.set(|settings| settings.loss = f64::from(loss) / 100.0);
             for chain in &chains.all {
-                let before = Moment::now(&chain.pids)?;
+                // The links are carried by threads of this process.
+                let pids = [&chain.pids[..], &[chains.backend, std::process::id()]].concat();
+                let before = Moment::now(&pids)?;
                 let measured = bed.west.enter(|| measure(&tool, chain, loss, size, &mut rounds));
                 measured.map_err(|e| format!("{} at {loss} % loss: {e}", chain.name))?;
-                let noise = Moment::now(&chain.pids)?.others_since(&before);
+                let noise = Moment::now(&pids)?.others_since(&before);
                 let (name, all) = (chain.name, size.rounds);
                 eprintln!("round {round} of {all}: {name} at {loss} % loss, noise {noise:.0} %");
             }
         }
     }
-    let (late, arrived) = bed.late();
+    let (late, arrived) = bed.late()?;
     eprintln!("{late} of {arrived} packets were 0.2 ms or more late on the emulated link");
     rounds.print("wan", median);
     chains.all.iter().skip(1).for_each(|other| compare(&rounds, other.name));
@@ -77,7 +79,13 @@ fn measure(tool: &Tool, chain: &Chain, loss: u8, size: &Size, rounds: &mut Round
         for share in shares {
             rounds.add(format!("{of}.{kind}.{share}_ms"), run.value(share)? / 1e3);
         }
-        transfers.into_iter().map(crate::load::Running::end).collect()
+        let ended: Vec<Run> = transfers.into_iter().map(Running::end).collect::<Result<_, _>>()?;
+        if ended.iter().any(|transfer| transfer.value("bytes").is_ok_and(|bytes| bytes == 0.0)) {
+            return Err(format!(
+                "{of}.{kind}: a transfer moved nothing, so the figures are those without it"
+            ));
+        }
+        Ok(ended)
     };
     beside("alone", &[], &["p50", "p95", "p99"])?;
     let downloads = beside("bulk", &[Way::Down], &["p50", "p95", "p99"])?;

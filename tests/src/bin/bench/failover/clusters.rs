@@ -6,6 +6,7 @@ use e2e::mesh::{Gateway, Mesh};
 use e2e::process::Process;
 use e2e::wait::{SOON, wait_until};
 
+use super::judge::{EAST, NORTH};
 use crate::bed::{Bed, Far};
 use crate::chain::Chain;
 use crate::load::Tool;
@@ -44,8 +45,8 @@ impl Clusters {
                 (site.start(&objects), process)
             })
         };
-        let (east, east_backend) = serve(&bed.far[0], "east", "e");
-        let (north, north_backend) = serve(&bed.far[1], "north", "n");
+        let (east, east_backend) = serve(&bed.far[0], "east", &EAST.to_string());
+        let (north, north_backend) = serve(&bed.far[1], "north", &NORTH.to_string());
         let west = Bed::west_site(&mesh, &["east", "north"]);
         let links = [link("east", &[east.site.tunnel]), link("north", &[north.site.tunnel])];
         let west = bed.west.enter(|| west.start(&links));
@@ -68,7 +69,7 @@ impl Clusters {
                 let from_east = |n: usize| {
                     let request = Request::get(HOST, "/").with("x-key", &format!("user-{n}"));
                     let answer = fetch(self.west.site.http, &request).ok()?;
-                    (answer.field("x-from") == Some("e")).then_some(())
+                    answer.field("x-from")?.starts_with(EAST).then_some(())
                 };
                 (0..ANSWERS).map(from_east).collect::<Option<()>>()
             });

@@ -22,6 +22,8 @@ pub(super) const OURS: &str = "ringway";
 pub(super) struct Chains {
     /// Ours first.
     pub(super) all: Vec<Chain>,
+    /// The process of the backend.
+    pub(super) backend: u32,
     _gateways: [Gateway; 2],
     _processes: Vec<Process>,
     _mesh: Mesh,
@@ -34,6 +36,7 @@ impl Chains {
         let east = &bed.far[0];
         let (backend_process, backend) = east.namespace.enter(|| tool.backend(&mesh, "e"));
         let (ringway, gateways) = ringway(bed, &mesh, backend);
+        let backend_pid = backend_process.pid();
         let (mut all, mut processes) = (vec![ringway], vec![backend_process]);
         let identity = Identity::named(&mesh).map_err(|e| format!("the peers' identity: {e}"))?;
         let ends = || Ends {
@@ -54,7 +57,7 @@ impl Chains {
             add((Chain { name: "haproxy", ..chain }, started));
         }
         bed.west.enter(|| all.iter().for_each(Chain::wait));
-        Ok(Self { all, _gateways: gateways, _processes: processes, _mesh: mesh })
+        Ok(Self { all, backend: backend_pid, _gateways: gateways, _processes: processes, _mesh: mesh })
     }
 }
 
