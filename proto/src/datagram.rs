@@ -1,9 +1,13 @@
 //! Datagrams of a tunnel. The first byte of each is its kind; a receiver skips kinds that it does not know, so that later
 //! versions can carry flows of datagrams beside these.
 //!
+//! A flow's datagram: kind, the number of the flow (a varint), then its bytes. A flow's number is twice the place of its
+//! stream in the order of its opener's streams, plus one where the opener is the one who gets it.
+//!
 //! Probes ask a peer's worker whether it lives. 17 bytes: kind, sequence number, the asking side's clock, both big-endian.
 
 use crate::limits::PROBE_BYTES;
+use crate::varint;
 
 /// What a datagram is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub enum DatagramKind {
     Ping = 0x01,
     /// A probe that answers, with the ping's sequence number and clock.
     Pong = 0x02,
+    /// One of a flow.
+    Flow = 0x03,
 }
 
 impl DatagramKind {
@@ -21,8 +27,36 @@ impl DatagramKind {
         match datagram.first()? {
             0x01 => Some(Self::Ping),
             0x02 => Some(Self::Pong),
+            0x03 => Some(Self::Flow),
             _ => None,
         }
+    }
+}
+
+/// The flow that a datagram is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowId {
+    /// The place of its stream in the order of its opener's streams.
+    pub index: u64,
+    /// Whether the one who gets the datagram opened it.
+    pub to_opener: bool,
+}
+
+impl FlowId {
+    /// The longest beginning of a datagram of a flow.
+    pub const BYTES_MAX: usize = 9;
+
+    /// Begins a datagram of this flow.
+    pub fn put(self, out: &mut Vec<u8>) {
+        out.push(DatagramKind::Flow as u8);
+        varint::put(out, self.index << 1 | u64::from(self.to_opener));
+    }
+
+    /// The flow of a datagram, and where its bytes begin; none: it is of no flow.
+    pub fn read(datagram: &[u8]) -> Option<(Self, usize)> {
+        DatagramKind::of(datagram).filter(|kind| *kind == DatagramKind::Flow)?;
+        let (number, length) = varint::get(&datagram[1..])?;
+        Some((Self { index: number >> 1, to_opener: number & 1 == 1 }, 1 + length))
     }
 }
 
@@ -54,7 +88,7 @@ impl Probe {
 
     /// Reads a datagram; bytes after the probe are a later version's and are skipped. None: no probe (of this version).
     pub fn decode(datagram: &[u8]) -> Option<Self> {
-        let kind = DatagramKind::of(datagram)?;
+        let kind = DatagramKind::of(datagram).filter(|kind| *kind != DatagramKind::Flow)?;
         let rest = &datagram[1..];
         let (sequence, rest) = rest.split_first_chunk()?;
         let (clock_us, _) = rest.split_first_chunk()?;
@@ -81,6 +115,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_flow_is_known_by_its_number() {
+        for flow in [(0, false), (7, true), ((1 << 60) - 1, false)] {
+            let flow = FlowId { index: flow.0, to_opener: flow.1 };
+            let mut bytes = Vec::new();
+            flow.put(&mut bytes);
+            let length = bytes.len();
+            assert!(length <= FlowId::BYTES_MAX);
+            bytes.extend_from_slice(b"payload");
+            assert_eq!(FlowId::read(&bytes), Some((flow, length)));
+            assert_eq!(FlowId::read(&bytes[..length - 1]), None);
+        }
+        let ping = Probe { kind: DatagramKind::Ping, sequence: 7, clock_us: 9 };
+        assert_eq!(FlowId::read(&ping.encode()), None);
+        assert_eq!(FlowId::read(&[]), None);
     }
 
     #[test]

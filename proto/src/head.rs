@@ -3,12 +3,17 @@
 //! A head is a run of facts (varint tag, varint length, value), a zero byte, then the header fields. Facts of unknown
 //! tags are skipped; numbers are big-endian in 1 to 8 bytes; a fact that is left out reads as its default.
 
+use std::net::SocketAddr;
+
 use thiserror::Error;
 
 pub use crate::fields::{Fields, encode_fields};
-use crate::fields::{append_fields, is_field_value, is_token, put, take};
-use crate::limits::{HEAD_BYTES_MAX, HEADER_FIELDS_MAX, NAME_BYTES_MAX};
-use crate::varint;
+use crate::fields::{append_fields, is_field_value, is_token};
+use crate::limits::{HEAD_BYTES_MAX, HEADER_FIELDS_MAX};
+
+mod facts;
+
+use facts::{END_OF_FACTS, Fact, Facts, put_fact, put_number, put_socket, put_text};
 
 /// Why a head or a trailer section was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -90,6 +95,8 @@ pub struct FlowHead<'a> {
     pub tracestate: Option<&'a str>,
     /// SPIFFE ID of the workload that asks; none: anonymous.
     pub caller: Option<&'a str>,
+    /// Gateways and sidecars that have sent it on, as far as that is known.
+    pub hops: u8,
     /// The endpoint it is pinned to.
     pub endpoint: Option<&'a str>,
 }
@@ -103,6 +110,9 @@ pub struct HttpHead<'a> {
     pub path: &'a str,
     /// Authority that the caller asked for: host and perhaps port.
     pub authority: &'a str,
+    /// What the exchange is to speak behind its heads (RFC 9110, section 7.8; RFC 8441); none: HTTP. Behind an answer of 101
+    /// frames of data go both ways, each way to its end frame.
+    pub upgrade: Option<&'a str>,
 }
 
 /// The head of an HTTP request.
@@ -114,6 +124,21 @@ pub struct RequestHead<'a> {
     pub http: HttpHead<'a>,
 }
 
+/// The head of a connection that is carried as such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ConnectionHead<'a> {
+    /// What every flow has.
+    pub flow: FlowHead<'a>,
+    /// What the caller asked for: host and perhaps port.
+    pub authority: &'a str,
+    /// Whoever opened it, as far as that is known.
+    pub source: Option<SocketAddr>,
+    /// Where it was opened to.
+    pub destination: Option<SocketAddr>,
+    /// What its TLS is for (RFC 6066, section 3).
+    pub server_name: Option<&'a str>,
+}
+
 /// The head of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ResponseHead<'a> {
@@ -122,9 +147,6 @@ pub struct ResponseHead<'a> {
     /// The endpoint that answered.
     pub endpoint: Option<&'a str>,
 }
-
-/// Ends the facts.
-const END_OF_FACTS: u8 = 0;
 
 /// Tags of a request's facts, those of the flow first; the place of each in [`request::NAMES`] is its name.
 mod request {
@@ -146,8 +168,13 @@ mod request {
     pub(super) const METHOD: u64 = 16;
     pub(super) const PATH: u64 = 17;
     pub(super) const AUTHORITY: u64 = 18;
+    pub(super) const SOURCE: u64 = 19;
+    pub(super) const DESTINATION: u64 = 20;
+    pub(super) const SERVER_NAME: u64 = 21;
+    pub(super) const UPGRADE: u64 = 22;
+    pub(super) const HOPS: u64 = 23;
 
-    pub(super) const NAMES: [&str; 19] = [
+    pub(super) const NAMES: [&str; 24] = [
         "end",
         "request id",
         "namespace",
@@ -167,6 +194,11 @@ mod request {
         "method",
         "path",
         "authority",
+        "source",
+        "destination",
+        "server name",
+        "upgrade",
+        "hops",
     ];
     pub(super) const OF_EVERY_FLOW: [u64; 4] = [REQUEST_ID, NAMESPACE, SERVICE, PORT];
     pub(super) const OF_HTTP: [u64; 3] = [METHOD, PATH, AUTHORITY];
@@ -207,6 +239,7 @@ impl<'a> FlowHead<'a> {
         put_text(out, TRACESTATE, self.tracestate);
         put_text(out, CALLER, self.caller);
         put_text(out, ENDPOINT, self.endpoint);
+        put_number(out, HOPS, u64::from(self.hops));
     }
 
     /// Takes a fact of its own; false: it is none.
@@ -232,6 +265,7 @@ impl<'a> FlowHead<'a> {
             TRACESTATE => self.tracestate = Some(fact.text(is_field_value)?),
             CALLER => self.caller = Some(fact.visible()?),
             ENDPOINT => self.endpoint = Some(fact.name()?),
+            HOPS => self.hops = fact.small()?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -244,6 +278,7 @@ impl<'a> HttpHead<'a> {
         put_fact(out, METHOD, self.method.as_bytes());
         put_fact(out, PATH, self.path.as_bytes());
         put_fact(out, AUTHORITY, self.authority.as_bytes());
+        put_text(out, UPGRADE, self.upgrade);
     }
 
     /// Takes a fact of its own; others are a later version's.
@@ -253,6 +288,7 @@ impl<'a> HttpHead<'a> {
             METHOD => self.method = fact.text(is_token)?,
             PATH => self.path = fact.path()?,
             AUTHORITY => self.authority = fact.visible()?,
+            UPGRADE => self.upgrade = Some(fact.text(is_field_value)?),
             _ => {}
         }
         Ok(())
@@ -291,6 +327,47 @@ impl<'a> RequestHead<'a> {
         facts.has(&request::OF_EVERY_FLOW)?;
         facts.has(&request::OF_HTTP)?;
         Ok((head, facts.fields()?))
+    }
+}
+
+impl<'a> ConnectionHead<'a> {
+    /// Appends the payload of a HEAD frame. Only sizes are checked, as in [`RequestHead::encode`].
+    ///
+    /// # Errors
+    /// [`HeadError::TooLarge`]; `out` is then as it was.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), HeadError> {
+        use request::*;
+        let start = out.len();
+        self.flow.put(out);
+        put_fact(out, AUTHORITY, self.authority.as_bytes());
+        put_socket(out, SOURCE, self.source);
+        put_socket(out, DESTINATION, self.destination);
+        put_text(out, SERVER_NAME, self.server_name);
+        finish([], start, out)
+    }
+
+    /// Reads the payload of a HEAD frame in place, all of it checked. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`HeadError`]: the peer broke the protocol; reset this stream.
+    pub fn decode(buf: &'a [u8]) -> Result<Self, HeadError> {
+        use request::*;
+        let mut facts = Facts::new(buf, &NAMES)?;
+        let mut head = Self::default();
+        while let Some(fact) = facts.next()? {
+            match fact.tag {
+                AUTHORITY => head.authority = fact.visible()?,
+                SOURCE => head.source = Some(fact.socket()?),
+                DESTINATION => head.destination = Some(fact.socket()?),
+                SERVER_NAME => head.server_name = Some(fact.visible()?),
+                _ => drop(head.flow.take(&fact)?),
+            }
+        }
+        facts.has(&OF_EVERY_FLOW)?;
+        facts.has(&[AUTHORITY])?;
+        // None are known; those of a later version are checked, and skipped.
+        facts.fields()?;
+        Ok(head)
     }
 }
 
@@ -349,132 +426,6 @@ fn finish<'f>(
         append_fields(fields, start, out)
     };
     result.inspect_err(|_| out.truncate(start))
-}
-
-#[inline]
-fn put_fact(out: &mut Vec<u8>, tag: u64, value: &[u8]) {
-    varint::put(out, tag);
-    put(out, value);
-}
-
-#[inline]
-fn put_text(out: &mut Vec<u8>, tag: u64, value: Option<&str>) {
-    if let Some(text) = value {
-        put_fact(out, tag, text.as_bytes());
-    }
-}
-
-/// Appends a number without its leading zero bytes; nothing at all for 0, the default.
-#[inline]
-fn put_number(out: &mut Vec<u8>, tag: u64, value: u64) {
-    if value != 0 {
-        put_fact(out, tag, &value.to_be_bytes()[value.leading_zeros() as usize / 8..]);
-    }
-}
-
-/// The facts of one head, in turn.
-struct Facts<'a> {
-    rest: &'a [u8],
-    /// Bit `tag` is set once the fact was seen.
-    seen: u64,
-    names: &'static [&'static str],
-}
-
-impl<'a> Facts<'a> {
-    fn new(buf: &'a [u8], names: &'static [&'static str]) -> Result<Self, HeadError> {
-        if buf.len() > HEAD_BYTES_MAX {
-            return Err(HeadError::TooLarge { bytes: buf.len() });
-        }
-        Ok(Self { rest: buf, seen: 0, names })
-    }
-
-    /// The next fact of a known tag; none at the end of the facts.
-    fn next(&mut self) -> Result<Option<Fact<'a>>, HeadError> {
-        loop {
-            let (tag, len) = varint::get(self.rest).ok_or(HeadError::Truncated)?;
-            self.rest = &self.rest[len..];
-            if tag == u64::from(END_OF_FACTS) {
-                return Ok(None);
-            }
-            let value = take(&mut self.rest).ok_or(HeadError::Truncated)?;
-            let Some(&name) = usize::try_from(tag).ok().and_then(|tag| self.names.get(tag)) else { continue };
-            let bit = 1 << tag;
-            if self.seen & bit != 0 {
-                return Err(HeadError::Duplicate(name));
-            }
-            self.seen |= bit;
-            return Ok(Some(Fact { tag, name, value }));
-        }
-    }
-
-    /// Whether all of `mandatory` were seen.
-    fn has(&self, mandatory: &[u64]) -> Result<(), HeadError> {
-        match mandatory.iter().find(|&&tag| self.seen & 1 << tag == 0) {
-            Some(&tag) => Err(HeadError::Missing(self.names[tag as usize])),
-            None => Ok(()),
-        }
-    }
-
-    /// What follows the facts.
-    fn fields(self) -> Result<Fields<'a>, HeadError> {
-        Fields::decode(self.rest)
-    }
-}
-
-/// One fact, its value unchecked.
-struct Fact<'a> {
-    tag: u64,
-    name: &'static str,
-    value: &'a [u8],
-}
-
-impl<'a> Fact<'a> {
-    fn malformed(&self) -> HeadError {
-        HeadError::Malformed(self.name)
-    }
-
-    fn number(&self) -> Result<u64, HeadError> {
-        match self.value.len() {
-            1..=8 => Ok(self.value.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))),
-            _ => Err(self.malformed()),
-        }
-    }
-
-    fn small(&self) -> Result<u8, HeadError> {
-        u8::try_from(self.number()?).map_err(|_| self.malformed())
-    }
-
-    fn nonzero(&self) -> Result<u16, HeadError> {
-        match u16::try_from(self.number()?) {
-            Ok(number) if number != 0 => Ok(number),
-            _ => Err(self.malformed()),
-        }
-    }
-
-    /// UTF-8 whose bytes `allowed` accepts.
-    fn text(&self, allowed: impl Fn(&[u8]) -> bool) -> Result<&'a str, HeadError> {
-        if !allowed(self.value) {
-            return Err(self.malformed());
-        }
-        str::from_utf8(self.value).map_err(|_| self.malformed())
-    }
-
-    /// Text without spaces and control bytes, at least one byte.
-    fn visible(&self) -> Result<&'a str, HeadError> {
-        self.text(|bytes| {
-            !bytes.is_empty() && !bytes.iter().fold(false, |bad, &byte| bad | (byte <= b' ') | (byte == 0x7f))
-        })
-    }
-
-    /// A name of ours.
-    fn name(&self) -> Result<&'a str, HeadError> {
-        if self.value.len() > NAME_BYTES_MAX { Err(self.malformed()) } else { self.visible() }
-    }
-
-    fn path(&self) -> Result<&'a str, HeadError> {
-        let path = self.visible()?;
-        if path.starts_with('/') || path == "*" { Ok(path) } else { Err(self.malformed()) }
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,10 @@ pub const MESSAGE_FIELDS_MAX: usize = 256;
 /// Fields in one head or one trailer section on the wire: those of a message, and room for what gateways add.
 pub const HEADER_FIELDS_MAX: usize = MESSAGE_FIELDS_MAX + 32;
 
+/// Gateways and sidecars that a flow may come through, as far as each tells the next: more go in circles. Two is usual, a
+/// sidecar and a gateway.
+pub const HOPS_MAX: u8 = 8;
+
 /// Interim answers (RFC 9110, section 15.2) before the final one: a server has a few hints to give, and no stream of them.
 pub const INTERIM_FRAMES_MAX: u8 = 16;
 

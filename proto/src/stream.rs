@@ -18,6 +18,16 @@ pub enum StreamKind {
     Register = 0x04,
     /// The opener is a gateway: it asks once for a change of what the cluster declares, or to see it.
     Objects = 0x05,
+    /// One connection of a caller, carried as such: its head, an answer's head once an endpoint has taken it, then its bytes
+    /// both ways in frames of data. The end frame is the end of one way (a half-close); a stream without one was cut.
+    Connection = 0x06,
+    /// One flow of datagrams: heads as for a connection, then datagrams beside the stream, each with the number of the flow
+    /// ([`crate::datagram`]), and on the stream those that the carrier takes no other way: in frames of data, each behind its
+    /// length (2, big-endian). The end of the stream is the end of the flow.
+    Datagrams = 0x07,
+    /// One call of Thrift: the head of a connection, then the message as its caller sent it, in frames of data up to the end
+    /// frame; back an answer's head and the answer in the same way, or nothing where none is due.
+    Call = 0x08,
 }
 
 impl StreamKind {
@@ -30,7 +40,7 @@ impl StreamKind {
     pub const fn message_bytes_max(self) -> Option<(usize, usize)> {
         match self {
             Self::Control => Some((limits::CONTROL_MESSAGE_BYTES_MAX, limits::CONTROL_MESSAGE_BYTES_MAX)),
-            Self::Exchange => None,
+            Self::Exchange | Self::Connection | Self::Datagrams | Self::Call => None,
             Self::Sync => Some((limits::SYNC_MESSAGE_BYTES_MAX, limits::SYNC_MESSAGE_BYTES_MAX)),
             Self::Lookup => Some((limits::LOOKUP_ASK_BYTES_MAX, limits::LOOKUP_ANSWER_BYTES_MAX)),
             Self::Register => Some((limits::REGISTER_MESSAGE_BYTES_MAX, limits::REGISTER_MESSAGE_BYTES_MAX)),
@@ -48,6 +58,9 @@ impl StreamKind {
             0x03 => Some(Self::Lookup),
             0x04 => Some(Self::Register),
             0x05 => Some(Self::Objects),
+            0x06 => Some(Self::Connection),
+            0x07 => Some(Self::Datagrams),
+            0x08 => Some(Self::Call),
             _ => None,
         }
     }
@@ -67,6 +80,9 @@ mod tests {
             StreamKind::Lookup,
             StreamKind::Register,
             StreamKind::Objects,
+            StreamKind::Connection,
+            StreamKind::Datagrams,
+            StreamKind::Call,
         ];
         assert_eq!(known, all);
         for kind in known {

@@ -52,6 +52,7 @@ const REQUEST: &str = "
     0d 03 613d31                           ; tracestate
     0e 0c 7370696666653a2f2f612f77         ; caller
     0f 01 61                               ; endpoint
+    17 01 01                               ; hops
     10 04 504f5354                         ; POST
     11 06 2f3f69643d31                     ; /?id=1
     12 0e 636172742e73686f702e6d657368     ; cart.shop.mesh
@@ -78,8 +79,12 @@ fn request() -> RequestHead<'static> {
         tracestate: Some("a=1"),
         caller: Some("spiffe://a/w"),
         endpoint: Some("a"),
+        hops: 1,
     };
-    RequestHead { flow, http: HttpHead { method: "POST", path: "/?id=1", authority: "cart.shop.mesh" } }
+    RequestHead {
+        flow,
+        http: HttpHead { method: "POST", path: "/?id=1", authority: "cart.shop.mesh", upgrade: None },
+    }
 }
 
 const FIELDS: [(&[u8], &[u8]); 2] = [(b"x-user", b"7"), (b"accept", b"")];
@@ -169,10 +174,11 @@ fn hello() {
         addresses: vec!["gw:7443".into()],
         limits: Some(Limits { streams_max: 4096, head_bytes_max: 65_536 }),
         software: "ringway 0.1.0".into(),
+        takes_over_from: 9,
     };
     assert_message(
         hello,
-        "4057                                  ; 87 bytes
+        "4060                                  ; 96 bytes
          08 01                                 ; version_min
          10 01                                 ; version_max
          1a 04 77657374                        ; cluster
@@ -183,7 +189,8 @@ fn hello() {
          41 0807060504030201                   ; boot
          4a 07 67773a37343433                  ; an address
          52 07 08 8020 10 808004               ; limits
-         5a 0d 72696e6777617920302e312e30      ; software",
+         5a 0d 72696e6777617920302e312e30      ; software
+         61 0900000000000000                   ; takes_over_from",
     );
 }
 
@@ -260,7 +267,12 @@ fn record() {
     let record = Record {
         namespace: "a".into(),
         name: "b".into(),
-        ports: vec![Port { name: "web".into(), number: 80, protocol: Protocol::Http.into() }],
+        ports: vec![Port {
+            name: "web".into(),
+            number: 80,
+            protocol: Protocol::Http.into(),
+            proxy_header: false,
+        }],
         region: "r".into(),
         contract: Some(contract),
         epoch: 2,

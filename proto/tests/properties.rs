@@ -53,9 +53,10 @@ impl Owned {
             traceparent,
             tracestate,
             caller,
+            hops: attempt,
             endpoint,
         };
-        RequestHead { flow, http: HttpHead { method, path, authority } }
+        RequestHead { flow, http: HttpHead { method, path, authority, upgrade: None } }
     }
 }
 

@@ -6,6 +6,8 @@ mod backend;
 mod catalog;
 mod condition;
 mod hosts;
+mod http_rules;
+mod listener;
 mod object;
 mod policy;
 mod port_numbers;
@@ -14,7 +16,7 @@ mod sidecar;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +27,8 @@ pub use backend::{EtcdOptions, EtcdUser};
 pub use catalog::{Catalog, Declared, Import, PeerImports, Position};
 pub use condition::{Condition, ConditionKind, Reason, Subject};
 pub use hosts::{HostRule, Hosts, is_host};
+pub use http_rules::{Forwarded, HttpRules};
+pub use listener::{Lead, ListenAddress, ListenProtocol, Listener};
 pub use object::{Kind, Object, ObjectName, Stored, VALUE_BYTES_MAX};
 pub use policy::{
     Algorithm, Contract, HashKey, Member, Mode, OnOwnerUnavailable, Policy, Retry, RetryOn, Tier, Timeout,
@@ -119,15 +123,33 @@ impl fmt::Display for ServiceName {
 /// A host name or address with a port, resolved when it is used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
-    /// DNS name or IP address (IPv6 without brackets).
+    /// DNS name or IP address (IPv6 without brackets); of an endpoint also the absolute path of a Unix socket, and then the
+    /// port says nothing.
     pub host: Arc<str>,
     /// Port, never 0.
     pub port: u16,
 }
 
+impl HostPort {
+    /// The path of the Unix socket that it stands for.
+    pub fn unix(&self) -> Option<&Path> {
+        self.host.starts_with('/').then(|| Path::new(&*self.host))
+    }
+
+    /// What stands in the field `Host` of a request to it: behind a Unix socket there is no name.
+    pub fn authority(&self) -> String {
+        match self.unix() {
+            None => self.to_string(),
+            Some(_) => "localhost".into(),
+        }
+    }
+}
+
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
+        if self.unix().is_some() {
+            f.write_str(&self.host)
+        } else if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)
@@ -154,6 +176,8 @@ pub struct Gateway {
     pub registry: Backend,
     /// Where it listens.
     pub listen: Listen,
+    /// What holds for requests at `listen.http`.
+    pub http: Arc<HttpRules>,
     /// Addresses that peers may dial; sent in HELLO.
     pub advertise: Vec<HostPort>,
     /// The mesh's DNS domain, `mesh` by default.
@@ -288,6 +312,9 @@ pub struct Port {
     pub number: u16,
     /// What it speaks.
     pub protocol: Protocol,
+    /// Whether its endpoints are told who calls, in a PROXY header of version 2 before the first byte. Of our own services;
+    /// a peer does not tell.
+    pub proxy_header: bool,
 }
 
 /// What a port speaks.
@@ -297,6 +324,51 @@ pub enum Protocol {
     Http,
     /// gRPC, or whatever else is HTTP/2: endpoints are spoken to in HTTP/2, by prior knowledge.
     Grpc,
+    /// Whatever runs on TCP: bytes, as they come.
+    Tcp,
+    /// TLS, which is passed on as it is: what it holds is between its two ends.
+    Tls,
+    /// Whatever runs on UDP: datagrams, as they come.
+    Udp,
+    /// Thrift: each call by itself.
+    Thrift,
+}
+
+impl Protocol {
+    /// Those there are, with the words of manifests.
+    pub const WORDS: [(&str, Self); 6] = [
+        ("http", Self::Http),
+        ("grpc", Self::Grpc),
+        ("tcp", Self::Tcp),
+        ("tls", Self::Tls),
+        ("udp", Self::Udp),
+        ("thrift", Self::Thrift),
+    ];
+
+    /// As manifests write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Udp => "udp",
+            Self::Thrift => "thrift",
+        }
+    }
+
+    /// Whether it is carried request by request of HTTP; else connection by connection, flow by flow or call by call.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Grpc)
+    }
+
+    /// Whether what is to be carried as `wanted` is, or as what comes closest to it: connections, flows, or calls.
+    pub fn is_carried_as(self, wanted: Self) -> bool {
+        match wanted {
+            Self::Udp | Self::Thrift => self == wanted,
+            _ => !self.is_http() && self != Self::Udp,
+        }
+    }
 }
 
 /// One instance of a service. There may be a hundred thousand, so what is known of one elsewhere shares its texts.
@@ -304,7 +376,7 @@ pub enum Protocol {
 pub struct Endpoint {
     /// Given, else `host:port` of its first port.
     pub id: Arc<str>,
-    /// DNS name or address.
+    /// DNS name or address, or the absolute path of a Unix socket.
     pub host: Arc<str>,
     /// Port numbers by the service's port names: one for each of them.
     pub ports: PortNumbers,

@@ -1,10 +1,15 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::limits::NAME_BYTES_MAX;
+use crate::varint;
 
 fn small() -> RequestHead<'static> {
     let flow =
         FlowHead { request_id: [7; 16], namespace: "shop", service: "cart", port: 80, ..FlowHead::default() };
-    RequestHead { flow, http: HttpHead { method: "GET", path: "/", authority: "cart.shop.mesh" } }
+    RequestHead {
+        flow,
+        http: HttpHead { method: "GET", path: "/", authority: "cart.shop.mesh", upgrade: None },
+    }
 }
 
 fn full() -> RequestHead<'static> {
@@ -103,7 +108,7 @@ fn every_cut_within_the_facts_is_an_error() {
 #[test]
 fn unknown_facts_and_flags_are_skipped() {
     let mut facts = Vec::new();
-    for tag in [19, 63, 64, 1000, varint::MAX] {
+    for tag in [request::NAMES.len() as u64, 63, 64, 1000, varint::MAX] {
         put_fact(&mut facts, tag, b"\0\r\n from a later version");
         put_fact(&mut facts, tag, b"twice");
     }
@@ -243,4 +248,41 @@ fn fields_follow_the_facts() {
 
     out.truncate(out.len() - 1);
     assert_eq!(RequestHead::decode(&out).unwrap_err(), HeadError::Truncated);
+}
+
+#[test]
+fn the_head_of_a_connection_round_trips_and_needs_an_authority() {
+    let flow = FlowHead {
+        request_id: [7; 16],
+        namespace: "shop",
+        service: "db",
+        port: 5432,
+        caller: Some("spiffe://acme.example/cluster/west/ns/shop/sa/web"),
+        ..FlowHead::default()
+    };
+    let plain = ConnectionHead { flow, authority: "db.shop.mesh:5432", ..ConnectionHead::default() };
+    let told = ConnectionHead {
+        source: "192.0.2.7:4711".parse().ok(),
+        destination: "[2001:db8::1]:5432".parse().ok(),
+        server_name: Some("db.example"),
+        ..plain
+    };
+    for head in [plain, told] {
+        let mut bytes = Vec::new();
+        head.encode(&mut bytes).unwrap();
+        assert_eq!(ConnectionHead::decode(&bytes).unwrap(), head);
+        for cut in 0..bytes.len() {
+            assert!(ConnectionHead::decode(&bytes[..cut]).is_err(), "{cut}");
+        }
+    }
+    let mut bytes = Vec::new();
+    ConnectionHead { authority: "", ..plain }.encode(&mut bytes).unwrap();
+    assert_eq!(ConnectionHead::decode(&bytes), Err(HeadError::Malformed("authority")));
+    // Five bytes are no address and port.
+    let mut bytes = Vec::new();
+    plain.encode(&mut bytes).unwrap();
+    let end = bytes.pop();
+    assert_eq!(end, Some(0));
+    bytes.extend([19, 5, 1, 2, 3, 4, 5, 0]);
+    assert_eq!(ConnectionHead::decode(&bytes), Err(HeadError::Malformed("source")));
 }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_saphyr::Location;
 
 use super::raw::{Directory, Field, GatewaySpec, List, Listen as RawListen};
-use super::registry;
 use super::scope::Scope;
 use super::units;
+use super::{http_rules, registry};
 use crate::model::{Gateway, Listen};
 
 /// Most addresses that a gateway advertises: each is sent in every HELLO.
@@ -39,6 +39,7 @@ pub(super) fn read(
     let state = directory(&spec.state, "state", "state/west", at, folder, scope);
     let registry = registry::read(&spec.registry, folder, scope);
     let listen = listen(&spec.listen, scope);
+    let http = http_rules::read(&spec.http, scope);
     let advertise: Option<Vec<_>> = scope
         .list(&spec.advertise, "spec.advertise", ADVERTISE_MAX)
         .map(|list| list.iter().filter_map(|a| scope.read(a, "spec.advertise", units::host_port)).collect());
@@ -52,6 +53,7 @@ pub(super) fn read(
         state_dir: state?,
         registry: registry?,
         listen: listen?,
+        http: http?,
         advertise: advertise?,
         domain: domain?.unwrap_or_else(|| "mesh".into()),
     })

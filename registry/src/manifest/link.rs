@@ -147,7 +147,7 @@ fn kind(text: &str) -> Result<Kind, Wrong> {
     Kind::of(text).ok_or_else(|| match text {
         "*" => Wrong::new(
             "kinds are named one by one",
-            "leave `kinds` out for MeshService and TrafficPolicy; a Link must be named, for it grants",
+            "leave `kinds` out for MeshService and TrafficPolicy; a Link must be named, for it grants, and a Listener, for it opens ports",
         ),
         "Gateway" | "Sidecar" => {
             Wrong::new(format!("a {text} is a process, and only ever a file"), "leave it out")

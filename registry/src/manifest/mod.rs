@@ -26,7 +26,9 @@ mod document;
 mod files;
 mod gateway;
 mod health;
+mod http_rules;
 mod link;
+mod listener;
 mod placement;
 mod policy;
 mod problem;
@@ -81,7 +83,7 @@ pub struct Source {
 /// One document as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
-    /// `Gateway`, `Sidecar`, `Link`, `MeshService` or `TrafficPolicy`.
+    /// `Gateway`, `Sidecar`, `Link`, `Listener`, `MeshService` or `TrafficPolicy`.
     pub kind: &'static str,
     /// Its namespace, empty for a Gateway or Sidecar.
     pub namespace: String,

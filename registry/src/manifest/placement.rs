@@ -213,18 +213,29 @@ fn hash_key(entry: &Spanned<raw::Hash>, scope: &mut Scope<'_, '_>) -> Option<Has
     for (word, field) in &later {
         scope.later(field, &format!("{NAME}.{word}"));
     }
-    let available = [raw.header.is_some(), raw.query.is_some(), raw.source_ip.is_some()];
+    let available = [
+        raw.header.is_some(),
+        raw.query.is_some(),
+        raw.source_ip.is_some(),
+        raw.server_name.is_some(),
+        raw.proxy_tlv.is_some(),
+    ];
     let given = available.iter().filter(|given| **given).count();
     let postponed = later.iter().filter(|(_, field)| field.is_some()).count();
     if given + postponed != 1 {
-        let hint = "write one of `{ header: x-user }`, `{ query: id }`, `{ sourceIp: {} }`, each an entry of its own";
+        let hint = "write one of `{ header: x-user }`, `{ query: id }`, `{ sourceIp: {} }`, `{ serverName: {} }`, `{ proxyTlv: 224 }`, each an entry of its own";
         scope.error(entry.referenced, format!("{NAME}: an entry names exactly one source of the key"), hint);
         return None;
     }
-    match (&raw.header, &raw.query, &raw.source_ip) {
-        (Some(name), _, _) => scope.read(name, NAME, units::header).map(HashKey::Header),
-        (_, Some(name), _) => scope.read(name, NAME, units::query).map(HashKey::Query),
-        (_, _, Some(_)) => Some(HashKey::SourceIp),
-        _ => None,
+    if let Some(name) = &raw.header {
+        scope.read(name, NAME, units::header).map(HashKey::Header)
+    } else if let Some(name) = &raw.query {
+        scope.read(name, NAME, units::query).map(HashKey::Query)
+    } else if let Some(kind) = &raw.proxy_tlv {
+        scope.read(kind, NAME, number::<u8>(0..=255)).map(HashKey::ProxyTlv)
+    } else if raw.source_ip.is_some() {
+        Some(HashKey::SourceIp)
+    } else {
+        raw.server_name.is_some().then_some(HashKey::ServerName)
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn read(
     });
     let at = spec.service.as_ref().map_or(at, |s| s.referenced);
     if let Some(service) = &service {
-        scope.refers(at, Target::Service(service.clone()));
+        scope.refers(at, Target::Service(service.clone(), "policy"));
     }
     let placement = match &spec.placement {
         None => Some(None),
@@ -85,6 +85,11 @@ fn retry(field: &Field<raw::Retry>, scope: &mut Scope<'_, '_>) -> Option<Retry> 
 fn methods(raw: &raw::Retry, scope: &mut Scope<'_, '_>) -> Option<Vec<String>> {
     const NAME: &str = "spec.retry.methods";
     let list = scope.list(&raw.methods, NAME, RETRY_LIST_MAX)?;
+    for (method, upper) in list.iter().filter_map(|m| Some((m, units::nearly_http(&m.value)?))) {
+        let message =
+            format!("{NAME}: `{}` is a method of Thrift, for those of HTTP are upper case", method.value);
+        scope.warning(method.referenced, message, format!("write `{upper}` if that is meant"));
+    }
     let methods: Vec<String> = list.iter().filter_map(|m| scope.read(m, NAME, units::method)).collect();
     (methods.len() == list.len()).then_some(methods)
 }
@@ -146,7 +151,7 @@ fn timeout(field: &Field<raw::Timeout>, scope: &mut Scope<'_, '_>) -> Option<Tim
     Some(Timeout {
         connect: connect?.unwrap_or(default.connect),
         head: head?.unwrap_or(default.head),
-        idle: idle?.unwrap_or(default.idle),
+        idle: idle?,
         total: total?,
     })
 }

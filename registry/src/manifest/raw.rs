@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{self, IgnoredAny};
 use serde_saphyr::Spanned;
 
+use super::http_rules::Http;
 use super::registry::Registry;
 
 /// A field and its place, if given. A null is as good as none.
@@ -60,6 +61,7 @@ pub(super) struct GatewaySpec {
     pub(super) state: Field<Directory>,
     pub(super) registry: Field<Registry>,
     pub(super) listen: Field<Listen>,
+    pub(super) http: Field<Http>,
     pub(super) advertise: List<String>,
     pub(super) domain: Field<String>,
 }
@@ -128,11 +130,12 @@ pub(super) struct ServiceSpec {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Port {
     pub(super) name: Field<String>,
     pub(super) port: Field<Number>,
     pub(super) protocol: Field<String>,
+    pub(super) proxy_header: Field<String>,
 }
 
 #[derive(Deserialize)]
@@ -214,6 +217,8 @@ pub(super) struct Hash {
     pub(super) header: Field<String>,
     pub(super) query: Field<String>,
     pub(super) source_ip: Field<Empty>,
+    pub(super) server_name: Field<Empty>,
+    pub(super) proxy_tlv: Field<Number>,
     pub(super) cookie: Later,
     pub(super) path: Later,
     pub(super) metadata: Later,

@@ -13,15 +13,15 @@ use super::scope::{Findings, Origin, PROBLEMS_MAX, Reference, Scope, Target};
 use super::sidecar::SidecarSpec;
 use super::units::{self, Wrong};
 use super::{API_VERSION, Document, FILE_BYTES_MAX, Manifests, Source, TOTAL_BYTES_MAX};
-use super::{gateway, link, policy, service, shape, sidecar, suggest, version};
+use super::{gateway, link, listener, policy, service, shape, sidecar, suggest, version};
 use crate::model::VALUE_BYTES_MAX;
 use crate::model::{
-    ClusterName, Condition, Declared, Gateway, Kind, ObjectName, Policy, Reason, Service, ServiceName,
-    Sidecar,
+    ClusterName, Condition, Declared, Gateway, Kind, Listener, ObjectName, Policy, Reason, Service,
+    ServiceName, Sidecar,
 };
 
 /// The kinds there are.
-const KINDS: [&str; 5] = ["Gateway", "Link", "MeshService", "Sidecar", "TrafficPolicy"];
+const KINDS: [&str; 6] = ["Gateway", "Link", "Listener", "MeshService", "Sidecar", "TrafficPolicy"];
 
 /// The kinds that are a process: it reads one of them, which stands in no namespace.
 const PROCESSES: [&str; 2] = ["Gateway", "Sidecar"];
@@ -51,6 +51,7 @@ enum Spec {
     Gateway(Box<Field<GatewaySpec>>),
     Sidecar(Box<Field<SidecarSpec>>),
     Link(Box<Field<LinkSpec>>),
+    Listener(Arc<Listener>),
     Service(Arc<Service>),
     /// And where it names its service.
     Policy(Arc<Policy>, Location),
@@ -190,6 +191,12 @@ fn piece<'a>(
             let mut scope = Scope { origin: &origin, findings };
             let name = ServiceName::new(&namespace, &name).ok();
             service::read(name, &d.spec, at, &mut scope).map(|service| Spec::Service(service.into()))
+        }),
+        "Listener" => shape::document(&origin, findings).and_then(|d| {
+            let mut scope = Scope { origin: &origin, findings };
+            let folder = (!applied).then(|| source.name.parent().unwrap_or(Path::new("")));
+            let read = listener::read(&namespace, &name, &d.spec, at, folder, &mut scope);
+            read.map(|listener| Spec::Listener(listener.into()))
         }),
         _ => shape::document(&origin, findings).and_then(|d| {
             let mut scope = Scope { origin: &origin, findings };
@@ -341,6 +348,9 @@ fn objects<'a>(pieces: &[Piece<'a>], gateway: Option<&Gateway>, findings: &mut F
                 let link = link::read(cluster, spec, piece.at, gateway, &mut scope);
                 declared.links.extend(link.map(|l| (l.cluster.clone(), l)));
             }
+            Some(Spec::Listener(listener)) => {
+                declared.listeners.insert(listener.object(), listener.clone());
+            }
             Some(Spec::Service(service)) => {
                 declared.services.insert(service.name.clone(), service.clone());
             }
@@ -393,7 +403,7 @@ fn resolve<'a>(
     let mut conditions = BTreeSet::new();
     for Reference { origin, at, target } in std::mem::take(&mut findings.references) {
         let (reason, message, hint) = match target {
-            Target::Service(name) => {
+            Target::Service(name, of) => {
                 let here = services.contains(&(&*name.namespace, &*name.name));
                 if here || declared.links.values().any(|l| l.import_rule(&name).is_some()) {
                     continue;
@@ -401,7 +411,7 @@ fn resolve<'a>(
                 let near: Vec<&str> =
                     services.iter().filter(|(ns, _)| *ns == &*name.namespace).map(|(_, n)| *n).collect();
                 let hint = suggest::suggest(&name.name, near).map(|n| format!("did you mean `{n}`?"));
-                let hint = hint.unwrap_or_else(|| "until one is, this policy has no effect".into());
+                let hint = hint.unwrap_or_else(|| format!("until one is, this {of} has no effect"));
                 let message =
                     format!("spec.service: no MeshService {name} is declared, and no Link imports one");
                 (Reason::BackendNotFound, message, hint)

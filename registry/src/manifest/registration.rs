@@ -29,10 +29,10 @@ fn rule(text: &str) -> Result<HostRule, Wrong> {
         let network = address.parse::<IpAddr>().ok().zip(prefix.parse::<u8>().ok());
         let (address, prefix) =
             network.ok_or_else(|| Wrong::new(format!("`{text}` is no network"), FORMS))?;
-        return of_network(text, address, prefix);
+        return registrable(text, address, prefix);
     }
     if let Ok(address) = text.parse::<IpAddr>() {
-        return of_network(text, address, if address.is_ipv4() { 32 } else { 128 });
+        return registrable(text, address, if address.is_ipv4() { 32 } else { 128 });
     }
     let (name, under) = text.strip_prefix("*.").map_or((text, false), |parent| (parent, true));
     if !is_host(name) {
@@ -40,6 +40,33 @@ fn rule(text: &str) -> Result<HostRule, Wrong> {
     }
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into();
     Ok(if under { HostRule::Under(name) } else { HostRule::Name(name) })
+}
+
+/// A network, or an address.
+pub(super) fn network(text: &str) -> Result<HostRule, Wrong> {
+    let wrong =
+        || Wrong::new(format!("`{text}` is no network"), "write one such as `10.0.0.0/16`, or an address");
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix.parse::<u8>().map_err(|_| wrong())?)),
+        None => (text, None),
+    };
+    let address = address.parse::<IpAddr>().map_err(|_| wrong())?;
+    of_network(text, address, prefix.unwrap_or(if address.is_ipv4() { 32 } else { 128 }))
+}
+
+/// A network whose addresses may be registered.
+fn registrable(text: &str, address: IpAddr, prefix: u8) -> Result<HostRule, Wrong> {
+    let network = of_network(text, address, prefix)?;
+    // A network that merely holds such addresses may be given: they are not allowed for that.
+    if let Some(kind) = Special::of(address).filter(|_| prefix > 0) {
+        let hint =
+            "workloads on the gateway's own host register over its Unix socket, whatever is allowed here";
+        return Err(Wrong::new(
+            format!("`{text}`: {kind} addresses are never registered over the network"),
+            hint,
+        ));
+    }
+    Ok(network)
 }
 
 fn of_network(text: &str, address: IpAddr, prefix: u8) -> Result<HostRule, Wrong> {
@@ -64,15 +91,6 @@ fn of_network(text: &str, address: IpAddr, prefix: u8) -> Result<HostRule, Wrong
     if first != address {
         let hint = format!("write `{first}/{prefix}`, or the address alone");
         return Err(Wrong::new(format!("`{text}` has bits behind its network"), hint));
-    }
-    // A network that merely holds such addresses may be given: they are not allowed for that.
-    if let Some(kind) = Special::of(address).filter(|_| prefix > 0) {
-        let hint =
-            "workloads on the gateway's own host register over its Unix socket, whatever is allowed here";
-        return Err(Wrong::new(
-            format!("`{text}`: {kind} addresses are never registered over the network"),
-            hint,
-        ));
     }
     Ok(HostRule::Network(address, prefix))
 }

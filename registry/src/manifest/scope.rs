@@ -70,8 +70,8 @@ pub(super) struct Reference<'a> {
 
 /// What a [`Reference`] names.
 pub(super) enum Target {
-    /// The service of a policy.
-    Service(ServiceName),
+    /// The service of a policy or a listener, and which of the two.
+    Service(ServiceName, &'static str),
     /// A cluster, and what it is named as, such as `spec.export.to`.
     Cluster(String, &'static str),
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use serde_saphyr::{Location, Spanned};
 
 use super::health;
+use super::listener::socket_path;
 use super::raw::{self, Field, ServiceSpec};
 use super::registration;
 use super::scope::{Scope, Target};
 use super::suggest;
-use super::units::{self, number};
+use super::units::{self, Wrong, number};
 use crate::model::{Endpoint, Grant, HostPort, Port, PortNumbers, Protocol, Service, ServiceName};
 
 /// Most ports of one service.
@@ -70,10 +71,14 @@ fn ports(spec: &ServiceSpec, parent: Location, scope: &mut Scope<'_, '_>) -> Opt
         let (at, raw) = (entry.referenced, &entry.value);
         let name = scope.required(&raw.name, "spec.ports.name", at, "name: web", units::label);
         let port = scope.required(&raw.port, "spec.ports.port", at, "port: 80", number::<u16>(1..=65_535));
-        let protocols =
-            units::word(&[("http", Protocol::Http), ("grpc", Protocol::Grpc)], &["tcp", "udp", "thrift"]);
+        let protocols = units::word(&Protocol::WORDS, &[]);
         let protocol = scope.required(&raw.protocol, "spec.ports.protocol", at, "protocol: http", protocols);
-        let (Some(name), Some(number), Some(protocol)) = (name, port, protocol) else { continue };
+        let proxy_header = proxy_header(raw, protocol, scope);
+        let (Some(name), Some(number), Some(protocol), Some(proxy_header)) =
+            (name, port, protocol, proxy_header)
+        else {
+            continue;
+        };
         if ports.iter().any(|p| *p.name == *name) {
             let message = format!("spec.ports: two ports are named `{name}`");
             scope.error(at, message, "give each port its own name");
@@ -81,10 +86,27 @@ fn ports(spec: &ServiceSpec, parent: Location, scope: &mut Scope<'_, '_>) -> Opt
             let message = format!("spec.ports: two ports have the number {number}");
             scope.error(at, message, "callers choose a port by its number: give each its own");
         } else {
-            ports.push(Port { name: name.into(), number, protocol });
+            ports.push(Port { name: name.into(), number, protocol, proxy_header });
         }
     }
     (ports.len() == list.len()).then(|| ports.into())
+}
+
+/// Whether endpoints are told who calls, before the first byte: only where a connection is a caller's own.
+fn proxy_header(raw: &raw::Port, protocol: Option<Protocol>, scope: &mut Scope<'_, '_>) -> Option<bool> {
+    const NAME: &str = "spec.ports.proxyHeader";
+    let versions = units::word(&[("v2", true)], &[]);
+    let given = scope.optional(&raw.proxy_header, NAME, versions)?.unwrap_or(false);
+    if let Some(field) = raw
+        .proxy_header
+        .as_ref()
+        .filter(|_| protocol.is_some_and(|protocol| !protocol.is_carried_as(Protocol::Tcp)))
+    {
+        let hint = "leave it out: only a connection that is one caller's own has a beginning";
+        scope.error(field.referenced, format!("{NAME}: only ports of tcp and tls have it"), hint);
+        return None;
+    }
+    Some(given)
 }
 
 /// The endpoints, ids unique. `ports` are the service's, if those could be read.
@@ -113,7 +135,7 @@ fn endpoint(
     scope: &mut Scope<'_, '_>,
 ) -> Option<Endpoint> {
     let (at, raw) = (entry.referenced, &entry.value);
-    let host = scope.required(&raw.host, "spec.endpoints.host", at, "host: 127.0.0.1", units::host);
+    let host = scope.required(&raw.host, "spec.endpoints.host", at, "host: 127.0.0.1", endpoint_host);
     let id = scope.optional(&raw.id, "spec.endpoints.id", units::endpoint_id);
     let weight = scope.optional(&raw.weight, "spec.endpoints.weight", number::<u32>(1..=WEIGHT_MAX));
     let zone = scope.optional(&raw.zone, "spec.endpoints.zone", units::zone);
@@ -130,6 +152,14 @@ fn endpoint(
         zone: zone?.unwrap_or_default().into(),
         capacity: capacity?,
     })
+}
+
+/// A DNS name, an address, or the absolute path of a Unix socket.
+fn endpoint_host(text: &str) -> Result<String, Wrong> {
+    match text.strip_prefix("unix:").unwrap_or(text) {
+        path if path.starts_with('/') => socket_path(path.into()).map(|_| path.to_owned()),
+        _ => units::host(text),
+    }
 }
 
 /// An endpoint's port numbers: one for each port of the service. A service with a single port may leave them out

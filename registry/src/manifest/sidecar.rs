@@ -1,22 +1,22 @@
 //! `kind: Sidecar`.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
 use super::gateway::{admin_hosts, apart, directory};
+use super::http_rules::{self, Http};
+use super::listener::socket_path;
 use super::raw::{Directory, Field, List};
 use super::register::{self, Registration};
 use super::scope::Scope;
-use super::units::{self, Wrong};
+use super::units;
 use crate::model::{GatewayAddress, Sidecar};
 
 /// Most gateways of one cluster that a sidecar holds tunnels to.
 const GATEWAYS_MAX: usize = 16;
-/// Longest path of a Unix socket: `sun_path` of Linux, less its last zero byte.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -26,6 +26,7 @@ pub(super) struct SidecarSpec {
     identity: Field<Directory>,
     gateways: List<Address>,
     listen: Field<Listen>,
+    http: Field<Http>,
     passthrough: Option<bool>,
     domain: Field<String>,
     register: List<Registration>,
@@ -67,6 +68,7 @@ pub(super) fn read(
     let identity = directory(&spec.identity, "identity", "pki/west-shop-cart", at, folder, scope);
     let gateways = gateways(&spec.gateways, at, folder, scope);
     let listen = listen(&spec.listen, scope);
+    let http = http_rules::read(&spec.http, scope);
     let domain = scope.optional(&spec.domain, "spec.domain", units::domain);
     let register = register::read(&spec.register, scope);
     let (proxy, admin, admin_hosts) = listen?;
@@ -77,6 +79,7 @@ pub(super) fn read(
         identity_dir: identity?,
         gateways: gateways?,
         proxy,
+        http: http?,
         admin,
         admin_hosts,
         passthrough: spec.passthrough.unwrap_or(false),
@@ -120,7 +123,7 @@ fn gateways(
 fn address(entry: &Spanned<Address>, folder: &Path, scope: &mut Scope<'_, '_>) -> Option<GatewayAddress> {
     match (&entry.value.unix, &entry.value.address) {
         (Some(path), None) => {
-            let socket = |text: &str| socket_path(&folder.join(text));
+            let socket = |text: &str| socket_path(folder.join(text));
             scope.read(path, "spec.gateways.unix", socket).map(GatewayAddress::Unix)
         }
         (None, Some(address)) => {
@@ -132,15 +135,6 @@ fn address(entry: &Spanned<Address>, folder: &Path, scope: &mut Scope<'_, '_>) -
             None
         }
     }
-}
-
-fn socket_path(path: &Path) -> Result<PathBuf, Wrong> {
-    let bytes = path.as_os_str().as_encoded_bytes();
-    if bytes.contains(&0) || bytes.len() > SOCKET_PATH_BYTES_MAX {
-        let message = format!("`{}` is no path of a socket", path.display());
-        return Err(Wrong::new(message, format!("the system allows {SOCKET_PATH_BYTES_MAX} bytes")));
-    }
-    Ok(path.to_owned())
 }
 
 /// The sockets, with their defaults: for the workload, for operators; and under which names those may ask.

@@ -310,18 +310,19 @@ pub(super) fn query(text: &str) -> Result<String, Wrong> {
     Err(Wrong::new(format!("`{text}` is no name of a query parameter"), hint))
 }
 
-/// A method of HTTP, in upper case.
+/// A method of HTTP, or of Thrift, where that of a service among several has its service before it (`Store:get`).
 pub(super) fn method(text: &str) -> Result<String, Wrong> {
-    let upper = text.to_ascii_uppercase();
-    if is_token(text) && upper == text {
-        return Ok(upper);
+    if text.split(':').all(is_token) {
+        return Ok(text.into());
     }
-    let hint = if is_token(text) {
-        format!("write `{upper}`: methods are case-sensitive")
-    } else {
-        "such as `POST`".into()
-    };
-    Err(Wrong::new(format!("`{text}` is no method"), hint))
+    Err(Wrong::new(format!("`{text}` is no method"), "such as `POST`, or `getUser` of Thrift"))
+}
+
+/// The method of HTTP that differs from a `method` by upper and lower case alone.
+pub(super) fn nearly_http(method: &str) -> Option<String> {
+    let upper = method.to_ascii_uppercase();
+    let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    (upper != method && known.contains(&&*upper)).then_some(upper)
 }
 
 /// An endpoint's id.

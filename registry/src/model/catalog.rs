@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{ClusterName, Contract, Link, Object, Policy, Port, Service, ServiceName};
+use super::{ClusterName, Contract, Link, Listener, Object, ObjectName, Policy, Port, Service, ServiceName};
 use crate::base::shared_map::SharedMap;
 
 /// What this cluster declares: every manifest but the Gateway's, at one revision. Cheap to clone.
@@ -11,6 +11,8 @@ use crate::base::shared_map::SharedMap;
 pub struct Declared {
     /// Links by peer.
     pub links: BTreeMap<ClusterName, Link>,
+    /// Listeners by name.
+    pub listeners: BTreeMap<ObjectName, Arc<Listener>>,
     /// Services by name.
     pub services: SharedMap<ServiceName, Arc<Service>>,
     /// Policies by service.
@@ -86,7 +88,8 @@ impl Declared {
     /// Everything that it holds, one by one.
     pub fn objects(&self) -> impl Iterator<Item = Object> {
         let links = self.links.values().cloned().map(Object::Link);
+        let listeners = self.listeners.values().cloned().map(Object::Listener);
         let services = self.services.values().cloned().map(Object::Service);
-        links.chain(services).chain(self.policies.values().cloned().map(Object::Policy))
+        links.chain(listeners).chain(services).chain(self.policies.values().cloned().map(Object::Policy))
     }
 }

@@ -62,6 +62,7 @@ pub enum Reason {
     LinkNotFound,
     NoRing,
     NotAMember,
+    NotBound,
     NotRead,
     NotReadable,
     OverBudget,
@@ -116,6 +117,7 @@ impl Reason {
             Self::DeclarerSilent
             | Self::NoRing
             | Self::NotAMember
+            | Self::NotBound
             | Self::OverBudget
             | Self::PlacementInert
             | Self::RecordsLeftOut => ConditionKind::Programmed,

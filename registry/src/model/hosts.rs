@@ -19,10 +19,15 @@ pub enum HostRule {
 }
 
 impl Hosts {
+    /// Whether an address is in one of the networks among them.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|rule| rule.holds(address.to_canonical()))
+    }
+
     /// Whether `host`, an address or a DNS name, is one of them.
     pub fn allow(&self, host: &str) -> bool {
         match host.parse::<IpAddr>() {
-            Ok(address) => self.0.iter().any(|rule| rule.holds(address.to_canonical())),
+            Ok(address) => self.holds(address),
             Err(_) => self.0.iter().any(|rule| rule.names(host.strip_suffix('.').unwrap_or(host))),
         }
     }

@@ -3,13 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Link, Policy, Service};
+use super::{Link, Listener, Policy, Service};
 
 /// The kinds of objects that a cluster declares. Gateways and sidecars are processes, not objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// The relation to one peer.
     Link,
+    /// Where callers are listened to.
+    Listener,
     /// A service of this cluster.
     MeshService,
     /// How the traffic of a service is treated.
@@ -29,6 +31,8 @@ pub struct ObjectName {
 pub enum Object {
     /// The relation to one peer.
     Link(Link),
+    /// Where callers are listened to.
+    Listener(Arc<Listener>),
     /// A service of this cluster.
     Service(Arc<Service>),
     /// How the traffic of a service is treated.
@@ -37,12 +41,13 @@ pub enum Object {
 
 impl Kind {
     /// Every kind, in the order of [`Ord`].
-    pub const ALL: [Self; 3] = [Self::Link, Self::MeshService, Self::TrafficPolicy];
+    pub const ALL: [Self; 4] = [Self::Link, Self::Listener, Self::MeshService, Self::TrafficPolicy];
 
     /// As manifests write it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Link => "Link",
+            Self::Listener => "Listener",
             Self::MeshService => "MeshService",
             Self::TrafficPolicy => "TrafficPolicy",
         }
@@ -95,6 +100,7 @@ impl Object {
             Self::Service(service) => {
                 ObjectName::new(Kind::MeshService, &service.name.namespace, &service.name.name)
             }
+            Self::Listener(listener) => listener.object(),
             Self::Policy(policy) => policy.object(),
         }
     }

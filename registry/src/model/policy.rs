@@ -81,8 +81,12 @@ pub enum HashKey {
     Header(String),
     /// The first value of this query parameter, raw bytes.
     Query(String),
-    /// The address of the first hop's peer, 4 or 16 bytes.
+    /// The address of the first hop's peer, 4 or 16 bytes; where a PROXY header told another one, that.
     SourceIp,
+    /// The name that TLS is for (SNI), lower case.
+    ServerName,
+    /// The first value of this type in the PROXY header (version 2) that a connection began with, raw bytes.
+    ProxyTlv(u8),
 }
 
 /// What happens to a key whose owner cannot serve.
@@ -142,8 +146,8 @@ pub struct Timeout {
     pub connect: Duration,
     /// From the end of the request body to the answer's head, over all attempts.
     pub head: Duration,
-    /// Without a byte in either direction.
-    pub idle: Duration,
+    /// Without a byte in either direction; none: [`Timeout::idle`] and [`Timeout::idle_of_connection`].
+    pub idle: Option<Duration>,
     /// The whole exchange, only if given.
     pub total: Option<Duration>,
 }
@@ -164,7 +168,27 @@ impl Default for Retry {
 impl Default for Timeout {
     fn default() -> Self {
         let (connect, head) = (Duration::from_secs(5), Duration::from_secs(10));
-        Self { connect, head, idle: Duration::from_secs(60), total: None }
+        Self { connect, head, idle: None, total: None }
+    }
+}
+
+impl Timeout {
+    /// How long nothing may move in an exchange of HTTP: 60 s unless given.
+    pub fn idle(&self) -> Duration {
+        self.idle.unwrap_or(Duration::from_secs(60))
+    }
+
+    /// How long nothing may move on a connection that is carried as such: an hour unless given, for a client of a
+    /// database may well have nothing to ask for long. (Whether the two ends are there at all, TCP's keepalive tells.)
+    pub fn idle_of_connection(&self) -> Duration {
+        self.idle.unwrap_or(Duration::from_secs(60 * 60))
+    }
+}
+
+impl Timeout {
+    /// How long nothing may move in a flow of datagrams: a minute unless given, for what has ended does not say so.
+    pub fn idle_of_flow(&self) -> Duration {
+        self.idle.unwrap_or(Duration::from_secs(60))
     }
 }
 

@@ -84,8 +84,17 @@ pub(crate) fn encode_port(port: &Port) -> sync::Port {
     let protocol = match port.protocol {
         Protocol::Http => sync::Protocol::Http,
         Protocol::Grpc => sync::Protocol::Grpc,
+        Protocol::Tcp => sync::Protocol::Tcp,
+        Protocol::Tls => sync::Protocol::Tls,
+        Protocol::Udp => sync::Protocol::Udp,
+        Protocol::Thrift => sync::Protocol::Thrift,
     };
-    sync::Port { name: port.name.to_string(), number: port.number.into(), protocol: protocol.into() }
+    sync::Port {
+        name: port.name.to_string(),
+        number: port.number.into(),
+        protocol: protocol.into(),
+        proxy_header: port.proxy_header,
+    }
 }
 
 pub(crate) fn encode_contract(contract: &Contract) -> sync::Contract {
@@ -136,6 +145,8 @@ fn encode_hash_key(key: &HashKey) -> sync::HashKey {
         HashKey::Header(name) => Kind::Header(name.clone()),
         HashKey::Query(name) => Kind::Query(name.clone()),
         HashKey::SourceIp => Kind::SourceIp(sync::SourceIp {}),
+        HashKey::ServerName => Kind::ServerName(sync::ServerName {}),
+        HashKey::ProxyTlv(kind) => Kind::ProxyTlv((*kind).into()),
     };
     sync::HashKey { kind: Some(kind) }
 }
@@ -177,11 +188,16 @@ pub(crate) fn decode_ports(ports: &[sync::Port]) -> Result<Arc<[Port]>, BadRecor
         let protocol = match port.protocol() {
             sync::Protocol::Http => Protocol::Http,
             sync::Protocol::Grpc => Protocol::Grpc,
+            sync::Protocol::Tcp => Protocol::Tcp,
+            sync::Protocol::Tls => Protocol::Tls,
+            sync::Protocol::Udp => Protocol::Udp,
+            sync::Protocol::Thrift => Protocol::Thrift,
             sync::Protocol::Unspecified => continue,
         };
         let number = u16::try_from(port.number).ok().filter(|&number| number != 0);
         let number = number.ok_or(BadRecord::PortNumber(port.number))?;
-        known.push(Port { name: text(&port.name, "a port's name")?.into(), number, protocol });
+        let name = text(&port.name, "a port's name")?.into();
+        known.push(Port { name, number, protocol, proxy_header: port.proxy_header });
     }
     if known.is_empty() {
         return Err(BadRecord::NoPorts);
@@ -273,6 +289,10 @@ fn decode_hash_key(key: &sync::HashKey) -> Result<HashKey, BadRecord> {
         Some(Kind::Header(name)) => Ok(HashKey::Header(text(name, "a header's name")?.to_ascii_lowercase())),
         Some(Kind::Query(name)) => Ok(HashKey::Query(text(name, "a query parameter's name")?)),
         Some(Kind::SourceIp(_)) => Ok(HashKey::SourceIp),
+        Some(Kind::ServerName(_)) => Ok(HashKey::ServerName),
+        Some(Kind::ProxyTlv(kind)) => {
+            u8::try_from(*kind).map(HashKey::ProxyTlv).map_err(|_| BadRecord::Unknown("hash key"))
+        }
         None => Err(BadRecord::Unknown("hash key")),
     }
 }

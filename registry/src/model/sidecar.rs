@@ -3,8 +3,9 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::{ClusterName, Endpoint, HostPort, ServiceName};
+use super::{ClusterName, Endpoint, HostPort, HttpRules, ServiceName};
 
 /// One sidecar process (`kind: Sidecar`); only ever read from a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Sidecar {
     pub gateways: Vec<GatewayAddress>,
     /// Where it takes requests of its workload.
     pub proxy: SocketAddr,
+    /// What holds for them.
+    pub http: Arc<HttpRules>,
     /// Health, metrics and status.
     pub admin: SocketAddr,
     /// Host names under which `admin` may be asked, beside those that no web page can own.

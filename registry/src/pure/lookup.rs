@@ -152,7 +152,7 @@ fn encode_timeout(timeout: &Timeout) -> lookup::Timeout {
     lookup::Timeout {
         connect_ms: ms(timeout.connect),
         head_ms: ms(timeout.head),
-        idle_ms: ms(timeout.idle),
+        idle_ms: timeout.idle.map_or(0, ms),
         total_ms: timeout.total.map_or(0, ms),
     }
 }
@@ -275,7 +275,7 @@ fn decode_timeout(timeout: &lookup::Timeout) -> Timeout {
     Timeout {
         connect: given(timeout.connect_ms).unwrap_or(default.connect),
         head: given(timeout.head_ms).unwrap_or(default.head),
-        idle: given(timeout.idle_ms).unwrap_or(default.idle),
+        idle: given(timeout.idle_ms),
         total: given(timeout.total_ms),
     }
 }

@@ -424,7 +424,12 @@ mod tests {
     #[test]
     fn an_endpoint_fits_a_service_whose_ports_it_has() {
         let cart = ServiceName::new("shop", "cart").unwrap();
-        let port = |name: &str, number| Port { name: name.into(), number, protocol: Protocol::Http };
+        let port = |name: &str, number| Port {
+            name: name.into(),
+            number,
+            protocol: Protocol::Http,
+            proxy_header: false,
+        };
         let endpoint = decode_endpoint(&said()).unwrap();
         assert_eq!(fits(&endpoint, &cart, &[port("web", 80)]), Ok(()));
         let error = fits(&endpoint, &cart, &[port("http", 80)]).unwrap_err();

@@ -116,6 +116,9 @@ impl Sources {
             Object::Link(link) => {
                 declared.links.insert(link.cluster.clone(), link);
             }
+            Object::Listener(listener) => {
+                declared.listeners.insert(listener.object(), listener);
+            }
             Object::Service(service) => {
                 declared.services.insert(service.name.clone(), service);
             }

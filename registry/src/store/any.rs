@@ -56,6 +56,36 @@ impl AnyStore {
             Self::Etcd(_) => {}
         }
     }
+
+    /// Lets another process of this host have it for a while, if only one at a time can; see [`EmbeddedStore::lend`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn lend(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Embedded(store) => store.lend().await,
+            Self::Etcd(_) => Ok(()),
+        }
+    }
+
+    /// Gives every lease its full time to live again, where this process counts it.
+    pub fn renew_leases(&self) {
+        match self {
+            Self::Embedded(store) => store.renew_leases(),
+            Self::Etcd(_) => {}
+        }
+    }
+
+    /// Takes it back; see [`EmbeddedStore::take_back`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn take_back(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Embedded(store) => store.take_back().await,
+            Self::Etcd(_) => Ok(()),
+        }
+    }
 }
 
 impl Store for AnyStore {

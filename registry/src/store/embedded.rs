@@ -147,11 +147,10 @@ impl EmbeddedStore {
             changed: signal::Sender::new(false),
         });
         let failed = FileError::io("start the writing thread of", directory.path());
-        let writer = Writer { shared: Arc::clone(&shared), directory, disk: Ok(disk) };
+        let writer = Writer { shared: Arc::clone(&shared), directory, disk: Ok(disk), lock: Some(lock) };
         let run = move || {
             let shared = Arc::clone(&writer.shared);
             let _told = Told(shared);
-            let _lock = lock;
             writer.run();
         };
         thread::Builder::new().name("registry".into()).spawn(run).map_err(failed)?;
@@ -164,6 +163,28 @@ impl EmbeddedStore {
         self.shared().queue.close();
         // It fails only without a sender, which we hold.
         let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Writes what waits, and returns once another process may open the store. Until [`Self::take_back`] this one goes on
+    /// with what it knows, and refuses writes.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] or [`StoreError::Busy`]: it was not lent.
+    pub async fn lend(&self) -> Result<(), StoreError> {
+        self.write(Write::Lend).await
+    }
+
+    /// Gives every lease its full time to live again: for a while nobody could tell this process that its owner lives.
+    pub fn renew_leases(&self) {
+        self.shared().state().keep_all_alive(Instant::now());
+    }
+
+    /// Goes on from what the file holds, whoever has written to it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unkept`] while another process has it, or where it cannot be read: it is still lent then.
+    pub async fn take_back(&self) -> Result<(), StoreError> {
+        self.write(Write::TakeBack).await
     }
 
     fn shared(&self) -> &Arc<Shared> {

@@ -85,6 +85,15 @@ impl State {
         Self { limits, ..Self::default() }
     }
 
+    /// Goes on from what was kept elsewhere meanwhile.
+    ///
+    /// # Errors
+    /// What of it contradicts itself; nothing has changed then.
+    pub(super) fn replace(&mut self, kept: Kept, now: Instant) -> Result<(), &'static str> {
+        *self = Self::restore(self.limits, kept, now)?;
+        Ok(())
+    }
+
     /// The state that was kept. Every lease begins with a full time to live: whether its owner was there while
     /// nobody listened is unknown.
     ///

@@ -72,7 +72,7 @@ enum Ended {
 pub async fn stand<S: Store>(
     store: S,
     us: Candidate,
-    standing: watch::Sender<Standing>,
+    standing: &watch::Sender<Standing>,
     stop: impl Future<Output = ()>,
 ) {
     let mut stop = pin!(stop);
@@ -82,7 +82,7 @@ pub async fn stand<S: Store>(
         let ended = tokio::select! {
             biased;
             () = &mut stop => None,
-            ended = session(&store, &us, &mut lease, &standing) => Some(ended),
+            ended = session(&store, &us, &mut lease, standing) => Some(ended),
         };
         let known = standing.borrow().unknown_since().is_none();
         let why = ended.as_ref().map_or_else(|| "this gateway has resigned".into(), |ended| chain(ended));

@@ -132,6 +132,11 @@ impl StateDir {
         }
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// A random number of this directory, drawn once: whoever shows it and is not us is an earlier, dead process.
     ///
     /// # Errors

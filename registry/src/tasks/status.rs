@@ -69,6 +69,7 @@ pub fn conditions(said: &[&Condition], in_use: bool) -> Vec<store::Condition> {
 pub fn counts(object: &Object, declared: &Declared) -> bool {
     match object {
         Object::Link(link) => declared.links.get(&link.cluster) == Some(link),
+        Object::Listener(listener) => declared.listeners.get(&listener.object()) == Some(listener),
         Object::Policy(policy) => declared.policies.get(&policy.service) == Some(policy),
         Object::Service(service) => declared.services.get(&service.name).is_some_and(|known| {
             let written = service.endpoints.len();

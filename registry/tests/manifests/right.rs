@@ -103,6 +103,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
             admin: "127.0.0.1:7490".parse().unwrap(),
             admin_hosts: Vec::new(),
         },
+        http: Default::default(),
         advertise: vec![at("gw.west.example", 7443)],
         domain: "mesh".into(),
     };
@@ -124,7 +125,8 @@ fn the_example_of_the_design_means_what_the_design_says() {
     assert_eq!(manifests.declared.links, BTreeMap::from([(cluster("east"), link)]));
     let service = Service {
         name: cart(),
-        ports: [Port { name: "web".into(), number: 80, protocol: Protocol::Http }].into(),
+        ports: [Port { name: "web".into(), number: 80, protocol: Protocol::Http, proxy_header: false }]
+            .into(),
         endpoints: vec![Endpoint {
             id: "a".into(),
             host: "127.0.0.1".into(),
@@ -160,7 +162,7 @@ fn the_example_of_the_design_means_what_the_design_says() {
         placement: Some(contract),
         balance: Algorithm::P2cEwma,
         retry: Retry::default(),
-        timeout: Timeout::default(),
+        timeout: Timeout { idle: Some(Duration::from_secs(60)), ..Timeout::default() },
     };
     assert_eq!(manifests.declared.policies, [(cart(), policy.into())].into_iter().collect());
 }
@@ -323,7 +325,7 @@ spec:
     let retry = Retry { attempts: 1, budget_percent: 0, min_per_second: 0, on, methods: vec!["POST".into()] };
     assert_eq!(policy.retry, retry);
     let (head, idle, total) =
-        (Duration::from_millis(500), Duration::from_secs(120), Duration::from_secs(86_400));
+        (Duration::from_millis(500), Some(Duration::from_secs(120)), Duration::from_secs(86_400));
     assert_eq!(policy.timeout, Timeout { head, idle, total: Some(total), ..Timeout::default() });
     let web = ServiceName::new("shop", "web").unwrap();
     let tiers = manifests.declared.policies[&web].placement.clone().unwrap().tiers.unwrap();
@@ -411,6 +413,7 @@ spec:
             GatewayAddress::Tcp(at("gw2.west.example", 7443)),
         ],
         proxy: "127.0.0.1:7470".parse().unwrap(),
+        http: Default::default(),
         admin: "127.0.0.1:7471".parse().unwrap(),
         admin_hosts: Vec::new(),
         passthrough: false,

@@ -109,22 +109,34 @@ fn every_kind_and_field_whose_time_has_not_come_is_told_apart_from_an_unknown_on
         let said = all_said(&manifest::parse(&[source("m.yaml", &text)])).join("\n");
         assert!(said.starts_with(&format!("2:7 kind: `{kind}` is not available yet => ")), "{said}");
     }
-    let protocols = ["tcp", "udp", "thrift"].map(|p| CART.replace("http", p));
     let algorithms = ["random", "weighted", "least-request", "aperture", "least-response-time"]
         .map(|a| format!("{POLICY_HEAD}spec: {{ service: cart, balance: {{ algorithm: {a} }} }}"));
     let keys = ["cookie: a", "path: {}", "metadata: b"]
         .map(|k| format!("{POLICY_HEAD}spec: {{ service: cart, placement: {{ hash: [{{ {k} }}] }} }}"));
-    for text in protocols.iter().chain(&algorithms).chain(&keys) {
+    for text in algorithms.iter().chain(&keys) {
         let said = all_said(&manifest::parse(&[source("m.yaml", text)]));
         assert_eq!(said.iter().filter(|s| s.contains("is not available yet")).count(), 1, "{text}\n{said:?}");
     }
 }
 
 #[test]
+fn a_method_that_is_nearly_one_of_http_is_told() {
+    let text = format!(
+        "{POLICY_HEAD}spec: {{ service: cart, retry: {{ methods: [POST, getUser, 'Store:get', post] }} }}"
+    );
+    let said = all_said(&manifest::parse(&[source("m.yaml", &format!("{text}\n---\n{CART}"))])).join("\n");
+    assert!(
+        said.contains("warning: TrafficPolicy shop/cart: spec.retry.methods: `post` is a method of Thrift")
+            && said.matches("spec.retry.methods").count() == 1,
+        "{said}"
+    );
+}
+
+#[test]
 fn what_is_not_available_yet_is_not_offered() {
     let placement = "spec: { service: cart, placement: { hash: [{ jwt: sub }] } }";
     let cases = [
-        (POLICY_HEAD, placement, "`header`, `query` and `sourceIp`"),
+        (POLICY_HEAD, placement, "`header`, `query`, `sourceIp`, `serverName` and `proxyTlv`"),
         (POLICY_HEAD, "spec: { quota: 1 }", "`service`, `placement`, `balance`, `retry` and `timeout`"),
         (GATEWAY_HEAD, "spec: { registry: { consul: {} } }", "`embedded` and `etcd`"),
     ];

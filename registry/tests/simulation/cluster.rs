@@ -73,7 +73,13 @@ impl Cluster {
                 2 | 3 => Grant::Clusters([self::name(rng.usize(..peers))].into()),
                 _ => Grant::Everyone,
             };
-            let ports = [Port { name: "web".into(), number: rng.u16(1..4), protocol: Protocol::Http }].into();
+            let ports = [Port {
+                name: "web".into(),
+                number: rng.u16(1..4),
+                protocol: Protocol::Http,
+                proxy_header: false,
+            }]
+            .into();
             let service = Service {
                 name: name.clone(),
                 ports,

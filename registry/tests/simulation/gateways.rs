@@ -140,7 +140,8 @@ impl World {
             self.truth.remove(&name);
             return;
         };
-        let ports = [Port { name: "web".into(), number, protocol: Protocol::Http }].into();
+        let ports =
+            [Port { name: "web".into(), number, protocol: Protocol::Http, proxy_header: false }].into();
         let region = "there".into();
         let import = Import { name: name.clone(), ports, region, contract: None, revision: 0 };
         self.truth.insert(name, Arc::new(import));
@@ -289,7 +290,7 @@ async fn live(
     standing: watch::Receiver<Standing>,
     picture: Arc<Mutex<Picture>>,
 ) {
-    tokio::join!(stand(store.clone(), us, told, std::future::pending()), write(store, standing, picture));
+    tokio::join!(stand(store.clone(), us, &told, std::future::pending()), write(store, standing, picture));
 }
 
 /// Brings the store to what is mirrored, whenever this gateway is elected.

@@ -7,7 +7,8 @@ use super::*;
 
 fn record() -> sync::Record {
     let name = ServiceName::new("shop", "cart").unwrap();
-    let ports = [Port { name: "web".into(), number: 80, protocol: Protocol::Http }].into();
+    let ports =
+        [Port { name: "web".into(), number: 80, protocol: Protocol::Http, proxy_header: false }].into();
     let member = |name: &str| Member {
         cluster: ClusterName::new(name).unwrap(),
         region: format!("r-{name}"),
@@ -77,7 +78,12 @@ fn wrong_names_and_numbers_spoil_the_record() {
 #[test]
 fn every_list_has_its_limit() {
     let too_many = |what, max| BadRecord::TooMany { what, max };
-    let port = |number: usize| sync::Port { name: number.to_string(), number: number as u32, protocol: 1 };
+    let port = |number: usize| sync::Port {
+        name: number.to_string(),
+        number: number as u32,
+        protocol: 1,
+        proxy_header: false,
+    };
     let ports = |count| (1..=count).map(port).collect();
     let limit = limits::RECORD_PORTS_MAX;
     assert_eq!(spoilt(|r| r.ports = ports(limit + 1)), too_many("ports", limit));
@@ -100,7 +106,7 @@ fn every_list_has_its_limit() {
 #[test]
 fn a_port_of_a_later_protocol_is_left_out_and_the_last_one_spoils_the_record() {
     let mut record = record();
-    record.ports.insert(0, sync::Port { name: "rpc".into(), number: 81, protocol: 99 });
+    record.ports.insert(0, sync::Port { name: "rpc".into(), number: 81, protocol: 99, proxy_header: false });
     assert_eq!(decode(&record).unwrap().ports.len(), 1);
     record.ports.truncate(1);
     assert_eq!(decode(&record).unwrap_err(), BadRecord::NoPorts);
@@ -169,7 +175,10 @@ proptest! {
         revision: u64,
     ) {
         let protocol = |number: u16| if number.is_multiple_of(2) { Protocol::Http } else { Protocol::Grpc };
-        let port = |number: u16| Port { name: format!("p{number}").into(), number, protocol: protocol(number) };
+        let port = |number: u16| {
+            let (name, protocol) = (format!("p{number}").into(), protocol(number));
+            Port { name, number, protocol, proxy_header: number.is_multiple_of(3) }
+        };
         let name = ServiceName::new(&namespace, &name).unwrap();
         let ports = numbers.into_iter().map(port).collect();
         let import = Import { name, ports, region: region.into(), contract: contract.map(Box::new), revision };

@@ -17,7 +17,7 @@ fn clusters(names: &[&str]) -> Grant {
 }
 
 fn declare(declared: &mut Declared, service: &str, number: u16, export: Grant) {
-    let ports = [Port { name: "web".into(), number, protocol: Protocol::Http }].into();
+    let ports = [Port { name: "web".into(), number, protocol: Protocol::Http, proxy_header: false }].into();
     let service = Service {
         name: name(service),
         ports,

@@ -22,8 +22,8 @@ fn meaning() -> Meaning {
         placed: Placed {
             name: ServiceName::new("shop", "cart").unwrap(),
             ports: [
-                Port { name: "web".into(), number: 80, protocol: Protocol::Http },
-                Port { name: "rpc".into(), number: 81, protocol: Protocol::Grpc },
+                Port { name: "web".into(), number: 80, protocol: Protocol::Http, proxy_header: false },
+                Port { name: "rpc".into(), number: 81, protocol: Protocol::Grpc, proxy_header: false },
             ]
             .into(),
             servers: [server("east"), server("west")].into(),

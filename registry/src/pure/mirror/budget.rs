@@ -157,7 +157,8 @@ mod tests {
         let members = (members > 0).then(|| (0..members).map(member).collect());
         Import {
             name: ServiceName::new("shop", name).unwrap(),
-            ports: [Port { name: "web".into(), number: 80, protocol: Protocol::Http }].into(),
+            ports: [Port { name: "web".into(), number: 80, protocol: Protocol::Http, proxy_header: false }]
+                .into(),
             region: "r".into(),
             contract: Some(Box::new(Contract { generation: 1, seed, members, ..Contract::default() })),
             revision: 1,

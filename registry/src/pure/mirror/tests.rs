@@ -42,7 +42,8 @@ fn current(epoch: u64, revision: u64) -> sync::Event {
 fn record(name: &str, epoch: u64, revision: u64) -> sync::Record {
     let import = Import {
         name: ServiceName::new("shop", name).unwrap(),
-        ports: [Port { name: "web".into(), number: 80, protocol: Protocol::Http }].into(),
+        ports: [Port { name: "web".into(), number: 80, protocol: Protocol::Http, proxy_header: false }]
+            .into(),
         region: "us-east".into(),
         contract: None,
         revision,

@@ -17,8 +17,13 @@ pub(super) fn unresolved(declared: &Declared, own: &ClusterName) -> Vec<Conditio
         .policies
         .values()
         .flat_map(|policy| placed(policy).map(move |(field, cluster)| (policy.object(), field, cluster)));
+    let listeners = declared.listeners.values().flat_map(|listener| {
+        let pinned = listener.leads().filter_map(|lead| lead.cluster.as_ref());
+        pinned.map(move |cluster| (listener.object(), "spec.cluster", cluster))
+    });
     let missing = services
         .chain(policies)
+        .chain(listeners)
         .filter(|(_, _, cluster)| *cluster != own && !declared.links.contains_key(*cluster))
         .map(|(object, field, cluster)| {
             let text = format!("{field}: no Link leads to the cluster `{cluster}`");

@@ -12,7 +12,7 @@ use crate::model::{
 use crate::testing::{self, cart, cluster};
 
 fn ports(number: u16) -> Arc<[Port]> {
-    [Port { name: "web".into(), number, protocol: Protocol::Http }].into()
+    [Port { name: "web".into(), number, protocol: Protocol::Http, proxy_header: false }].into()
 }
 
 fn contract(generation: u64, seed: u64) -> Contract {
@@ -439,7 +439,12 @@ fn where_we_do_not_serve_the_smallest_name_sets_the_ports() {
 
 #[test]
 fn the_same_ports_in_another_order_agree_unless_the_default_differs() {
-    let port = |name: &str, number| Port { name: name.into(), number, protocol: Protocol::Http };
+    let port = |name: &str, number| Port {
+        name: name.into(),
+        number,
+        protocol: Protocol::Http,
+        proxy_header: false,
+    };
     let (a, b, c) = (port("a", 1), port("b", 2), port("c", 3));
     assert!(same_ports(&[a.clone(), b.clone(), c.clone()], &[a.clone(), c.clone(), b.clone()]));
     assert!(!same_ports(&[a.clone(), b.clone()], &[b, a]));

@@ -23,13 +23,17 @@ pub(super) enum Write {
     Commit(Transaction, Reply<Outcome>),
     Grant(Duration, Reply<LeaseId>),
     Revoke(LeaseId, Reply<()>),
+    /// Once what came before is kept, the file is to be free for another process.
+    Lend(Reply<()>),
+    /// It is to be read and written again.
+    TakeBack(Reply<()>),
 }
 
 impl Write {
     fn bytes(&self) -> usize {
         match self {
             Self::Commit(transaction, _) => transaction.bytes(),
-            Self::Grant(..) | Self::Revoke(..) => 0,
+            Self::Grant(..) | Self::Revoke(..) | Self::Lend(_) | Self::TakeBack(_) => 0,
         }
     }
 }

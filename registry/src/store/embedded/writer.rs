@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use files::PrivateDir;
+use files::{Lock, PrivateDir};
 
 use super::disk::Disk;
 use super::queue::Write;
-use super::{FILE, Shared};
+use super::{FILE, Inconsistent, LOCK, OpenError, Shared, open};
 use crate::store::staged::{Batch, Staged};
 use crate::store::{Cause, StoreError, unix_ms};
 
@@ -33,7 +33,14 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) directory: PrivateDir,
     pub(super) disk: Result<Disk, Broken>,
+    /// None while the file is lent.
+    pub(super) lock: Option<Lock>,
 }
+
+/// Why a store takes no writes for a while.
+#[derive(Debug, thiserror::Error)]
+#[error("its file is lent to the process that takes over")]
+struct Lent;
 
 /// A disk that failed.
 pub(super) struct Broken {
@@ -55,12 +62,54 @@ impl Writer {
             if until.is_some_and(|until| now.saturating_duration_since(until.max(awake)) > FROZEN_AFTER) {
                 self.shared.state().keep_all_alive(now);
             }
+            let (turns, writes) = writes
+                .into_iter()
+                .partition(|write: &Write| matches!(write, Write::Lend(_) | Write::TakeBack(_)));
             awake = self.round(writes, now);
+            for turn in turns {
+                awake = self.turn(turn);
+            }
         }
+    }
+
+    /// Lets go of the file, or takes it back. Who does not wait for that any more is not told.
+    fn turn(&mut self, turn: Write) -> Instant {
+        match turn {
+            Write::Lend(reply) => {
+                // Nothing is tried again without the lock. The file is closed before others may open it.
+                let error = StoreError::Unkept(Cause::new(Lent));
+                self.disk = Err(Broken { retry_at: Instant::now(), error, failures: 0 });
+                self.lock = None;
+                drop(reply.send(Ok(())));
+            }
+            Write::TakeBack(reply) => drop(reply.send(self.take_back())),
+            Write::Commit(..) | Write::Grant(..) | Write::Revoke(..) => {}
+        }
+        Instant::now()
+    }
+
+    /// Goes on from what the file holds now: another process may have written to it.
+    fn take_back(&mut self) -> Result<(), StoreError> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        let unkept = |error: OpenError| StoreError::Unkept(Cause::new(error));
+        let locked = self.directory.lock(LOCK).map_err(|error| unkept(error.into()))?;
+        let lock = locked.ok_or_else(|| unkept(OpenError::InUse(self.directory.path().into())))?;
+        let (disk, kept) = open(&self.directory).map_err(unkept)?;
+        self.shared.state().replace(kept, Instant::now()).map_err(|reason| {
+            let path = self.directory.join(FILE);
+            unkept(OpenError::Damaged { path, source: Cause::new(Inconsistent(reason)) })
+        })?;
+        (self.disk, self.lock) = (Ok(disk), Some(lock));
+        self.shared.changed.send_replace(false);
+        Ok(())
     }
 
     /// When leases lapse that nobody asks for.
     fn next_duty(&self) -> Option<Instant> {
+        // While the file is lent they are the other process's business.
+        self.lock.as_ref()?;
         let lapse = self.shared.state().next_lapse()?;
         Some(self.disk.as_ref().map_or_else(|broken| lapse.max(broken.retry_at), |_| lapse))
     }
@@ -94,6 +143,7 @@ impl Writer {
     fn keep(&mut self, batch: &Batch) -> Result<(), StoreError> {
         if let Err(broken) = &self.disk
             && broken.retry_at <= Instant::now()
+            && self.lock.is_some()
         {
             self.disk = self.mend(broken.failures);
         }
@@ -153,5 +203,7 @@ fn answer(write: Write, staged: &mut Staged<'_>) -> Answer {
             staged.end(lease);
             Box::new(move |kept| drop(reply.send(kept)))
         }
+        // Not among those that are written.
+        Write::Lend(reply) | Write::TakeBack(reply) => Box::new(move |kept| drop(reply.send(kept))),
     }
 }

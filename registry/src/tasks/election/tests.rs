@@ -27,7 +27,7 @@ fn stand_on<S: Store>(store: &S, us: Candidate) -> Stands {
     let (resign, told) = oneshot::channel();
     let store = store.clone();
     let task = tokio::spawn(async move {
-        stand(store, us, sender, async {
+        stand(store, us, &sender, async {
             let _ = told.await;
         })
         .await;

@@ -14,7 +14,8 @@ fn peer(name: &str) -> ClusterName {
 fn import(name: &str, revision: u64, port: u16) -> Arc<Import> {
     Arc::new(Import {
         name: ServiceName::new("shop", name).unwrap(),
-        ports: [Port { name: "web".into(), number: port, protocol: Protocol::Http }].into(),
+        ports: [Port { name: "web".into(), number: port, protocol: Protocol::Http, proxy_header: false }]
+            .into(),
         region: "us-east".into(),
         contract: None,
         revision,
@@ -37,7 +38,8 @@ async fn elected(store: &MemoryStore, id: &str) -> Guard {
         id: id.into(),
         member: Member { home: u64::from(id.as_bytes()[3]), ..Member::default() },
     };
-    tokio::spawn(stand(store.clone(), us, sender, std::future::pending()));
+    let store = store.clone();
+    tokio::spawn(async move { stand(store, us, &sender, std::future::pending()).await });
     let elected =
         standing.wait_for(|standing| matches!(standing, Standing::Elected(_))).await.unwrap().clone();
     match elected {

@@ -32,7 +32,8 @@ fn sample() -> Saved {
     let name = ServiceName::new("shop", "cart").unwrap();
     let import = Import {
         name: name.clone(),
-        ports: [Port { name: "web".into(), number: 80, protocol: Protocol::Http }].into(),
+        ports: [Port { name: "web".into(), number: 80, protocol: Protocol::Http, proxy_header: false }]
+            .into(),
         region: "us-east".into(),
         contract: Some(Box::new(Contract { generation: 3, tiers: Some(Vec::new()), ..Contract::default() })),
         revision: 12,

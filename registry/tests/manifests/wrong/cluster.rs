@@ -215,7 +215,7 @@ pub(super) const LINK: &[Case] = &[
         "5:20 Link default/east: spec.allow.apply.namespace is missing => add `namespace: shop`",
         "5:37 Link default/east: spec.allow.apply.namespace: `Shop` is no name => such as `shop`: write 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends (RFC 1123)",
         "5:71 Link default/east: spec.allow.apply.kinds is empty => leave the rule out to grant nothing",
-        "5:104 Link default/east: spec.allow.apply.kinds: kinds are named one by one => leave `kinds` out for MeshService and TrafficPolicy; a Link must be named, for it grants",
+        "5:104 Link default/east: spec.allow.apply.kinds: kinds are named one by one => leave `kinds` out for MeshService and TrafficPolicy; a Link must be named, for it grants, and a Listener, for it opens ports",
     ] },
     Case { head: LINK_HEAD, rest: "spec:
   allow: { apply: [{ namespace: '*', kinds: [Gateway, Service] }] }

@@ -57,8 +57,8 @@ pub(super) const POLICY: &[Case] = &[
             "6:31 TrafficPolicy shop/cart: spec.retry.on: `conect` is not known => did you mean `connect`?",
             r#"6:39 TrafficPolicy shop/cart: spec.retry.on: `5xx` is not known => list the codes, such as "502", "503", "504""#,
             r#"6:44 TrafficPolicy shop/cart: spec.retry.on: `404` is no status that can be tried again => write one from "500" to "599": other answers are the service's last word"#,
-            "6:60 TrafficPolicy shop/cart: spec.retry.methods: `post` is no method => write `POST`: methods are case-sensitive",
-            "6:66 TrafficPolicy shop/cart: spec.retry.methods: `a b` is no method => such as `POST`",
+            "6:60 warning: TrafficPolicy shop/cart: spec.retry.methods: `post` is a method of Thrift, for those of HTTP are upper case => write `POST` if that is meant",
+            "6:66 TrafficPolicy shop/cart: spec.retry.methods: `a b` is no method => such as `POST`, or `getUser` of Thrift",
         ],
     },
     Case {
@@ -174,10 +174,10 @@ pub(super) const POLICY: &[Case] = &[
 ",
         said: &[
             "8:19 TrafficPolicy shop/cart: spec.placement.hash: `x user` is no name of a header field => such as `x-user` (RFC 9110, section 5.6.2)",
-            "9:9 TrafficPolicy shop/cart: spec.placement.hash: an entry names exactly one source of the key => write one of `{ header: x-user }`, `{ query: id }`, `{ sourceIp: {} }`, each an entry of its own",
+            "9:9 TrafficPolicy shop/cart: spec.placement.hash: an entry names exactly one source of the key => write one of `{ header: x-user }`, `{ query: id }`, `{ sourceIp: {} }`, `{ serverName: {} }`, `{ proxyTlv: 224 }`, each an entry of its own",
             "10:19 TrafficPolicy shop/cart: spec.placement.hash.cookie is not available yet => leave it out for now",
             "11:18 TrafficPolicy shop/cart: spec.placement.hash: `a&b` is no name of a query parameter => write it as it stands in the URL, percent-encoded, without `&`, `=`, `#`",
-            "12:9 TrafficPolicy shop/cart: spec.placement.hash: an entry names exactly one source of the key => write one of `{ header: x-user }`, `{ query: id }`, `{ sourceIp: {} }`, each an entry of its own",
+            "12:9 TrafficPolicy shop/cart: spec.placement.hash: an entry names exactly one source of the key => write one of `{ header: x-user }`, `{ query: id }`, `{ sourceIp: {} }`, `{ serverName: {} }`, `{ proxyTlv: 224 }`, each an entry of its own",
         ],
     },
     Case {

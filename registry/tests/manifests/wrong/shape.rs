@@ -56,7 +56,7 @@ metadata: { name: cart }
 spec: {}
 ",
         said: &[
-            "2:7 kind: `Ingress` is not known => the kinds are `Gateway`, `Link`, `MeshService`, `Sidecar` and `TrafficPolicy`",
+            "2:7 kind: `Ingress` is not known => the kinds are `Gateway`, `Link`, `Listener`, `MeshService`, `Sidecar` and `TrafficPolicy`",
         ],
     },
     Case {
@@ -67,7 +67,7 @@ metadata: { name: cart }
 spec: {}
 ",
         said: &[
-            "2:7 kind: `HTTPRoute` is not available yet => available now: `Gateway`, `Link`, `MeshService`, `Sidecar` and `TrafficPolicy`",
+            "2:7 kind: `HTTPRoute` is not available yet => available now: `Gateway`, `Link`, `Listener`, `MeshService`, `Sidecar` and `TrafficPolicy`",
         ],
     },
     Case {
