@@ -12,7 +12,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODI
 use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::BodyError;
 use crate::chunked::{Decoder, Item};
@@ -302,6 +302,14 @@ impl<B: Body<Data = Bytes>> Upload<B> {
 }
 
 impl ResponseBody {
+    /// The connection behind an answer that ends HTTP on it (101, and 2xx to CONNECT): what the other side has sent already,
+    /// and both halves. None: the request was not sent to its end.
+    pub fn into_io(self) -> Option<(Bytes, OwnedReadHalf, OwnedWriteHalf)> {
+        let half = self.half.take()?;
+        let (begun, read) = self.source.into_parts();
+        Some((begun, read, half))
+    }
+
     /// The connection, if it can be used again: the answer was read to its end, and the request sent to its.
     pub fn into_connection(self) -> Option<Connection> {
         let half = self.half.take()?;

@@ -93,6 +93,9 @@ pub struct Options {
     pub idle: Duration,
     /// The clock of idle connections.
     pub timers: Rc<Timers>,
+    /// Cancelled when connections end that idle: with `stop` of [`serve`] or behind it, so that a request that is on its way
+    /// to an idle connection is still answered.
+    pub leave: CancellationToken,
 }
 
 /// Why a connection ended before its time.
@@ -154,13 +157,14 @@ impl Drop for Guard {
     }
 }
 
-/// Serves a connection until the caller leaves, it idles for too long, or `stop` is cancelled: then it ends after the
-/// exchange that it is in.
+/// Serves a connection, of which `begun` was read already, until the caller leaves or it idles for too long. Once `stop` is
+/// cancelled it ends after one more answer, which says so.
 ///
 /// # Errors
 /// [`Ended`]; what could be said to the caller was said.
 pub async fn serve<S: Service>(
     stream: TcpStream,
+    begun: Bytes,
     service: &S,
     options: &Options,
     stop: &CancellationToken,
@@ -170,7 +174,7 @@ where
 {
     let (read, write) = stream.into_split();
     let connection = Rc::new(Connection {
-        source: RefCell::new(Some(Source::new(read))),
+        source: RefCell::new(Some(Source::behind(begun, read))),
         out: RefCell::new(Some(Out { half: write, gathered: Outgoing::default() })),
         body: Cell::new(BodyState::Complete),
         waiting: RefCell::new(None),
@@ -180,7 +184,7 @@ where
     let timer = options.timers.timer();
     loop {
         timer.set(options.idle);
-        let head = connection.next_head(options, &timer, stop).await;
+        let head = connection.next_head(options, &timer).await;
         timer.clear();
         let refused = match head {
             Ok(None) => return Ok(()),
@@ -218,14 +222,9 @@ enum After {
 
 impl Connection {
     /// The head of the next request; `None`: there is none.
-    async fn next_head(
-        &self,
-        options: &Options,
-        timer: &Timer,
-        stop: &CancellationToken,
-    ) -> Result<Option<head::Request>, Ended> {
+    async fn next_head(&self, options: &Options, timer: &Timer) -> Result<Option<head::Request>, Ended> {
         let mut finder = Finder::default();
-        let mut stopped = std::pin::pin!(stop.cancelled());
+        let mut left = std::pin::pin!(options.leave.cancelled());
         let mut draining = false;
         let found = poll_fn(|cx| {
             let mut source = self.source.borrow_mut();
@@ -240,7 +239,7 @@ impl Connection {
                     let refused = Ended::Refused(Refused::TooSlow);
                     return Poll::Ready(if begun { Err(refused) } else { Ok(None) });
                 }
-                if !draining && stopped.as_mut().poll(cx).is_ready() {
+                if !draining && left.as_mut().poll(cx).is_ready() {
                     if !finder.has_begun() {
                         return Poll::Ready(Ok(None));
                     }
@@ -319,7 +318,8 @@ impl Connection {
             }
             Poll::Ready(self.body.get() == BodyState::Complete)
         });
-        Ok(if over.await && keep && !stop.is_cancelled() { After::Next } else { After::Close })
+        // What was not told that it is the last is followed by another.
+        Ok(if over.await && keep { After::Next } else { After::Close })
     }
 
     /// Whether the caller has gone. Only once its request is whole: until then somebody else reads.

@@ -32,6 +32,11 @@ impl Source {
         Self { half, buf: BytesMut::new(), ended: false }
     }
 
+    /// The half, of which `begun` was read already.
+    pub(crate) fn behind(begun: bytes::Bytes, half: OwnedReadHalf) -> Self {
+        Self { half, buf: begun.into(), ended: false }
+    }
+
     /// The connection.
     pub(crate) fn stream(&self) -> &TcpStream {
         self.half.as_ref()

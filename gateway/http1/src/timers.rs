@@ -20,6 +20,8 @@ pub struct Timer(Rc<State>);
 #[derive(Debug, Default)]
 struct State {
     due: Cell<Option<Instant>>,
+    /// When it was set.
+    since: Cell<Option<Instant>>,
     expired: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -49,7 +51,7 @@ impl Timers {
     pub fn expire_oldest(&self) -> bool {
         let all = self.all.borrow();
         let set = all.iter().filter_map(Weak::upgrade).filter(|timer| timer.due.get().is_some());
-        let Some(oldest) = set.min_by_key(|timer| timer.due.get()) else { return false };
+        let Some(oldest) = set.min_by_key(|timer| timer.since.get()) else { return false };
         oldest.expire();
         true
     }
@@ -69,7 +71,9 @@ impl Timer {
     /// Sets it anew.
     pub fn set(&self, wait: Duration) {
         self.0.expired.set(false);
-        self.0.due.set(Some(Instant::now() + wait));
+        let now = Instant::now();
+        self.0.since.set(Some(now));
+        self.0.due.set(Some(now + wait));
     }
 
     /// Never due, until it is set again.
@@ -113,12 +117,14 @@ mod tests {
         timers.sweep(Instant::now());
         assert!(futures_now(due.as_mut()).is_ready());
         assert!(futures_now(std::pin::pin!(poll_fn(|cx| other.poll_due(cx)))).is_pending());
+        // The one that waits for longest, whichever is due first.
         one.set(Duration::from_secs(9));
+        tokio::time::advance(Duration::from_secs(1)).await;
         other.set(Duration::from_secs(5));
         assert!(timers.expire_oldest());
-        assert!(futures_now(std::pin::pin!(poll_fn(|cx| other.poll_due(cx)))).is_ready());
-        assert!(futures_now(std::pin::pin!(poll_fn(|cx| one.poll_due(cx)))).is_pending());
-        one.clear();
+        assert!(futures_now(std::pin::pin!(poll_fn(|cx| one.poll_due(cx)))).is_ready());
+        assert!(futures_now(std::pin::pin!(poll_fn(|cx| other.poll_due(cx)))).is_pending());
+        other.clear();
         assert!(!timers.expire_oldest(), "none is set");
         drop(other);
         timers.sweep(Instant::now());

@@ -113,6 +113,7 @@ impl Service for Echo {
 struct Rig {
     service: Rc<Echo>,
     stop: CancellationToken,
+    leave: CancellationToken,
     timers: Rc<Timers>,
     caller: TcpStream,
     serving: JoinHandle<bool>,
@@ -123,14 +124,19 @@ async fn rig() -> Rig {
     let caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
     let (service, stop, timers) = (Rc::<Echo>::default(), CancellationToken::new(), Rc::<Timers>::default());
+    let leave = CancellationToken::new();
     let options = Options {
         limits: Limits { bytes: 4096, fields: 16 },
         idle: Duration::from_secs(3),
         timers: timers.clone(),
+        leave: leave.clone(),
     };
     let (serves, stops) = (service.clone(), stop.clone());
-    let serving = spawn_local(async move { server::serve(stream, &*serves, &options, &stops).await.is_ok() });
-    Rig { service, stop, timers, caller, serving }
+    let serving =
+        spawn_local(
+            async move { server::serve(stream, Bytes::new(), &*serves, &options, &stops).await.is_ok() },
+        );
+    Rig { service, stop, leave, timers, caller, serving }
 }
 
 /// All that is answered to `text`, without the date, once our half has nothing more to say.
@@ -142,6 +148,12 @@ async fn ask(text: &str) -> (String, Rig) {
 }
 
 impl Rig {
+    /// As a process that drains.
+    fn drain(&self) {
+        self.stop.cancel();
+        self.leave.cancel();
+    }
+
     async fn all(&mut self) -> String {
         let mut answered = Vec::new();
         // A reset counts as an end here.
@@ -319,14 +331,28 @@ async fn statuses_without_a_body_or_a_reason_are_written_as_such() -> Local {
 #[tokio::test(flavor = "local")]
 async fn a_drain_ends_idle_connections_at_once_and_others_after_their_answer() -> Local {
     let rig1 = rig().await;
-    rig1.stop.cancel();
+    rig1.drain();
     assert!(rig1.serving.await.unwrap());
     let mut rig2 = rig_with("POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n").await;
     tokio::task::yield_now().await;
-    rig2.stop.cancel();
+    rig2.drain();
     rig2.caller.write_all(b"ok").await.unwrap();
     assert!(rig2.all().await.contains("connection: close"));
     assert!(rig2.serving.await.unwrap());
+    Ok(())
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_is_on_its_way_to_an_idle_connection_is_still_answered_as_its_last() -> Local {
+    let mut rig = rig().await;
+    rig.stop.cancel();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!rig.serving.is_finished(), "it idles");
+    rig.caller.write_all(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert!(rig.all().await.contains("connection: close"));
+    assert!(rig.serving.await.unwrap());
     Ok(())
 }
 

@@ -16,12 +16,18 @@ use std::time::{Duration, Instant};
 
 pub use ways::{Ticks, Way, Ways};
 
-/// Between two probes while requests are outstanding or an answer is owed.
-pub const PROBE_BUSY: Duration = Duration::from_millis(50);
+/// The least time between two probes while requests are outstanding or an answer is owed: with a long way to the peer,
+/// two fifths of a round trip, so that the answer to a second one would be here before that to a first is overdue ...
+pub const PROBE_BUSY: Duration = Duration::from_millis(25);
+/// ... but no longer than this.
+pub const PROBE_BUSY_MAX: Duration = Duration::from_millis(250);
 /// Between two probes otherwise.
 pub const PROBE_IDLE: Duration = Duration::from_secs(1);
-/// The least silence that makes a peer suspect; with a long way to it, two round trips.
-pub const SUSPECT_AFTER: Duration = Duration::from_millis(100);
+/// The least silence that makes a peer suspect; with a long way to it, a round trip and a half, and where round trips
+/// vary, one and four times by how much they do (RFC 6298, section 2) ...
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(80);
+/// ... but no longer than this; with a long way to it, two round trips.
+pub const SUSPECT_AFTER_AT_MOST: Duration = Duration::from_millis(100);
 /// The least silence that makes a peer down, together with [`DOWN_PROBES`].
 pub const DOWN_AFTER: Duration = Duration::from_millis(500);
 /// Overdue probes that make a peer down, together with [`DOWN_AFTER`].
@@ -114,6 +120,8 @@ pub struct Detector {
     /// Whether a tunnel is there to be heard through.
     tunnel: bool,
     rtt: Duration,
+    /// By how much round trips differ from that.
+    variation: Duration,
     /// Whether a probe has measured the round trip; the handshake's figure has the cost of its cryptography in it.
     measured: bool,
     /// When the oldest thing was sent that the peer has not reacted to by any sign of life.
@@ -138,6 +146,7 @@ impl Detector {
             since: now,
             tunnel: true,
             rtt,
+            variation: Duration::ZERO,
             measured: false,
             owed_since: None,
             probes: 0,
@@ -173,6 +182,7 @@ impl Detector {
         if !self.tunnel {
             self.tunnel = true;
             self.rtt = rtt;
+            self.variation = Duration::ZERO;
             self.measured = false;
         }
         self.alive(now, Reason::TunnelUp)
@@ -208,8 +218,13 @@ impl Detector {
 
     /// A probe was answered after `rtt`. Includes [`Detector::heard`].
     pub fn answered(&mut self, now: Instant, rtt: Duration) -> Option<Transition> {
-        // RFC 6298, section 2: an eighth of each new sample.
-        self.rtt = if self.measured { (self.rtt * 7 + rtt) / 8 } else { rtt };
+        // RFC 6298, section 2: an eighth of each new sample, and a quarter of how far off it is.
+        if self.measured {
+            self.variation = (self.variation * 3 + self.rtt.abs_diff(rtt)) / 4;
+            self.rtt = (self.rtt * 7 + rtt) / 8;
+        } else {
+            self.rtt = rtt;
+        }
         self.measured = true;
         if self.doubted.is_some_and(|since| since + rtt <= now) {
             self.doubted = None;
@@ -274,12 +289,26 @@ impl Detector {
             return Some(self.probed_at? + PROBE_DOUBT);
         }
         let busy = self.outstanding || self.owed_since.is_some() || self.state != State::Up;
-        Some(self.probed_at? + if busy { PROBE_BUSY } else { PROBE_IDLE })
+        Some(self.probed_at? + if busy { self.probe_busy() } else { PROBE_IDLE })
+    }
+
+    fn probe_busy(&self) -> Duration {
+        (self.rtt * 2 / 5).clamp(PROBE_BUSY, PROBE_BUSY_MAX)
     }
 
     /// After how much silence an answer is overdue.
     fn overdue_after(&self) -> Duration {
-        SUSPECT_AFTER.max(self.rtt * 2)
+        if self.doubted.is_some() {
+            return self.overdue_at_most();
+        }
+        let usual = self.rtt + (self.rtt / 2).max(self.variation * 4);
+        usual.max(SUSPECT_AFTER).min(self.overdue_at_most())
+    }
+
+    /// However much round trips vary, or one was measured wrong; and in doubt, where the third of three probes must have
+    /// had its time.
+    fn overdue_at_most(&self) -> Duration {
+        SUSPECT_AFTER_AT_MOST.max(self.rtt * 2)
     }
 
     /// When silence, if it goes on, means that the peer is down; `None` before enough probes went out.

@@ -193,11 +193,37 @@ pub fn key<'a>(
     sources.iter().find_map(|source| match source {
         HashKey::Header(name) => header(name).filter(|value| !value.is_empty()).map(Key::Value),
         HashKey::Query(name) => parameter(path_and_query, name).map(|value| Key::Value(value.as_bytes())),
-        HashKey::SourceIp => Some(match peer.to_canonical() {
-            IpAddr::V4(ip) => Key::V4(ip.octets()),
-            IpAddr::V6(ip) => Key::V6(ip.octets()),
-        }),
+        HashKey::SourceIp => Some(of_address(peer)),
+        // A connection of HTTP may carry the requests of many.
+        HashKey::ServerName | HashKey::ProxyTlv(_) => None,
     })
+}
+
+/// The key of a connection that is carried as such: the first of `sources` that yields a value which is not empty.
+///
+/// `peer` is the address of whoever opened it; `server_name` is what its TLS is for; `tlv` gives the first value of a type
+/// in its PROXY header.
+pub fn connection_key<'a>(
+    sources: &[HashKey],
+    peer: Option<IpAddr>,
+    server_name: Option<&'a str>,
+    tlv: impl Fn(u8) -> Option<&'a [u8]>,
+) -> Option<Key<'a>> {
+    sources.iter().find_map(|source| match source {
+        HashKey::Header(_) | HashKey::Query(_) => None,
+        HashKey::SourceIp => peer.map(of_address),
+        HashKey::ServerName => {
+            server_name.filter(|name| !name.is_empty()).map(|name| Key::Value(name.as_bytes()))
+        }
+        HashKey::ProxyTlv(kind) => tlv(*kind).filter(|value| !value.is_empty()).map(Key::Value),
+    })
+}
+
+fn of_address<'a>(address: IpAddr) -> Key<'a> {
+    match address.to_canonical() {
+        IpAddr::V4(ip) => Key::V4(ip.octets()),
+        IpAddr::V6(ip) => Key::V6(ip.octets()),
+    }
 }
 
 /// The first value of a query parameter, if it is not empty.

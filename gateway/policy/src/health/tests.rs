@@ -143,9 +143,9 @@ fn tick_until(detector: &mut Detector, from: Instant, until: Instant) {
 }
 
 #[test]
-fn probes_go_out_every_50_ms_when_busy_and_every_second_when_idle() {
+fn probes_go_out_every_25_ms_when_busy_and_every_second_when_idle() {
     let mut busy = Sim::busy(ms(1));
-    assert_eq!(busy.run(ms(10_000)).probes, 200);
+    assert_eq!(busy.run(ms(10_000)).probes, 400);
     let mut idle = Sim::new(ms(1));
     assert_eq!(idle.run(ms(10_000)).probes, 10);
     assert!(busy.changes.is_empty() && idle.changes.is_empty());
@@ -164,7 +164,7 @@ fn an_hour_of_loss_takes_nobody_down() {
 }
 
 #[test]
-fn a_frozen_peer_is_suspect_in_100_ms_and_down_in_600_while_requests_flow() {
+fn a_frozen_peer_is_suspect_in_80_ms_and_down_in_600_while_requests_flow() {
     for rtt in [1, 20, 50] {
         for freeze in (1000..1050).step_by(7) {
             let mut sim = Sim { frozen: Some(ms(freeze)), ..Sim::busy(ms(rtt)) };
@@ -184,7 +184,7 @@ fn a_frozen_peer_is_suspect_in_100_ms_and_down_in_600_while_requests_flow() {
 fn a_frozen_idle_peer_is_found_by_the_next_probe() {
     let mut sim = Sim { frozen: Some(ms(1500)), ..Sim::new(ms(1)) };
     sim.run(ms(10_000));
-    assert_eq!(sim.changes, [(ms(2100), State::Suspect), (ms(2500), State::Down)]);
+    assert_eq!(sim.changes, [(ms(2080), State::Suspect), (ms(2500), State::Down)]);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn the_first_request_to_an_idle_frozen_peer_finds_it() {
     sim.outstanding = true;
     sim.tick();
     sim.run(ms(5000));
-    assert_eq!(sim.changes, [(ms(1500), State::Suspect), (ms(1900), State::Down)]);
+    assert_eq!(sim.changes, [(ms(1480), State::Suspect), (ms(1900), State::Down)]);
 }
 
 #[test]
@@ -208,15 +208,13 @@ fn a_long_way_is_no_silence() {
         assert!(sim.changes.is_empty(), "rtt {rtt} ms: {:?}", sim.changes);
         sim.frozen = Some(ms(60_000));
         sim.run(ms(70_000));
-        // What was answered before is still under way.
+        // What was answered before is still under way; the last of it went out within the time of a probe.
         let heard_last = ms(60_000 + rtt);
         let suspect = sim.when(State::Suspect).unwrap() - heard_last;
-        assert!((ms(2 * rtt)..=ms(2 * rtt) + PROBE_BUSY * 2).contains(&suspect), "rtt {rtt} ms: {suspect:?}");
+        let (overdue, probe) = (ms(rtt) * 3 / 2, (ms(rtt) * 2 / 5).min(PROBE_BUSY_MAX));
+        assert!((overdue - probe..=overdue + probe).contains(&suspect), "rtt {rtt} ms: {suspect:?}");
         let down = sim.when(State::Down).unwrap() - heard_last;
-        assert!(
-            down <= DOWN_AFTER.max(ms(2 * rtt) + PROBE_BUSY * 4) + PROBE_BUSY * 2,
-            "rtt {rtt} ms: {down:?}"
-        );
+        assert!(down <= DOWN_AFTER.max(overdue + probe * 4) + probe * 2, "rtt {rtt} ms: {down:?}");
     }
 }
 
@@ -267,8 +265,8 @@ fn a_loop_that_is_always_late_still_finds_a_dead_peer_and_accuses_no_live_one() 
     assert!(sim.changes.is_empty(), "{:?}", sim.changes);
     sim.frozen = Some(ms(100_000));
     sim.run(ms(110_000));
-    // 50 ms of each 90 are heard.
-    assert!(sim.when(State::Down).unwrap() - ms(100_000) < ms(1200));
+    // 25 ms of each 65 are heard.
+    assert!(sim.when(State::Down).unwrap() - ms(100_000) < ms(1500));
 }
 
 #[test]
@@ -282,8 +280,8 @@ fn a_suspect_that_wakes_is_up_at_its_first_word() {
 }
 
 #[test]
-fn suspicion_begins_at_100_ms_or_two_round_trips_and_not_before() {
-    for (rtt, limit) in [(1, 100), (50, 100), (51, 102), (80, 160)] {
+fn suspicion_begins_at_80_ms_or_one_round_trip_and_a_half_and_not_before() {
+    for (rtt, limit) in [(1, 80), (50, 80), (54, 81), (80, 120)] {
         let start = Instant::now();
         let mut detector = Detector::new(start, ms(rtt));
         detector.probe_sent(start);
@@ -338,8 +336,8 @@ fn down_takes_both_five_probes_and_500_ms() {
     assert_eq!(state_after(&five, 500), State::Down);
     assert_eq!(state_after(&five[..4], 60_000), State::Suspect);
     // The fifth must have had time to be answered.
-    assert_eq!(state_after(&[0, 50, 100, 150, 450], 549), State::Suspect);
-    assert_eq!(state_after(&[0, 50, 100, 150, 450], 550), State::Down);
+    assert_eq!(state_after(&[0, 50, 100, 150, 450], 529), State::Suspect);
+    assert_eq!(state_after(&[0, 50, 100, 150, 450], 530), State::Down);
 }
 
 #[test]
@@ -367,7 +365,7 @@ fn a_silent_peer_stays_down_until_another_tunnel_comes_whatever_is_heard_late() 
     let start = Instant::now();
     let at = |after| start + ms(after);
     let mut detector = Detector::new(start, ms(1));
-    for sent in (0..=600).step_by(50) {
+    for sent in (0..=600).step_by(25) {
         if detector.tick(at(sent), true).probe {
             detector.probe_sent(at(sent));
         }
@@ -443,4 +441,30 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn where_round_trips_vary_an_answer_is_overdue_later() {
+    let start = Instant::now();
+    let after = |rtts: [u64; 2]| {
+        let mut detector = Detector::new(start, ms(50));
+        for n in 0..100 {
+            detector.answered(start, ms(rtts[n % 2]));
+        }
+        tick_until(&mut detector, start, start + ms(300));
+        detector.since() - start
+    };
+    assert_eq!(after([50, 50]), SUSPECT_AFTER);
+    // On the average 20 off 60, and four times that is more than is ever waited for: two round trips.
+    let varied = after([40, 80]);
+    assert!((ms(100)..=ms(130)).contains(&varied), "{varied:?}");
+    let one_off = {
+        let mut detector = Detector::new(start, ms(1));
+        detector.answered(start, ms(1));
+        detector.answered(start, ms(1000));
+        tick_until(&mut detector, start, start + ms(400));
+        detector.since() - start
+    };
+    // An eighth of it is in the round trip.
+    assert!(one_off <= ms(260), "one answer that we read late: {one_off:?}");
 }
