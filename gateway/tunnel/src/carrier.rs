@@ -2,7 +2,7 @@
 
 mod quic;
 
-pub(crate) use quic::UDP_PAYLOAD_BYTES_MAX;
+pub(crate) use quic::{DATAGRAM_BUFFER_BYTES, UDP_PAYLOAD_BYTES_MAX};
 
 use std::fmt;
 use std::future::Future;
@@ -18,6 +18,7 @@ use rustls::pki_types::CertificateDer;
 use crate::account::Account;
 use crate::congestion::{Congestion, Meter, Path};
 use crate::error::{CloseReason, TunnelError};
+use crate::kernel::Control;
 use crate::mux::{self, MuxRecv, MuxSend};
 
 /// The kinds of carriers.
@@ -71,7 +72,7 @@ impl fmt::Display for PeerAddress {
 #[derive(Clone, Debug)]
 pub(crate) enum Carrier {
     Quic(quinn::Connection, Arc<Meter>),
-    Mux(mux::Connection, PeerAddress),
+    Mux(mux::Connection, PeerAddress, Control),
 }
 
 /// The sending half of a stream.
@@ -99,30 +100,30 @@ impl Carrier {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Quic(..) => Kind::Quic,
-            Self::Mux(_, PeerAddress::Ip(_)) => Kind::Tcp,
-            Self::Mux(_, PeerAddress::Process(_)) => Kind::Unix,
+            Self::Mux(_, PeerAddress::Ip(_), _) => Kind::Tcp,
+            Self::Mux(_, PeerAddress::Process(_), _) => Kind::Unix,
         }
     }
 
     pub(crate) fn remote_address(&self) -> PeerAddress {
         match self {
             Self::Quic(c, _) => PeerAddress::Ip(c.remote_address()),
-            Self::Mux(_, address) => *address,
+            Self::Mux(_, address, _) => *address,
         }
     }
 
     pub(crate) fn rtt(&self) -> Duration {
         match self {
             Self::Quic(c, _) => c.rtt(),
-            Self::Mux(c, _) => c.rtt(),
+            Self::Mux(c, ..) => c.rtt(),
         }
     }
 
-    /// How what may be in flight is decided from now on. On byte streams that is the system's affair.
+    /// How what may be in flight is decided from now on: on byte streams by the system, which is told.
     pub(crate) fn set_congestion(&self, congestion: Congestion) {
         match self {
             Self::Quic(_, meter) => meter.set_congestion(congestion),
-            Self::Mux(..) => {}
+            Self::Mux(.., control) => control.set_congestion(congestion),
         }
     }
 
@@ -134,11 +135,27 @@ impl Carrier {
         }
     }
 
+    /// The millionths that are lost of what we send, if that is worth copies; else zero.
+    pub(crate) fn own_loss(&self) -> u32 {
+        match self {
+            Self::Quic(_, meter) => meter.own_loss(),
+            Self::Mux(..) => 0,
+        }
+    }
+
+    /// Whether the peer says that much is lost of what it sends.
+    pub(crate) fn heed_loss(&self, peer_loses: bool) {
+        match self {
+            Self::Quic(_, meter) => meter.heed(peer_loses),
+            Self::Mux(..) => {}
+        }
+    }
+
     /// How many frames were received in packets that authenticated. A change means that the peer is alive.
     pub(crate) fn authenticated_frames(&self) -> u64 {
         match self {
             Self::Quic(c, _) => quic::authenticated_frames(c),
-            Self::Mux(c, _) => c.heard(),
+            Self::Mux(c, ..) => c.heard(),
         }
     }
 
@@ -146,7 +163,7 @@ impl Carrier {
     pub(crate) fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
         match self {
             Self::Quic(c, _) => quic::peer_certificates(c),
-            Self::Mux(c, _) => c.peer_certificates(),
+            Self::Mux(c, ..) => c.peer_certificates(),
         }
     }
 
@@ -154,7 +171,7 @@ impl Carrier {
     pub(crate) fn share(&self, account: &Arc<Account>) {
         match self {
             Self::Quic(..) => {}
-            Self::Mux(c, _) => c.share(account),
+            Self::Mux(c, ..) => c.share(account),
         }
     }
 
@@ -170,7 +187,7 @@ impl Carrier {
     pub(crate) async fn open(&self) -> Result<Stream, TunnelError> {
         match self {
             Self::Quic(c, meter) => quic::open(c, meter).await,
-            Self::Mux(c, _) => c.open().map(stream),
+            Self::Mux(c, ..) => c.open().map(stream),
         }
     }
 
@@ -178,7 +195,7 @@ impl Carrier {
     pub(crate) async fn accept(&self) -> Result<Stream, CloseReason> {
         match self {
             Self::Quic(c, meter) => quic::accept(c, meter).await,
-            Self::Mux(c, _) => c.accept().await.map(stream),
+            Self::Mux(c, ..) => c.accept().await.map(stream),
         }
     }
 
@@ -186,7 +203,16 @@ impl Carrier {
     pub(crate) fn send_datagram(&self, data: Bytes) -> Result<(), TunnelError> {
         match self {
             Self::Quic(c, _) => quic::send_datagram(c, data),
-            Self::Mux(c, _) => c.send_datagram(data),
+            Self::Mux(c, ..) => c.send_datagram(data),
+        }
+    }
+
+    /// The largest datagram of a flow that it takes now: `Some(0)`: none at all, they go on streams; `None`: there is no
+    /// room for another.
+    pub(crate) fn datagram_room(&self) -> Option<usize> {
+        match self {
+            Self::Quic(c, _) => quic::datagram_room(c),
+            Self::Mux(..) => Some(0),
         }
     }
 
@@ -194,7 +220,7 @@ impl Carrier {
     pub(crate) async fn read_datagram(&self) -> Result<Bytes, CloseReason> {
         match self {
             Self::Quic(c, _) => Ok(c.read_datagram().await?),
-            Self::Mux(c, _) => c.read_datagram().await,
+            Self::Mux(c, ..) => c.read_datagram().await,
         }
     }
 
@@ -202,7 +228,7 @@ impl Carrier {
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {
         match self {
             Self::Quic(c, _) => c.close(code.to_wire().into(), reason.as_bytes()),
-            Self::Mux(c, _) => c.close(code, reason),
+            Self::Mux(c, ..) => c.close(code, reason),
         }
     }
 
@@ -210,7 +236,7 @@ impl Carrier {
     pub(crate) async fn closed(&self) -> CloseReason {
         match self {
             Self::Quic(c, _) => c.closed().await.into(),
-            Self::Mux(c, _) => c.closed().await,
+            Self::Mux(c, ..) => c.closed().await,
         }
     }
 
@@ -218,7 +244,7 @@ impl Carrier {
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
         match self {
             Self::Quic(c, _) => c.close_reason().map(Into::into),
-            Self::Mux(c, _) => c.close_reason(),
+            Self::Mux(c, ..) => c.close_reason(),
         }
     }
 }
@@ -272,6 +298,13 @@ impl SendStream {
                 Stopped::Quic(stopped) => drop(stopped.await),
                 Stopped::Mux(stopped) => stopped.await,
             }
+        }
+    }
+
+    /// As others again. On byte streams what is low stays it: what was written could be overtaken by what is written next.
+    pub(crate) fn raise_priority(&mut self) {
+        if let Self::Quic(s, _) = self {
+            let _ = s.set_priority(0);
         }
     }
 

@@ -56,7 +56,9 @@ const RESET_BYTES_MIN: usize = 21;
 pub(crate) enum Owner {
     /// This worker's: its tunnel, or a handshake that it is to take.
     One(u8),
-    /// Anybody's who has it: to be dropped, or of a tunnel of an earlier start, which any worker can reset.
+    /// Of a tunnel of an earlier start: that process's while it lives, then anybody's who has it, who resets it.
+    Earlier,
+    /// Anybody's who has it: to be dropped.
     Any,
     /// Perhaps a stateless reset, which does not say for which tunnel: every worker has to look.
     All,
@@ -167,16 +169,20 @@ impl Codec {
                 };
                 match self.maker(cid) {
                     Maker::ThisStart => Owner::One(self.worker(cid, workers)),
+                    Maker::EarlierStart => Owner::Earlier,
                     Maker::Stranger if datagram.len() >= RESET_BYTES_MIN => Owner::All,
-                    Maker::EarlierStart | Maker::Stranger => Owner::Any,
+                    Maker::Stranger => Owner::Any,
                 }
             }
             [_, _, _, _, _, length, cid @ ..] if usize::from(*length) >= FOREIGN_CID_BYTES_MIN => {
                 let Some(start) = cid.first_chunk::<FOREIGN_CID_BYTES_MIN>() else { return Owner::Any };
-                Owner::One(match usize::from(*length) {
-                    CID_BYTES => self.worker(start, workers),
-                    _ => start[WORKER_AT] % workers,
-                })
+                if usize::from(*length) != CID_BYTES {
+                    return Owner::One(start[WORKER_AT] % workers);
+                }
+                match cid.first_chunk().map(|cid| self.maker(cid)) {
+                    Some(Maker::EarlierStart) => Owner::Earlier,
+                    _ => Owner::One(self.worker(start, workers)),
+                }
             }
             _ => Owner::Any,
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use identity::Role;
 use proto::code::CloseCode;
 use proto::limits;
 use proto::version::ALPN_MUX;
@@ -24,6 +25,7 @@ use crate::carrier::{Carrier, PeerAddress};
 use crate::error::{EndpointError, TunnelError};
 use crate::handshake::{self, DIAL_WAIT, within};
 use crate::hello::Peer;
+use crate::kernel::{Control, Handle};
 use crate::local::Local;
 use crate::mux;
 use crate::tunnel::{Driver, Tunnel};
@@ -138,11 +140,11 @@ impl DirectEndpoint {
             match incoming {
                 Incoming::Tcp(stream, from) => {
                     tune(&stream);
-                    answer(stream, PeerAddress::Ip(from), &now, ending, admit).await
+                    answer(stream, PeerAddress::Ip(from), Handle::of, &now, ending, admit).await
                 }
                 Incoming::Unix(stream) => {
                     let from = process(&stream);
-                    answer(stream, from, &now, ending, admit).await
+                    answer(stream, from, |_| None, &now, ending, admit).await
                 }
             }
         }
@@ -162,7 +164,7 @@ impl DirectEndpoint {
         let connected = within(DIAL_WAIT, TcpStream::connect(address)).await?;
         let stream = connected.map_err(|e| TunnelError::Connect(format!("TCP: {e}")))?;
         tune(&stream);
-        self.greet(stream, PeerAddress::Ip(address), begun.elapsed(), cluster, admit).await
+        self.greet(stream, PeerAddress::Ip(address), Handle::of, begun.elapsed(), cluster, admit).await
     }
 
     /// Dials a Unix socket, where a gateway of `cluster` must answer.
@@ -179,13 +181,14 @@ impl DirectEndpoint {
         let connected = within(DIAL_WAIT, UnixStream::connect(path)).await?;
         let stream = connected.map_err(|e| TunnelError::Connect(format!("{}: {e}", path.display())))?;
         let to = process(&stream);
-        self.greet(stream, to, begun.elapsed(), cluster, admit).await
+        self.greet(stream, to, |_| None, begun.elapsed(), cluster, admit).await
     }
 
     async fn greet<S>(
         &self,
         stream: S,
         to: PeerAddress,
+        handle: fn(&S) -> Option<Arc<Handle>>,
         rtt: Duration,
         cluster: &str,
         admit: impl FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
@@ -200,7 +203,8 @@ impl DirectEndpoint {
         let tls = within(DIAL_WAIT, TlsConnector::from(config).connect(name, stream)).await?;
         let tls = tls.map_err(|e| failed(&e))?;
         let certificates = proven(tls.get_ref().1)?;
-        let carrier = start(tls, true, to, rtt, certificates, self.ending.subscribe());
+        let kernel = of_a_link(&certificates).then(|| handle(tls.get_ref().0)).flatten();
+        let carrier = start(tls, true, to, kernel, rtt, certificates, self.ending.subscribe());
         handshake::greet(carrier, &now.local, admit).await
     }
 
@@ -230,6 +234,7 @@ fn client_config(local: &Local, cluster: &str) -> Result<Arc<ClientConfig>, Tunn
 async fn answer<S>(
     stream: S,
     from: PeerAddress,
+    handle: fn(&S) -> Option<Arc<Handle>>,
     now: &Now,
     ending: watch::Receiver<Option<String>>,
     admit: impl FnOnce(&Peer) -> Result<(), (CloseCode, String)>,
@@ -242,7 +247,8 @@ where
         let accepting = TlsAcceptor::from(now.server.clone()).accept(stream);
         let tls = within(limits::HELLO_WAIT, accepting).await?.map_err(|e| failed(&e))?;
         let certificates = proven(tls.get_ref().1)?;
-        let carrier = start(tls, false, from, begun.elapsed(), certificates, ending);
+        let kernel = of_a_link(&certificates).then(|| handle(tls.get_ref().0)).flatten();
+        let carrier = start(tls, false, from, kernel, begun.elapsed(), certificates, ending);
         handshake::answer(carrier, &now.local, admit).await
     };
     done.await.map_err(|error| (from, error))
@@ -256,11 +262,17 @@ fn proven(tls: &CommonState) -> Result<Vec<CertificateDer<'static>>, TunnelError
     Ok(tls.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect())
 }
 
+/// Whether they are of a gateway: what others have is not shaped, and they may be many.
+fn of_a_link(certificates: &[CertificateDer<'static>]) -> bool {
+    identity::peer_identity(certificates).is_ok_and(|peer| matches!(peer.role, Role::Gateway { .. }))
+}
+
 /// Starts the task that owns the socket. It ends with the connection, which ends with its handles or with `ending`.
 fn start<S>(
     tls: S,
     dialled: bool,
     peer: PeerAddress,
+    kernel: Option<Arc<Handle>>,
     rtt: Duration,
     certificates: Vec<CertificateDer<'static>>,
     ending: watch::Receiver<Option<String>>,
@@ -269,8 +281,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (connection, inner) = mux::Connection::new(dialled, rtt, certificates);
-    tokio::spawn(mux::run(tls, inner, ending));
-    Carrier::Mux(connection, peer)
+    let control = Control::of(kernel.as_ref());
+    tokio::spawn(async move {
+        mux::run(tls, inner, ending).await;
+        drop(kernel);
+    });
+    Carrier::Mux(connection, peer, control)
 }
 
 /// What the kernel is to do with a connection; where it cannot, pings do it later.

@@ -12,7 +12,7 @@ use proto::limits;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 
 use crate::apart::Apart;
-use crate::carrier::{Carrier, UDP_PAYLOAD_BYTES_MAX};
+use crate::carrier::{Carrier, DATAGRAM_BUFFER_BYTES, UDP_PAYLOAD_BYTES_MAX};
 use crate::cid::{self, Generator};
 use crate::congestion::{Factory, Meter, REORDERED_MAX};
 use crate::copies::{CopiedSocket, Copier};
@@ -234,6 +234,7 @@ fn transport(meter: &Arc<Meter>, copier: &Arc<Copier>) -> quinn::TransportConfig
         .keep_alive_interval(Some(KEEP_ALIVE))
         .ack_frequency_config(Some(acks))
         .packet_threshold(REORDERED_MAX)
+        .datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES)
         .congestion_controller_factory(Arc::new(Factory { meter: meter.clone(), copier: copier.clone() }));
     t
 }

@@ -25,6 +25,8 @@ pub struct HelloInfo {
     pub worker: u32,
     /// Random for each start of the process.
     pub boot: u64,
+    /// The start that it takes over from, which still ends what it has begun; 0: none.
+    pub takes_over_from: u64,
     /// Where it may be dialled.
     pub addresses: Vec<String>,
 }
@@ -43,6 +45,13 @@ pub struct Peer {
 }
 
 impl HelloInfo {
+    /// Whether `other` is of the same process, or of one that lives beside it: one takes over from the other.
+    pub fn lives_beside(&self, other: &Self) -> bool {
+        let takes_over =
+            |heir: &Self, elder: &Self| heir.takes_over_from != 0 && heir.takes_over_from == elder.boot;
+        self.boot == other.boot || takes_over(self, other) || takes_over(other, self)
+    }
+
     fn to_message(&self) -> Hello {
         Hello {
             version_min: Versions::OURS.min,
@@ -53,6 +62,7 @@ impl HelloInfo {
             gateway: self.gateway.clone(),
             worker: self.worker,
             boot: self.boot,
+            takes_over_from: self.takes_over_from,
             addresses: self.addresses.clone(),
             limits: Some(proto::control::Limits {
                 streams_max: limits::STREAMS_MAX,
@@ -118,6 +128,7 @@ fn check(hello: Hello, identity: Identity) -> Result<Peer, (CloseCode, TunnelErr
             gateway: hello.gateway,
             worker: hello.worker,
             boot: hello.boot,
+            takes_over_from: hello.takes_over_from,
             addresses: hello.addresses,
         },
         identity,
@@ -149,6 +160,7 @@ mod tests {
             gateway: "gw-1".into(),
             worker: 0,
             boot: 9,
+            takes_over_from: 0,
             addresses: vec!["127.0.0.1:8443".into()],
         };
         (info, "spiffe://acme.example/cluster/east/gateway/gw-1".parse().unwrap())

@@ -10,6 +10,7 @@
 //! | [`direct`] | accepts and dials on byte streams: TCP, Unix sockets |
 //! | [`Port`] | one UDP port for all workers |
 //! | `socket` | a worker's share as quinn sees it: hands over what is another worker's |
+//! | `succession` | one process after another on a port |
 //! | `apart` | one datagram in each buffer, where the kernel joins them |
 //! | `steer` | the kernel's choice among the sockets of a port |
 //! | `cid` | connection IDs, which name worker and start |
@@ -24,6 +25,7 @@
 //! | [`Local`] | who we are to peers |
 //! | `bulk` | what streams that send much share: places and a rate |
 //! | `flight` | exchanges that are not over |
+//! | `flow` | datagrams beside a stream |
 //! | [`tunnel`](Tunnel) | the life of one connection: streams, GOAWAY, probes, its end; its driver; what the peer opens |
 //! | [`stream`] | one exchange: frames written and read, cut bodies told from whole ones |
 
@@ -38,8 +40,10 @@ pub mod direct;
 pub mod endpoint;
 mod error;
 mod flight;
+mod flow;
 mod handshake;
 mod hello;
+mod kernel;
 mod local;
 mod mux;
 mod port;
@@ -48,6 +52,7 @@ mod socket;
 #[cfg(target_os = "linux")]
 mod steer;
 pub mod stream;
+mod succession;
 mod tunnel;
 
 pub use account::Account;
@@ -57,11 +62,13 @@ pub use direct::{DirectEndpoint, Incoming};
 pub use endpoint::{Attempt, Endpoint};
 pub use error::{CloseReason, EndpointError, TunnelError};
 pub use flight::{Answered, Fate};
+pub use flow::{Datagrams, Unsent};
 pub use hello::{HelloInfo, Peer};
 pub use local::Local;
 pub use port::{Port, Strays};
 pub use secrets::{Secrets, SecretsError};
 pub use stream::{Exchange, MessageReader, MessageWriter, Receiver, Sender};
-pub use tunnel::{Accepted, Begun, Driver, Event, Tunnel, begin_exchange};
+pub use succession::Spare;
+pub use tunnel::{Accepted, Begun, Driver, Event, Tunnel, begin};
 
 pub use proto::version::ALPN;

@@ -14,12 +14,9 @@ use tokio::sync::mpsc;
 use crate::cid::Owner;
 use crate::port::{Datagram, Group, Port};
 
-/// Makes the socket of `port` in the runtime of this thread. One that shares its port with nobody is quinn's own.
+/// Makes the socket of `port` in the runtime of this thread.
 pub(crate) fn open(port: Port) -> io::Result<Arc<dyn AsyncUdpSocket>> {
     let inner = TokioRuntime.wrap_udp_socket(port.socket)?;
-    if port.group.is_alone() {
-        return Ok(inner);
-    }
     let inbox = Mutex::new(port.inbox);
     Ok(Arc::new(SharedSocket { inner, worker: port.worker, inbox, group: port.group }))
 }
@@ -52,6 +49,11 @@ impl AsyncUdpSocket for SharedSocket {
         let handed = self.poll_inbox(cx, bufs, meta);
         if handed == bufs.len() {
             return Poll::Ready(Ok(handed));
+        }
+        // Held while it reads: whoever takes the socket over then knows that nothing is read here any more.
+        let reads = self.group.reads(self.worker);
+        if !*reads {
+            return if handed > 0 { Poll::Ready(Ok(handed)) } else { Poll::Pending };
         }
         match self.inner.poll_recv(cx, &mut bufs[handed..], &mut meta[handed..]) {
             Poll::Ready(Ok(received)) => {
@@ -106,6 +108,9 @@ impl SharedSocket {
     /// of one sender (GRO), all but the last of the length `stride`, and of several tunnels. quinn skips a buffer in
     /// which nothing is left.
     fn sort(&self, buf: &mut [u8], meta: &mut RecvMeta) {
+        if self.group.is_alone() {
+            return;
+        }
         let (mut kept, mut next) = (0, 0);
         while next < meta.len {
             let datagram = next..meta.len.min(next + meta.stride.max(1));
@@ -113,11 +118,15 @@ impl SharedSocket {
             let bytes = &buf[datagram.clone()];
             match self.group.owner(bytes) {
                 Owner::One(owner) if owner != self.worker => {
-                    self.group.hand_over(owner, bytes, meta);
+                    self.group.hand_over(owner, Datagram::copy(bytes, meta));
                     continue;
                 }
-                Owner::All => self.group.show_to_others(self.worker, bytes, meta),
-                Owner::One(_) | Owner::Any => {}
+                Owner::Earlier if self.group.carry_to_elder(bytes, meta, true) => continue,
+                Owner::All => {
+                    self.group.show_to_others(Some(self.worker), &Datagram::copy(bytes, meta));
+                    self.group.carry_to_elder(bytes, meta, false);
+                }
+                Owner::One(_) | Owner::Earlier | Owner::Any => {}
             }
             if kept < datagram.start {
                 buf.copy_within(datagram.clone(), kept);

@@ -10,6 +10,7 @@ use proto::code::Code;
 use proto::frame::{self, Decoder, Frame, FrameKind};
 use proto::limits;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Duration, Instant};
 
 use crate::carrier::{RecvStream, SendStream};
 use crate::error::TunnelError;
@@ -37,12 +38,19 @@ pub struct Sender {
     /// Among the bulk streams of the tunnel.
     place: Option<OwnedSemaphorePermit>,
     sent: u64,
+    /// Small exchanges overtake it.
+    bulk: bool,
+    /// Of what has no end that it comes to by itself: since when `sent` counts.
+    endless_since: Option<Instant>,
     ended: bool,
 }
 
+/// What has no end is bulk while it sends [`limits::BULK_AFTER_BYTES`] in less than this.
+const ENDLESS_WINDOW: Duration = Duration::from_millis(100);
+
 impl Sender {
     pub(crate) fn new(stream: SendStream, flight: Arc<Flight>) -> Self {
-        Self { stream, flight, place: None, sent: 0, ended: false }
+        Self { stream, flight, place: None, sent: 0, bulk: false, endless_since: None, ended: false }
     }
 
     /// Counts it from now on.
@@ -56,24 +64,47 @@ impl Sender {
     /// # Errors
     /// When the peer stopped the stream or the connection is lost. Not cancel safe.
     pub async fn write(&mut self, frames: Bytes) -> Result<(), TunnelError> {
+        if let Some(since) = &mut self.endless_since
+            && since.elapsed() >= ENDLESS_WINDOW
+        {
+            // At least one byte: what was said first was said.
+            (*since, self.sent) = (Instant::now(), 1);
+            if std::mem::take(&mut self.bulk) {
+                self.stream.raise_priority();
+            }
+        }
         let before = self.sent;
         self.sent += frames.len() as u64;
         if before == 0 {
             self.flight.say_data();
         }
-        // Small exchanges overtake what has become bulk.
         if before < limits::BULK_AFTER_BYTES && self.sent >= limits::BULK_AFTER_BYTES {
-            self.stream.lower_priority();
-            if let Some(bulk) = self.flight.bulk() {
+            self.expect(u64::MAX);
+            if let Some(bulk) = self.flight.bulk().filter(|_| self.endless_since.is_none()) {
                 self.place = bulk.place().await;
             }
         }
-        if self.sent <= limits::SMALL_BODY_BYTES as u64 {
+        if !self.bulk && self.sent <= limits::SMALL_BODY_BYTES as u64 {
             self.stream.mark_small(frames.len());
         } else if let Some(bulk) = self.flight.bulk() {
             bulk.pace(frames.len()).await;
         }
         self.stream.write(frames).await
+    }
+
+    /// What is written is of a connection, which may last: it is bulk only while it sends much, and takes no place among those
+    /// that come to an end.
+    pub fn never_ends(&mut self) {
+        self.endless_since = Some(Instant::now());
+    }
+
+    /// So many bytes will be written from here on: if they are many, small exchanges overtake them from the first. A
+    /// place among the bulk streams is not theirs before they are.
+    pub fn expect(&mut self, bytes: u64) {
+        if bytes > limits::BULK_AFTER_BYTES && !self.bulk {
+            self.bulk = true;
+            self.stream.lower_priority();
+        }
     }
 
     /// Writes a part of the body, as large as it comes.

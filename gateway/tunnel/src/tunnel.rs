@@ -21,6 +21,7 @@ use crate::carrier::{Carrier, Kind, PeerAddress, Stream};
 use crate::congestion::{Path, Shaping};
 use crate::error::{CloseReason, TunnelError};
 use crate::flight::{Flight, Flights};
+use crate::flow::{Datagrams, Flows};
 use crate::hello::Peer;
 use crate::local::Local;
 use crate::stream::{Exchange, MessageReader, MessageWriter, Receiver, Sender};
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     worker: u32,
     credentials: Arc<Credentials>,
     flights: Arc<Flights>,
+    /// Who takes the datagrams of flows.
+    datagrams: Arc<Flows>,
     /// One above the highest stream index of the peer that we took.
     accepted_next: AtomicU64,
     /// One above the last stream that our GOAWAY accepts.
@@ -94,6 +97,7 @@ impl Tunnel {
             worker: local.hello.worker,
             credentials: local.credentials.clone(),
             flights: Arc::default(),
+            datagrams: Arc::default(),
             accepted_next: AtomicU64::new(0),
             we_take: AtomicU64::new(NONE),
             retiring: AtomicBool::new(false),
@@ -150,7 +154,7 @@ impl Tunnel {
         self.shared.carrier.rtt()
     }
 
-    /// How it may use its path from now on. What may be in flight on byte streams is the system's affair.
+    /// How it may use its path from now on. What may be in flight on byte streams is decided by the system, which is told.
     pub fn shape(&self, shaping: Shaping) {
         self.shared.carrier.set_congestion(shaping.congestion);
         self.shared.flights.bulk.set_rate_max(shaping.rate_max);
@@ -181,7 +185,7 @@ impl Tunnel {
         (self.outstanding() as u64) < self.shared.peer.streams_max
     }
 
-    /// Exchanges that the peer opened and that are not over.
+    /// Exchanges that the peer opened and that are not over, with streams of which it is not known yet what they are.
     pub fn serving(&self) -> usize {
         self.shared.flights.accepted()
     }
@@ -230,14 +234,30 @@ impl Tunnel {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    /// Opens an exchange and sends `first`: what [`begin_exchange`] began, the request's head frame and whatever of the
+    /// Opens an exchange or a connection and sends `first`: what [`begin`] began, the request's head frame and whatever of the
     /// body is there; with `whole`, `first` ends with the end frame.
     ///
     /// # Errors
     /// Nothing was sent if the error [certifies](TunnelError::certifies_unprocessed) it.
     pub async fn open(&self, first: Bytes, whole: bool) -> Result<Exchange, TunnelError> {
+        let stream = self.open_stream().await?;
+        self.begin(stream, first, whole).await
+    }
+
+    /// Opens a flow of datagrams and sends `first`: what [`begin`] began, and its head.
+    ///
+    /// # Errors
+    /// As [`Tunnel::open`].
+    pub async fn open_datagrams(&self, first: Bytes) -> Result<(Exchange, Datagrams), TunnelError> {
+        let stream = self.open_stream().await?;
+        // Before anything can come.
+        let datagrams = Datagrams::begin(&self.shared.datagrams, &self.shared.carrier, stream.0, true);
+        Ok((self.begin(stream, first, false).await?, datagrams))
+    }
+
+    async fn begin(&self, stream: Stream, first: Bytes, whole: bool) -> Result<Exchange, TunnelError> {
         let s = &self.shared;
-        let (index, send, recv) = self.open_stream().await?;
+        let (index, send, recv) = stream;
         if s.flights.opened() == 0
             && let Some(busy) = s.busy.get()
         {
@@ -353,9 +373,9 @@ impl Tunnel {
     }
 }
 
-/// The first bytes of every exchange, with room for a usual head.
-pub fn begin_exchange() -> Vec<u8> {
+/// The first bytes of a stream of this kind, with room for a usual head.
+pub fn begin(kind: StreamKind) -> Vec<u8> {
     let mut first = Vec::with_capacity(1024);
-    first.push(StreamKind::Exchange.to_wire());
+    first.push(kind.to_wire());
     first
 }

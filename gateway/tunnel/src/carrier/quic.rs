@@ -47,6 +47,17 @@ fn stream((send, recv): (quinn::SendStream, quinn::RecvStream), meter: &Arc<Mete
     (send.id().index(), SendStream::Quic(send, meter.clone()), RecvStream::Quic(recv))
 }
 
+/// Bytes of datagrams that may wait to be sent on one connection.
+pub(crate) const DATAGRAM_BUFFER_BYTES: usize = 1024 * 1024;
+/// Bytes of flows that wait to be sent on one connection. Probes wait behind them.
+const FLOWS_UNSENT_MAX: usize = 256 * 1024;
+
+/// The largest datagram that can be sent at the moment; none: all that may wait does.
+pub(super) fn datagram_room(connection: &quinn::Connection) -> Option<usize> {
+    let unsent = DATAGRAM_BUFFER_BYTES.saturating_sub(connection.datagram_send_buffer_space());
+    if unsent < FLOWS_UNSENT_MAX { connection.max_datagram_size() } else { None }
+}
+
 pub(super) fn send_datagram(connection: &quinn::Connection, data: Bytes) -> Result<(), TunnelError> {
     connection.send_datagram(data).map_err(|e| match e {
         quinn::SendDatagramError::ConnectionLost(e) => TunnelError::Down(e.into()),

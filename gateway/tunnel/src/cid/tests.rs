@@ -136,7 +136,8 @@ proptest! {
         prop_assert!(!valid(&codec(boot), &cid));
         prop_assert!(valid(&codec(later), &cid));
         // Whichever worker receives for a dead one resets it: once.
-        prop_assert_eq!(codec(later).owner(&short(&cid), count(4)), Owner::Any);
+        prop_assert_eq!(codec(later).owner(&short(&cid), count(4)), Owner::Earlier);
+        prop_assert_eq!(codec(later).owner(&long(&cid), count(4)), Owner::Earlier);
         let mut other = KEY;
         other[0] ^= 1;
         prop_assert!(!valid(&Arc::new(Codec::new(&other, later)), &cid));

@@ -72,6 +72,8 @@ pub(crate) struct Meter {
     window: AtomicU64,
     loss_ppm: AtomicU32,
     copying: AtomicBool,
+    /// Whether the peer says that much is lost of what it sends.
+    peer_loses: AtomicBool,
     /// Bytes of small frames that were written and have not left.
     marked: AtomicUsize,
 }
@@ -100,13 +102,29 @@ impl Meter {
             rate: self.rate.load(Ordering::Relaxed),
             window: self.window.load(Ordering::Relaxed),
             loss: f64::from(self.loss_ppm.load(Ordering::Relaxed)) / 1e6,
-            copying: self.copying.load(Ordering::Relaxed),
+            copying: self.copies(),
         }
+    }
+
+    /// What the peer finds of what it sends on the same path: it may send much more, and see by it what we cannot.
+    pub(crate) fn heed(&self, peer_loses: bool) {
+        self.peer_loses.store(peer_loses, Ordering::Relaxed);
+    }
+
+    /// The millionths that we lose, if they are worth copies; else zero. What the peer has said does not count: two that
+    /// believe each other would never stop.
+    pub(crate) fn own_loss(&self) -> u32 {
+        let copying = self.copying.load(Ordering::Relaxed);
+        if copying { self.loss_ppm.load(Ordering::Relaxed).max(1) } else { 0 }
+    }
+
+    fn copies(&self) -> bool {
+        self.copying.load(Ordering::Relaxed) || self.peer_loses.load(Ordering::Relaxed)
     }
 
     /// A small frame is about to be written: what leaves next is worth a copy, if any is made.
     pub(crate) fn mark(&self, bytes: usize) {
-        if self.copying.load(Ordering::Relaxed) {
+        if self.copies() {
             self.marked.fetch_add(bytes, Ordering::Relaxed);
         }
     }
@@ -141,5 +159,20 @@ mod tests {
         meter.mark(50);
         assert_eq!((meter.take_marked(), meter.take_marked()), (150, 0));
         assert_eq!(meter.path().rate, 8_000_000);
+    }
+
+    #[test]
+    fn what_the_peer_loses_is_heeded_and_not_said_back() {
+        let meter = Meter::default();
+        meter.heed(true);
+        meter.mark(100);
+        assert_eq!((meter.take_marked(), meter.path().copying, meter.own_loss()), (100, true, 0));
+        meter.heed(false);
+        meter.mark(100);
+        assert_eq!((meter.take_marked(), meter.path().copying), (0, false));
+        meter.tell(1e6, 1000, 0.01, true);
+        assert_eq!(meter.own_loss(), 10_000);
+        meter.tell(1e6, 1000, 0.0, true);
+        assert_eq!(meter.own_loss(), 1, "copies are made still");
     }
 }

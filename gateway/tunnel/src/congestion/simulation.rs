@@ -133,6 +133,21 @@ fn cubic_neither_starves_nor_is_starved() {
 }
 
 #[test]
+fn a_router_that_marks_instead_of_dropping_is_heard() {
+    for kinds in [&[Kind::Own][..], &[Kind::Own; 4], &[Kind::Own, Kind::Cubic]] {
+        let mut link = Link::new(100.0 * MBIT, RTT, Duration::from_millis(200));
+        link.marks = Some(Duration::from_millis(10));
+        let flows = kinds.iter().zip(0..);
+        let world = flows.fold(World::new(link, 3), |world, (kind, n)| world.flow(*kind, n));
+        let report = world.run(40);
+        let rates: Vec<f64> = (0..kinds.len()).map(|n| report.mbit(n, 10..40)).collect();
+        let queue = report.queue_ms(10..40);
+        assert!(rates.iter().sum::<f64>() > 80.0, "{kinds:?}: {rates:?}");
+        assert!(queue.p99 < 25.0, "{kinds:?}: {queue:?} of 200 ms that there is room for");
+    }
+}
+
+#[test]
 fn what_is_sent_after_a_pause_leaves_at_once() {
     // A megabyte every five seconds: once the path is known it takes little more than a round trip.
     let report = World::new(wan(), 5).bursts(Duration::from_secs(5), 1 << 20).run(30);

@@ -42,7 +42,7 @@ fn what_is_handed_over_arrives_as_it_was_received() {
         ecn: Some(quinn::udp::EcnCodepoint::Ce),
         dst_ip: Some(Ipv4Addr::LOCALHOST.into()),
     };
-    ports[0].group.hand_over(1, b"hello", &received);
+    ports[0].group.hand_over(1, Datagram::copy(b"hello", &received));
     let datagram = ports[1].inbox.try_recv().unwrap();
     assert_eq!(datagram.bytes, &b"hello"[..]);
     assert_eq!((datagram.meta.len, datagram.meta.stride), (5, 5));
@@ -56,12 +56,12 @@ fn a_full_inbox_drops_and_counts() {
     let mut ports = ports(2);
     let group = ports[0].group.clone();
     for _ in 0..INBOX + 3 {
-        group.hand_over(1, b"x", &meta());
+        group.hand_over(1, Datagram::copy(b"x", &meta()));
     }
     let counted = Strays { handed_over: INBOX as u64, possible_resets: 0, dropped: 3 };
     assert_eq!(group.strays(), counted);
     ports[1].inbox.try_recv().unwrap();
-    group.hand_over(1, b"x", &meta());
+    group.hand_over(1, Datagram::copy(b"x", &meta()));
     assert_eq!(group.strays().handed_over, INBOX as u64 + 1);
 }
 
@@ -70,13 +70,13 @@ fn possible_resets_leave_room_for_what_is_certainly_the_workers() {
     let mut ports = ports(3);
     let group = ports[0].group.clone();
     for _ in 0..INBOX {
-        group.show_to_others(0, b"x", &meta());
+        group.show_to_others(Some(0), &Datagram::copy(b"x", &meta()));
     }
     assert!(ports[0].inbox.try_recv().is_err(), "the one who has it is not shown it again");
     for worker in [1, 2] {
         let inbox = &ports[usize::from(worker)].inbox;
         assert!(inbox.len() <= INBOX - INBOX_FOR_OWN + 1, "{} of {INBOX}", inbox.len());
-        group.hand_over(worker, b"x", &meta());
+        group.hand_over(worker, Datagram::copy(b"x", &meta()));
     }
     assert_eq!(group.strays().handed_over, 2);
     assert_eq!(group.strays().possible_resets, INBOX as u64);
@@ -86,7 +86,7 @@ fn possible_resets_leave_room_for_what_is_certainly_the_workers() {
 fn what_belongs_to_a_worker_that_has_ended_is_dropped() {
     let mut ports = ports(2);
     drop(ports.pop());
-    ports[0].group.hand_over(1, b"x", &meta());
-    ports[0].group.hand_over(200, b"x", &meta());
+    ports[0].group.hand_over(1, Datagram::copy(b"x", &meta()));
+    ports[0].group.hand_over(200, Datagram::copy(b"x", &meta()));
     assert_eq!(ports[0].group.strays(), Strays { dropped: 2, ..Strays::default() });
 }

@@ -44,16 +44,6 @@ async fn poll_once(socket: &SharedSocket, bufs: &mut [Vec<u8>], metas: &mut [Rec
 }
 
 #[test]
-fn a_port_of_one_worker_is_the_plain_socket() {
-    let secrets = Secrets { reset_key: [1; 32], cid_key: [2; 32] };
-    let mut ports = Port::bind((Ipv4Addr::LOCALHOST, 0).into(), NonZeroU8::MIN, &secrets, 7).unwrap();
-    let _context = runtime();
-    let _entered = _context.enter();
-    let said = format!("{:?}", open(ports.remove(0)).unwrap());
-    assert!(!said.contains("SharedSocket"), "{said}");
-}
-
-#[test]
 fn inbox_and_socket_take_turns() {
     runtime().block_on(async {
         let (socket, _others) = shared();
@@ -66,7 +56,7 @@ fn inbox_and_socket_take_turns() {
         let mut slices: Vec<_> = bufs.iter_mut().map(|b| IoSliceMut::new(b)).collect();
         assert_eq!(poll_fn(|cx| socket.poll_recv(cx, &mut slices, &mut metas)).await.unwrap(), 1);
         for _ in 0..3 {
-            socket.group.hand_over(0, &handed, &RecvMeta::default());
+            socket.group.hand_over(0, Datagram::copy(&handed, &RecvMeta::default()));
         }
         sender.send_to(&own, socket.local_addr().unwrap()).await.unwrap();
         let polled = poll_once(&socket, &mut bufs, &mut metas).await;
@@ -88,7 +78,7 @@ fn what_is_handed_over_wakes_its_worker() {
         let mut metas = [RecvMeta::default(); 4];
         let mut slices: Vec<_> = bufs.iter_mut().map(|b| IoSliceMut::new(b)).collect();
         let receive = poll_fn(|cx| socket.poll_recv(cx, &mut slices, &mut metas));
-        let hand = async { group.hand_over(0, &handed, &RecvMeta::default()) };
+        let hand = async { group.hand_over(0, Datagram::copy(&handed, &RecvMeta::default())) };
         // `receive` is polled first, and waits.
         let (received, ()) = tokio::join!(biased; receive, hand);
         assert_eq!(received.unwrap(), 1);

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::code::CloseCode;
-use proto::control::{Control, Digest, Gateways, control};
+use proto::control::{Control, Digest, Gateways, Loss, control};
 use proto::datagram::{DatagramKind, Probe};
 use proto::limits;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{NONE, Shared};
 use crate::error::{CloseReason, TunnelError};
@@ -49,7 +51,18 @@ pub struct Driver {
     shared: Arc<Shared>,
     control: ControlStream,
     outgoing: mpsc::Receiver<Control>,
+    /// When the peer was last told that we lose much; none: that we do not.
+    told_loss: Option<Instant>,
+    /// When it last said so of itself.
+    heard_loss: Option<Instant>,
 }
+
+/// How often it is looked whether much is lost.
+const LOSS_LOOK: Duration = Duration::from_secs(1);
+/// How often it is said, for as long as it holds ...
+const LOSS_SAY_EVERY: Duration = Duration::from_secs(10);
+/// ... and for how long it counts: as long as what we lose ourselves.
+const LOSS_HEEDED: Duration = Duration::from_secs(30);
 
 impl Driver {
     pub(super) fn new(
@@ -57,18 +70,21 @@ impl Driver {
         control: ControlStream,
         outgoing: mpsc::Receiver<Control>,
     ) -> Self {
-        Self { shared, control, outgoing }
+        Self { shared, control, outgoing, told_loss: None, heard_loss: None }
     }
 
     /// Runs the tunnel until its end: answers probes, writes and reads control messages.
     pub async fn run(mut self, mut on_event: impl FnMut(Event)) -> CloseReason {
         let carrier = self.shared.carrier.clone();
+        let mut looks = tokio::time::interval(LOSS_LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 datagram = carrier.read_datagram() => match datagram {
                     Ok(bytes) => self.datagram(&bytes, &mut on_event),
                     Err(reason) => return reason,
                 },
+                _ = looks.tick() => self.look_at_losses(Instant::now()),
                 Some(message) = self.outgoing.recv() => {
                     if let Err(e) = self.control.writer.send(&message).await {
                         return self.end(&e);
@@ -93,6 +109,10 @@ impl Driver {
                         on_event(Event::Gateways(gateways));
                     }
                     Ok(Some(Control { kind: Some(control::Kind::TellAgain(_)) })) => on_event(Event::TellAgain),
+                    Ok(Some(Control { kind: Some(control::Kind::Loss(loss)) })) => {
+                        self.heard_loss = (loss.millionths > 0).then(Instant::now);
+                        carrier.heed_loss(loss.millionths > 0);
+                    }
                     // Unknown is skipped: a newer peer says more.
                     Ok(Some(Control { kind: None })) => {}
                     Ok(None) => return self.end(&TunnelError::Truncated),
@@ -102,7 +122,28 @@ impl Driver {
         }
     }
 
-    fn datagram(&self, bytes: &[u8], on_event: &mut impl FnMut(Event)) {
+    /// Tells the peer while we lose much, and when we no longer do; forgets what it said of itself long ago.
+    fn look_at_losses(&mut self, now: Instant) {
+        let carrier = &self.shared.carrier;
+        if self.heard_loss.is_some_and(|heard| now - heard >= LOSS_HEEDED) {
+            self.heard_loss = None;
+            carrier.heed_loss(false);
+        }
+        let millionths = carrier.own_loss();
+        let due = match self.told_loss {
+            Some(told) => millionths == 0 || now - told >= LOSS_SAY_EVERY,
+            None => millionths > 0,
+        };
+        if due {
+            let loss = Control { kind: Some(control::Kind::Loss(Loss { millionths })) };
+            // Else the next look tells it.
+            if self.shared.control.try_send(loss).is_ok() {
+                self.told_loss = (millionths > 0).then_some(now);
+            }
+        }
+    }
+
+    fn datagram(&self, bytes: &Bytes, on_event: &mut impl FnMut(Event)) {
         match Probe::decode(bytes) {
             Some(ping @ Probe { kind: DatagramKind::Ping, .. }) => {
                 // Lost like any datagram if it cannot be sent: the next probe asks again.
@@ -111,7 +152,7 @@ impl Driver {
             Some(Probe { kind: DatagramKind::Pong, sequence, clock_us }) => {
                 on_event(Event::Answered { sequence, clock_us });
             }
-            None => {}
+            Some(Probe { kind: DatagramKind::Flow, .. }) | None => self.shared.datagrams.take(bytes),
         }
     }
 

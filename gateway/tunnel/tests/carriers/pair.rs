@@ -9,12 +9,13 @@ use bytes::Bytes;
 
 use proto::frame::{Frame, FrameKind, put_frame_header};
 
+use proto::stream::StreamKind;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tunnel::{
     Begun, CloseReason, DirectEndpoint, Driver, Endpoint, Event, Exchange, Incoming, Kind, Local, Port,
-    Receiver, Secrets, Tunnel, TunnelError, begin_exchange,
+    Receiver, Secrets, Tunnel, TunnelError, begin,
 };
 
 use crate::pki::{self, Pki};
@@ -58,7 +59,7 @@ impl End {
 
     /// Opens an exchange with a head of `head` and more to come.
     pub(crate) async fn open(&self, head: &[u8]) -> Exchange {
-        let mut first = begin_exchange();
+        let mut first = begin(StreamKind::Exchange);
         put_head(&mut first, head);
         soon(self.tunnel.open(first.into(), false)).await.unwrap()
     }
@@ -69,6 +70,7 @@ impl End {
         let index = accepted.index();
         match soon(accepted.begin()).await.unwrap() {
             Begun::Exchange(exchange) => (index, exchange),
+            other @ (Begun::Connection(_) | Begun::Datagrams(..) | Begun::Call(_)) => panic!("{other:?}"),
             Begun::Messages(..) => {
                 panic!("an exchange was opened")
             }

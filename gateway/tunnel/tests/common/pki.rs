@@ -53,6 +53,7 @@ pub(crate) fn local(dir: &Path, cluster: &str, worker: u32, boot: u64) -> Local 
             gateway: "gw-1".into(),
             worker,
             boot,
+            takes_over_from: 0,
             addresses: Vec::new(),
         },
         credentials: Arc::new(Credentials::load(dir).unwrap()),

@@ -10,9 +10,11 @@ use std::time::Duration;
 use proto::control::GoAway;
 
 use proto::stream::StreamKind;
+use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
-use tunnel::{Accepted, Begun, Driver, Endpoint, EndpointError, Port, Secrets, Strays, Tunnel};
+use tokio::task::JoinSet;
+use tunnel::{Accepted, Begun, Driver, Endpoint, EndpointError, Port, Secrets, Spare, Strays, Tunnel};
 
 use crate::pki::{Pki, local};
 
@@ -28,6 +30,8 @@ struct Worker {
 
 pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
+    /// What an heir takes.
+    pub(crate) spare: Arc<Spare>,
     accepted: Arc<Mutex<Vec<Tunnel>>>,
     count: watch::Receiver<usize>,
     workers: Vec<Worker>,
@@ -42,13 +46,33 @@ impl Gateway {
     /// Like a start of the same process: its keys are kept in `dir`.
     pub(crate) fn start_at(dir: &Path, cluster: &str, address: SocketAddr, workers: u8, boot: u64) -> Self {
         let state = dir.join(cluster);
-        let local = local(&state, cluster, u32::MAX, boot);
         let secrets = Secrets::load_or_create(&state).unwrap();
         let bind = || Port::bind(address, NonZeroU8::new(workers).unwrap(), &secrets, boot);
         // Of a port of the system's choice another test may take a share before all shares are bound.
         let again = |e: &EndpointError| address.port() == 0 && matches!(e, EndpointError::Bind(..));
         let ports = (0..10).map(|_| bind()).find(|bound| !bound.as_ref().is_err_and(again));
-        let ports = ports.expect("a port that nobody else wants").unwrap();
+        Self::on(ports.expect("a port that nobody else wants").unwrap(), &state, cluster, boot)
+    }
+
+    /// Takes over from `elder`, which ends what it has begun. The task ends with it.
+    pub(crate) fn heir_of(elder: &Self, pki: &Pki, cluster: &str, boot: u64) -> (Self, JoinSet<()>) {
+        let state = pki.path().join(cluster);
+        let secrets = Secrets::load_or_create(&state).unwrap();
+        let sockets: Vec<_> = elder.spare.sockets().iter().map(|s| s.try_clone().unwrap()).collect();
+        let workers = NonZeroU8::new(sockets.len() as u8).unwrap();
+        let ports = Port::on(sockets, workers, &secrets, boot).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        elder.spare.let_go();
+        let mut carrying = JoinSet::new();
+        carrying.spawn(ports[0].carry_to(ours));
+        let spare = elder.spare.clone();
+        carrying.spawn(async move { spare.receive(theirs).await.unwrap() });
+        (Self::on(ports, &state, cluster, boot), carrying)
+    }
+
+    fn on(ports: Vec<Port>, state: &Path, cluster: &str, boot: u64) -> Self {
+        let local = local(state, cluster, u32::MAX, boot);
+        let spare = Arc::new(Spare::of(&ports).unwrap());
         let accepted = Arc::<Mutex<Vec<Tunnel>>>::default();
         let (counter, count) = watch::channel(0);
         let counter = Arc::new(counter);
@@ -65,7 +89,7 @@ impl Gateway {
             workers.push(Worker { handle, endpoint, _running: running });
         }
         let address = workers[0].endpoint.local_address().unwrap();
-        Self { address, accepted, count, workers, threads }
+        Self { address, spare, accepted, count, workers, threads }
     }
 
     /// Dials from a worker, which owns the tunnel then.

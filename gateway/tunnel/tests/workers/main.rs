@@ -9,6 +9,7 @@ mod nat;
 mod pki;
 mod restart;
 mod scatter;
+mod succession;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -174,7 +174,7 @@ impl Flow {
         (paced && !self.is_limited(now)).then_some(self.next_send)
     }
 
-    pub(super) fn acknowledged(&mut self, now: f64, number: u64) {
+    pub(super) fn acknowledged(&mut self, now: f64, number: u64, marked: bool) {
         self.last_heard = now;
         // One that was taken for lost counts no more.
         let Some((sent, piece)) = self.in_flight.remove(&number) else { return };
@@ -199,12 +199,18 @@ impl Flow {
             Window::Own(model) => {
                 model.acknowledged(at, sent_at, PACKET, limited);
                 model.acknowledged_all(at, in_flight);
+                if marked {
+                    model.marked();
+                }
                 if !lost.is_empty() {
                     model.lost(lost.len() as u64 * PACKET);
                 }
             }
             Window::Cubic(cubic) => {
                 lost.iter().for_each(|&(_, sent, _)| cubic.lost(now, sent));
+                if marked {
+                    cubic.lost(now, sent);
+                }
                 cubic.acknowledged(now, rtt);
             }
         }

@@ -19,6 +19,8 @@ pub(super) struct Link {
     pub(super) rtts: Vec<(f64, Duration)>,
     /// Bytes.
     pub(super) queue: f64,
+    /// What waits for longer is marked (ECN).
+    pub(super) marks: Option<Duration>,
     pub(super) loss: f64,
     pub(super) burst: Option<Burst>,
     pub(super) jitter: Duration,
@@ -32,6 +34,15 @@ pub(super) struct Link {
     pub(super) bursting: u32,
 }
 
+/// What becomes of a packet that arrives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// When its acknowledgement is back.
+    pub(super) back: f64,
+    /// Whether the bottleneck has marked it.
+    pub(super) marked: bool,
+}
+
 impl Link {
     /// Of so many bits per second, with a queue that takes so long to empty.
     pub(super) fn new(rate: f64, rtt: Duration, queue: Duration) -> Self {
@@ -41,6 +52,7 @@ impl Link {
             rtt,
             rtts: Vec::new(),
             queue: rate / 8.0 * queue.as_secs_f64(),
+            marks: None,
             loss: 0.0,
             burst: None,
             jitter: Duration::ZERO,
@@ -65,8 +77,9 @@ impl Link {
         (self.free_at - now).max(0.0)
     }
 
-    /// When the acknowledgement of a packet that is sent now is back; none: it is lost.
-    pub(super) fn send(&mut self, now: f64, bytes: f64, rng: &mut fastrand::Rng) -> Option<f64> {
+    /// Sends a packet; none: it is lost.
+    pub(super) fn send(&mut self, now: f64, bytes: f64, rng: &mut fastrand::Rng) -> Option<Arrival> {
+        let marked = self.marks.is_some_and(|most| self.wait(now) > most.as_secs_f64());
         let rate = self.rate(now);
         if self.wait(now) * rate / 8.0 + bytes > self.queue {
             return None;
@@ -92,6 +105,6 @@ impl Link {
             arrival = arrival.max(self.last_arrival);
             self.last_arrival = arrival;
         }
-        Some(arrival)
+        Some(Arrival { back: arrival, marked })
     }
 }

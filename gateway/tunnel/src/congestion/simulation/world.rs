@@ -17,8 +17,8 @@ pub(super) enum Kind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    /// A packet of a flow is acknowledged.
-    Acknowledged(usize, u64),
+    /// A packet of a flow is acknowledged, as marked or not.
+    Acknowledged(usize, u64, bool),
     /// A flow may send, or give up.
     Look(usize),
     /// The pacer lets a flow send.
@@ -109,8 +109,8 @@ impl World {
                 break;
             }
             let index = match event {
-                Event::Acknowledged(index, number) => {
-                    self.flows[index].acknowledged(now, number);
+                Event::Acknowledged(index, number, marked) => {
+                    self.flows[index].acknowledged(now, number, marked);
                     if self.flows[index].is_done()
                         && let Some(began) = burst_at.take()
                     {
@@ -134,8 +134,8 @@ impl World {
             };
             while let Some(number) = self.flows[index].send(now) {
                 queue.push((now, self.link.wait(now) * 1e3));
-                if let Some(back) = self.link.send(now, PACKET as f64, &mut self.rng) {
-                    self.plan(back, Event::Acknowledged(index, number));
+                if let Some(arrival) = self.link.send(now, PACKET as f64, &mut self.rng) {
+                    self.plan(arrival.back, Event::Acknowledged(index, number, arrival.marked));
                 }
             }
             // One look ahead is enough.
