@@ -13,6 +13,8 @@ mod pace;
 mod reload;
 mod report;
 pub mod sidecar;
+mod systemd;
+mod takeover;
 mod tasks;
 mod watcher;
 mod workers;
@@ -24,6 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use self::gateway::{Options, run};
 pub use self::load::LoadError;
+pub use self::takeover::TakeOverError;
 
 /// Why a gateway did not start, or ended on its own.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,9 @@ pub enum StartError {
     /// A thread or runtime could not be made.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+    /// The process that runs was not taken over from.
+    #[error("not taken over; the running gateway goes on, unless it was told to end")]
+    TakeOver(#[from] TakeOverError),
     /// A worker ended without being told to.
     #[error("a worker thread ended; its log says why")]
     WorkerEnded,

@@ -43,7 +43,7 @@ pub use learned::each_learned;
 pub use over::{Over, Overs};
 pub use own::own;
 pub use questions::Questions;
-pub use replace::close_replaced;
+pub use replace::{MOVE_OVER, close_replaced};
 pub use watch::watch;
 
 /// All peers, by cluster.
@@ -57,6 +57,8 @@ pub struct Peers {
     gate: Gate,
     /// Told of whatever changes of any of them.
     news: News,
+    /// Whether tunnels are dialled: not while another process takes over, which dials its own.
+    dials: changes::Sender<bool>,
     /// Cancelled when the process drains.
     stop: CancellationToken,
 }
@@ -104,6 +106,7 @@ impl Peers {
             clusters: changes::Sender::default(),
             news: News::default(),
             gate: Gate::of_all(),
+            dials: changes::Sender::new(true),
             stop,
         };
         peers.relink(links);
@@ -133,6 +136,11 @@ impl Peers {
             gone.stop.cancel();
             gone.close("the link was removed");
         }
+    }
+
+    /// Whether tunnels are dialled from now on.
+    pub fn dial(&self, do_so: bool) {
+        self.dials.send_replace(do_so);
     }
 
     /// Where every change is told of how a peer is, of its tunnels, and of what it tells of its services.

@@ -2,10 +2,14 @@
 //! HTTP/2; which endpoint is asked, and who is after one that fails.
 
 mod ask;
+mod call;
 mod connect;
+mod dial;
+mod idle;
 mod multiplex;
 mod pool;
 mod probe;
+mod search;
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,14 +23,17 @@ use registry::model::HostPort;
 
 use crate::base::clock::Clock;
 use crate::base::news::News;
-use crate::http::body::{BodyError, Upload, http2};
-use crate::http::{fields, message};
+use crate::http::body::{BodyError, Upload, http2, poll_http1};
+use crate::http::fields;
 use crate::telemetry::audit;
 use policy::balance::{Change, EndpointState, InFlight};
 
 pub use ask::{Allowance, Ask};
+pub use call::{Called, call};
 pub use connect::{ConnectError, connect, is_ours};
+pub use dial::{Held, Served, dial, dial_datagrams};
 pub use pool::Pool;
+pub use search::Way;
 
 /// The answer of an endpoint, its body to come.
 #[derive(Debug)]
@@ -43,6 +50,8 @@ pub struct EndpointAnswer {
     pub upload: Option<Upload>,
     /// Which endpoint it is of.
     pub endpoint: Arc<EndpointState>,
+    /// What goes on behind an answer that ends HTTP (101).
+    pub upgraded: Option<Box<Served>>,
 }
 
 /// Says in the log that an endpoint was taken into use, or out of it.
@@ -99,11 +108,31 @@ enum BodySource {
     Http1(Box<(http1::client::ResponseBody, Rc<Pool>, HostPort)>),
     /// One stream, with HTTP/2.
     Http2(Box<(http2::Received, multiplex::Stream)>),
+    /// Nothing, on a stream that is something else from now on.
+    Place(multiplex::Stream),
     /// Nothing any more.
     Over,
 }
 
 impl EndpointBody {
+    /// None, but a place on a connection of HTTP/2.
+    fn http2_place(stream: multiplex::Stream) -> Self {
+        Self { source: BodySource::Place(stream), ..Self::over() }
+    }
+
+    /// That place.
+    fn take_place(&mut self) -> Option<multiplex::Stream> {
+        match std::mem::replace(&mut self.source, BodySource::Over) {
+            BodySource::Place(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// None: HTTP is over.
+    fn over() -> Self {
+        Self { source: BodySource::Over, declared: fields::Declared::NOTHING, in_flight: None }
+    }
+
     fn http1(body: http1::client::ResponseBody, pool: Rc<Pool>, address: HostPort) -> Self {
         let source = BodySource::Http1(Box::new((body, pool, address)));
         Self { source, declared: fields::Declared::UNKNOWN, in_flight: None }
@@ -137,18 +166,9 @@ impl EndpointBody {
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let next = match &mut self.source {
-            BodySource::Http1(all) => match ready!(Pin::new(&mut all.0).poll_frame(cx)) {
-                Some(Ok(mut frame)) => {
-                    if let Some(trailers) = frame.trailers_mut() {
-                        message::trailers(trailers);
-                    }
-                    Some(Ok(frame))
-                }
-                Some(Err(error)) => Some(Err(BodyError::Http1(error))),
-                None => None,
-            },
+            BodySource::Http1(all) => ready!(poll_http1(&mut all.0, cx)),
             BodySource::Http2(all) => ready!(all.0.poll_frame(cx)),
-            BodySource::Over => return Poll::Ready(None),
+            BodySource::Over | BodySource::Place(_) => return Poll::Ready(None),
         };
         Poll::Ready(match next {
             Some(Ok(frame)) => match frame.data_ref().is_none_or(|data| self.declared.take(data.len())) {
@@ -182,7 +202,7 @@ impl Body for EndpointBody {
         match &self.source {
             BodySource::Http1(all) => all.0.is_end_stream(),
             BodySource::Http2(all) => all.0.is_end_stream(),
-            BodySource::Over => true,
+            BodySource::Over | BodySource::Place(_) => true,
         }
     }
 

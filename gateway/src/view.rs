@@ -18,7 +18,7 @@ use registry::model::{
 use registry::pure::lookup::{Reach, State};
 
 use crate::peers::PeerCluster;
-use crate::telemetry::metrics::{Durations, RequestCounters};
+use crate::telemetry::metrics::{ConnectionCounters, Durations, RequestCounters};
 use policy::balance::{Endpoints, Readiness};
 use policy::facts::Facts;
 use policy::placement::{Availability, Placement};
@@ -73,6 +73,8 @@ pub struct Service {
     pub unanswered: RequestCounters,
     /// How long heads of answers took.
     pub durations: Durations,
+    /// Its connections that are carried as such.
+    pub connections: ConnectionCounters,
     servers: Box<[Server]>,
 }
 
@@ -122,6 +124,15 @@ pub struct LocalService {
     inbound: HashMap<ClusterName, RequestCounters>,
     /// How long heads of answers to peers took.
     pub durations: Durations,
+    /// Its connections that are carried as such.
+    pub connections: ConnectionCounters,
+}
+
+impl LocalService {
+    /// Whether an endpoint of it has not been checked yet as often as it must be.
+    pub fn is_waiting_for_checks(&self) -> bool {
+        self.ports.iter().any(|(_, endpoints)| endpoints.iter().any(|endpoint| endpoint.is_waiting()))
+    }
 }
 
 impl View {

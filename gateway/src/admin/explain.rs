@@ -231,10 +231,7 @@ fn name(service: &Service, port: u16) -> Name {
         pinned: service.pinned,
         port,
         port_name: declared.map_or_else(String::new, |port| port.name.to_string()),
-        protocol: match declared.map(|port| port.protocol) {
-            Some(Protocol::Grpc) => "grpc".into(),
-            Some(Protocol::Http) | None => "http".into(),
-        },
+        protocol: declared.map_or(Protocol::Http, |port| port.protocol).as_str().into(),
     }
 }
 
@@ -258,6 +255,8 @@ fn source_text(source: &HashKey) -> String {
         HashKey::Header(name) => format!("header {name}"),
         HashKey::Query(name) => format!("query parameter {name}"),
         HashKey::SourceIp => "source address".into(),
+        HashKey::ServerName => "server name".into(),
+        HashKey::ProxyTlv(kind) => format!("PROXY TLV {kind}"),
     }
 }
 
@@ -320,7 +319,7 @@ fn rules(service: &Service, replayable: bool, total: Option<Duration>, now: Tick
         spent: service.budgets.retries().spent(now) + service.budgets.hedges().spent(now),
         hedged: replayable && retry.attempts > 1,
         head_ms: ms(service.timeout.head),
-        idle_ms: ms(service.timeout.idle),
+        idle_ms: ms(service.timeout.idle()),
         total_ms: total.map(ms),
     }
 }

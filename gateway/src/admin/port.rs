@@ -35,6 +35,7 @@ use tower::ServiceExt;
 use tracing::debug;
 
 use super::problem;
+use crate::base::accept::ACCEPT_PAUSE;
 use crate::base::descriptors;
 use crate::base::places::{Limits, Place, Places, Source};
 use crate::telemetry::limited::limited;
@@ -53,8 +54,6 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long answers under way may take once the process has drained.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
-/// Pause after an accept that failed for want of file descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What answers at once, from nothing but what is at hand.
 const LIGHT: [&str; 2] = ["/live", "/ready"];
 

@@ -6,9 +6,7 @@ use admin_api::registry::{Dump, Exported, Exports, Imports, Object, Record, Stor
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use registry::model::{
-    ClusterName, Contract, Grant, Import, Link, PeerImports, Policy, Port, Protocol, Service,
-};
+use registry::model::{ClusterName, Contract, Grant, Import, Link, PeerImports, Policy, Port, Service};
 use registry::store::{Entry, Store, keys};
 use registry::tasks::recorder;
 
@@ -117,11 +115,7 @@ fn names(grant: &Grant) -> Vec<String> {
 }
 
 fn port(port: &Port) -> String {
-    let protocol = match port.protocol {
-        Protocol::Http => "http",
-        Protocol::Grpc => "grpc",
-    };
-    format!("{} {} {protocol}", port.name, port.number)
+    format!("{} {} {}", port.name, port.number, port.protocol.as_str())
 }
 
 fn of_link(link: &Link) -> String {
@@ -156,7 +150,9 @@ fn of_policy(policy: &Policy) -> String {
     let timeout = &policy.timeout;
     format!(
         "{placement}; {} attempts; head {:?}, idle {:?}",
-        policy.retry.attempts, timeout.head, timeout.idle
+        policy.retry.attempts,
+        timeout.head,
+        timeout.idle()
     )
 }
 

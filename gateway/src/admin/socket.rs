@@ -9,17 +9,18 @@ use proto::register::{Say, Told};
 use registry::pure::registration::place::CameFrom;
 use registry::store::Store;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tonic::codegen::tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::transport::server::{Router, UdsConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::objects::Objects;
+use crate::base::accept::{ACCEPT_PAUSE, here, is_own_user};
 use crate::base::line::Line;
 use crate::proxy::worker::{RegisterStream, Who};
 use crate::telemetry::limited::limited;
@@ -30,9 +31,6 @@ pub const FILE: &str = "admin.sock";
 
 /// Messages of one conversation that wait on either side.
 const QUEUE: usize = 8;
-
-/// Pause after an accept that failed for want of file descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long calls under way are waited for as the process drains.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -54,34 +52,35 @@ pub async fn serve(
     objects: Objects<impl Store>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let ours = nix::unistd::geteuid().as_raw();
+    let is_ours = objects.shared.accepts_changes.clone();
     let service =
         AdminServer::new(Socket { registrars }).max_decoding_message_size(REGISTER_MESSAGE_BYTES_MAX);
     let objects = ObjectsServer::new(objects)
         .max_decoding_message_size(OBJECTS_BYTES_MAX)
         .max_encoding_message_size(OBJECTS_BYTES_MAX);
-    serve_until(Server::builder().add_service(service).add_service(objects), listener, ours, stop).await
+    let services = Server::builder().add_service(service).add_service(objects);
+    serve_until(services, listener, &is_ours, stop).await
 }
 
-/// Serves callers of the user `ours` and of root.
+/// Serves callers of our own user and of root; none while what they change `is_ours` no more.
 async fn serve_until(
     services: Router,
     listener: UnixListener,
-    ours: u32,
+    is_ours: &watch::Sender<bool>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let accepted = UnixListenerStream::new(listener).then(|caller| async {
-        if let Err(error) = &caller {
-            limited!(WARN, STRANGERS, "", "Cannot accept a caller of the admin socket.", %error);
-            sleep(ACCEPT_PAUSE).await;
+    let (hand, callers) = mpsc::channel(1);
+    let accepting = async {
+        // Gone with the last caller that is taken.
+        let hand = hand;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = accept(listener, is_ours, &hand) => {}
         }
-        caller
-    });
-    let callers = accepted.filter(move |caller| match caller {
-        Ok(caller) => may_enter(caller, ours),
-        Err(_) => true,
-    });
+    };
+    let callers = ReceiverStream::new(callers);
     let serving = services.serve_with_incoming_shutdown(callers, stop.clone().cancelled_owned());
+    let serving = async { tokio::join!(accepting, serving).1 };
     let over = async {
         stop.cancelled().await;
         sleep(DRAIN).await;
@@ -89,6 +88,27 @@ async fn serve_until(
     tokio::select! {
         served = serving => served,
         () = over => Ok(()),
+    }
+}
+
+/// Accepts callers until nobody takes them.
+async fn accept(
+    listener: UnixListener,
+    is_ours: &watch::Sender<bool>,
+    hand: &mpsc::Sender<io::Result<UnixStream>>,
+) {
+    loop {
+        match here(is_ours, listener.accept()).await {
+            Ok((caller, _)) => match is_own_user(&caller) {
+                Ok(()) if hand.send(Ok(caller)).await.is_err() => return,
+                Ok(()) => {}
+                Err(user) => limited!(WARN, STRANGERS, user, "Refused a caller of the admin socket.", user),
+            },
+            Err(error) => {
+                limited!(WARN, STRANGERS, "", "Cannot accept a caller of the admin socket.", %error);
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 
@@ -102,17 +122,6 @@ fn turned_away(error: &TrySendError<RegisterStream>) -> Status {
             Status::unavailable("this gateway drains; try another one, or this one again")
         }
     }
-}
-
-/// Whether whoever connected is our own user or root: the file's mode says so already, unless somebody has changed it.
-fn may_enter(caller: &UnixStream, ours: u32) -> bool {
-    let user = caller.peer_cred().map(|cred| cred.uid());
-    let may = user.as_ref().is_ok_and(|user| *user == 0 || *user == ours);
-    if !may {
-        let user = user.map_or_else(|error: io::Error| error.to_string(), |user| user.to_string());
-        limited!(WARN, STRANGERS, user, "Refused a caller of the admin socket.", user);
-    }
-    may
 }
 
 #[tonic::async_trait]
@@ -163,11 +172,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
         let listener = UnixListener::bind(&path).unwrap();
-        let ours = nix::unistd::geteuid().as_raw();
+        let is_ours = watch::Sender::new(true);
         let (registrars, mut taken) = mpsc::channel(1);
         let services = Server::builder().add_service(AdminServer::new(Socket { registrars }));
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve_until(services, listener, ours, stop.clone()));
+        let (gate, stopped) = (is_ours.clone(), stop.clone());
+        let serving = tokio::spawn(async move { serve_until(services, listener, &gate, stopped).await });
         let client = AdminClient::new(connect(path).await.unwrap());
         let register = || {
             let mut client = client.clone();

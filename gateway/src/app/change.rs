@@ -3,9 +3,10 @@
 //! Pure.
 
 use std::fmt::{self, Display};
+use std::sync::Arc;
 
 use registry::base::shared_map::SharedMap;
-use registry::model::{ClusterName, Declared, Gateway, Link};
+use registry::model::{ClusterName, Declared, Gateway, Link, Listener};
 
 /// One object that differs.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +57,7 @@ pub(super) fn needs_restart(before: &Gateway, after: &Gateway) -> Vec<&'static s
 pub(super) fn changes(before: &Declared, after: &Declared) -> Vec<Change> {
     let mut changes = Vec::new();
     compare("Link", &links(before), &links(after), &mut changes);
+    compare("Listener", &listeners(before), &listeners(after), &mut changes);
     compare("MeshService", &before.services, &after.services, &mut changes);
     compare("TrafficPolicy for", &before.policies, &after.policies, &mut changes);
     changes
@@ -64,6 +66,12 @@ pub(super) fn changes(before: &Declared, after: &Declared) -> Vec<Change> {
 /// The links, as [`compare`] takes them.
 fn links(declared: &Declared) -> SharedMap<ClusterName, Link> {
     declared.links.iter().map(|(cluster, link)| (cluster.clone(), link.clone())).collect()
+}
+
+/// The listeners, as [`compare`] takes them.
+fn listeners(declared: &Declared) -> SharedMap<String, Arc<Listener>> {
+    let named = |listener: &Arc<Listener>| format!("{}/{}", listener.namespace, listener.name);
+    declared.listeners.values().map(|listener| (named(listener), listener.clone())).collect()
 }
 
 fn compare<K: Ord + Display, V: PartialEq>(

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use identity::{Credentials, Trust};
+use registry::base::lent::{Holder, Lender, lent};
 use registry::model::Gateway;
 use registry::pure::probation::Book;
 use registry::pure::sources::{AppliedObjects, Files, Sources};
@@ -18,6 +19,7 @@ use registry::store::AnyStore;
 use registry::tasks::election::{self, Candidate, Standing};
 use registry::tasks::owned::Owned;
 use registry::tasks::state::{Saved, StateDir};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
@@ -25,14 +27,17 @@ use tunnel::{HelloInfo, Local, Secrets};
 
 use self::running::Running;
 use super::believe::{Believed, believe, linked};
-use super::bind::{self, SocketFile};
+use super::bind;
 use super::files::Look;
 use super::members::{self, Known};
-use super::open::{Opened, on_disk, open};
+use super::open::{Opened, on_disk, open, read};
+use super::takeover::{self, Heir, Kept};
 use super::tasks::Tasks;
 use super::{EndSignals, Signals, StartError};
 use crate::admin::{self, StartedWithout};
+use crate::base::bind::SocketFile;
 use crate::base::clock::Clock;
+use crate::base::given::Given;
 use crate::control::registrations;
 use crate::control::sync::{self, Knowledge};
 use crate::peers::Peers;
@@ -55,8 +60,10 @@ const OBJECTS_QUEUE: usize = 64;
 pub struct Options {
     /// Manifest files and folders.
     pub files: Vec<PathBuf>,
-    /// Threads of the data plane.
+    /// Threads of the data plane. A process that takes over has as many as the one before it.
     pub workers: NonZeroU8,
+    /// Take over from the gateway that works with the same state directory.
+    pub take_over: bool,
 }
 
 /// A gateway that is known to its registry, unless that does not answer.
@@ -70,11 +77,15 @@ struct Joined {
     saved: Saved,
     /// The random number of this start.
     boot: u64,
+    /// That of the process that it takes over from; 0: none.
+    elder: u64,
     us: Candidate,
     registry: Owned<AnyStore>,
     standing: watch::Receiver<Standing>,
     /// Dropped once everything is written, and not before: whoever is elected then finds it.
     resign: DropGuard,
+    /// Lends its place among the gateways.
+    place: Lender,
     started_without: Option<StartedWithout>,
     admin: TcpListener,
     tasks: Tasks,
@@ -87,7 +98,14 @@ struct Bound {
     tcp: Vec<TcpListener>,
     tunnel_socket: Option<UnixListener>,
     admin_socket: Option<UnixListener>,
+    takeover_socket: Option<UnixListener>,
     socket_files: Vec<SocketFile>,
+    /// What listeners may still take of what others have bound.
+    given: Arc<Given>,
+    /// For a process that takes over.
+    kept: Kept,
+    /// Whether the process that is taken over from has the port of the tunnels, too.
+    shares_port: bool,
 }
 
 /// What it knows and shares; nothing of it runs yet.
@@ -115,31 +133,75 @@ struct Incoming {
 /// # Errors
 /// [`StartError`]: nothing is left running.
 pub fn run(options: Options) -> Result<(), StartError> {
+    let given = Arc::new(Given::by_systemd());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("control")
         .build()
         .map_err(StartError::Thread)?;
-    let ended = runtime.block_on(start(options));
+    let ended = runtime.block_on(start(options, given));
     // A thread that hangs on a disk is left behind.
     runtime.shutdown_background();
     ended
 }
 
-async fn start(options: Options) -> Result<(), StartError> {
+async fn start(mut options: Options, given: Arc<Given>) -> Result<(), StartError> {
     let Signals { mut end, hangup } = Signals::listen().map_err(StartError::Thread)?;
+    let succeed = signal(SignalKind::user_defined2()).map_err(StartError::Thread)?;
+    let program = takeover::program();
     let files = options.files.clone();
-    let what = "the manifests, the identity and the state directory";
-    let Some(opened) = on_disk(&mut end, what, move || open(&files)).await? else { return Ok(()) };
-    let Some(joined) = Joined::join(opened?, &mut end).await? else { return Ok(()) };
-    let Some(bound) = Bound::bind(&joined, options.workers, &mut end).await? else { return Ok(()) };
-    let Some((joined, made)) = Made::make(joined, options.workers, &mut end).await? else { return Ok(()) };
-    Running::start(options, joined, bound, made, hangup).await?.until_told(&mut end).await
+    let reading = move || read(&files);
+    let Some(read) = on_disk(&mut end, "the manifests and the identity", reading).await? else {
+        return Ok(());
+    };
+    let read = read?;
+    let heir = tokio::select! {
+        () = end.told() => return Ok(()),
+        heir = take_over(&mut options, &read.gateway, &given) => heir?,
+    };
+    let opening = move || open(read);
+    let Some(opened) = on_disk(&mut end, "the state directory", opening).await? else { return Ok(()) };
+    let elder = heir.as_ref().map_or(0, |heir| heir.boot);
+    let Some(joined) = Joined::join(opened?, elder, &given, &mut end).await? else { return Ok(()) };
+    let Some(bound) = Bound::bind(&joined, options.workers, &given, &mut end).await? else { return Ok(()) };
+    let made = Made::make(joined, options.workers, given, &mut end).await?;
+    let Some((joined, made)) = made else { return Ok(()) };
+    let running = Running::start(options, joined, bound, made, (program, hangup, succeed), heir);
+    let running = tokio::select! {
+        () = end.told() => return Ok(()),
+        running = running => running?,
+    };
+    running.until_told(&mut end).await
+}
+
+/// The conversation with the process that is taken over from, if there is to be one, once this one may have what only one
+/// can have.
+async fn take_over(
+    options: &mut Options,
+    gateway: &Gateway,
+    given: &Given,
+) -> Result<Option<Heir>, StartError> {
+    if !options.take_over {
+        return Ok(None);
+    }
+    let Some(mut heir) = Heir::ask(gateway, given).await? else { return Ok(None) };
+    if heir.workers != options.workers {
+        let (workers, asked) = (heir.workers, options.workers);
+        warn!(%workers, %asked, "As many workers as the running gateway has: its sockets are one for each.");
+        options.workers = heir.workers;
+    }
+    heir.borrow().await?;
+    Ok(Some(heir))
 }
 
 impl Joined {
     /// Learns from the registry which cluster this is, and takes its place among its gateways. None: told to end.
-    async fn join(opened: Opened, end: &mut EndSignals) -> Result<Option<Self>, StartError> {
+    async fn join(
+        opened: Opened,
+        elder: u64,
+        given: &Given,
+        end: &mut EndSignals,
+    ) -> Result<Option<Self>, StartError> {
         let Opened {
             gateway,
             files,
@@ -154,7 +216,7 @@ impl Joined {
         } = opened;
         let boot = fastrand::u64(..);
         let us = members::us(&gateway, home, boot);
-        let admin = bind::tcp("admin", gateway.listen.admin)?;
+        let admin = bind::tcp(given, "admin", gateway.listen.admin)?;
         let settled = members::settle(&store, &gateway, kept, &admin, end).await?;
         let Some(Known { mut saved, unsaved, answered }) = settled else { return Ok(None) };
         if unsaved {
@@ -168,8 +230,8 @@ impl Joined {
         let silent_since = standing.borrow().unknown_since().filter(|_| !answered);
         let started_without = silent_since.map(|since| StartedWithout { since, saved_unix_ms });
         let resign = CancellationToken::new();
-        let stand = election::stand(registry.clone(), us.clone(), stands, resign.clone().cancelled_owned());
-        tasks.spawn("election", stand);
+        let (place, holder) = lent();
+        tasks.spawn("election", stand(registry.clone(), us.clone(), stands, holder, resign.clone()));
         let resign = resign.drop_guard();
         if answered && !members::wait_for_id(&us, standing.clone(), end.told()).await? {
             drop(resign);
@@ -185,10 +247,12 @@ impl Joined {
             directory,
             saved,
             boot,
+            elder,
             us,
             registry,
             standing,
             resign,
+            place,
             started_without,
             admin,
             tasks,
@@ -204,6 +268,7 @@ impl Joined {
             gateway: self.gateway.id.clone(),
             worker: 0,
             boot: self.boot,
+            takes_over_from: self.elder,
             addresses: self.gateway.advertise.iter().map(ToString::to_string).collect(),
         }
     }
@@ -215,17 +280,28 @@ impl Bound {
     async fn bind(
         joined: &Joined,
         workers: NonZeroU8,
+        given: &Arc<Given>,
         end: &mut EndSignals,
     ) -> Result<Option<Self>, StartError> {
-        let Joined { gateway, secrets, boot, .. } = joined;
-        let http = bind::tcp_shares("http", gateway.listen.http, workers)?;
-        let ports = tunnel::Port::bind(gateway.listen.tunnel, workers, secrets, *boot)?;
-        let tcp = bind::tcp_shares("tunnel", gateway.listen.tunnel, workers)?;
-        let state = gateway.state_dir.clone();
-        let listen =
-            move || [bind::TUNNEL_SOCKET, admin::socket::FILE].map(|file| SocketFile::listen(&state, file));
+        let Joined { gateway, secrets, boot, admin, .. } = joined;
+        let http = bind::tcp_shares(given, "http", gateway.listen.http, workers)?;
+        let address = gateway.listen.tunnel;
+        let sockets = given.udp(address, workers).map_err(|source| StartError::Bind {
+            what: "tunnel",
+            address,
+            source,
+        })?;
+        let shares_port = sockets.is_some();
+        let ports = match sockets {
+            Some(sockets) => tunnel::Port::on(sockets, workers, secrets, *boot)?,
+            None => tunnel::Port::bind(address, workers, secrets, *boot)?,
+        };
+        let tcp = bind::tcp_shares(given, "tunnel", address, workers)?;
+        let (state, of) = (gateway.state_dir.clone(), given.clone());
+        let files = [bind::TUNNEL_SOCKET, admin::socket::FILE, takeover::FILE];
+        let listen = move || files.map(|file| bind::unix(&of, &state, file));
         let listening = on_disk(end, "the state directory", listen).await?;
-        let Some([tunnel_socket, admin_socket]) = listening else { return Ok(None) };
+        let Some([tunnel_socket, admin_socket, takeover_socket]) = listening else { return Ok(None) };
         let mut socket_files = Vec::new();
         let mut unix = |socket: std::io::Result<(SocketFile, UnixListener)>, lacking: &str| match socket {
             Ok((file, listener)) => {
@@ -241,7 +317,24 @@ impl Bound {
             unix(tunnel_socket, "No Unix socket for tunnels in the state directory; sidecars must use TCP.");
         let admin_socket =
             unix(admin_socket, "No admin socket in the state directory; nothing can be changed through it.");
-        Ok(Some(Self { http, ports, tcp, tunnel_socket, admin_socket, socket_files }))
+        let takeover_socket =
+            unix(takeover_socket, "No socket in the state directory for a process that takes over.");
+        let sockets = http.iter().chain(&tcp).chain([admin]);
+        let unix = [&tunnel_socket, &admin_socket, &takeover_socket].into_iter().flatten();
+        let kept = tunnel::Spare::of(&ports).and_then(|port| Kept::of(sockets, unix, port));
+        let kept = kept.map_err(StartError::Thread)?;
+        Ok(Some(Self {
+            http,
+            ports,
+            tcp,
+            tunnel_socket,
+            admin_socket,
+            takeover_socket,
+            socket_files,
+            given: given.clone(),
+            kept,
+            shares_port,
+        }))
     }
 }
 
@@ -250,6 +343,7 @@ impl Made {
     async fn make(
         joined: Joined,
         workers: NonZeroU8,
+        given: Arc<Given>,
         end: &mut EndSignals,
     ) -> Result<Option<(Joined, Self)>, StartError> {
         let Joined { gateway, files, registry, saved, .. } = &joined;
@@ -266,7 +360,7 @@ impl Made {
         let (cluster, untrusted) = (gateway.cluster.clone(), believed.conditions(gateway));
         let knowledge = Knowledge::new(cluster, &gateway.region, sources, untrusted, saved.clone(), clock);
         let knowledge = Arc::new(knowledge);
-        let shared = Arc::new(shared(&joined, workers, &knowledge, &believed, clock));
+        let shared = Arc::new(shared(&joined, (workers, given), &knowledge, &believed, clock));
         let (control, incoming) = control(gateway, &shared.stop);
         let mut builder = ViewBuilder::new(gateway.cluster.clone(), gateway.region.clone());
         shared.view.store(Arc::new(sync::build(&mut builder, &knowledge, &shared, &View::default())));
@@ -276,10 +370,37 @@ impl Made {
     }
 }
 
+/// Stands for `us` until it is to resign; not while another process of this host has its place.
+async fn stand(
+    registry: Owned<AnyStore>,
+    us: Candidate,
+    stands: watch::Sender<Standing>,
+    mut holder: Holder,
+    resign: CancellationToken,
+) {
+    loop {
+        let mut is_lent = false;
+        let ends = async {
+            tokio::select! {
+                () = resign.cancelled() => {}
+                () = holder.asked() => is_lent = true,
+            }
+        };
+        election::stand(registry.clone(), us.clone(), &stands, ends).await;
+        if !is_lent {
+            return;
+        }
+        tokio::select! {
+            () = resign.cancelled() => return,
+            () = holder.let_go() => {}
+        }
+    }
+}
+
 /// What all workers share.
 fn shared(
     joined: &Joined,
-    workers: NonZeroU8,
+    workers: (NonZeroU8, Arc<Given>),
     knowledge: &Knowledge,
     believed: &Believed,
     clock: Clock,
@@ -294,7 +415,8 @@ fn shared(
         trust: believed.trust.clone(),
     };
     let name = format!("{}.gateway", gateway.cluster);
-    Shared::new(name, &gateway.domain, (peers, stop), local, workers, clock)
+    let shared = Shared::new(name, &gateway.domain, (peers, stop), local, workers, clock);
+    Shared { http: gateway.http.clone(), ..shared }
 }
 
 /// How the data plane reaches the control plane, until `stop`, and its far end.

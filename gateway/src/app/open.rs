@@ -41,12 +41,25 @@ pub(super) struct Opened {
     pub(super) store: AnyStore,
 }
 
-/// Reads `files`, and opens the state directory and the registry that they name. Blocks on the disk.
-pub(super) fn open(files: &[PathBuf]) -> Result<Opened, StartError> {
+/// What was read from the files, whole and usable: nothing is opened yet.
+pub(super) struct Read {
+    pub(super) gateway: Gateway,
+    files: Arc<Files>,
+    look: Look,
+    credentials: Arc<Credentials>,
+}
+
+/// Reads `files`. Blocks on the disk.
+pub(super) fn read(files: &[PathBuf]) -> Result<Read, StartError> {
     let loaded = load(files)?;
     loaded.say_warnings();
     let Loaded { gateway, files, certificate, look, .. } = loaded;
-    let credentials = certificate.valid()?;
+    Ok(Read { gateway, files, look, credentials: certificate.valid()? })
+}
+
+/// Opens the state directory and the registry that was `read` of. Blocks on the disk.
+pub(super) fn open(read: Read) -> Result<Opened, StartError> {
+    let Read { gateway, files, look, credentials } = read;
     let mut directory = StateDir::open(&gateway.state_dir)?;
     let kept = directory.load(&mut fastrand::Rng::new())?;
     if kept.skipped > 0 {

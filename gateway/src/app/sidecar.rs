@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use identity::{Credentials, Role, Trust};
 use registry::manifest;
-use registry::model::{ClusterName, Condition, Link, Sidecar, Subject};
+use registry::model::{ClusterName, Condition, Link, Listener, Sidecar, Subject};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
@@ -25,11 +25,12 @@ use super::reload::judge_tunnels;
 use super::report::Report;
 use super::tasks::Tasks;
 use super::watcher::{Told, Watcher};
-use super::{EndSignals, LoadError, Signals, StartError, bind};
+use super::{EndSignals, LoadError, Signals, StartError, bind, systemd};
 use crate::base::clock::Clock;
+use crate::base::given::Given;
 use crate::peers::Peers;
+use crate::proxy::dataplane;
 use crate::proxy::worker::{Shared, Worker};
-use crate::proxy::{dataplane, listener};
 use crate::sidecar::registrar::Ending;
 use crate::sidecar::{self, Names, Proxy, admin};
 use crate::telemetry::audit;
@@ -45,6 +46,7 @@ const REGISTERED_GRACE: Duration = Duration::from_secs(10);
 /// What a sidecar reads from its files.
 struct Loaded {
     sidecar: Sidecar,
+    listeners: Vec<Arc<Listener>>,
     certificate: Certificate,
     trust: Arc<Trust>,
     /// How the files looked before they were read.
@@ -56,28 +58,29 @@ struct Loaded {
 /// # Errors
 /// [`StartError`]: nothing is left running.
 pub fn run(files: Vec<PathBuf>) -> Result<(), StartError> {
+    let given = Arc::new(Given::by_systemd());
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
         .map_err(StartError::Thread)?;
     metrics::count_as(0);
-    let ended = runtime.block_on(start(files));
+    let ended = runtime.block_on(start(files, given));
     // A thread that hangs on a disk is left behind.
     runtime.shutdown_background();
     ended
 }
 
-async fn start(files: Vec<PathBuf>) -> Result<(), StartError> {
+async fn start(files: Vec<PathBuf>, given: Arc<Given>) -> Result<(), StartError> {
     let Signals { mut end, hangup } = Signals::listen().map_err(StartError::Thread)?;
     let manifests = files.clone();
     let loaded = on_disk(&mut end, "the manifests and the identity", move || load(&manifests)).await?;
     let Some(loaded) = loaded else { return Ok(()) };
-    let Loaded { sidecar, certificate, trust, look } = loaded?;
+    let Loaded { sidecar, listeners, certificate, trust, look } = loaded?;
     let credentials = certificate.valid()?;
     let local = Local { hello: hello(&sidecar), credentials, trust };
-    let proxy_listener = bind::tcp("proxy", sidecar.proxy)?;
+    let proxy_listener = bind::tcp(&given, "proxy", sidecar.proxy)?;
     let proxy_listener = tokio::net::TcpListener::from_std(proxy_listener).map_err(StartError::Thread)?;
-    let admin_listener = bind::tcp("admin", sidecar.admin)?;
+    let admin_listener = bind::tcp(&given, "admin", sidecar.admin)?;
     let endpoint = Rc::new(DirectEndpoint::new(local.clone(), 0)?);
 
     let stop = CancellationToken::new();
@@ -88,17 +91,21 @@ async fn start(files: Vec<PathBuf>) -> Result<(), StartError> {
     let sidecar = Arc::new(sidecar);
     let name = format!("{}.{}.sidecar", sidecar.id, sidecar.cluster);
     let clock = Clock::start();
-    let shared = Shared::new(name, &sidecar.domain, (peers, stop), local, NonZeroU8::MIN, clock);
-    let shared = Arc::new(shared);
+    let shared =
+        Shared::new(name, &sidecar.domain, (peers, stop), local, (NonZeroU8::MIN, given.clone()), clock);
+    let shared = Arc::new(Shared { http: sidecar.http.clone(), ..shared });
     let worker = Rc::new(Worker::new(shared.clone(), 0));
 
+    shared.listeners.set(&listeners);
+    // What is left of their files is whoever's who has bound them.
+    let _ = bind::leave(&given);
     sidecar::hold(&sidecar, &shared, &cluster, &endpoint);
     let names = Rc::<Names>::default();
     let builder = ViewBuilder::new(sidecar.cluster.clone(), String::new());
     let mut tasks = Tasks::default();
     tasks.spawn_local("names", sidecar::follow(names.clone(), shared.clone(), cluster.clone(), builder));
     let proxy = Proxy { worker: worker.clone(), names, passthrough: sidecar.passthrough };
-    let listening = spawn_local(listener::serve(Rc::new(proxy), proxy_listener));
+    let listening = spawn_local(dataplane::listen(Rc::new(proxy), proxy_listener));
     tasks.spawn_local("idle connections", dataplane::sweep(worker));
     tasks.spawn_local("suppressed lines", limited::count());
     // The admin port answers until the drain is over: that is when operators look.
@@ -120,11 +127,14 @@ async fn start(files: Vec<PathBuf>) -> Result<(), StartError> {
     tasks.spawn_local("identity", follow_local(shared.clone(), endpoint.clone()));
     let judging = judge_tunnels(shared.clone(), move |_, _| cluster.changed.notify_waiters());
     tasks.spawn_local("tunnels over time", judging);
+    shared.open.cancel();
+    systemd::ready();
     info!(
         cluster = %sidecar.cluster, sidecar = %sidecar.id, proxy = %sidecar.proxy, admin = %sidecar.admin, "Ready."
     );
 
     end.told().await;
+    systemd::stopping();
     drain(&mut end, &shared, registering, &ending, listening).await;
     endpoint.close("the sidecar has drained");
     // A gateway that hears nothing of it sees the end of the connection.
@@ -157,6 +167,7 @@ async fn drain(
         }
     }
     shared.stop.cancel();
+    shared.leave.cancel();
     tokio::select! {
         () = dataplane::finish(shared, listening, std::future::ready(())) => {}
         () = end.told() => shared.cut.cancel(),
@@ -187,6 +198,7 @@ fn hello(sidecar: &Sidecar) -> HelloInfo {
         gateway: sidecar.id.clone(),
         worker: 0,
         boot: fastrand::u64(..),
+        takes_over_from: 0,
         addresses: Vec::new(),
     }
 }
@@ -197,12 +209,13 @@ fn load(files: &[PathBuf]) -> Result<Loaded, LoadError> {
     let manifests = manifest::load(files).map_err(LoadError::Manifests)?;
     let sidecar = manifests.require_sidecar().map_err(LoadError::Manifests)?.clone();
     let look = look.and_identity(&sidecar.identity_dir);
+    let listeners = manifests.declared.listeners.values().cloned().collect();
     for warning in &manifests.warnings {
         warn!("{}", warning.in_one_line());
     }
     let certificate = certificate(&sidecar.identity_dir, |found| ours(&sidecar, found))?;
     let trust = trust(&sidecar.identity_dir, &sidecar)?;
-    Ok(Loaded { sidecar, certificate, trust: Arc::new(trust), look })
+    Ok(Loaded { sidecar, listeners, certificate, trust: Arc::new(trust), look })
 }
 
 /// Whether a certificate is that of a workload of the cluster of `sidecar`.
@@ -231,7 +244,7 @@ fn trust(dir: &Path, sidecar: &Sidecar) -> Result<Trust, LoadError> {
     }
 }
 
-/// Takes a changed certificate or bundle; everything else needs a restart. What cannot be used is refused whole, and
+/// Takes a changed certificate or bundle, and changed listeners; everything else needs a restart. What cannot be used is refused whole, and
 /// shown.
 async fn reload(
     mut files: Watcher<Result<Loaded, LoadError>>,
@@ -268,7 +281,9 @@ async fn reload(
                 );
             }
         }
-        show.send_replace(report.conditions());
+        let mut conditions = report.conditions();
+        conditions.extend(shared.listeners.conditions().iter().cloned());
+        show.send_replace(conditions);
     }
 }
 
@@ -285,6 +300,7 @@ fn take(loaded: Loaded, shared: &Shared, report: &mut Report, why: Why) -> Outco
             (old.credentials.clone(), Outcome::NotBefore(at))
         }
     };
+    shared.listeners.set(&loaded.listeners);
     let certificate = old.credentials.chain() != credentials.chain();
     let bundle = loaded.trust.changed_since(&old.trust).next().is_some();
     if certificate || bundle {

@@ -46,6 +46,13 @@ impl Reservation {
         taken.is_ok()
     }
 
+    /// Gives so many of them back.
+    pub fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.held);
+        self.held -= bytes;
+        self.budget.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Gives everything back.
     pub fn release(&mut self) {
         self.budget.left.fetch_add(std::mem::take(&mut self.held), Ordering::Relaxed);

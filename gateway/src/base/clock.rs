@@ -56,12 +56,13 @@ pub struct Activity(Rc<Moved>);
 struct Moved {
     last: Cell<Instant>,
     received: Cell<u64>,
+    sent: Cell<u64>,
 }
 
 impl Activity {
     /// Starts now.
     pub fn new(now: Instant) -> Self {
-        Self(Rc::new(Moved { last: Cell::new(now), received: Cell::new(0) }))
+        Self(Rc::new(Moved { last: Cell::new(now), received: Cell::new(0), sent: Cell::new(0) }))
     }
 
     /// Something moved.
@@ -73,6 +74,17 @@ impl Activity {
     pub fn receive(&self, bytes: usize) {
         self.0.received.set(self.0.received.get() + bytes as u64);
         self.touch();
+    }
+
+    /// So many bytes went to the caller.
+    pub fn send(&self, bytes: usize) {
+        self.0.sent.set(self.0.sent.get() + bytes as u64);
+        self.touch();
+    }
+
+    /// How many went to it by [`Activity::send`].
+    pub fn sent(&self) -> u64 {
+        self.0.sent.get()
     }
 
     /// How many have come.

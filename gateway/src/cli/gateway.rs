@@ -23,6 +23,8 @@ Examples:
 All manifests are checked before a port is bound; `ringway validate` does only that.
 Changed manifests, certificates and bundles are taken while it runs, at once on SIGHUP; a change
 that cannot be used is refused whole. SIGTERM drains, a second one does not wait.
+With --take-over a new process (of another version, too) is handed the sockets of the running one,
+serves once its tunnels are up, and the old one drains; SIGUSR2 to the running one starts it.
 Logs go to standard error, with -o json one object a line. RINGWAY_LOG says what is logged:
 `info` unless set; `debug`, or `warn,ringway::sync=debug` for one part.")]
 pub(super) struct Args {
@@ -32,6 +34,9 @@ pub(super) struct Args {
     /// Threads of the data plane, each with its own listeners, tunnels and pools [default: one for each core].
     #[arg(long, value_name = "N", value_parser = workers)]
     workers: Option<NonZeroU8>,
+    /// Take over from the gateway that works with the same state directory, without a request lost.
+    #[arg(long)]
+    take_over: bool,
     /// End when standard input ends: set by a parent that must not leave this process behind.
     #[arg(long, hide = true)]
     end_with_stdin: bool,
@@ -48,7 +53,7 @@ pub(super) fn run(args: Args, format: Format) -> Result<(), Failure> {
     }
     allow_files();
     let workers = args.workers.unwrap_or_else(cores);
-    app::run(Options { files: args.files, workers }).map_err(|error| match error {
+    app::run(Options { files: args.files, workers, take_over: args.take_over }).map_err(|error| match error {
         StartError::Load(LoadError::Manifests(problems)) => Failure::Manifests(problems),
         error => Failure::Gateway(error),
     })

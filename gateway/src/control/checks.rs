@@ -170,7 +170,7 @@ async fn ask(address: &HostPort, probe: &Probe, wait: Duration) -> Result<(), Ch
     let stream = upstream::connect(address, wait).await.map_err(CheckError::Connect)?;
     let Probe::Http { path, expected_status } = probe else { return Ok(()) };
     let request = Request::get(path)
-        .header(HOST, address.to_string())
+        .header(HOST, address.authority())
         .header(USER_AGENT, concat!("ringway-check/", env!("CARGO_PKG_VERSION")))
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())

@@ -7,6 +7,7 @@ mod declare;
 mod digests;
 mod exporter;
 mod importer;
+mod last_catalog;
 mod lookups;
 mod members;
 mod objections;
@@ -24,12 +25,10 @@ use registry::pure::mirror::Mirror;
 use registry::pure::sources::{Applied, Merged, Sources};
 use registry::tasks::applied::StoredObjects;
 use registry::tasks::recorder::{Picture, Stored};
-use registry::tasks::state::{Saved, StateDir};
+use registry::tasks::state::Saved;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::error;
 
 use crate::base::clock::Clock;
 use crate::proxy::worker::Shared;
@@ -42,6 +41,7 @@ pub use declare::Change;
 pub use digests::tell_peers;
 pub use exporter::export_to_peers;
 pub use importer::import_from_peers;
+pub use last_catalog::keep;
 pub use lookups::answer_sidecars;
 pub use members::announce;
 pub use owned::keep_owned;
@@ -49,17 +49,6 @@ pub use record::record;
 
 /// Views are rebuilt at most so often.
 const REBUILD_PAUSE: Duration = Duration::from_millis(50);
-/// The last catalog is saved at most so often.
-const SAVE_PAUSE: Duration = Duration::from_secs(1);
-/// And so many times as seldom as it takes long: a large one that peers change all the time must not keep the disk busy.
-const SAVE_SHARE: u32 = 20;
-/// And one that could not be saved so often: what is too large for a disk is not written over and over.
-const SAVE_AGAIN: Duration = Duration::from_secs(5);
-/// The disk is waited for so long at the end of a drain.
-const LAST_SAVE_WAIT: Duration = Duration::from_secs(5);
-/// The same failure again is only said every so often: the log may be on that disk, too.
-const SAY_AGAIN: u32 = 60;
-
 /// What this cluster knows: declared in files, applied, registered, mirrored from its peers.
 #[derive(Debug)]
 pub struct Knowledge {
@@ -267,32 +256,6 @@ pub async fn publish(knowledge: Arc<Knowledge>, shared: Arc<Shared>, mut builder
     }
 }
 
-/// Keeps the last catalog on disk until `stop`, and once more then. A disk that hangs holds up nothing else.
-pub async fn keep(knowledge: Arc<Knowledge>, directory: StateDir, stop: CancellationToken) {
-    let directory = Arc::new(Mutex::new(directory));
-    let mut save_at = tokio::time::Instant::now();
-    let (mut unsaved, mut failures) = (false, 0);
-    loop {
-        let saved = async {
-            tokio::time::sleep_until(save_at).await;
-            let began = tokio::time::Instant::now();
-            (save(&knowledge, &directory, &mut failures).await, began.elapsed())
-        };
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = knowledge.unsaved.notified(), if !unsaved => unsaved = true,
-            (saved, took) = saved, if unsaved => {
-                unsaved = !saved;
-                let pause = if unsaved { SAVE_AGAIN } else { SAVE_PAUSE };
-                save_at = tokio::time::Instant::now() + pause.max(took * SAVE_SHARE);
-            }
-        }
-    }
-    if timeout(LAST_SAVE_WAIT, save(&knowledge, &directory, &mut failures)).await.is_err() {
-        error!("The last catalog was not saved within {LAST_SAVE_WAIT:?}; does the disk hang?");
-    }
-}
-
 /// The view of what is known now.
 pub fn build(builder: &mut ViewBuilder, knowledge: &Knowledge, shared: &Shared, previous: &View) -> View {
     let metrics: &Metrics = &shared.metrics;
@@ -300,27 +263,4 @@ pub fn build(builder: &mut ViewBuilder, knowledge: &Knowledge, shared: &Shared, 
     let mut view = builder.build(Arc::new(knowledge.catalog()), &shared.peers, metrics, previous, now);
     view.conditions.splice(0..0, knowledge.conditions());
     view
-}
-
-/// Saves the last catalog after so many `failures`; gives whether that worked.
-async fn save(knowledge: &Arc<Knowledge>, directory: &Arc<Mutex<StateDir>>, failures: &mut u32) -> bool {
-    let (saved, directory) = (knowledge.saved(), directory.clone());
-    let written = spawn_blocking(move || {
-        directory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).save(&saved)
-    });
-    let failed: Box<dyn std::error::Error> = match written.await {
-        Ok(Ok(())) => {
-            if std::mem::take(failures) > 0 {
-                info!("Saving the last catalog works again.");
-            }
-            return true;
-        }
-        Ok(Err(failed)) => Box::new(failed),
-        Err(panic) => Box::new(panic),
-    };
-    if failures.is_multiple_of(SAY_AGAIN) {
-        error!(error = &*failed, "Saving the last catalog failed; retrying.");
-    }
-    *failures += 1;
-    false
 }

@@ -1,6 +1,8 @@
 //! Bodies: a request's, which may have to be sent twice, and an answer's, which must never look whole when it is cut.
 
+mod error;
 pub mod http2;
+mod incoming;
 mod tunnel;
 mod upload;
 
@@ -8,7 +10,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,83 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::budget::Reservation;
 use crate::base::clock::Activity;
-use crate::http::message;
 
+pub use error::{BodyError, Fault};
+pub use incoming::{Incoming, poll_http1};
 pub use tunnel::Tunnelled;
 pub use upload::Upload;
-
-/// Why a body ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    /// The HTTP/1.1 message that it is of is cut or malformed.
-    #[error("the HTTP message was cut")]
-    Http1(#[source] http1::BodyError),
-    /// The HTTP/2 stream that it came on failed.
-    #[error("the HTTP message was cut")]
-    Http2(#[source] h2::Error),
-    /// It ended without saying that it was at its end.
-    #[error("the HTTP message ended early")]
-    Truncated,
-    /// The tunnel that it came through failed.
-    #[error("the exchange was cut")]
-    Tunnel(#[source] ::tunnel::TunnelError),
-    /// Its beginning is gone: it was too long to be kept for another attempt.
-    #[error("the body was too long to be sent again")]
-    Gone,
-    /// More or less of it came than was declared.
-    #[error("the body is not as long as declared")]
-    Length,
-    /// Trailers that are no HTTP.
-    #[error("malformed trailers")]
-    Trailers,
-    /// Nothing moved for too long.
-    #[error("idle for too long")]
-    Idle,
-    /// The whole exchange took too long.
-    #[error("past its deadline")]
-    Deadline,
-}
-
-/// A body as it comes from a caller's connection.
-#[derive(Debug)]
-pub enum Incoming {
-    /// Of HTTP/1.1.
-    Http1(http1::server::Body),
-    /// Of HTTP/2.
-    Http2(http2::Received),
-}
-
-impl Incoming {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self {
-            Self::Http1(body) => Poll::Ready(match ready!(Pin::new(body).poll_frame(cx)) {
-                Some(Ok(mut frame)) => {
-                    if let Some(trailers) = frame.trailers_mut() {
-                        message::trailers(trailers);
-                    }
-                    Some(Ok(frame))
-                }
-                Some(Err(error)) => Some(Err(BodyError::Http1(error))),
-                None => None,
-            }),
-            Self::Http2(body) => body.poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Http1(body) => body.is_end_stream(),
-            Self::Http2(body) => body.is_end_stream(),
-        }
-    }
-
-    fn length(&self) -> Option<u64> {
-        match self {
-            Self::Http1(body) => body.size_hint().exact(),
-            Self::Http2(body) => body.size_hint().exact(),
-        }
-    }
-}
 
 /// Where the bytes of a request's body come from.
 #[derive(Debug)]
@@ -132,6 +62,12 @@ struct Shared {
     activity: Activity,
     /// Declared length, if any.
     length: Option<u64>,
+    /// Bytes that may still come; one more, and the body has failed.
+    room: u64,
+    /// What its sender did wrong.
+    fault: Option<Fault>,
+    /// Whoever waits to hear that it has failed.
+    watcher: Option<Waker>,
     reserved: Reservation,
     ended_at: Option<tokio::time::Instant>,
 }
@@ -168,9 +104,36 @@ impl RequestBody {
             unread: VecDeque::new(),
             activity,
             length,
+            room: u64::MAX,
+            fault: None,
+            watcher: None,
             reserved,
             ended_at: None,
         }))))
+    }
+
+    /// The same of `most` bytes: if more come, the caller is at fault.
+    pub fn at_most(self, most: u64) -> Self {
+        if let Some(shared) = &self.0 {
+            shared.borrow_mut().room = most;
+        }
+        self
+    }
+
+    /// What its sender did wrong, if it has failed by that.
+    pub fn fault(&self) -> Option<Fault> {
+        self.0.as_ref().and_then(|s| s.borrow().fault)
+    }
+
+    /// Ready when it has failed: there is nothing to be answered any more.
+    pub fn poll_failed(&self, cx: &Context<'_>) -> Poll<()> {
+        let Some(shared) = &self.0 else { return Poll::Pending };
+        let mut s = shared.borrow_mut();
+        if matches!(s.source, Source::Failed) {
+            return Poll::Ready(());
+        }
+        s.watcher = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Whether there is none.
@@ -255,13 +218,31 @@ impl RequestBody {
         true
     }
 
+    /// Waits until it is known whether there is a body at all, for `wait` at most: its end may come a moment after its
+    /// head. With a declared length it is known.
+    pub async fn begun(&self, wait: Duration) {
+        if self.has_begun() {
+            return;
+        }
+        let begun = std::future::poll_fn(|cx| {
+            self.read_ahead(cx);
+            if self.has_begun() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        // Else it is seen to as it comes.
+        let _ = tokio::time::timeout(wait, begun).await;
+    }
+
+    fn has_begun(&self) -> bool {
+        self.0.as_ref().is_none_or(|s| {
+            let s = s.borrow();
+            let over = matches!(s.source, Source::Ended | Source::Failed);
+            over || s.dropped || !s.kept.is_empty() || s.length.is_some()
+        })
+    }
+
     /// This body, or none if it has turned out to be empty: then it is known without waiting that nothing comes.
     pub fn or_empty(self) -> Self {
-        let nothing = self.0.as_ref().is_some_and(|s| {
-            let s = s.borrow();
-            matches!(s.source, Source::Ended) && !s.dropped && s.kept.is_empty() && s.trailers.is_none()
-        });
-        if nothing { Self::empty() } else { self }
+        if self.0.as_ref().is_some_and(|s| s.borrow().is_nothing()) { Self::empty() } else { self }
     }
 
     /// A reader from the beginning.
@@ -271,6 +252,12 @@ impl RequestBody {
 }
 
 impl Shared {
+    /// Whether it has turned out that there is nothing of it.
+    fn is_nothing(&self) -> bool {
+        let ended = matches!(self.source, Source::Ended) && !self.dropped;
+        ended && self.kept.is_empty() && self.trailers.is_none()
+    }
+
     /// The next chunk of the source; `None` at its end, with the trailers put aside.
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
@@ -287,6 +274,10 @@ impl Shared {
                 Ok(Some(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => {
+                        let Some(room) = self.room.checked_sub(data.len() as u64) else {
+                            return self.fail(BodyError::TooLong);
+                        };
+                        self.room = room;
                         self.activity.receive(data.len());
                         return Poll::Ready(Some(Ok(data)));
                     }
@@ -297,11 +288,26 @@ impl Shared {
                     self.ended_at = Some(tokio::time::Instant::now());
                 }
                 Err(e) => {
-                    self.source = Source::Failed;
-                    return Poll::Ready(Some(Err(e)));
+                    return self.fail(e);
                 }
             }
         }
+    }
+
+    /// It ends here, by this.
+    fn fail<T>(&mut self, error: BodyError) -> Poll<Option<Result<T, BodyError>>> {
+        self.source = Source::Failed;
+        self.fault = match error {
+            BodyError::TooLong => Some(Fault::TooLong),
+            BodyError::Http1(http1::BodyError::Chunk(_) | http1::BodyError::TooLarge) => {
+                Some(Fault::Malformed)
+            }
+            _ => None,
+        };
+        if let Some(watcher) = self.watcher.take() {
+            watcher.wake();
+        }
+        Poll::Ready(Some(Err(error)))
     }
 
     /// Keeps a chunk for another attempt. False: it is too much, and from now on there is one reading only.
@@ -381,10 +387,7 @@ impl Body for Reader {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.0.as_ref().is_none_or(|s| {
-            let s = s.borrow();
-            matches!(s.source, Source::Ended) && !s.dropped && s.kept.is_empty() && s.trailers.is_none()
-        })
+        self.body.0.as_ref().is_none_or(|s| s.borrow().is_nothing())
     }
 
     fn size_hint(&self) -> SizeHint {

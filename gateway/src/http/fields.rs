@@ -1,19 +1,35 @@
 //! Header fields between HTTP and the tunnel, and the rules of an intermediary (RFC 9110, section 7.6).
 
 use bytes::Bytes;
-use http::Version;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
+use http::{Method, Version};
 use proto::head::Fields;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// What is meant for one connection only.
+static HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+];
+
 /// Removes what is meant for this connection only: `Connection`, every field that it names, and those that RFC 9110,
 /// section 7.6.1 lists; also credentials and challenges for a proxy, which are this hop's (sections 11.7.1 and 11.7.2).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages have none of them: one look at each name costs less than eight look-ups.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(TRANSFER_ENCODING) {
         // It overrides a length that stands beside it, and a recipient that took that at its word would see where one
         // message ends and the next begins differently (RFC 9112, section 6.3). First of all: `Connection` may name it.
@@ -32,16 +48,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        TE,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-    ] {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
 }
@@ -80,6 +87,20 @@ pub fn times_through(headers: &HeaderMap, name: &str) -> usize {
         stops.filter(|stop| stop.split_ascii_whitespace().nth(1) == Some(name)).count()
     };
     headers.get_all(VIA).iter().map(times).sum()
+}
+
+/// Counts `Max-Forwards` down, which means something to OPTIONS and TRACE (RFC 9110, section 7.6.2). False: whoever has the
+/// request now is the last one, and answers it.
+pub fn may_go_on(method: &Method, headers: &mut HeaderMap) -> bool {
+    if ![Method::OPTIONS, Method::TRACE].contains(method) {
+        return true;
+    }
+    let left = headers.get(MAX_FORWARDS).and_then(|left| left.to_str().ok()?.parse::<u32>().ok());
+    // What is no number is not ours to judge.
+    let Some(left) = left else { return true };
+    let Some(left) = left.checked_sub(1) else { return false };
+    headers.insert(MAX_FORWARDS, left.into());
+    true
 }
 
 /// The fields as the tunnel's codec takes them; `Host` travels as the authority.
@@ -146,6 +167,22 @@ mod tests {
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         fields.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn max_forwards_is_counted_down_to_the_last_who_gets_it() {
+        for (method, came, goes_on, left) in [
+            (Method::OPTIONS, "1", true, "0"),
+            (Method::TRACE, "10", true, "9"),
+            (Method::OPTIONS, "0", false, "0"),
+            (Method::GET, "0", true, "0"),
+            (Method::TRACE, "some", true, "some"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(MAX_FORWARDS, HeaderValue::from_static(came));
+            assert_eq!(may_go_on(&method, &mut headers), goes_on, "{method} {came}");
+            assert_eq!(headers[MAX_FORWARDS], left, "{method} {came}");
+        }
     }
 
     #[test]

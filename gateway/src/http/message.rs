@@ -12,6 +12,7 @@ use http1::framing::{content_length, is_bodiless};
 use proto::limits::MESSAGE_FIELDS_MAX;
 
 use crate::http::fields::{self, Declared};
+use crate::http::upgrade;
 
 /// What is sent, apart from the body: independent of where it goes.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct RequestHead {
     pub target: Uri,
     /// End-to-end fields with `Host`.
     pub headers: HeaderMap,
+    /// What it is to speak behind its heads, if not HTTP.
+    pub upgrade: Option<HeaderValue>,
 }
 
 /// Why a request goes nowhere.
@@ -67,12 +70,20 @@ pub enum BadAnswer {
     TooManyFields,
 }
 
+/// Whether requests of this method hardly ever have a body (RFC 9110, section 9.3).
+pub fn rarely_has_body(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS, Method::TRACE].contains(method)
+}
+
 /// Judges a request of a caller. Gives the authority that it asks for, and what goes on of its head.
 ///
 /// # Errors
 /// [`BadRequest`]: what the caller is told.
 pub fn request(parts: Parts) -> Result<(String, RequestHead), BadRequest> {
+    let upgrade = upgrade::asked(&parts);
     let Parts { method, uri, version, mut headers, .. } = parts;
+    // An extended CONNECT (RFC 8441, section 4) is to HTTP/2 what a GET with `Upgrade` is to HTTP/1.1.
+    let method = if upgrade.is_some() { Method::GET } else { method };
     if method == Method::CONNECT {
         return Err(BadRequest::Connect);
     }
@@ -82,9 +93,11 @@ pub fn request(parts: Parts) -> Result<(String, RequestHead), BadRequest> {
     let authority = authority(&uri, version, &headers)?;
     fields::strip_hop_by_hop(&mut headers);
     declare_length(&mut headers).ok_or(BadRequest::Length)?;
-    headers.insert(HOST, HeaderValue::from_str(&authority).map_err(|_| BadRequest::Host)?);
+    if headers.get(HOST).is_none_or(|host| host.as_bytes() != authority.as_bytes()) {
+        headers.insert(HOST, HeaderValue::from_str(&authority).map_err(|_| BadRequest::Host)?);
+    }
     let target = target(&method, &uri).ok_or(BadRequest::Target)?;
-    Ok((authority, RequestHead { method, target, headers }))
+    Ok((authority, RequestHead { method, target, headers, upgrade }))
 }
 
 /// The target in origin form (RFC 9112, section 3.2.1): an absolute one without a path has an empty path there, and is
@@ -144,9 +157,14 @@ pub fn request_from_tunnel(
     let mut headers = fields::to_headers(bytes, head_fields)?;
     fields::strip_hop_by_hop(&mut headers);
     let declared = declare_length(&mut headers)?;
-    headers.insert(HOST, HeaderValue::from_str(http.authority).ok()?);
-    let target = Uri::try_from(http.path).ok().filter(|uri| uri.scheme().is_none())?;
-    Some((RequestHead { method, target, headers }, declared))
+    let shared = |text: &str| bytes.slice_ref(text.as_bytes());
+    headers.insert(HOST, HeaderValue::from_maybe_shared(shared(http.authority)).ok()?);
+    let target = Uri::from_maybe_shared(shared(http.path)).ok().filter(|uri| uri.scheme().is_none())?;
+    let upgrade = match http.upgrade {
+        None => None,
+        Some(protocol) => Some(HeaderValue::from_maybe_shared(shared(protocol)).ok()?),
+    };
+    Some((RequestHead { method, target, headers, upgrade }, declared))
 }
 
 /// Whether an authority is a name of this service, in whichever domain its mesh has: `Host` reaches the endpoint, which

@@ -147,6 +147,12 @@ impl PeerCluster {
         best.map(|(_, gateway, tunnel)| (gateway.clone(), tunnel))
     }
 
+    /// Whether another process is about to take over from the one at the other end of `tunnel`, or has.
+    pub fn is_taken_over(&self, tunnel: &Tunnel) -> bool {
+        let boot = tunnel.peer().hello.boot;
+        self.gateways.load().iter().any(|gateway| gateway.is_taken_over(boot))
+    }
+
     /// Why the last dial failed, of each carrier that is not up for that reason.
     pub fn last_error(&self) -> Option<String> {
         let errors = lock(&self.last_errors);

@@ -300,13 +300,19 @@ impl PeerCluster {
 /// to be replaced.
 async fn needs_tunnel(us: &Peers, cluster: &PeerCluster, gateway: &str, dialler: &Dialler<'_>) {
     let (carrier, lane) = (dialler.carrier(), dialler.lane());
+    let mut dials = us.dials.subscribe();
     loop {
         // Registered before the look, so that no change is missed between the two.
         let mut changed = std::pin::pin!(cluster.changed.notified());
         changed.as_mut().enable();
         let gateways = cluster.gateways();
         if gateways.iter().find(|g| g.id == gateway).is_none_or(|g| g.needs_tunnel(us, carrier, lane)) {
-            return;
+            if *dials.borrow_and_update() {
+                return;
+            }
+            // `us` holds the sender.
+            let _ = dials.changed().await;
+            continue;
         }
         changed.await;
     }

@@ -17,7 +17,7 @@ use crate::base::news::News;
 use crate::telemetry::audit;
 use policy::health::{State, Transition, Way, Ways};
 
-/// Tunnels to one gateway process at once: the one in use, and a few that are being replaced or that only one side has
+/// Tunnels to one process of a gateway at once, of which there are two while one takes over: the one in use, and a few that are being replaced or that only one side has
 /// noticed to be dead.
 const TUNNELS_MAX: usize = 8;
 
@@ -156,13 +156,23 @@ impl PeerGateway {
         let tunnels = self.tunnels.load();
         let quic_fails = self.quic_fails.load(Ordering::Relaxed);
         let open = tunnels.iter().filter(|t| t.is_open() && !tried.iter().any(|tried| tried.is(t)));
+        // A process that takes over is used once the one before it wants that.
+        let is_early = |t: &Tunnel| {
+            let elder = t.peer().hello.takes_over_from;
+            elder != 0 && tunnels.iter().any(|other| other.peer().hello.boot == elder && stays(other))
+        };
         let rank = |t: &&Tunnel| {
             let quic = t.carrier() == Kind::Quic;
             let own = worker.is_some_and(|w| t.worker() == u32::from(w));
-            (fits(t), !(quic && quic_fails), !t.is_retiring(), quic, own)
+            (fits(t), !(quic && quic_fails), !t.is_retiring(), !is_early(t), quic, own)
         };
         // Of equals the last.
         open.max_by_key(rank).cloned()
+    }
+
+    /// Whether another process is about to take over from the one with this `boot`.
+    pub(super) fn is_taken_over(&self, boot: u64) -> bool {
+        self.tunnels.load().iter().any(|heir| heir.peer().hello.takes_over_from == boot)
     }
 
     /// The tunnel for a probe on `way`; one that takes nothing new is better than none.
@@ -189,28 +199,32 @@ impl PeerGateway {
 
     /// The rule that leaves one tunnel of each carrier and lane for a pair of gateways: the dials of the smaller (cluster,
     /// gateway) stay; of several by the same side in a lane the first stays. The newest is used: whoever dials anew has lost the
-    /// older one. Tunnels to an earlier start of the process are dead.
+    /// older one. Tunnels to an earlier start of the process are dead, but for those of one that it takes over from.
     pub(super) fn take(&self, tunnel: &Tunnel, we_are_smaller: bool) -> Offer {
         let mut ways = lock(&self.ways);
-        let boot = tunnel.peer().hello.boot;
+        let hello = &tunnel.peer().hello;
         let tunnels = self.tunnels.load_full();
         let (mut keep, stale): (Vec<_>, Vec<_>) =
-            tunnels.iter().cloned().partition(|t| t.peer().hello.boot == boot);
+            tunnels.iter().cloned().partition(|t| t.peer().hello.lives_beside(hello));
         for old in stale {
             old.close(CloseCode::Shutdown, "the peer has restarted");
         }
         // Only the dialler knows why it dialled, so only it judges: it has one that is open, or the peer's own dial stays.
+        let boot = hello.boot;
         let ours = |t: &Tunnel| stays(t) && t.dialled() && t.lane() == tunnel.lane();
         let theirs = |t: &Tunnel| stays(t) && !t.dialled() && !we_are_smaller;
-        let alike = |t: &Tunnel| t.carrier() == tunnel.carrier();
+        let alike = |t: &Tunnel| t.carrier() == tunnel.carrier() && t.peer().hello.boot == boot;
         if tunnel.dialled() && keep.iter().any(|t| alike(t) && (ours(t) || theirs(t))) {
             return Offer::Duplicate;
         }
         tunnel.notify_when_busy(self.busy.clone());
         keep.push(tunnel.clone());
-        if keep.len() > TUNNELS_MAX {
+        let of_it = |t: &Tunnel| t.peer().hello.boot == boot;
+        if keep.iter().filter(|t| of_it(t)).count() > TUNNELS_MAX
+            && let Some(oldest) = keep.iter().position(of_it)
+        {
             // Whoever dials again and again has lost the oldest, or wants our memory.
-            keep.remove(0).close(CloseCode::DuplicateTunnel, "too many tunnels of one gateway");
+            keep.remove(oldest).close(CloseCode::DuplicateTunnel, "too many tunnels of one gateway");
         }
         let now = Instant::now();
         let transition = ways.tunnel_up(now, way_of(tunnel), tunnel.rtt());
@@ -224,13 +238,18 @@ impl PeerGateway {
     }
 
     /// Tunnels that are to be closed now that others on the same carrier are there: those to be replaced, if something
-    /// has replaced them, and those that we dialled where one of the peer's dials is to stay.
+    /// has replaced them, and those that we dialled where one of the peer's dials is to stay. Of two processes of which one
+    /// takes over each keeps its own: it may have much to end.
     pub fn replaced(&self, us: &Peers) -> Vec<Tunnel> {
         let we_are_smaller = us.are_smaller_than(self);
         let tunnels = self.tunnels.load();
         let ends = |t: &&Tunnel| {
-            let mut staying = tunnels.iter().filter(|other| other.carrier() == t.carrier() && stays(other));
-            (t.is_retiring() && staying.clone().next().is_some())
+            let alike = |other: &&Tunnel| {
+                other.carrier() == t.carrier() && other.peer().hello.boot == t.peer().hello.boot
+            };
+            let mut staying = tunnels.iter().filter(alike).filter(|other| stays(other));
+            let boot = t.peer().hello.boot;
+            (t.is_retiring() && !self.is_taken_over(boot) && staying.clone().next().is_some())
                 || (t.dialled() && !we_are_smaller && staying.any(|other| !other.dialled()))
         };
         tunnels.iter().filter(ends).cloned().collect()

@@ -11,7 +11,7 @@ use super::Peers;
 use crate::telemetry::audit;
 
 /// By then both sides use the other tunnel, and nothing new is on its way on this one.
-const MOVE_OVER: Duration = Duration::from_secs(1);
+pub const MOVE_OVER: Duration = Duration::from_secs(1);
 /// How long a tunnel that was replaced may finish what is on it: downloads and streams may be long.
 const REPLACED_GRACE: Duration = Duration::from_secs(60 * 60);
 /// How often it is looked at.
@@ -36,6 +36,24 @@ pub async fn close_replaced(tunnel: Tunnel) {
 }
 
 impl Peers {
+    /// Has peers dial again where they have dialled this process: they reach the one that takes over.
+    pub fn retire_dialled(&self) {
+        self.retire(|tunnel| !tunnel.dialled());
+    }
+
+    /// Has peers use the process that has taken over.
+    pub fn retire_all(&self) {
+        self.retire(|_| true);
+    }
+
+    fn retire(&self, which: impl Fn(&Tunnel) -> bool) {
+        for cluster in self.iter() {
+            for gateway in cluster.gateways().iter() {
+                gateway.tunnels().iter().filter(|tunnel| which(tunnel)).for_each(Tunnel::retire);
+            }
+        }
+    }
+
     /// Holds every tunnel against what counts now: one whose peer `trust` does not believe any more at `now` is closed,
     /// one that was made with other `credentials` than ours asks for another in its place.
     pub fn judge(&self, trust: &Trust, credentials: &Credentials, now: SystemTime) {

@@ -175,6 +175,11 @@ impl Sidecars {
         self.tunnels().iter().for_each(|tunnel| tunnel.go_away(reason));
     }
 
+    /// Has them dial again: they reach the process that takes over.
+    pub fn retire(&self) {
+        self.tunnels().iter().for_each(Tunnel::retire);
+    }
+
     /// Holds every tunnel against what counts now, as [`crate::peers::Peers::judge`] does.
     pub fn judge(&self, trust: &Trust, credentials: &Credentials, now: SystemTime) {
         for tunnel in self.tunnels() {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use crate::base::budget::{ByteBudget, Reservation};
 use crate::base::clock::Activity;
 use crate::http::body::{BodyError, Tunnelled, Upload};
-use crate::upstream::{EndpointAnswer, EndpointBody};
+use crate::upstream::{EndpointAnswer, EndpointBody, Served};
 use policy::balance::EndpointState;
 
 /// The head of an answer with its body to come.
@@ -31,6 +31,8 @@ pub struct Answer {
     pub body: AnswerBody,
     /// The endpoint of this cluster that it is of.
     pub endpoint: Option<Arc<EndpointState>>,
+    /// What goes on behind an answer that ends HTTP (101).
+    pub upgraded: Option<Box<Served>>,
 }
 
 /// The body of an answer.
@@ -89,9 +91,9 @@ impl Limit {
 
 impl From<EndpointAnswer> for Answer {
     fn from(answer: EndpointAnswer) -> Self {
-        let EndpointAnswer { status, reason, headers, body, upload, endpoint } = answer;
+        let EndpointAnswer { status, reason, headers, body, upload, endpoint, upgraded } = answer;
         let body = AnswerBody::stream(Source::Endpoint(body), upload);
-        Self { status, reason, headers, body, endpoint: Some(endpoint) }
+        Self { status, reason, headers, body, endpoint: Some(endpoint), upgraded }
     }
 }
 
@@ -102,8 +104,11 @@ impl Answer {
     /// # Errors
     /// When the body is cut: the attempt has failed, and nothing of it was forwarded.
     pub async fn settle(self, budget: &Arc<ByteBudget>) -> Result<Self, BodyError> {
-        let Self { status, reason, headers, body, endpoint } = self;
-        let with = |body| Self { status, reason, headers, body, endpoint };
+        if self.upgraded.is_some() {
+            return Ok(self);
+        }
+        let Self { status, reason, headers, body, endpoint, upgraded } = self;
+        let with = |body| Self { status, reason, headers, body, endpoint, upgraded };
         let AnswerBody::Stream(mut stream) = body else { return Ok(with(body)) };
         let small = stream.source.length().is_some_and(|n| n <= limits::SMALL_BODY_BYTES as u64);
         let mut reserved = budget.reservation();
@@ -114,7 +119,7 @@ impl Answer {
         }
         let mut gathered = BytesMut::new();
         // Of the source: the rest of the request goes on behind an answer that is taken, and only then.
-        while let Some(frame) = std::future::poll_fn(|cx| stream.source.poll_frame(cx)).await {
+        while let Some(frame) = std::future::poll_fn(|cx| stream.poll_next(cx)).await {
             match frame?.into_data() {
                 Ok(data) if whole.data.is_none() && gathered.is_empty() => whole.data = Some(data),
                 Ok(data) => {
@@ -197,6 +202,18 @@ impl Source {
     }
 }
 
+impl Streaming {
+    /// What comes next, for as long as the request goes on that it is the answer to.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match (self.source.poll_frame(cx), &self.upload) {
+            (Poll::Pending, Some(upload)) if upload.poll_failed(cx).is_ready() => {
+                Poll::Ready(Some(Err(BodyError::Request)))
+            }
+            (polled, _) => polled,
+        }
+    }
+}
+
 impl Body for Streaming {
     type Data = Bytes;
     type Error = BodyError;
@@ -206,7 +223,7 @@ impl Body for Streaming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let polled = this.source.poll_frame(cx);
+        let polled = this.poll_next(cx);
         if matches!(polled, Poll::Ready(None))
             && let Some(limit) = &this.limit
             && let Some(upload) = this.upload.take()
@@ -232,6 +249,10 @@ impl Body for Streaming {
                 return Poll::Ready(Some(Err(if late { BodyError::Deadline } else { BodyError::Idle })));
             }
         }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.source.length().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 

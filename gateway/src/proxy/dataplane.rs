@@ -1,41 +1,32 @@
 //! The data plane: threads, each with a current-thread runtime that owns its listener, its tunnels and its pools.
 
 mod accept;
+mod streams;
 
-use std::fmt::Display;
 use std::future::Future;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::code::CloseCode;
-use proto::stream::StreamKind;
 use registry::base::time::Tick;
-use registry::model::{ClusterName, HostPort};
-use registry::pure::registration::place::CameFrom;
+use registry::model::HostPort;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Barrier, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet, spawn_local};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
-use tunnel::{Begun, DirectEndpoint, Driver, Endpoint, EndpointError, Peer, PeerAddress, Port, Tunnel};
+use tracing::{error, warn};
+use tunnel::{DirectEndpoint, Driver, Endpoint, EndpointError, Peer, Port, Tunnel};
 
-use crate::base::line::Line;
-use crate::peers::questions;
-use crate::peers::sidecars::{
-    LOOKUPS_EACH_MAX, LOOKUPS_OF_ONE_MAX, REGISTRARS_EACH_MAX, REQUESTS_EACH_MAX, REQUESTS_OF_ONE_MAX,
-    Sidecars,
-};
-use crate::peers::{self, Dialler, Over, Pace, PeerCluster};
-use crate::proxy::inbound::Asker;
-use crate::proxy::worker::{
-    LookupStream, ObjectsStream, RegisterStream, SIDECAR_REQUESTS_MAX, Shared, SyncStream, Who, Worker,
-};
-use crate::proxy::{inbound, listener, outbound};
+use crate::peers::sidecars::Sidecars;
+use crate::peers::{self, Dialler, Pace, PeerCluster};
+use crate::proxy::listener::Front;
+use crate::proxy::worker::{LookupStream, ObjectsStream, RegisterStream, Shared, SyncStream, Worker};
+use crate::proxy::{listener, listeners};
 use crate::telemetry::limited::limited;
-use crate::telemetry::metrics::{self, InProgress};
+use crate::telemetry::metrics::{self};
 use policy::placement::Availability;
 
 pub use accept::Handshakes;
@@ -47,6 +38,8 @@ const LANES_MAX: u8 = 2;
 const DIAL_PACE: Pace = Pace { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
 /// How long a draining process waits for what it has accepted.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(25);
+/// How long what is cut at the end of the grace may take to say so.
+const CUT_WAIT: Duration = Duration::from_millis(500);
 /// How long the last packets may take once everything is closed.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 /// What the last bytes of an answer may take to a peer, losses included.
@@ -55,8 +48,6 @@ const DRAIN_LINGER: Duration = Duration::from_millis(200);
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// A link that is not up so long after the start of the process is down, in microseconds.
 const SETTLED_MICROS: u64 = 2_000_000;
-/// Pause after an accept that failed for want of file descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often idle connections are looked through.
 const POOL_SWEEP: Duration = Duration::from_secs(5);
 /// How often stalled readers are looked for.
@@ -140,7 +131,7 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         accepting.spawn_local(accept::on_quic(plane.clone()));
         accepting.spawn_local(accept::on_tcp(plane.clone(), tcp));
         unix.map(|unix| accepting.spawn_local(accept::on_unix(plane.clone(), unix)));
-        let listening = spawn_local(listener::serve(worker.clone(), http));
+        let listening = spawn_local(listen(worker.clone(), http));
         let sweeping = spawn_local(sweep(worker.clone()));
         spawn_local(follow_local(plane.clone()));
         if number < LANES_MAX {
@@ -152,6 +143,18 @@ pub fn run(start: Start, ready: oneshot::Sender<Result<(), EndpointError>>) -> s
         sweeping.abort();
         Ok(())
     })
+}
+
+/// Serves callers on the port for HTTP and on every listener until the process drains and what was accepted has ended.
+pub async fn listen(front: impl Front, http: tokio::net::TcpListener) {
+    let shared = front.worker().shared.clone();
+    tokio::select! {
+        () = shared.open.cancelled() => {}
+        () = shared.stop.cancelled() => {}
+    }
+    let never = CancellationToken::new();
+    let http = listener::serve(front.clone(), listener::Socket::Tcp(http), None, never);
+    tokio::join!(http, listeners::run(front));
 }
 
 /// Finishes what was accepted, takes nothing new, then closes.
@@ -171,23 +174,30 @@ async fn drain(plane: &Plane, listening: JoinHandle<()>, drained: &Barrier) {
 
 /// Waits for what a draining process has accepted, as long as its grace lasts; then for `and_then`.
 pub async fn finish(shared: &Shared, listening: JoinHandle<()>, and_then: impl Future<Output = ()>) {
-    let finished = async {
-        // Ends once its connections have, each after the requests that it is in and once their answers are written.
-        let _ = listening.await;
+    let done = async || {
         while shared.in_progress.count() > 0 {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
+    };
+    let finished = async {
+        // Ends once its connections have, each after the requests that it is in and once their answers are written.
+        let _ = listening.await;
+        done().await;
         and_then.await;
     };
+    let left = || shared.in_progress.count();
     tokio::select! {
-        () = finished => {}
+        () = finished => return,
         () = tokio::time::sleep(DRAIN_GRACE) => {
-            warn!(left = shared.in_progress.count(), grace = ?DRAIN_GRACE, "Drain grace period over; aborting in-flight requests.");
+            warn!(left = left(), grace = ?DRAIN_GRACE, "Drain grace period over; aborting in-flight requests.");
         }
         () = shared.cut.cancelled() => {
-            warn!(left = shared.in_progress.count(), "Second termination signal: aborting in-flight requests.");
+            warn!(left = left(), "Second termination signal: aborting in-flight requests.");
         }
     }
+    // Connections whose protocol has a word for it say it.
+    shared.cut.cancel();
+    let _ = tokio::time::timeout(CUT_WAIT, done()).await;
 }
 
 /// Makes new tunnels with the certificates and bundles of the moment.
@@ -274,7 +284,7 @@ fn own_tunnel(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
     }
     let shared = &plane.worker.shared;
     if let Some((cluster, driving)) = peers::own(&shared.peers, shared.clock, &tunnel, driver) {
-        spawn_local(serve_streams(plane.clone(), cluster, tunnel));
+        spawn_local(streams::of_peer(plane.clone(), cluster, tunnel));
         spawn_local(driving);
     }
 }
@@ -285,7 +295,7 @@ fn own_sidecar(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
     let by = format!("{workload} {sidecar}");
     limited!(INFO, KNOWN, by, "Sidecar up.", sidecar, workload, carrier = %tunnel.carrier());
     plane.control.sidecars.begun(&tunnel);
-    spawn_local(serve_sidecar(plane.clone(), tunnel.clone()));
+    spawn_local(streams::of_sidecar(plane.clone(), tunnel.clone()));
     let plane = plane.clone();
     spawn_local(async move {
         // Sidecar tunnels are not probed.
@@ -293,133 +303,6 @@ fn own_sidecar(plane: &Rc<Plane>, tunnel: Tunnel, driver: Driver) {
         limited!(INFO, KNOWN, by, "Sidecar gone.", sidecar, workload, %reason);
         plane.control.sidecars.ended(&tunnel);
     });
-}
-
-/// Serves every stream that a sidecar opens on its tunnel.
-async fn serve_sidecar(plane: Rc<Plane>, tunnel: Tunnel) {
-    let peer = Rc::new(tunnel.peer().clone());
-    let caller: Rc<str> = peer.identity.to_string().into();
-    let workload = plane.control.sidecars.workload(&caller);
-    tunnel.share(&workload.unread);
-    let (asking, registering) = (Arc::<InProgress>::default(), Arc::<InProgress>::default());
-    let looking_up = Arc::<InProgress>::default();
-    while let Ok(accepted) = tunnel.accept().await {
-        let (plane, tunnel, peer, caller) = (plane.clone(), tunnel.clone(), peer.clone(), caller.clone());
-        let (of_all, of_it) = (plane.control.sidecars.asking.clone(), asking.clone());
-        let (registering, looking_up) = (registering.clone(), looking_up.clone());
-        let workload = workload.clone();
-        // Ends with its stream; streams are limited per tunnel by the transport.
-        spawn_local(async move {
-            match accepted.begin().await {
-                Ok(Begun::Exchange(exchange)) => {
-                    let rooms = [
-                        of_all.enter(SIDECAR_REQUESTS_MAX),
-                        workload.asking.enter(REQUESTS_OF_ONE_MAX),
-                        of_it.enter(REQUESTS_EACH_MAX),
-                    ];
-                    let clock = plane.worker.shared.clock;
-                    let began = clock.now();
-                    if rooms.iter().any(Option::is_none) || !workload.resets.admits(began) {
-                        return outbound::shed_sidecar(&plane.worker, &caller, exchange);
-                    }
-                    let fate = exchange.fate();
-                    outbound::serve_sidecar(&plane.worker, &peer, &caller, exchange).await;
-                    if workload.resets.ended(fate.answered(), began, clock.now()) {
-                        say_gives_up(&caller);
-                    }
-                }
-                Ok(Begun::Messages(StreamKind::Lookup, reader, writer)) => {
-                    let rooms =
-                        (looking_up.enter(LOOKUPS_EACH_MAX), workload.lookups.enter(LOOKUPS_OF_ONE_MAX));
-                    let (Some(of_it), Some(of_all)) = rooms else {
-                        return debug!(%caller, "Too many lookup streams; refused.");
-                    };
-                    let sidecar = peer.hello.gateway.clone();
-                    let room = [of_it, of_all];
-                    let stream = LookupStream { sidecar, workload, reader, writer, room };
-                    if plane.control.lookups.try_send(stream).is_err() {
-                        debug!("Lookup queue full; the sidecar retries.");
-                    }
-                }
-                Ok(Begun::Messages(StreamKind::Register, reader, writer)) => {
-                    let Some(who) = Who::workload(&peer.identity) else { return };
-                    let from = match tunnel.remote_address() {
-                        PeerAddress::Process(_) => CameFrom::Host,
-                        PeerAddress::Ip(address) => CameFrom::Address(address.ip()),
-                    };
-                    let room = registering.enter(REGISTRARS_EACH_MAX);
-                    if room.is_none() {
-                        return debug!(%caller, "Too many register streams of one tunnel; refused.");
-                    }
-                    let line = Line::tunnel(reader, writer);
-                    let stream = RegisterStream { who, from, line, room };
-                    if plane.control.registrars.try_send(stream).is_err() {
-                        debug!("Register queue full; the sidecar retries.");
-                    }
-                }
-                Ok(Begun::Messages(kind, ..)) => {
-                    debug!(%caller, ?kind, "Rejected stream: not for sidecars.");
-                }
-                Err(error) => debug!(%caller, %error, "Rejected stream: missing or unknown stream type."),
-            }
-        });
-    }
-}
-
-/// Serves every stream that the peer opens on a tunnel.
-async fn serve_streams(plane: Rc<Plane>, cluster: Arc<PeerCluster>, tunnel: Tunnel) {
-    let peer = Rc::new(tunnel.peer().clone());
-    while let Ok(accepted) = tunnel.accept().await {
-        let (plane, cluster, peer) = (plane.clone(), cluster.clone(), peer.clone());
-        // Ends with its stream; streams are limited per tunnel by the transport.
-        spawn_local(async move {
-            match accepted.begin().await {
-                Ok(Begun::Exchange(exchange)) => {
-                    let clock = plane.worker.shared.clock;
-                    let began = clock.now();
-                    let asker = Asker { name: &cluster.name, asking: &cluster.asking, gateway: &peer };
-                    if !cluster.resets.admits(began) {
-                        cluster.over.note(&cluster.name, Over::Resets, Instant::now());
-                        return inbound::shed(&plane.worker.serving, asker, exchange);
-                    }
-                    let fate = exchange.fate();
-                    inbound::serve(&plane.worker.serving, asker, exchange).await;
-                    // What it is refused for is said there.
-                    let _ = cluster.resets.ended(fate.answered(), began, clock.now());
-                }
-                Ok(Begun::Messages(StreamKind::Sync, reader, writer)) => {
-                    let Ok(peer) = ClusterName::new(&peer.hello.cluster) else { return };
-                    if plane.control.syncs.try_send(SyncStream { peer, reader, writer }).is_err() {
-                        debug!("Sync queue full; the peer retries.");
-                    }
-                }
-                Ok(Begun::Messages(StreamKind::Objects, reader, writer)) => {
-                    let line = Line::tunnel(reader, writer);
-                    if cluster.link().allow_apply.is_empty() {
-                        return questions::refuse(&cluster.name, line).await;
-                    }
-                    let stream = ObjectsStream { peer: cluster.name.clone(), line };
-                    if plane.control.objects.try_send(stream).is_err() {
-                        debug!(peer = %cluster.name, "Objects queue full; the peer retries.");
-                    }
-                }
-                Ok(Begun::Messages(kind, ..)) => {
-                    debug!(peer = %peer.hello.cluster, ?kind, "Rejected stream: for sidecars only.");
-                }
-                Err(error) => {
-                    debug!(peer = %peer.hello.cluster, %error, "Rejected stream: missing or unknown stream type.")
-                }
-            }
-        });
-    }
-}
-
-/// `who` opens exchanges and resets them.
-fn say_gives_up(who: &dyn Display) {
-    limited!(
-        WARN, KNOWN, who,
-        "Caller over its reset budget; refusing its requests until resets subside.", %who
-    );
 }
 
 impl Plane {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
+use crate::http::body::Fault;
 use crate::http::message::BadRequest;
 use crate::proxy::answer::{Answer, AnswerBody};
 use policy::grpc;
@@ -32,6 +33,8 @@ pub enum ProxyError {
     HttpRequestError,
     /// The head does not fit.
     HttpRequestHeadTooLarge,
+    /// The body is longer than may come here.
+    HttpRequestBodyTooLarge,
     /// A method that is not served here.
     HttpMethodUnsupported,
     /// The caller stopped sending in the middle.
@@ -42,6 +45,8 @@ pub enum ProxyError {
     HttpProtocolError,
     /// The answer's head does not fit.
     HttpResponseHeadTooLarge,
+    /// The answer does not fit.
+    HttpResponseBodyTooLarge,
     /// This process has run out of something.
     ProxyInternalError,
     /// It has come through here too often.
@@ -64,12 +69,15 @@ impl ProxyError {
             Self::HttpRequestHeadTooLarge => {
                 ("http_request_error", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
             }
+            // Nor for bodies.
+            Self::HttpRequestBodyTooLarge => ("http_request_error", StatusCode::PAYLOAD_TOO_LARGE),
             // RFC 9209 has no type of its own for it.
             Self::HttpMethodUnsupported => ("http_request_error", StatusCode::NOT_IMPLEMENTED),
             Self::ConnectionReadTimeout => ("connection_read_timeout", StatusCode::REQUEST_TIMEOUT),
             Self::HttpNotImplemented(status) => ("http_request_error", status),
             Self::HttpProtocolError => ("http_protocol_error", StatusCode::BAD_GATEWAY),
             Self::HttpResponseHeadTooLarge => ("http_response_header_section_size", StatusCode::BAD_GATEWAY),
+            Self::HttpResponseBodyTooLarge => ("http_response_body_size", StatusCode::BAD_GATEWAY),
             Self::ProxyInternalError => ("proxy_internal_error", StatusCode::SERVICE_UNAVAILABLE),
             Self::ProxyLoopDetected => ("proxy_loop_detected", StatusCode::BAD_GATEWAY),
         }
@@ -85,9 +93,11 @@ impl ProxyError {
             | Self::ConnectionRefused
             | Self::ConnectionTerminated
             | Self::ProxyInternalError => grpc::Status::Unavailable,
-            Self::ConnectionLimitReached | Self::HttpRequestHeadTooLarge | Self::HttpResponseHeadTooLarge => {
-                grpc::Status::ResourceExhausted
-            }
+            Self::ConnectionLimitReached
+            | Self::HttpRequestHeadTooLarge
+            | Self::HttpRequestBodyTooLarge
+            | Self::HttpResponseHeadTooLarge
+            | Self::HttpResponseBodyTooLarge => grpc::Status::ResourceExhausted,
             Self::HttpResponseTimeout => grpc::Status::DeadlineExceeded,
             Self::HttpRequestDenied => grpc::Status::PermissionDenied,
             Self::HttpRequestError | Self::HttpProtocolError | Self::ProxyLoopDetected => {
@@ -119,10 +129,30 @@ impl From<BadRequest> for Rejection {
     }
 }
 
+impl From<Fault> for Rejection {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::TooLong => Self::new(
+                ProxyError::HttpRequestBodyTooLarge,
+                "the request's body is longer than may come here (spec.http.bodyBytes)",
+            ),
+            Fault::Malformed => {
+                Self::new(ProxyError::HttpRequestError, "the chunks of the request's body are malformed")
+            }
+        }
+    }
+}
+
 impl Rejection {
     /// A rejection.
     pub fn new(error: ProxyError, details: impl Into<String>) -> Self {
         Self { error, details: details.into() }
+    }
+
+    /// This process serves as much as it may, which is `most`.
+    pub fn full(most: u64) -> Self {
+        let details = format!("{most} requests, calls and connections are served here at once, and no more");
+        Self::new(ProxyError::ConnectionLimitReached, details)
     }
 
     /// What the last failure of a request to `service` means to its caller.
@@ -170,7 +200,7 @@ impl Rejection {
         self.put_proxy_status(gateway, &mut headers);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         let body = AnswerBody::whole(format!("{gateway}: {name}: {}\n", self.details).into());
-        Answer { status, reason: None, headers, body, endpoint: None }
+        Answer { status, reason: None, headers, body, endpoint: None, upgraded: None }
     }
 
     /// The answer in the words of whoever asks: of HTTP, or of gRPC.
@@ -191,6 +221,7 @@ impl Rejection {
             headers,
             body: AnswerBody::whole(Bytes::new()),
             endpoint: None,
+            upgraded: None,
         }
     }
 

@@ -76,19 +76,29 @@ pub trait Payload {
     type Reply;
 
     /// Whether all that was sent of it is still at hand, and may be sent again.
-    fn can_restart(&self) -> bool;
+    fn can_restart(&self) -> bool {
+        true
+    }
 
     /// Whether it is at hand as a whole, so that it can be sent twice at once.
-    fn is_buffered(&self) -> bool;
+    fn is_buffered(&self) -> bool {
+        true
+    }
 
     /// Whether the caller's side of it broke off.
-    fn failed(&self) -> bool;
+    fn failed(&self) -> bool {
+        false
+    }
 
     /// When the caller had sent all of it that an answer waits for; `None`: it has not yet.
-    fn ended_at(&self, started: Instant) -> Option<Instant>;
+    fn ended_at(&self, started: Instant) -> Option<Instant> {
+        Some(started)
+    }
 
     /// What a reply says that is a failure all the same: whoever may try again does.
-    fn failure_in(&self, reply: &Self::Reply) -> Option<Failure>;
+    fn failure_in(&self, _: &Self::Reply) -> Option<Failure> {
+        None
+    }
 
     /// Sends it once, and waits for the reply. Dropped: the attempt is cancelled.
     fn send(
@@ -225,7 +235,7 @@ where
         let (timeout, total) = (self.terms.timeout, self.deadline);
         loop {
             let ended = self.payload.ended_at(self.started);
-            let idle = self.activity.last() + timeout.idle;
+            let idle = self.activity.last() + timeout.idle();
             let due = ended.map_or(idle, |ended| ended + timeout.head);
             let due = total.map_or(due, |total| total.min(due));
             if due <= Instant::now() {

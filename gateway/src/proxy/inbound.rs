@@ -1,14 +1,21 @@
 //! A request of a peer on its way to an endpoint of this cluster. What it is given ([`Serving`]) leads to no peer and no
 //! tunnel: a request crosses between clusters at most once.
 
+mod call;
+mod connection;
+
 use std::cell::Cell;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use identity::{Identity, Role};
 use proto::code::Code;
-use registry::model::{ClusterName, DURATION_MAX, Grant, Timeout};
+use proto::head::FlowHead;
+use proto::limits::HOPS_MAX;
+use registry::model::{ClusterName, DURATION_MAX, Grant, Protocol, Timeout};
 use tokio::time::Instant;
 use tracing::debug;
 use tunnel::{Exchange, Peer, Sender};
@@ -16,8 +23,10 @@ use tunnel::{Exchange, Peer, Sender};
 use crate::base::clock::Activity;
 use crate::http::body::RequestBody;
 use crate::http::fields::Declared;
+use crate::http::join::End;
 use crate::http::message::{self, RequestHead};
 use crate::proxy::answer::Answer;
+use crate::proxy::connection::carry::Carry;
 use crate::proxy::error::Rejection;
 use crate::proxy::exchange::codec;
 use crate::proxy::exchange::server::{self, Interims};
@@ -29,6 +38,9 @@ use crate::view::LocalService;
 use policy::authorize::{Caller, Gateway, authorize};
 use policy::grpc;
 use policy::retry::Failure;
+
+pub use call::serve as serve_call;
+pub use connection::serve as serve_connection;
 
 /// Why a request of a peer ends without an answer.
 #[derive(Debug)]
@@ -88,17 +100,36 @@ pub async fn serve(serving: &Serving, asker: Asker<'_>, exchange: Exchange) {
     };
     let activity = Activity::new(record.started());
     record.follows(&activity);
-    let body = server::body(receiver, request.declared, serving.budget(), activity);
+    let (body, kept) = match request.head.upgrade {
+        None => (server::body(receiver, request.declared, serving.budget(), activity), None),
+        // What comes behind the head is of what it is upgraded to.
+        Some(_) => (RequestBody::empty(), Some(receiver)),
+    };
     if body.failed() {
         record.ends(Outcome::Malformed);
         return sender.reset(Code::Internal);
     }
     let interims = Interims::default();
-    let answering = request.call(serving, &body, &interims);
-    let Some(answered) = interims.while_answering(&mut sender, answering).await else { return };
+    let answered = {
+        let answering = pin!(request.call(serving, &body, &interims));
+        interims.while_answering(&mut sender, answering).await
+    };
+    let Some(answered) = answered else { return };
     match answered {
         // The peer's body broke off: whatever the endpoint made of that is no answer.
         _ if body.failed() => sender.reset(Code::Cancelled),
+        Ok(Answer { upgraded: Some(served), headers, endpoint, .. }) if kept.is_some() => {
+            record.status(StatusCode::SWITCHING_PROTOCOLS.as_u16());
+            if let Some(endpoint) = endpoint {
+                record.endpoint(endpoint.id());
+            }
+            if let (Ok(()), Some(receiver)) = (server::switch(&mut sender, &headers).await, kept) {
+                let caller = End::Tunnel(Box::new(Exchange { sender, receiver }));
+                let protocol = request.head.upgrade.clone();
+                let carry = Carry { protocol, ..serving.carry(*served, record, None) };
+                carry.run(caller).await;
+            }
+        }
         Ok(answer) => request.forward(serving, &mut sender, answer, &mut record).await,
         // It would be everywhere: said in an answer, as no code could say it.
         Err(failure @ Failure::AnswerTooLarge) => {
@@ -140,29 +171,8 @@ impl Request {
         record.counted_by(&serving.unnamed(asker.name));
         let (head, head_fields) = proto::head::RequestHead::decode(bytes)
             .map_err(|_| Refusal(Code::Internal, Outcome::Malformed))?;
-        let (flow, asks) = (head.flow, asker.name);
-        record.method(head.http.method);
-        let local =
-            serving.local(flow.namespace, flow.service).ok_or(Refusal(Code::Unknown, Outcome::NotFound))?;
-        if let Some(counters) = local.inbound(asks) {
-            record.asks(head.http.method, &local.name, counters);
-        }
-        if !authorized(&local.grant, &asker, flow.caller) {
-            return Err(Refusal(Code::Denied, Outcome::Denied));
-        }
-        record.caller(flow.caller);
-        if local.endpoints(flow.port).is_none() {
-            return Err(Refusal(Code::Unknown, Outcome::NotFound));
-        }
-        let agrees =
-            local.placement.as_ref().is_none_or(|p| p.agrees(flow.generation, flow.key_hash, flow.owner));
-        if !agrees && !flow.insist {
-            return Err(Refusal(Code::Misplaced, Outcome::Misplaced));
-        }
-        if !agrees {
-            // The caller has looked again and still disagrees: served, and said.
-            serving.mismatch(&local.name, asks.as_str());
-        }
+        let flow = head.flow;
+        let local = admit(serving, asker, &flow, head.http.method, Protocol::is_http, record)?;
         let request = message::request_from_tunnel(bytes, &head, head_fields);
         let (request_head, declared) = request.ok_or(Refusal(Code::Internal, Outcome::Malformed))?;
         Ok(Self {
@@ -190,14 +200,10 @@ impl Request {
         // Whoever placed the request says when its time is over, and it may be a short one.
         let expired = Cell::new(false);
         let ask = Ask {
-            pool: serving.pool(),
-            port,
-            watch: serving.watch(),
+            way: serving.way(port, self.key, &expired),
             head: &self.head,
             body,
-            key: self.key,
             allowance: self.allowance,
-            expired: &expired,
             interim: &|status, headers| interims.push(status, headers),
             stop: serving.stop(),
         };
@@ -226,6 +232,44 @@ impl Request {
         let outcome = server::forward(sender, answer, record, serving.stop()).await;
         record.ends(outcome);
     }
+}
+
+/// What a flow of a peer is for, all of it checked that does not depend on what it carries: the grant first, then the port,
+/// which must be one that `carries` this, then its placement.
+fn admit(
+    serving: &Serving,
+    asker: Asker<'_>,
+    flow: &FlowHead<'_>,
+    method: &str,
+    carries: impl FnOnce(Protocol) -> bool,
+    record: &mut Record,
+) -> Result<Arc<LocalService>, Refusal> {
+    record.method(method);
+    let local =
+        serving.local(flow.namespace, flow.service).ok_or(Refusal(Code::Unknown, Outcome::NotFound))?;
+    if let Some(counters) = local.inbound(asker.name) {
+        record.asks(method, &local.name, counters);
+    }
+    if !authorized(&local.grant, &asker, flow.caller) {
+        return Err(Refusal(Code::Denied, Outcome::Denied));
+    }
+    if flow.hops > HOPS_MAX {
+        return Err(Refusal(Code::Internal, Outcome::Broken));
+    }
+    record.caller(flow.caller);
+    if !local.port(flow.port).is_some_and(|(port, _)| carries(port.protocol)) {
+        return Err(Refusal(Code::Unknown, Outcome::NotFound));
+    }
+    let agrees =
+        local.placement.as_ref().is_none_or(|p| p.agrees(flow.generation, flow.key_hash, flow.owner));
+    if !agrees && !flow.insist {
+        return Err(Refusal(Code::Misplaced, Outcome::Misplaced));
+    }
+    if !agrees {
+        // The caller has looked again and still disagrees: served, and said.
+        serving.mismatch(&local.name, asker.name.as_str());
+    }
+    Ok(local)
 }
 
 /// Whether the gateway that asks may have a service for the workload `caller`, if it names one.

@@ -2,27 +2,40 @@
 
 mod http1;
 mod http2;
+mod thrift;
 
-use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ::http1::server::{Options, Reply};
+use ::http1::server::Reply;
+use bytes::Bytes;
+use first::proxy_header::{self, Told};
+use first::{Begins, Seen};
 use http::Request;
-use tokio::io::{Interest, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use registry::model::{HttpRules, ListenProtocol, Listener, Protocol};
+use socket2::SockRef;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::base::accept::ACCEPT_PAUSE;
+use crate::base::bind;
 use crate::http::body::Incoming;
-use crate::proxy::outbound::{self, Caller, Outgoing};
+use crate::http::join::End;
+use crate::proxy::connection::Opened;
+use crate::proxy::connection::look::look;
+use crate::proxy::listeners::Open;
+use crate::proxy::outbound::{self, Caller, Outgoing, connection};
 use crate::proxy::worker::{Room, Worker};
 use crate::telemetry::limited::limited;
 use crate::upstream;
+use policy::route;
 
 /// Client connections of a process, if its descriptors allow so many; more wait in the kernel's accept queue.
 const CONNECTIONS_MAX: usize = 20_000;
@@ -34,12 +47,22 @@ const CONNECTIONS_LEAST: usize = 16;
 const ROOM_PAUSE: Duration = Duration::from_millis(20);
 /// A head must be whole, and an idle connection used again, within this time.
 const HEAD_WAIT: Duration = Duration::from_secs(75);
-/// Pause after an accept that failed for want of file descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a connection begins that speaks HTTP/2 (RFC 9113, section 3.4). `PRI` is reserved so that no request of
 /// HTTP/1.1 begins like this (section 11.6): these bytes are enough to tell.
 const PREFACE: &[u8] = b"PRI ";
+/// The header of a load balancer comes at once, and a ClientHello soon.
+const FIRST_WAIT: Duration = Duration::from_secs(10);
+/// Where the first bytes decide: a caller that has said nothing by then waits for the server to speak first.
+const DETECT_WAIT: Duration = Duration::from_millis(200);
+/// When a connection that says nothing is asked for a sign of life, how often, and how many may be missed: one whose caller
+/// is gone ends after a minute and a half.
+const KEEPALIVE: socket2::TcpKeepalive = socket2::TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
+    .with_interval(Duration::from_secs(20))
+    .with_retries(3);
+/// What a caller of TLS is told whose name leads nowhere: a fatal alert, `unrecognized_name` (RFC 6066, section 3).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 1, 0, 2, 2, 112];
 
 /// How many client connections a process may hold that may have so many descriptors open: most of them, for many callers
 /// are idle, and those that are not share connections to endpoints or need one each.
@@ -54,6 +77,9 @@ pub trait Front: Clone + 'static {
     /// The thread that it runs on.
     fn worker(&self) -> &Rc<Worker>;
 
+    /// Learns what a name means, if it must; false: nobody says.
+    fn learn(&self, authority: &str) -> impl Future<Output = bool>;
+
     /// Answers one request.
     fn answer(&self, request: Request<Incoming>, caller: Caller<'_>)
     -> impl Future<Output = Reply<Outgoing>>;
@@ -65,8 +91,34 @@ impl Front for Rc<Worker> {
         self
     }
 
+    async fn learn(&self, _: &str) -> bool {
+        true
+    }
+
     async fn answer(&self, request: Request<Incoming>, caller: Caller<'_>) -> Reply<Outgoing> {
         outbound::serve(self, request, caller).await
+    }
+}
+
+/// A socket that is listened on.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket.
+    Unix(UnixListener),
+}
+
+impl Socket {
+    /// The next connection, and whoever opened it.
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await,
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((bind::as_stream(stream)?, (Ipv4Addr::LOCALHOST, 0).into()))
+            }
+        }
     }
 }
 
@@ -77,21 +129,27 @@ enum Version {
     Http2,
 }
 
-/// Accepts and serves connections until the process drains; then each ends after the requests that it is in, and this
-/// after the last of them.
-pub async fn serve(front: impl Front, listener: TcpListener) {
+/// Accepts and serves connections until the process drains, or the listener is `closed`; then each ends as it would have,
+/// and this after the last of them. One that is not `declared` is for HTTP.
+pub async fn serve(
+    front: impl Front,
+    socket: Socket,
+    declared: Option<Arc<Open>>,
+    closed: CancellationToken,
+) {
     let worker = front.worker().clone();
     let stop = worker.shared.stop.clone();
-    let options = Rc::new(http1::options(&worker));
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
+            () = worker.shared.handed_over.cancelled() => break,
+            () = closed.cancelled() => break,
             () = worker.shared.callers.wanted.notified() => {
                 worker.timers.expire_oldest();
                 continue;
             }
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
         };
         match accepted {
             Ok((stream, source)) => {
@@ -100,8 +158,16 @@ pub async fn serve(front: impl Front, listener: TcpListener) {
                     permit = room(&worker) => permit,
                 };
                 let Some(permit) = permit else { return };
-                let served = connection(front.clone(), stream, source, options.clone(), permit);
-                connections.spawn_local(served);
+                let declared = declared.as_ref().map(|open| open.declared.load_full());
+                let rules = declared.as_ref().map_or(&worker.shared.http, |listener| &listener.http).clone();
+                let accepted = Accepted { front: front.clone(), stream, source, rules };
+                connections.spawn_local(async move {
+                    match declared {
+                        None => accepted.http().await,
+                        Some(listener) => accepted.by(&listener).await,
+                    }
+                    drop(permit);
+                });
             }
             // What is accepted needs a connection to an endpoint, and more than it can be served would be refused.
             Err(error) if upstream::is_ours(&error) => {
@@ -112,7 +178,7 @@ pub async fn serve(front: impl Front, listener: TcpListener) {
         }
         worker.pool.recovered().await;
     }
-    drop(listener);
+    drop(socket);
     connections.close();
     connections.wait().await;
 }
@@ -136,61 +202,156 @@ async fn room(worker: &Worker) -> Option<OwnedSemaphorePermit> {
     }
 }
 
-async fn connection(
-    front: impl Front,
+/// A connection of a caller.
+struct Accepted<F> {
+    front: F,
     stream: TcpStream,
     source: SocketAddr,
-    options: Rc<Options>,
-    _permit: OwnedSemaphorePermit,
-) {
-    let stop = front.worker().shared.stop.clone();
-    let version = tokio::select! {
-        biased;
-        version = tokio::time::timeout(HEAD_WAIT, version(&stream)) => version,
-        // Nothing was asked yet.
-        () = stop.cancelled() => return,
-    };
-    let version = version.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    let version = match version.and_then(|version| stream.set_nodelay(true).map(|()| version)) {
-        Ok(version) => version,
-        Err(error) => return debug!(%source, %error, "Connection ended before the first request."),
-    };
-    match version {
-        Version::Http1 => {
-            if let Err(error) = http1::serve(front, stream, source, options).await {
-                debug!(%source, error = &error as &dyn std::error::Error, "Connection ended.");
+    rules: Arc<HttpRules>,
+}
+
+impl<F: Front> Accepted<F> {
+    /// Serves it as a listener is declared.
+    async fn by(mut self, listener: &Listener) {
+        let mut opened = Opened {
+            source: Some(self.source),
+            destination: self.stream.local_addr().ok(),
+            ..Opened::default()
+        };
+        if listener.proxy_header_from.holds(self.source.ip()) {
+            match self.proxy_header().await {
+                Ok(told) => {
+                    if let Some((source, destination)) = told.addresses {
+                        self.source = source;
+                        (opened.source, opened.destination) = (Some(source), Some(destination));
+                    }
+                    opened.hops = told.tlvs.hops();
+                    opened.tlvs = told.tlvs;
+                }
+                Err(error) => {
+                    limited!(WARN, STRANGERS, self.source.ip(), "No PROXY header where one must be.", source = %self.source, %error);
+                    return drop(End::socket(self.stream, Bytes::new()));
+                }
             }
         }
-        Version::Http2 => {
-            if let Err(error) = http2::serve(front, stream, source).await {
-                debug!(%source, %error, "Connection ended.");
+        let begins = match listener.protocol {
+            ListenProtocol::Http => Begins::Http,
+            // A server may speak first: nothing is waited for.
+            // Of datagrams there are no connections.
+            ListenProtocol::Tcp | ListenProtocol::Udp | ListenProtocol::Thrift => Begins::Other,
+            ListenProtocol::Tls => self.look(FIRST_WAIT).await,
+            ListenProtocol::Detect => self.look(DETECT_WAIT).await,
+        };
+        match begins {
+            Begins::Http if listener.protocol != ListenProtocol::Tls => self.http().await,
+            Begins::Tls(name) => {
+                let domain = &self.front.worker().shared.domain;
+                let named = name.as_deref().and_then(|name| match listener.named(name) {
+                    Some(lead) => Some(lead.authority(domain)),
+                    None => route::parse(name, domain).ok().map(|_| name.to_owned()),
+                });
+                opened.server_name = name;
+                match named.or_else(|| listener.to.as_ref().map(|lead| lead.authority(domain))) {
+                    Some(authority) => self.carry(&authority, Protocol::Tls, &opened).await,
+                    None => {
+                        debug!(source = %self.source, name = ?opened.server_name, "TLS for a name that leads nowhere.");
+                        // To whoever does not read it nothing can be told.
+                        let _ = self.stream.try_write(&UNRECOGNIZED_NAME);
+                    }
+                }
             }
+            _ => match &listener.to {
+                Some(lead) if listener.protocol != ListenProtocol::Tls => {
+                    let authority = lead.authority(&self.front.worker().shared.domain);
+                    match listener.protocol {
+                        ListenProtocol::Thrift => self.calls(authority, opened).await,
+                        _ => self.carry(&authority, Protocol::Tcp, &opened).await,
+                    }
+                }
+                _ => {
+                    debug!(source = %self.source, "A connection that leads nowhere.");
+                    drop(End::socket(self.stream, Bytes::new()));
+                }
+            },
+        }
+    }
+
+    /// What its first bytes are of; nothing in time: nothing that is known.
+    async fn look(&self, wait: Duration) -> Begins {
+        let looked = look(&self.stream, wait, first::begins).await;
+        looked.ok().flatten().unwrap_or(Begins::Other)
+    }
+
+    /// Reads the PROXY header that it begins with.
+    async fn proxy_header(&mut self) -> io::Result<Told> {
+        let nothing = || io::Error::other(format!("nothing of one within {FIRST_WAIT:?}, or too much"));
+        let told = look(&self.stream, FIRST_WAIT, proxy_header::read).await?.ok_or_else(nothing)?;
+        let told = told.ok_or_else(|| io::Error::other("what it begins with is none"))?;
+        self.stream.read_exact(&mut vec![0; told.length]).await?;
+        Ok(told)
+    }
+
+    /// Carries it as such, to what `authority` names.
+    async fn carry(self, authority: &str, preferred: Protocol, opened: &Opened) {
+        let socket = SockRef::from(&self.stream);
+        // A Unix socket has none of these.
+        let _ = socket.set_tcp_keepalive(&KEEPALIVE);
+        let _ = self.stream.set_nodelay(true);
+        if !self.front.learn(authority).await {
+            debug!(authority, "No gateway has said what a name means.");
+            return drop(End::socket(self.stream, Bytes::new()));
+        }
+        // Boxed: most connections are of HTTP, and each would be larger by this.
+        Box::pin(connection::serve(self.front.worker(), authority, preferred, opened, self.stream)).await;
+    }
+
+    /// Serves its calls of Thrift, which lead to what `authority` names.
+    async fn calls(self, authority: String, opened: Opened) {
+        let socket = SockRef::from(&self.stream);
+        // A Unix socket has none of these.
+        let _ = socket.set_tcp_keepalive(&KEEPALIVE);
+        let _ = self.stream.set_nodelay(true);
+        Box::pin(thrift::serve(self.front, self.stream, authority, opened)).await;
+    }
+
+    /// Serves its requests.
+    async fn http(self) {
+        let Self { front, stream, source, rules } = self;
+        let leave = front.worker().shared.leave.clone();
+        let version = tokio::select! {
+            biased;
+            version = look(&stream, HEAD_WAIT, version) => version,
+            // Nothing was asked yet.
+            () = leave.cancelled() => return,
+        };
+        let version = version.and_then(|version| version.ok_or_else(|| io::ErrorKind::TimedOut.into()));
+        // A Unix socket has no such option, and no need of it.
+        let _ = stream.set_nodelay(true);
+        match version {
+            Ok(Version::Http1) => {
+                if let Err(error) = http1::serve(front, stream, Bytes::new(), source, rules).await {
+                    debug!(%source, error = &error as &dyn std::error::Error, "Connection ended.");
+                }
+            }
+            Ok(Version::Http2) => {
+                if let Err(error) = http2::serve(front, stream, source, rules).await {
+                    debug!(%source, %error, "Connection ended.");
+                }
+            }
+            Err(error) => debug!(%source, %error, "Connection ended before the first request."),
         }
     }
 }
 
-/// Looks at the first bytes of a connection and leaves them there.
-async fn version(stream: &TcpStream) -> io::Result<Version> {
-    poll_fn(|cx| {
-        loop {
-            let mut bytes = [0; PREFACE.len()];
-            let mut bytes = ReadBuf::new(&mut bytes);
-            let count = ready!(stream.poll_peek(cx, &mut bytes))?;
-            let seen = bytes.filled();
-            if !PREFACE.starts_with(seen) || count == 0 {
-                return Poll::Ready(Ok(Version::Http1));
-            }
-            if count == PREFACE.len() {
-                return Poll::Ready(Ok(Version::Http2));
-            }
-            // The rest is still under way. What is here was looked at: only news shall wake this task. The next look
-            // finds the socket not ready and waits.
-            let looked_at =
-                stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-            debug_assert!(looked_at.is_err());
-        }
-    })
-    .await
+/// Which version of HTTP these are the first bytes of.
+fn version(bytes: &[u8]) -> Seen<Version> {
+    if bytes.is_empty() || !bytes.starts_with(&PREFACE[..PREFACE.len().min(bytes.len())]) {
+        Seen::All(Version::Http1)
+    } else if bytes.len() >= PREFACE.len() {
+        Seen::All(Version::Http2)
+    } else {
+        Seen::Part
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +359,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::net::Ipv4Addr;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -219,7 +380,7 @@ mod tests {
         ] {
             let (mut client, mut server) = pair().await;
             client.write_all(sent).await.unwrap();
-            assert_eq!(version(&server).await.unwrap(), expected);
+            assert_eq!(look(&server, HEAD_WAIT, version).await.unwrap().unwrap(), expected);
             let mut read = vec![0; sent.len()];
             server.read_exact(&mut read).await.unwrap();
             assert_eq!(read, sent);
@@ -232,12 +393,12 @@ mod tests {
         {
             let (mut client, server) = pair().await;
             client.write_all(b"P").await.unwrap();
-            let mut looking = std::pin::pin!(version(&server));
+            let mut looking = std::pin::pin!(look(&server, HEAD_WAIT, version));
             // One byte says nothing, and looking at it again and again would say no more.
             server.readable().await.unwrap();
             assert!(tokio::time::timeout(Duration::from_millis(20), &mut looking).await.is_err());
             client.write_all(rest).await.unwrap();
-            assert_eq!(looking.await.unwrap(), expected);
+            assert_eq!(looking.await.unwrap(), Some(expected));
         }
     }
 
@@ -245,6 +406,6 @@ mod tests {
     async fn a_connection_that_ends_at_once_is_no_http2() {
         let (client, server) = pair().await;
         drop(client);
-        assert_eq!(version(&server).await.unwrap(), Version::Http1);
+        assert_eq!(look(&server, HEAD_WAIT, version).await.unwrap().unwrap(), Version::Http1);
     }
 }

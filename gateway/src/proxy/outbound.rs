@@ -4,10 +4,13 @@
 //! place a request ([`find`], then [`Placed`]) and leave the attempts to a [`crate::proxy::flow`]: `clusters` says where it may go,
 //! `payload` sends it there.
 
+pub mod call;
 mod clusters;
+pub mod connection;
 mod http;
 mod payload;
 mod sidecar;
+mod tunnels;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,7 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{HeaderMap, StatusCode};
+use proto::head::FlowHead;
+use proto::limits::HOPS_MAX;
 use registry::base::time::Tick;
+use registry::model::Port;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -25,6 +31,7 @@ use crate::http::message::RequestHead;
 use crate::proxy::answer::Answer;
 use crate::proxy::error::{ProxyError, Rejection};
 use crate::proxy::exchange::client;
+use crate::proxy::exchange::facts::Facts;
 use crate::proxy::flow::{Flow, NotServed, Terms};
 use crate::proxy::worker::Worker;
 use crate::telemetry::metrics::Outcome;
@@ -32,9 +39,11 @@ use crate::telemetry::record::Record;
 use crate::view::{Service, View};
 use policy::grpc;
 use policy::retry::{self, Failure};
-use policy::route;
+use policy::route::{self, Key};
 
-pub use http::{Caller, Outgoing, is_grpc, pass_on, reject, serve, take_over};
+pub use http::{
+    Behind, Caller, Outgoing, connected, is_connect, is_grpc, pass_on, reject, say_protocol, serve,
+};
 pub use sidecar::{serve as serve_sidecar, shed as shed_sidecar};
 
 use clusters::Clusters;
@@ -57,6 +66,8 @@ struct Placed<'a> {
     id: [u8; 16],
     /// The SPIFFE ID of the workload that asks, where it came through its sidecar.
     caller: Option<&'a str>,
+    /// Sidecars that have sent it on before.
+    hops: u8,
     /// Sends an interim answer to the caller.
     interim: &'a dyn Fn(StatusCode, &HeaderMap),
 }
@@ -69,8 +80,29 @@ struct NotAnswered {
     caller_at_fault: bool,
 }
 
-/// The service and port that an authority names in the mesh's `domain`.
+/// The service and port that an authority names in the mesh's `domain`, for a request of HTTP.
 pub(crate) fn find(view: &View, domain: &str, authority: &str) -> Result<(Arc<Service>, u16), Rejection> {
+    let (service, port) = locate(view, domain, authority, |ports, number| match number {
+        None => ports.first(),
+        Some(number) => ports.iter().find(|port| port.number == number),
+    })?;
+    if !port.protocol.is_http() {
+        let speaks = port.protocol.as_str();
+        let details =
+            format!("port {} of {} speaks {speaks}; a Listener leads there", port.number, service.name);
+        return Err(Rejection::new(ProxyError::DestinationNotFound, details));
+    }
+    Ok((service, port.number))
+}
+
+/// The service that an authority names in the mesh's `domain`, and the port of it that `choose` finds for the number that
+/// it gives.
+fn locate(
+    view: &View,
+    domain: &str,
+    authority: &str,
+    choose: impl FnOnce(&[Port], Option<u16>) -> Option<&Port>,
+) -> Result<(Arc<Service>, Port), Rejection> {
     let target = route::parse(authority, domain).map_err(|e| match e {
         route::NotMesh::Domain | route::NotMesh::Shape => {
             Rejection::new(ProxyError::DestinationNotFound, format!("`{authority}`: {e}"))
@@ -83,12 +115,44 @@ pub(crate) fn find(view: &View, domain: &str, authority: &str) -> Result<(Arc<Se
         );
         Rejection::new(ProxyError::DestinationNotFound, details)
     })?;
-    let port = service.port(target.port).ok_or_else(|| {
+    let port = choose(&service.ports, target.port).ok_or_else(|| {
         let ports: Vec<String> = service.ports.iter().map(|p| p.number.to_string()).collect();
         let details = format!("{} has no such port; it has {}", service.name, ports.join(", "));
         Rejection::new(ProxyError::DestinationNotFound, details)
     })?;
-    Ok((service.clone(), port.number))
+    let port = port.clone();
+    Ok((service.clone(), port))
+}
+
+/// What a service's policy allows whatever is sent to it.
+fn terms(service: &Service) -> Terms<'_> {
+    let Service { retry, timeout, budgets, .. } = service;
+    Terms { retry, timeout, retries: budgets.retries(), hedges: budgets.hedges() }
+}
+
+/// Why what has come through so many gateways and sidecars goes no further, if it does not.
+fn in_circles(hops: u8, authority: &str) -> Option<Rejection> {
+    (hops >= HOPS_MAX).then(|| {
+        debug!(authority, "It goes in circles; refused.");
+        let details = format!(
+            "it has come through {HOPS_MAX} gateways and sidecars: {authority} leads back to where it came from"
+        );
+        Rejection::new(ProxyError::ProxyLoopDetected, details)
+    })
+}
+
+/// The hash of the key of what a sidecar sends on. It is made once, at the first hop; unless that one did not know yet what
+/// counts here: then of the `key` as it is seen here.
+fn hash_told<'a>(
+    service: &Service,
+    told: &FlowHead<'_>,
+    key: impl FnOnce() -> Option<Key<'a>>,
+) -> Option<u64> {
+    let placement = &service.placement;
+    if service.pinned || told.generation == placement.generation() {
+        return told.key_hash;
+    }
+    key().map(|key| placement.hash(&key))
 }
 
 /// The time for the whole exchange: the policy's, and what a call of gRPC asks for if that is less.
@@ -109,14 +173,10 @@ impl Placed<'_> {
         let has_key = head.headers.contains_key("idempotency-key");
         let replayable = retry::replayable_method(head.method.as_str(), has_key, &service.retry);
         let expired = Cell::new(false);
+        let (id, hash, deadline, caller, hops) = (self.id, self.hash, self.deadline, self.caller, self.hops);
+        let facts = Facts { service, port, id, hash, deadline, replayable, caller, hops };
         let request = client::Request {
-            service,
-            port,
-            id: self.id,
-            hash: self.hash,
-            deadline: self.deadline,
-            replayable,
-            caller: self.caller,
+            facts,
             authority: self.authority,
             head,
             body: &self.body,
@@ -124,12 +184,7 @@ impl Placed<'_> {
             interim: self.interim,
             stop: &shared.stop,
         };
-        let terms = Terms {
-            retry: &service.retry,
-            timeout: &service.timeout,
-            retries: service.budgets.retries(),
-            hedges: service.budgets.hedges(),
-        };
+        let terms = terms(service);
         let flow = Flow {
             candidates: Clusters { worker, service, port, record },
             payload: HttpPayload { worker, request, grpc: self.grpc, expired: &expired },
@@ -150,7 +205,7 @@ impl Placed<'_> {
                 if let Some(endpoint) = &answer.endpoint {
                     record.endpoint(endpoint.id());
                 }
-                answer.body.take(service.timeout.idle, self.deadline, self.activity.clone());
+                answer.body.take(service.timeout.idle(), self.deadline, self.activity.clone());
                 Ok(answer)
             }
             Err(NotServed { failure, caller_at_fault }) => {
@@ -163,6 +218,9 @@ impl Placed<'_> {
 
     /// What the caller is told of a request that was not served, and how it counts.
     fn rejection(&self, failure: Failure, caller_at_fault: bool, now: Tick) -> (Rejection, Outcome) {
+        if let Some(fault) = self.body.fault() {
+            return (fault.into(), Outcome::Malformed);
+        }
         if caller_at_fault {
             let details = "the request's body broke off or stalled";
             return (Rejection::new(ProxyError::ConnectionReadTimeout, details), Outcome::Cancelled);

@@ -1,5 +1,6 @@
 //! What a thread of the data plane works with: what all threads share, and what is its own.
 
+use std::cell::Cell;
 use std::fmt;
 use std::num::NonZeroU8;
 use std::rc::Rc;
@@ -9,9 +10,10 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use http1::Timers;
 use identity::{Identity, Role};
+use policy::balance::Endpoints;
 use proto::objects::{Answer, Ask};
 use proto::register::{Say, Told};
-use registry::model::{ClusterName, ServiceName};
+use registry::model::{ClusterName, DURATION_MAX, HttpRules, Port, ServiceName};
 use registry::pure::registration::place::CameFrom;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,22 +22,27 @@ use tunnel::{Local, MessageReader, MessageWriter};
 use crate::base::budget::{ByteBudget, HELD_BYTES_MAX};
 use crate::base::clock::Clock;
 use crate::base::descriptors;
+use crate::base::given::Given;
 use crate::base::line::Line;
 use crate::base::news::News;
 use crate::base::stall::Stalls;
 use crate::peers::Peers;
 use crate::peers::sidecars::Workload;
+use crate::proxy::connection::carry::Carry;
 use crate::proxy::listener;
+use crate::proxy::listeners::Listeners;
 use crate::telemetry::metrics::{
-    AttemptCounters, Direction, InProgress, InProgressGuard, Metrics, RequestCounters,
+    AttemptCounters, ConnectionGuard, Direction, Drops, InProgress, InProgressGuard, Metrics, RequestCounters,
 };
-use crate::upstream::{Pool, Watch};
+use crate::telemetry::record::Record;
+use crate::upstream::{Pool, Served, Watch, Way};
 use crate::view::{LocalService, View};
 
 /// Requests that a process works on at once, in both directions; more are shed.
 pub const REQUESTS_MAX: u64 = 32 * 1024;
-/// Those of one linked cluster: however many streams it opens, most of the process is left to others.
-pub const PEER_REQUESTS_MAX: u64 = REQUESTS_MAX / 4;
+/// Those of one linked cluster: however many streams it opens, half of the process is left to others. Ten thousand open
+/// WebSockets are not unusual.
+pub const PEER_REQUESTS_MAX: u64 = REQUESTS_MAX / 2;
 /// Those of all sidecars: peers, and callers without one, have the rest.
 pub const SIDECAR_REQUESTS_MAX: u64 = REQUESTS_MAX / 2;
 
@@ -58,31 +65,49 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Handles that every request uses.
     pub attempts: AttemptCounters,
+    /// Datagrams that are dropped.
+    pub drops: Drops,
+    /// Flows of datagrams of callers.
+    pub flows: Arc<InProgress>,
     /// Bytes held for requests and answers.
     pub budget: Arc<ByteBudget>,
     /// Time since the start.
     pub clock: Clock,
+    /// What holds for requests at its own port.
+    pub http: Arc<HttpRules>,
+    /// Where it listens beside its own ports.
+    pub listeners: Listeners,
     /// Room for the connections of callers.
     pub callers: Room,
     /// Requests under way.
     pub in_progress: Arc<InProgress>,
     /// Who we are to peers, and whom we believe: what new tunnels are made with.
     pub local: watch::Sender<Local>,
+    /// Whether tunnels are accepted on TCP and on Unix sockets, and not by another process that has the same.
+    pub accepts_tunnels: watch::Sender<bool>,
+    /// Whether callers are accepted who change what the registry keeps; while another process has it they wait.
+    pub accepts_changes: watch::Sender<bool>,
+    /// Cancelled when another process has begun to take what comes on our sockets.
+    pub handed_over: CancellationToken,
+    /// Cancelled when callers are accepted: at the start, or once all is ready that an elder has.
+    pub open: CancellationToken,
     /// Cancelled when the process drains.
     pub stop: CancellationToken,
+    /// Cancelled when callers' connections end that idle: with `stop`, or a while behind it.
+    pub leave: CancellationToken,
     /// Cancelled when the drain shall not wait any longer for what was accepted.
     pub cut: CancellationToken,
 }
 
 impl Shared {
-    /// That of a process that callers see as `name`, with so many threads of the data plane; nothing is placed yet. It
-    /// drains when `stop`, of which its `peers` know, is cancelled.
+    /// That of a process that callers see as `name`, with so many threads of the data plane, which sockets are
+    /// given to; nothing is placed yet. It drains when `stop`, of which its `peers` know, is cancelled.
     pub fn new(
         name: String,
         domain: &str,
         (peers, stop): (Arc<Peers>, CancellationToken),
         local: Local,
-        workers: NonZeroU8,
+        (workers, given): (NonZeroU8, Arc<Given>),
         clock: Clock,
     ) -> Self {
         let metrics = Metrics::new(workers);
@@ -96,13 +121,22 @@ impl Shared {
             news: peers.news().clone(),
             peers,
             attempts: metrics.attempts(),
+            drops: metrics.drops(),
+            flows: Arc::default(),
             metrics,
             budget: ByteBudget::new(HELD_BYTES_MAX),
             clock,
+            http: Arc::default(),
+            listeners: Listeners::new(workers, given),
             callers: Room::new(listener::connections_max(descriptors::limit())),
             in_progress: Arc::default(),
             local: watch::Sender::new(local),
+            accepts_tunnels: watch::Sender::new(true),
+            accepts_changes: watch::Sender::new(true),
+            handed_over: CancellationToken::new(),
+            open: CancellationToken::new(),
             stop,
+            leave: CancellationToken::new(),
             cut: CancellationToken::new(),
         }
     }
@@ -238,9 +272,14 @@ impl Serving {
         self.shared.metrics.mismatch(service, peer);
     }
 
-    /// Connections to endpoints.
-    pub fn pool(&self) -> &Rc<Pool> {
-        &self.pool
+    /// The way to the endpoints of a port, for a key's hash; `expired` is set once the caller's time is over.
+    pub fn way<'a>(
+        &'a self,
+        port: &'a (Port, Endpoints),
+        key: Option<u64>,
+        expired: &'a Cell<bool>,
+    ) -> Way<'a> {
+        Way { pool: &self.pool, port, watch: &self.watch, key, expired }
     }
 
     /// Requests under way.
@@ -253,14 +292,17 @@ impl Serving {
         &self.shared.budget
     }
 
-    /// The time, and who hears when the state of an endpoint changes.
-    pub fn watch(&self) -> &Rc<Watch> {
-        &self.watch
-    }
-
     /// This intermediary's name.
     pub fn name(&self) -> &str {
         &self.shared.name
+    }
+
+    /// What a peer opened and an endpoint has taken. Silence is for the gateway that asks to judge, by the policy that it
+    /// has: it ends its stream.
+    pub fn carry(&self, served: Served, record: Record, counted: Option<ConnectionGuard>) -> Carry {
+        let cut = self.shared.cut.clone();
+        let drops = self.shared.drops.clone();
+        Carry { served, protocol: None, idle: DURATION_MAX, record, counted, cut, drops, guard: None }
     }
 
     /// Cancelled when the process drains.
@@ -278,8 +320,6 @@ pub struct Worker {
     pub serving: Serving,
     /// Connections to endpoints.
     pub pool: Rc<Pool>,
-    /// Who hears when the state of an endpoint changes.
-    pub watch: Rc<Watch>,
     /// Requests of callers that named no service. Its own, for each worker counts on one of every request.
     pub nameless: RequestCounters,
     /// Readers that may stall.
@@ -291,23 +331,23 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// The way to the endpoints of a port, for a key's hash; `expired` is set once the caller's time is over.
+    pub fn way<'a>(
+        &'a self,
+        port: &'a (Port, Endpoints),
+        key: Option<u64>,
+        expired: &'a Cell<bool>,
+    ) -> Way<'a> {
+        self.serving.way(port, key, expired)
+    }
+
     /// The thread of this number.
     pub fn new(shared: Arc<Shared>, number: u8) -> Self {
         let pool = Rc::<Pool>::default();
         let watch = Watch::new(shared.clock, shared.news.clone());
         let nameless = |direction| shared.metrics.requests(direction, &"".into(), None);
         let (nameless, of_peers) = (nameless(Direction::Outbound), nameless(Direction::Inbound));
-        let (of_pool, of_watch) = (pool.clone(), watch.clone());
-        let serving = Serving { shared: shared.clone(), pool: of_pool, watch: of_watch, nameless: of_peers };
-        Self {
-            shared,
-            serving,
-            pool,
-            watch,
-            nameless,
-            stalls: Stalls::default(),
-            timers: Rc::default(),
-            number,
-        }
+        let serving = Serving { shared: shared.clone(), pool: pool.clone(), watch, nameless: of_peers };
+        Self { shared, serving, pool, nameless, stalls: Stalls::default(), timers: Rc::default(), number }
     }
 }

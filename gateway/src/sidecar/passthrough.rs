@@ -4,25 +4,27 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode, Version};
-use http1::server::{Io, Reply};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http1::server::Reply;
 use registry::base::time::Tick;
 use registry::model::{Algorithm, HostPort, Port, Protocol, Retry};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::base::clock::Activity;
 use crate::http::body::{Incoming, RequestBody};
 use crate::http::fields;
+use crate::http::join::End;
 use crate::http::message;
 use crate::proxy::answer::Answer;
+use crate::proxy::connection::carry::Carry;
 use crate::proxy::error::{ProxyError, Rejection};
 use crate::proxy::outbound::{self, Caller, Outgoing};
 use crate::proxy::worker::{REQUESTS_MAX, Worker};
 use crate::telemetry::metrics::{Direction, InProgressGuard, Outcome};
 use crate::telemetry::record::Record;
-use crate::upstream::{self, Allowance, Ask};
+use crate::upstream::{self, Allowance, Ask, Served};
 use policy::balance::{EndpointSpec, Endpoints, Rule};
 use policy::retry::{Failure, replayable_method};
 
@@ -30,8 +32,6 @@ use policy::retry::{Failure, replayable_method};
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// How long nothing may move on such a connection, or in an exchange.
 const IDLE_MAX: Duration = Duration::from_secs(15 * 60);
-/// Bytes read at once from either side of it.
-const CHUNK_BYTES: usize = 16 * 1024;
 
 /// Forwards a request in plain HTTP/1.1 to the host that it names.
 pub(super) async fn forward(
@@ -58,8 +58,7 @@ fn begin(worker: &Rc<Worker>, request: &Request<Incoming>) -> (Record, Result<In
     record.method(request.method().as_str());
     let room = shared.in_progress.enter(REQUESTS_MAX).ok_or_else(|| {
         record.ends(Outcome::Overloaded);
-        let details = format!("this sidecar serves {REQUESTS_MAX} requests at once and no more");
-        Rejection::new(ProxyError::ConnectionLimitReached, details)
+        Rejection::full(REQUESTS_MAX)
     });
     (record, room)
 }
@@ -93,14 +92,10 @@ async fn answer(
     let replayable = replayable_method(head.method.as_str(), false, &Retry::default());
     let expired = Cell::new(false);
     let ask = Ask {
-        pool: &worker.pool,
-        port: &port,
-        watch: &worker.watch,
+        way: worker.way(&port, None, &expired),
         head: &head,
         body: &body,
-        key: None,
         allowance: Allowance { replayable, attempts: 1, connect: CONNECT_WAIT },
-        expired: &expired,
         interim: caller.interim,
         stop: &shared.stop,
     };
@@ -109,11 +104,16 @@ async fn answer(
         () = activity.silent(IDLE_MAX) => Err(Failure::Deadline),
     };
     let answer = answered.map_err(|failure| {
+        if let Some(fault) = body.fault() {
+            record.ends(Outcome::Malformed);
+            return fault.into();
+        }
         record.ends(failure.into());
         Rejection::from_failure(failure, &authority)
     })?;
     let mut answer = Answer::from(answer);
     answer.body.take(IDLE_MAX, None, activity);
+    outbound::say_protocol(&mut answer, &head);
     Ok(answer)
 }
 
@@ -123,36 +123,32 @@ pub(super) async fn connect(
     request: Request<Incoming>,
     authority: &str,
 ) -> Reply<Outgoing> {
-    debug_assert_eq!(request.method(), Method::CONNECT);
+    debug_assert!(outbound::is_connect(&request));
     let (mut record, room) = begin(worker, &request);
     let guard = match room {
         Ok(guard) => guard,
         Err(rejection) => return outbound::reject(worker, false, rejection, record),
     };
-    let stream = match connection(request.version(), authority, &mut record).await {
+    let stream = match connection(authority, &mut record).await {
         Ok(stream) => stream,
         Err(rejection) => return outbound::reject(worker, false, rejection, record),
     };
     record.status(StatusCode::OK.as_u16());
-    let cut = worker.shared.cut.clone();
-    outbound::take_over(Box::new(move |caller: Io| {
-        tokio::task::spawn_local(async move {
-            tokio::select! {
-                () = relay(caller, stream, &mut record) => {}
-                () = cut.cancelled() => record.ends(Outcome::Cut),
-            }
-            drop((record, guard));
-        });
-    }))
+    outbound::connected(outbound::Behind::Carry(Box::new(Carry {
+        served: Served { end: End::socket(stream, Bytes::new()), held: None },
+        protocol: None,
+        idle: IDLE_MAX,
+        record,
+        counted: None,
+        cut: worker.shared.cut.clone(),
+        drops: worker.shared.drops.clone(),
+        guard: Some(guard),
+    })))
 }
 
 /// A connection to the host that a caller names.
-async fn connection(version: Version, authority: &str, record: &mut Record) -> Result<TcpStream, Rejection> {
+async fn connection(authority: &str, record: &mut Record) -> Result<TcpStream, Rejection> {
     record.ends(Outcome::Malformed);
-    if version == Version::HTTP_2 {
-        let details = "CONNECT is served on HTTP/1.1 only";
-        return Err(Rejection::new(ProxyError::HttpMethodUnsupported, details));
-    }
     // There is no port that could be meant if none is named.
     let address =
         address(authority, 0).filter(|address| address.port != 0).ok_or_else(|| malformed(authority))?;
@@ -169,51 +165,10 @@ async fn connection(version: Version, authority: &str, record: &mut Record) -> R
     })
 }
 
-/// Moves bytes both ways until both sides have ended, one fails, or nothing moves for too long.
-async fn relay(caller: Io, stream: TcpStream, record: &mut Record) {
-    let Io { begun, read, write } = caller;
-    let (from_server, to_server) = stream.into_split();
-    let activity = Activity::new(Instant::now());
-    record.follows(&activity);
-    let from_caller = (&begun[..]).chain(read);
-    let both = async {
-        tokio::join!(
-            copy(from_caller, to_server, |bytes| activity.receive(bytes)),
-            copy(from_server, write, |bytes| {
-                record.sent(bytes);
-                activity.touch();
-            })
-        )
-    };
-    let outcome = tokio::select! {
-        ended = both => if ended == (true, true) { Outcome::Answered } else { Outcome::Cut },
-        () = activity.silent(IDLE_MAX) => Outcome::Timeout,
-    };
-    record.ends(outcome);
-}
-
-/// Moves bytes one way, and tells how many; true: to their end.
-async fn copy(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    mut moved: impl FnMut(usize),
-) -> bool {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let whole = loop {
-        match from.read(&mut chunk).await {
-            Ok(0) => break true,
-            Ok(count) if to.write_all(&chunk[..count]).await.is_ok() => moved(count),
-            Ok(_) | Err(_) => break false,
-        }
-    };
-    // The other direction may go on; one that failed ends by itself.
-    let _ = to.shutdown().await;
-    whole
-}
-
 /// The one endpoint behind an address.
 fn somewhere(address: HostPort) -> (Port, Endpoints) {
-    let port = Port { name: "outside".into(), number: address.port, protocol: Protocol::Http };
+    let port =
+        Port { name: "outside".into(), number: address.port, protocol: Protocol::Http, proxy_header: false };
     let id = address.to_string().into();
     let spec = EndpointSpec { id, address, protocol: Protocol::Http, weight: 1, capacity: None };
     let rule = Rule { algorithm: Algorithm::RoundRobin, ring: None, checked: false, fail_open: false };

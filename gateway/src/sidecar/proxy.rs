@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use http::{Method, Request};
+use http::Request;
 use http1::server::Reply;
 use tokio::time::Instant;
 
@@ -45,6 +45,10 @@ impl Front for Rc<Proxy> {
         &self.worker
     }
 
+    async fn learn(&self, authority: &str) -> bool {
+        !matches!(self.way(authority).await, Way::Untold)
+    }
+
     async fn answer(&self, request: Request<Incoming>, caller: Caller<'_>) -> Reply<Outgoing> {
         // What is malformed is refused by whoever reads it again.
         let authority = message::authority(request.uri(), request.version(), request.headers());
@@ -74,7 +78,7 @@ impl Front for Rc<Proxy> {
                 );
                 reject(ProxyError::HttpRequestDenied, Outcome::Denied, details)
             }
-            Way::Outside if request.method() == Method::CONNECT => {
+            Way::Outside if outbound::is_connect(&request) => {
                 passthrough::connect(&self.worker, request, &authority).await
             }
             Way::Outside => passthrough::forward(&self.worker, request, caller).await,

@@ -2,6 +2,7 @@
 //! not for each request, and what nobody has asked for takes no room.
 
 mod cells;
+mod connections;
 mod series;
 mod traffic;
 
@@ -21,6 +22,7 @@ use registry::model::{ClusterName, ServiceName};
 use self::series::OTHERS;
 use self::traffic::Traffic;
 
+pub use self::connections::{ConnectionCounters, ConnectionGuard, Drops, Lost};
 pub use self::traffic::{AttemptCounters, AttemptKind, Direction, Durations, Outcome, RequestCounters};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -133,6 +135,16 @@ impl Metrics {
     /// How long the answers of a service take.
     pub fn durations(&self, direction: Direction, service: &Arc<str>) -> Durations {
         self.traffic.durations(direction, service)
+    }
+
+    /// The counters of connections of a service.
+    pub fn connections(&self, direction: Direction, service: &Arc<str>) -> ConnectionCounters {
+        self.traffic.connections(direction, service)
+    }
+
+    /// The counters of datagrams that are dropped.
+    pub fn drops(&self) -> Drops {
+        self.traffic.drops.clone()
     }
 
     /// The counters of attempts.

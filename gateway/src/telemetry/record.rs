@@ -189,7 +189,9 @@ impl Drop for Record {
         let Some(details) = &self.details else { return };
         let Details { method, service, caller, peer, endpoint, status, activity, attempts } = &**details;
         let received = activity.as_ref().map_or(0, Activity::received);
-        let (direction, outcome, sent) = (self.direction.as_str(), self.outcome.as_str(), self.sent);
+        let carried = activity.as_ref().map_or(0, Activity::sent);
+        let (direction, outcome, sent) =
+            (self.direction.as_str(), self.outcome.as_str(), self.sent + carried);
         let caller = caller.as_deref().unwrap_or("anonymous");
         let milliseconds = self.started.elapsed().as_secs_f64() * 1000.0;
         let attempts = Attempts(&attempts.borrow()).to_string();

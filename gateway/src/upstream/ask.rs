@@ -1,28 +1,27 @@
 //! One request to the endpoints of a port: which is asked, with what connection, and who is asked after one that fails.
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HOST, HeaderValue, TE};
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http1::client::Asking;
-use registry::base::time::Tick;
-use registry::model::{Port, Protocol};
+use registry::model::Protocol;
 
-use super::connect::ConnectError;
-use super::pool::{Pool, Reuse, SendError, Sending};
-use super::{EndpointAnswer, EndpointBody, Watch};
+use super::pool::{Reuse, SendError, Sending};
+use super::search::{Exchange, Next, Search, Taken, Way, unblamed};
+use super::{EndpointAnswer, EndpointBody, Held, Served};
 use crate::http::body::{RequestBody, Upload, http2};
+use crate::http::join::{self, End};
 use crate::http::message::{self, BadAnswer, RequestHead};
-use policy::balance::{Change, EndpointState, Endpoints, InFlight};
+use crate::http::{fields, upgrade};
+use policy::balance::{EndpointState, InFlight};
 use policy::grpc;
 use policy::retry::Failure;
 
-/// How long a connect may take while another endpoint could be asked instead.
-const CONNECT_WAIT_WITH_OTHERS: Duration = Duration::from_secs(1);
+/// What was sent right behind a head is here by then, a loss on most ways included.
+const END_WAIT: Duration = Duration::from_millis(200);
 
 /// What a request may do when an endpoint fails it.
 #[derive(Clone, Copy, Debug)]
@@ -37,51 +36,18 @@ pub struct Allowance {
 
 /// A request for one of the endpoints of a port.
 pub struct Ask<'a> {
-    /// The connections of the worker.
-    pub pool: &'a Rc<Pool>,
-    /// The port, and its endpoints.
-    pub port: &'a (Port, Endpoints),
-    /// The time, and who hears of changes.
-    pub watch: &'a Rc<Watch>,
+    /// Where it may go.
+    pub way: Way<'a>,
     /// What is asked.
     pub head: &'a RequestHead,
     /// The body.
     pub body: &'a RequestBody,
-    /// The hash of its key, where endpoints are picked by it.
-    pub key: Option<u64>,
     /// What it may do when an endpoint fails it.
     pub allowance: Allowance,
-    /// Set when the time that the policy gives is over: being dropped then is the endpoint's doing.
-    pub expired: &'a Cell<bool>,
     /// Given interim answers that go on.
     pub interim: &'a dyn Fn(StatusCode, &HeaderMap),
     /// Cancelled when the process drains.
     pub stop: &'a tokio_util::sync::CancellationToken,
-}
-
-/// A request in flight, whose end is told however it ends.
-#[derive(Debug)]
-struct Exchange<'a> {
-    in_flight: Option<InFlight>,
-    watch: &'a Rc<Watch>,
-    expired: &'a Cell<bool>,
-}
-
-impl Exchange<'_> {
-    /// Tells how it ended.
-    fn end(&self, tell: impl FnOnce(&InFlight, Tick) -> Option<Change>) {
-        if let Some(in_flight) = &self.in_flight {
-            let change = tell(in_flight, self.watch.clock.now());
-            self.watch.told(in_flight.endpoint(), change);
-        }
-    }
-}
-
-impl Drop for Exchange<'_> {
-    fn drop(&mut self) {
-        let expired = self.expired.get();
-        self.end(|in_flight, now| if expired { in_flight.timed_out(now) } else { in_flight.given_up(now) });
-    }
 }
 
 impl Ask<'_> {
@@ -92,15 +58,18 @@ impl Ask<'_> {
     /// # Errors
     /// What the last endpoint did; [`Failure::Unavailable`] when there is none.
     pub async fn send(&self) -> Result<EndpointAnswer, Failure> {
+        if message::rarely_has_body(&self.head.method) {
+            // Its end is most likely in the next packet or frame, of a tunnel or of HTTP/2. An endpoint that is told of a
+            // body, though an empty one, may refuse it.
+            self.body.begun(END_WAIT).await;
+            if self.body.failed() {
+                return Err(Failure::Cancelled);
+            }
+        }
         let mut search = Search::new();
         loop {
-            let (index, in_flight) = search.take(self)?;
-            let others =
-                !search.patient && self.port.1.has_others(self.watch.clock.now(), &search.tried, index);
-            let most = if others { CONNECT_WAIT_WITH_OTHERS } else { Duration::MAX };
-            let connect = self.allowance.connect.min(most);
-            let endpoint = in_flight.endpoint().clone();
-            let exchange = Exchange { in_flight: Some(in_flight), watch: self.watch, expired: self.expired };
+            let Taken { index, endpoint, exchange, connect, in_haste } =
+                search.take(&self.way, self.allowance.connect)?;
             let replayable = self.allowance.replayable;
             // What is still being read may be gone by the time that another connection is to have it.
             let reuse = if replayable && self.body.is_buffered() { Reuse::Any } else { Reuse::Fresh };
@@ -114,7 +83,7 @@ impl Ask<'_> {
                 Ok(sent) => return self.answer(sent, exchange),
                 Err(error) => error,
             };
-            match search.judge(self, &exchange, &error, others.then_some(index)) {
+            match self.judge(&mut search, &exchange, &error, in_haste) {
                 Next::Same => {}
                 Next::Other if self.body.can_restart() => search.tried.push(index),
                 Next::Other | Next::Nobody => return Err(search.failure),
@@ -129,7 +98,8 @@ impl Ask<'_> {
         reuse: Reuse,
         connect: Duration,
     ) -> Result<EndpointAnswer, SendError> {
-        let Self { pool, head, body, watch, .. } = self;
+        let Self { head, body, .. } = self;
+        let Way { pool, watch, .. } = &self.way;
         let clock = watch.clock;
         let connected = || watch.tell(endpoint, endpoint.connected(clock.now()));
         let interim = |status, mut headers| {
@@ -139,11 +109,22 @@ impl Ask<'_> {
         };
         let sending = Sending { endpoint, clock, reuse, connect, connected: &connected, interim: &interim };
         match endpoint.protocol() {
-            Protocol::Http => {
+            // The other ports are refused where HTTP is placed.
+            Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Udp | Protocol::Thrift => {
                 let target = origin(&head.target);
-                let asking = Asking { method: &head.method, target, headers: &head.headers };
+                let asked = head.upgrade.as_ref().map(|protocol| {
+                    let mut headers = head.headers.clone();
+                    let key = || pool.with_rng(|rng| rng.u128(..)).to_be_bytes();
+                    upgrade::ask_http1(&mut headers, protocol, key);
+                    headers
+                });
+                let headers = asked.as_ref().unwrap_or(&head.headers);
+                let asking = Asking { method: &head.method, target, headers };
                 let answer = pool.send(&sending, asking, body).await?;
                 let http1::client::Answer { head, body, upload } = answer;
+                if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                    return switched(head.headers, asked.as_ref(), body, endpoint);
+                }
                 let upload = upload.map(|upload| self.go_on(upload.run()));
                 let body = EndpointBody::http1(body, (*pool).clone(), endpoint.address().clone());
                 Ok(EndpointAnswer {
@@ -153,9 +134,13 @@ impl Ask<'_> {
                     body,
                     upload,
                     endpoint: endpoint.clone(),
+                    upgraded: None,
                 })
             }
             Protocol::Grpc => {
+                if let Some(protocol) = &head.upgrade {
+                    return self.connect(protocol, endpoint, &sending).await;
+                }
                 let request = || {
                     let mut request = Request::new(());
                     *request.method_mut() = head.method.clone();
@@ -177,9 +162,110 @@ impl Ask<'_> {
                     body,
                     upload,
                     endpoint: endpoint.clone(),
+                    upgraded: None,
                 })
             }
         }
+    }
+
+    /// Asks an endpoint of HTTP/2 for a tunnel that speaks `protocol` (RFC 8441).
+    async fn connect(
+        &self,
+        protocol: &HeaderValue,
+        endpoint: &Arc<EndpointState>,
+        sending: &Sending<'_>,
+    ) -> Result<EndpointAnswer, SendError> {
+        let Self { head, way, .. } = self;
+        let malformed = |what: &str| SendError::Malformed(what.into());
+        let protocol = protocol.to_str().map_err(|_| malformed("no such protocol"))?;
+        let request = || {
+            let mut request = Request::new(());
+            *request.method_mut() = Method::CONNECT;
+            *request.uri_mut() = absolute(head, endpoint);
+            *request.headers_mut() = head.headers.clone();
+            request.headers_mut().remove(HOST);
+            upgrade::ask_http2(request.headers_mut());
+            request.extensions_mut().insert(h2::ext::Protocol::from(protocol));
+            request
+        };
+        let (response, mut send, stream) = way.pool.multiplexed.connect(way.pool, sending, request).await?;
+        let (parts, received) = response.into_parts();
+        let mut answer = EndpointAnswer {
+            status: parts.status,
+            reason: None,
+            headers: parts.headers,
+            body: EndpointBody::over(),
+            upload: None,
+            endpoint: endpoint.clone(),
+            upgraded: None,
+        };
+        let received = http2::Received::new(received, None);
+        if parts.status.is_success() {
+            answer.status = StatusCode::SWITCHING_PROTOCOLS;
+            fields::strip_hop_by_hop(&mut answer.headers);
+            let end = End::Http2(join::Http2::new(send, received));
+            answer.upgraded = Some(Box::new(Served { end, held: None }));
+            // The stream counts for as long as it is held.
+            answer.body = EndpointBody::http2_place(stream);
+        } else {
+            // It wants nothing more of us.
+            let _ = send.send_data(bytes::Bytes::new(), true);
+            answer.body = EndpointBody::http2(received, stream);
+        }
+        Ok(answer)
+    }
+
+    /// Notes what an endpoint did, for its health and for the answer; `in_haste`: the place of one that had less than the
+    /// whole time to connect.
+    fn judge(
+        &self,
+        search: &mut Search,
+        exchange: &Exchange<'_>,
+        error: &SendError,
+        in_haste: Option<usize>,
+    ) -> Next {
+        let nobodys_fault = || exchange.end(|in_flight, _| unblamed(in_flight));
+        match error {
+            SendError::NotConnected(why) => return search.not_connected(exchange, why, in_haste),
+            SendError::GoneAway if !search.gone_away && self.body.can_restart() => {
+                // The end of a connection is not the endpoint's: it may well take another one.
+                nobodys_fault();
+                search.gone_away = true;
+                return Next::Same;
+            }
+            SendError::Refused | SendError::GoneAway => {
+                exchange.end(InFlight::failed);
+                search.not_reached(Failure::Refused);
+            }
+            // No other endpoint would do better.
+            SendError::TooLarge(_) => {
+                nobodys_fault();
+                return search.end(Failure::AnswerTooLarge);
+            }
+            SendError::NoTunnels => {
+                nobodys_fault();
+                return search.end(Failure::Malformed);
+            }
+            // The caller broke off in the middle of its body, not the endpoint.
+            SendError::Body => {
+                nobodys_fault();
+                return search.end(Failure::Cancelled);
+            }
+            SendError::Cut | SendError::CutReused if self.body.failed() => {
+                nobodys_fault();
+                return search.end(Failure::Cancelled);
+            }
+            SendError::Cut | SendError::CutReused | SendError::Malformed(_) => {
+                exchange.end(InFlight::failed);
+                search.reached += 1;
+                let malformed = matches!(error, SendError::Malformed(_));
+                search.failure = if malformed { Failure::Malformed } else { Failure::Reset };
+                if !self.allowance.replayable || search.reached >= self.allowance.attempts {
+                    return Next::Nobody;
+                }
+            }
+        }
+        Next::Other
     }
 
     /// Sends the rest of a request beside its answer.
@@ -194,11 +280,18 @@ impl Ask<'_> {
         mut exchange: Exchange<'_>,
     ) -> Result<EndpointAnswer, Failure> {
         let status = answer.status;
+        if let Some(upgraded) = &mut answer.upgraded {
+            exchange.end(InFlight::answered);
+            let stream = answer.body.take_place();
+            upgraded.held =
+                exchange.in_flight.take().map(|in_flight| Held::new(in_flight, self.way.watch, stream));
+            return Ok(answer);
+        }
         let unavailable = grpc::is_unavailable(&answer.headers);
         let declared = match message::answer(&self.head.method, status, &mut answer.headers) {
             Ok(declared) => declared,
             Err(bad) => {
-                tracing::debug!(endpoint = %self.port.0.name, error = %bad, "Endpoint response rejected.");
+                tracing::debug!(endpoint = %self.way.port.0.name, error = %bad, "Endpoint response rejected.");
                 if bad == BadAnswer::TooManyFields {
                     exchange.end(|in_flight, _| unblamed(in_flight));
                     return Err(Failure::AnswerTooLarge);
@@ -218,144 +311,36 @@ impl Ask<'_> {
             _ => exchange.end(InFlight::answered),
         }
         answer.body.declared = declared;
-        answer.body.in_flight = exchange.in_flight.take().map(|in_flight| (in_flight, self.watch.clone()));
+        answer.body.in_flight =
+            exchange.in_flight.take().map(|in_flight| (in_flight, self.way.watch.clone()));
         Ok(answer)
     }
 }
 
-/// Who is asked after a failure.
-enum Next {
-    /// Another endpoint, if there is one.
-    Other,
-    /// Perhaps the same.
-    Same,
-    /// Nobody.
-    Nobody,
-}
-
-/// How far the search for an endpoint that serves has come.
-struct Search {
-    /// Those that were asked, by their place.
-    tried: Vec<usize>,
-    /// Those that took long to connect, and made way for others ...
-    slow: Vec<usize>,
-    /// ... and have all the time there is once no other is left.
-    patient: bool,
-    /// What the last one did.
-    failure: Failure,
-    /// Attempts after which an endpoint may have processed the request.
-    reached: u8,
-    gone_away: bool,
-}
-
-impl Search {
-    fn new() -> Self {
-        let (tried, slow) = (Vec::new(), Vec::new());
-        Self { tried, slow, patient: false, failure: Failure::Unavailable, reached: 0, gone_away: false }
+/// The answer of an endpoint of HTTP/1.1 that speaks something else from now on.
+fn switched(
+    mut headers: HeaderMap,
+    asked: Option<&HeaderMap>,
+    body: http1::client::ResponseBody,
+    endpoint: &Arc<EndpointState>,
+) -> Result<EndpointAnswer, SendError> {
+    let malformed = || SendError::Malformed("it switched to a protocol that nobody asked for".into());
+    if !asked.is_some_and(|asked| upgrade::agreed(asked, &mut headers)) {
+        return Err(malformed());
     }
-
-    /// Begins a request at the next endpoint.
-    fn take(&mut self, ask: &Ask<'_>) -> Result<(usize, InFlight), Failure> {
-        let (endpoints, clock) = (&ask.port.1, ask.watch.clock);
-        loop {
-            let news = |endpoint: &Arc<EndpointState>, change| ask.watch.told(endpoint, Some(change));
-            let tried = &self.tried;
-            let taken = ask.pool.with_rng(|rng| endpoints.take(clock.now(), rng, ask.key, tried, news));
-            if let Some(taken) = taken {
-                return Ok(taken);
-            }
-            if self.slow.is_empty() {
-                let nobody = self.failure == Failure::Unavailable;
-                let crowded = nobody && endpoints.is_crowded(clock.now(), tried);
-                return Err(if crowded { Failure::Overloaded } else { self.failure });
-            }
-            self.tried.retain(|index| !self.slow.contains(index));
-            self.slow.clear();
-            self.patient = true;
-        }
-    }
-
-    /// Notes what an endpoint did, for its health and for the answer; `in_haste`: the place of one that had less than the
-    /// whole time to connect.
-    fn judge(
-        &mut self,
-        ask: &Ask<'_>,
-        exchange: &Exchange<'_>,
-        error: &SendError,
-        in_haste: Option<usize>,
-    ) -> Next {
-        let nobodys_fault = || exchange.end(|in_flight, _| unblamed(in_flight));
-        match error {
-            SendError::Connect(ConnectError::Ours(_)) => {
-                nobodys_fault();
-                return self.end(Failure::NoRoom);
-            }
-            SendError::Connect(ConnectError::Unanswered(_)) => {
-                exchange.end(InFlight::unanswered);
-                self.slow.extend(in_haste);
-                self.not_reached(Failure::Connect);
-            }
-            SendError::Connect(ConnectError::Refused(_)) => {
-                exchange.end(InFlight::refused);
-                self.not_reached(Failure::Connect);
-            }
-            SendError::Crowded => {
-                nobodys_fault();
-                self.not_reached(Failure::Overloaded);
-            }
-            SendError::GoneAway if !self.gone_away && ask.body.can_restart() => {
-                // The end of a connection is not the endpoint's: it may well take another one.
-                nobodys_fault();
-                self.gone_away = true;
-                return Next::Same;
-            }
-            SendError::Refused | SendError::GoneAway => {
-                exchange.end(InFlight::failed);
-                self.not_reached(Failure::Refused);
-            }
-            // No other endpoint would do better.
-            SendError::TooLarge(_) => {
-                nobodys_fault();
-                return self.end(Failure::AnswerTooLarge);
-            }
-            // The caller broke off in the middle of its body, not the endpoint.
-            SendError::Body => {
-                nobodys_fault();
-                return self.end(Failure::Cancelled);
-            }
-            SendError::Cut | SendError::CutReused if ask.body.failed() => {
-                nobodys_fault();
-                return self.end(Failure::Cancelled);
-            }
-            SendError::Cut | SendError::CutReused | SendError::Malformed(_) => {
-                exchange.end(InFlight::failed);
-                self.reached += 1;
-                let malformed = matches!(error, SendError::Malformed(_));
-                self.failure = if malformed { Failure::Malformed } else { Failure::Reset };
-                if !ask.allowance.replayable || self.reached >= ask.allowance.attempts {
-                    return Next::Nobody;
-                }
-            }
-        }
-        Next::Other
-    }
-
-    /// The request did not get as far as an endpoint: what one did that it reached says more.
-    fn not_reached(&mut self, failure: Failure) {
-        if self.reached == 0 {
-            self.failure = failure;
-        }
-    }
-
-    fn end(&mut self, failure: Failure) -> Next {
-        self.failure = failure;
-        Next::Nobody
-    }
-}
-
-fn unblamed(in_flight: &InFlight) -> Option<Change> {
-    in_flight.unblamed();
-    None
+    let (begun, read, write) = body.into_io().ok_or_else(malformed)?;
+    // Both are of one connection.
+    let stream = read.reunite(write).map_err(|_| malformed())?;
+    let upgraded = Served { end: End::socket(stream, begun), held: None };
+    Ok(EndpointAnswer {
+        status: StatusCode::SWITCHING_PROTOCOLS,
+        reason: None,
+        headers,
+        body: EndpointBody::over(),
+        upload: None,
+        endpoint: endpoint.clone(),
+        upgraded: Some(Box::new(upgraded)),
+    })
 }
 
 /// Path and query, or `*`.
@@ -368,6 +353,6 @@ fn absolute(head: &RequestHead, endpoint: &EndpointState) -> Uri {
     let host = head.headers.get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = head.target.clone().into_parts();
     parts.scheme = Some(Scheme::HTTP);
-    parts.authority = host.or_else(|| Authority::try_from(endpoint.address().to_string()).ok());
+    parts.authority = host.or_else(|| Authority::try_from(endpoint.address().authority()).ok());
     Uri::from_parts(parts).unwrap_or_else(|_| head.target.clone())
 }

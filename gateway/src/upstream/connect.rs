@@ -1,4 +1,4 @@
-//! Connections to endpoints: to every address that a name has, without waiting for one that swallows what is sent to it
+//! Connections to endpoints: to a Unix socket, or to every address that a name has, without waiting for one that swallows what is sent to it
 //! (RFC 8305, Happy Eyeballs).
 
 use std::collections::VecDeque;
@@ -7,9 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use registry::model::HostPort;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::base::bind;
 
 /// How long an address has for itself before the next one is tried beside it (RFC 8305, section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
@@ -37,6 +39,9 @@ pub enum ConnectError {
 pub async fn connect(address: &HostPort, wait: Duration) -> Result<TcpStream, ConnectError> {
     let give_up = Instant::now() + wait;
     let connecting = async {
+        if let Some(path) = address.unix() {
+            return bind::as_stream(UnixStream::connect(path).await?);
+        }
         if let Ok(ip) = address.host.parse::<IpAddr>() {
             return TcpStream::connect(SocketAddr::new(ip, address.port)).await;
         }
@@ -44,7 +49,10 @@ pub async fn connect(address: &HostPort, wait: Duration) -> Result<TcpStream, Co
         race(interleaved(found)).await
     };
     let connected = match timeout_at(give_up, connecting).await {
-        Ok(connected) => connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)),
+        Ok(connected) => connected.and_then(|stream| match address.unix() {
+            None => stream.set_nodelay(true).map(|()| stream),
+            Some(_) => Ok(stream),
+        }),
         Err(_) => return Err(ConnectError::Unanswered(wait)),
     };
     connected.map_err(

@@ -21,11 +21,15 @@ use tokio::task::yield_now;
 use tracing::debug;
 
 use super::connect::ConnectError;
-use super::pool::{IDLE_WAIT, Pool, Reuse, SendError, Sending};
+use super::idle::IDLE_WAIT;
+use super::pool::{NotConnected, Pool, Reuse, SendError, Sending};
 use crate::http::body::http2::{self, Unsent};
 use crate::http::body::{Reader, RequestBody};
 
 /// Streams of one connection, even if the endpoint allows more; what is beyond opens another connection. Each of them
+/// How long an endpoint may take to say what it can do, and how often that is looked for.
+const SETTINGS_WAIT: Duration = Duration::from_secs(1);
+const SETTINGS_LOOK: Duration = Duration::from_millis(2);
 /// may have its whole window waiting to be read without holding up the others.
 const STREAMS_MAX: u32 = 128;
 /// Connections of one endpoint and worker; then those there are take more streams than they should.
@@ -109,6 +113,30 @@ impl Connections {
         closed
     }
 
+    fn endpoint(&self, address: &HostPort) -> Rc<Endpoint> {
+        let known = self.0.borrow().get(address).cloned();
+        known.unwrap_or_else(|| self.0.borrow_mut().entry(address.clone()).or_default().clone())
+    }
+
+    /// Opens a stream that is a tunnel, over a connection with room, or over a new one.
+    pub(super) async fn connect(
+        &self,
+        pool: &Pool,
+        sending: &Sending<'_>,
+        request: impl Fn() -> Request<()>,
+    ) -> Result<(Response<RecvStream>, SendStream<Bytes>, Stream), SendError> {
+        let endpoint = self.endpoint(sending.endpoint.address());
+        let room = || if sending.reuse == Reuse::None { None } else { endpoint.room() };
+        let (stream, reused) = match room() {
+            Some(stream) => (stream, true),
+            None => (endpoint.dial(pool, sending).await?, false),
+        };
+        match stream.connect(request(), sending).await {
+            Ok((response, send)) => Ok((response, send, stream)),
+            Err(unanswered) => Err(unanswered.judge(sending.endpoint.address(), reused)),
+        }
+    }
+
     /// Sends a request over a connection with room, or over a new one.
     pub(super) async fn send(
         &self,
@@ -118,9 +146,7 @@ impl Connections {
         body: &RequestBody,
     ) -> Result<Answered, SendError> {
         let address = sending.endpoint.address();
-        let known = self.0.borrow().get(address).cloned();
-        let endpoint =
-            known.unwrap_or_else(|| self.0.borrow_mut().entry(address.clone()).or_default().clone());
+        let endpoint = self.endpoint(address);
         let reused = || if sending.reuse == Reuse::None { None } else { endpoint.room() };
         if sending.reuse != Reuse::None && endpoint.is_idle() {
             // Until the connections' tasks have seen what has come: an end above all.
@@ -202,17 +228,22 @@ fn same_failure(error: &SendError) -> SendError {
         Some(code) => std::io::Error::from_raw_os_error(code),
         None => error.kind().into(),
     };
-    match error {
-        SendError::Connect(ConnectError::Refused(error)) => {
-            SendError::Connect(ConnectError::Refused(again(error)))
-        }
-        SendError::Connect(ConnectError::Unanswered(wait)) => {
-            SendError::Connect(ConnectError::Unanswered(*wait))
-        }
-        SendError::Connect(ConnectError::Ours(error)) => SendError::Connect(ConnectError::Ours(again(error))),
-        SendError::Crowded => SendError::Crowded,
-        _ => SendError::Connect(ConnectError::Refused(std::io::ErrorKind::ConnectionReset.into())),
-    }
+    let failed = match error {
+        SendError::NotConnected(NotConnected::Crowded) => return NotConnected::Crowded.into(),
+        SendError::NotConnected(NotConnected::Failed(failed)) => failed,
+        _ => return broke_off(),
+    };
+    let failed = match failed {
+        ConnectError::Refused(error) => ConnectError::Refused(again(error)),
+        ConnectError::Unanswered(wait) => ConnectError::Unanswered(*wait),
+        ConnectError::Ours(error) => ConnectError::Ours(again(error)),
+    };
+    NotConnected::Failed(failed).into()
+}
+
+/// A connection that ended before it was of any use.
+fn broke_off() -> SendError {
+    NotConnected::Failed(ConnectError::Refused(std::io::ErrorKind::ConnectionReset.into())).into()
 }
 
 impl Connection {
@@ -229,6 +260,8 @@ enum Unanswered {
     Failed(h2::Error),
     /// The body of the request broke off.
     Body,
+    /// It takes no extended CONNECT (RFC 8441, section 3).
+    NoTunnels,
 }
 
 impl Unanswered {
@@ -236,9 +269,10 @@ impl Unanswered {
     fn judge(self, address: &HostPort, reused: bool) -> SendError {
         let error = match self {
             Self::Unsent => {
-                return SendError::Connect(ConnectError::Refused(std::io::ErrorKind::ConnectionReset.into()));
+                return broke_off();
             }
             Self::Body => return SendError::Body,
+            Self::NoTunnels => return SendError::NoTunnels,
             Self::Failed(error) => error,
         };
         debug!(endpoint = %address, %error, "Endpoint ended the stream.");
@@ -257,6 +291,25 @@ impl Unanswered {
 }
 
 impl Stream {
+    async fn connect(
+        &self,
+        request: Request<()>,
+        sending: &Sending<'_>,
+    ) -> Result<(Response<RecvStream>, SendStream<Bytes>), Unanswered> {
+        let Ok(mut sender) = self.0.sender.clone().ready().await else { return Err(Unanswered::Unsent) };
+        // It says so in its first frame, which may still be under way.
+        let allows = async {
+            while !sender.is_extended_connect_protocol_enabled() {
+                tokio::time::sleep(SETTINGS_LOOK).await;
+            }
+        };
+        if tokio::time::timeout(SETTINGS_WAIT, allows).await.is_err() {
+            return Err(Unanswered::NoTunnels);
+        }
+        let (response, send) = sender.send_request(request, false).map_err(Unanswered::Failed)?;
+        Ok((head(response, sending).await?, send))
+    }
+
     fn open(connection: &Rc<Connection>) -> Self {
         connection.streams.update(|streams| streams + 1);
         Self(connection.clone())
@@ -329,7 +382,7 @@ impl Drop for Stream {
 }
 
 async fn connect(stream: TcpStream) -> Result<Rc<Connection>, SendError> {
-    let refused = |error| SendError::Connect(ConnectError::Refused(error));
+    let refused = |error| SendError::from(NotConnected::Failed(ConnectError::Refused(error)));
     watch(&stream).map_err(refused)?;
     let handshake = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)

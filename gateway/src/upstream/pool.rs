@@ -1,7 +1,6 @@
 //! Connections to endpoints, of one worker: idle ones of HTTP/1.1, and those of HTTP/2.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +10,13 @@ use http1::client::{Answer, Asking, Connection, SendError as Http1Error};
 use http1::{HeadError, Limits};
 use proto::limits::{HEAD_BYTES_MAX, MESSAGE_FIELDS_MAX};
 use registry::model::HostPort;
+use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tracing::debug;
 
+use super::call;
 use super::connect::{ConnectError, connect};
+use super::idle::{FRESH, IDLE_WAIT, Idle};
 use super::multiplex::Connections;
 use crate::base::clock::Clock;
 use crate::http::body::{Reader, RequestBody};
@@ -22,31 +24,22 @@ use policy::balance::EndpointState;
 
 /// Idle connections kept per endpoint and worker; more are closed.
 const IDLE_MAX: usize = 512;
-/// An idle connection is closed after this long: below the 60 s at which servers commonly close theirs.
-pub(super) const IDLE_WAIT: Duration = Duration::from_secs(50);
-/// A request that cannot be sent twice takes only a connection that was idle for less: an endpoint that closes idle
-/// connections early may be closing an older one at this moment.
-const FRESH: Duration = Duration::from_secs(1);
 /// After a connection that there was no room for, this worker accepts no callers for so long: they would only need more.
 const LACK_PAUSE: Duration = Duration::from_millis(100);
 /// What heads and trailers of answers may be.
 const LIMITS: Limits = Limits { bytes: HEAD_BYTES_MAX, fields: MESSAGE_FIELDS_MAX };
 
-/// Idle connections by endpoint address.
-#[derive(Debug, Default)]
+/// Those of one worker.
+#[derive(Debug)]
 pub struct Pool {
-    idle: RefCell<HashMap<HostPort, VecDeque<Idle>>>,
+    idle: Idle<Connection>,
     /// Those of HTTP/2.
     pub(super) multiplexed: Connections,
+    /// Those of Thrift.
+    pub(super) thrift: call::Connections,
     rng: RefCell<fastrand::Rng>,
     /// When there was last no room for a connection.
     lacked_at: Cell<Option<Instant>>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: Connection,
-    since: Instant,
 }
 
 /// Which idle connections a request may take.
@@ -65,10 +58,7 @@ pub(super) enum Reuse {
 pub(super) enum SendError {
     /// There was no connection: nothing was sent.
     #[error(transparent)]
-    Connect(ConnectError),
-    /// So many requests wait for a connection that this one does not.
-    #[error("too many requests wait for a connection")]
-    Crowded,
+    NotConnected(#[from] NotConnected),
     /// The endpoint certified that it processed nothing (`REFUSED_STREAM`).
     #[error("the endpoint refused the stream")]
     Refused,
@@ -90,6 +80,20 @@ pub(super) enum SendError {
     /// The body of the request broke off.
     #[error("the request's body broke off")]
     Body,
+    /// The endpoint takes no extended CONNECT (RFC 8441, section 3): it cannot be upgraded, and nothing is wrong with it.
+    #[error("the endpoint takes no extended CONNECT")]
+    NoTunnels,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotConnected {
+    /// None could be made.
+    #[error(transparent)]
+    Failed(ConnectError),
+    /// So many requests wait for one that this one does not.
+    #[error("too many requests wait for a connection")]
+    Crowded,
 }
 
 /// How a request is sent to one endpoint.
@@ -107,28 +111,22 @@ pub(super) struct Sending<'a> {
 
 impl Sending<'_> {
     /// A new connection, in its turn.
-    pub(super) async fn dial(&self, pool: &Pool) -> Result<tokio::net::TcpStream, SendError> {
-        let endpoint = self.endpoint;
-        let now = self.clock.now();
-        if endpoint.is_crowded(now) {
-            return Err(SendError::Crowded);
-        }
-        let _connecting = endpoint.connecting(now);
-        let mut connected = connect(endpoint.address(), self.connect).await;
-        if matches!(connected, Err(ConnectError::Ours(_))) && pool.close_idle() {
-            // What lies idle is in the way. The tasks of those of HTTP/2 hold their sockets until they have run.
-            yield_now().await;
-            connected = connect(endpoint.address(), self.connect).await;
-        }
-        if matches!(connected, Err(ConnectError::Ours(_))) {
-            pool.lacked_at.set(Some(Instant::now()));
-        }
-        let stream = connected.map_err(|error| {
-            debug!(endpoint = %endpoint.address(), error = &error as &dyn std::error::Error, "Cannot connect to the endpoint.");
-            SendError::Connect(error)
-        })?;
+    pub(super) async fn dial(&self, pool: &Pool) -> Result<TcpStream, NotConnected> {
+        let stream = pool.dial(self.endpoint, self.clock, self.connect).await?;
         (self.connected)();
         Ok(stream)
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            idle: Idle::new(IDLE_MAX),
+            multiplexed: Connections::default(),
+            thrift: call::Connections::default(),
+            rng: RefCell::default(),
+            lacked_at: Cell::default(),
+        }
     }
 }
 
@@ -138,14 +136,38 @@ impl Pool {
         draw(&mut self.rng.borrow_mut())
     }
 
+    /// A new connection to an endpoint, in its turn, made within `wait`.
+    pub(super) async fn dial(
+        &self,
+        endpoint: &Arc<EndpointState>,
+        clock: Clock,
+        wait: Duration,
+    ) -> Result<TcpStream, NotConnected> {
+        let now = clock.now();
+        if endpoint.is_crowded(now) {
+            return Err(NotConnected::Crowded);
+        }
+        let _connecting = endpoint.connecting(now);
+        let mut connected = connect(endpoint.address(), wait).await;
+        if matches!(connected, Err(ConnectError::Ours(_))) && self.close_idle() {
+            // What lies idle is in the way. The tasks of those of HTTP/2 hold their sockets until they have run.
+            yield_now().await;
+            connected = connect(endpoint.address(), wait).await;
+        }
+        if matches!(connected, Err(ConnectError::Ours(_))) {
+            self.lacked_at.set(Some(Instant::now()));
+        }
+        connected.map_err(|error| {
+            debug!(endpoint = %endpoint.address(), error = &error as &dyn std::error::Error, "Cannot connect to the endpoint.");
+            NotConnected::Failed(error)
+        })
+    }
+
     /// Closes what was idle for too long, and what its endpoint has closed.
     pub fn sweep(&self) {
-        let now = Instant::now();
-        self.idle.borrow_mut().retain(|_, list| {
-            list.retain(|idle| now.duration_since(idle.since) < IDLE_WAIT && idle.connection.is_quiet());
-            !list.is_empty()
-        });
+        self.idle.sweep(Connection::is_quiet);
         self.multiplexed.sweep();
+        self.thrift.sweep();
     }
 
     /// Waits for as long as no more callers should be accepted, since there was no room for a connection to an endpoint.
@@ -157,20 +179,13 @@ impl Pool {
 
     /// Closes all that is idle, for want of descriptors; whether there was any.
     fn close_idle(&self) -> bool {
-        let pooled = !std::mem::take(&mut *self.idle.borrow_mut()).is_empty();
-        self.multiplexed.close_idle() || pooled
+        let [pooled, called] = [self.idle.close(), self.thrift.close_idle()];
+        self.multiplexed.close_idle() || pooled || called
     }
 
     /// The answer was read to its end: its connection can be used again.
     pub(super) fn give_back(&self, address: &HostPort, connection: Connection) {
-        let mut idle = self.idle.borrow_mut();
-        let list = match idle.get_mut(address) {
-            Some(list) => list,
-            None => idle.entry(address.clone()).or_default(),
-        };
-        if list.len() < IDLE_MAX {
-            list.push_back(Idle { connection, since: Instant::now() });
-        }
+        self.idle.give_back(address, connection);
     }
 
     /// Sends a request over an idle connection, or over a new one when there is none or the idle ones turn out to be
@@ -195,28 +210,13 @@ impl Pool {
         sent.map_err(|error| judge(address, error, false))
     }
 
-    /// The connection that was used last, so that the others can be closed as idle.
     fn take(&self, address: &HostPort, reuse: Reuse) -> Option<Connection> {
-        if reuse == Reuse::None {
-            return None;
-        }
-        let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(address)?;
-        while let Some(last) = list.pop_back() {
-            if reuse == Reuse::Fresh && last.since.elapsed() >= FRESH {
-                list.push_back(last);
-                return None;
-            }
+        match reuse {
+            Reuse::Any => self.idle.take(address, IDLE_WAIT, Connection::is_quiet),
             // What cannot be sent again is worth a system call.
-            let quiet = match reuse {
-                Reuse::Fresh => last.connection.is_quiet_now(),
-                Reuse::Any | Reuse::None => last.connection.is_quiet(),
-            };
-            if quiet {
-                return Some(last.connection);
-            }
+            Reuse::Fresh => self.idle.take(address, FRESH, Connection::is_quiet_now),
+            Reuse::None => None,
         }
-        None
     }
 }
 
@@ -225,7 +225,7 @@ fn judge(address: &HostPort, error: Http1Error, reused: bool) -> SendError {
     debug!(endpoint = %address, error = &error as &dyn std::error::Error, "Endpoint exchange failed.");
     match error {
         // The same as a connection that was never made: any method may go to another endpoint.
-        Http1Error::Unsent(error) => SendError::Connect(ConnectError::Refused(error)),
+        Http1Error::Unsent(error) => NotConnected::Failed(ConnectError::Refused(error)).into(),
         Http1Error::Cut(_) if reused => SendError::CutReused,
         Http1Error::Cut(_) => SendError::Cut,
         Http1Error::Head(error @ (HeadError::TooLarge(_) | HeadError::TooManyFields(_))) => {

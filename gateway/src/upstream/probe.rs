@@ -92,16 +92,22 @@ async fn probe(endpoint: Arc<EndpointState>, watch: Rc<Watch>) {
 
 /// Whether an endpoint gives any sign of life on a connection of its own.
 async fn lives(endpoint: &EndpointState) -> bool {
+    if endpoint.protocol() == Protocol::Udp {
+        // Nobody knows what it would answer to: the next datagram shows.
+        return true;
+    }
     let Ok(mut stream) = connect(endpoint.address(), PROBE_WAIT).await else { return false };
     let question = match endpoint.protocol() {
         // RFC 9110, section 9.3.7: a ping of the server as a whole, about nothing in it.
         Protocol::Http => format!(
             "OPTIONS * HTTP/1.1\r\nhost: {}\r\nuser-agent: ringway-probe/{}\r\nconnection: close\r\n\r\n",
-            endpoint.address(),
+            endpoint.address().authority(),
             env!("CARGO_PKG_VERSION"),
         )
         .into_bytes(),
         // A preface with empty settings (RFC 9113, section 3.4): the server must answer with its own.
+        // Nobody knows what it would have to be asked: that it takes the connection is all that it can show.
+        Protocol::Tcp | Protocol::Tls | Protocol::Udp | Protocol::Thrift => return true,
         Protocol::Grpc => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(),
     };
     if stream.write_all(&question).await.is_err() {

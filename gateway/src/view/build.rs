@@ -200,6 +200,7 @@ impl ViewBuilder {
             counters,
             unanswered: metrics.requests(Direction::Outbound, &label, None),
             durations: metrics.durations(Direction::Outbound, &label),
+            connections: metrics.connections(Direction::Outbound, &label),
             servers,
         })
     }
@@ -274,5 +275,6 @@ fn local(
         placement,
         inbound: inbound.collect(),
         durations: metrics.durations(Direction::Inbound, &label),
+        connections: metrics.connections(Direction::Inbound, &label),
     }
 }

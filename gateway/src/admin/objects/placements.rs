@@ -75,6 +75,8 @@ fn of(contract: &Contract, members: &[Member], contract_from: String, in_force: 
         HashKey::Header(name) => format!("header {name}"),
         HashKey::Query(name) => format!("query {name}"),
         HashKey::SourceIp => "sourceIp".into(),
+        HashKey::ServerName => "serverName".into(),
+        HashKey::ProxyTlv(kind) => format!("proxyTlv {kind}"),
     };
     Placed {
         generation: contract.generation,

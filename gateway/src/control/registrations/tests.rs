@@ -97,7 +97,8 @@ fn view(revision: u64, endpoints: Vec<Endpoint>) -> Arc<View> {
 /// The same, where workloads may register these hosts.
 fn view_that_allows(revision: u64, endpoints: Vec<Endpoint>, hosts: &[HostRule]) -> Arc<View> {
     let registration = Hosts(hosts.to_vec());
-    let ports = [Port { name: "web".into(), number: 80, protocol: Protocol::Http }].into();
+    let ports =
+        [Port { name: "web".into(), number: 80, protocol: Protocol::Http, proxy_header: false }].into();
     let service =
         Service { name: cart(), ports, endpoints, health_check: None, export: Grant::Nobody, registration };
     let declared =

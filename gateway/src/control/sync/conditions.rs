@@ -13,6 +13,7 @@ use registry::pure::union::Disagreement;
 use registry::tasks::status::{self, Statuses};
 
 use super::Knowledge;
+use crate::control::listeners;
 use crate::proxy::worker::Shared;
 use crate::view::{Server, Service, View};
 
@@ -65,6 +66,8 @@ pub fn conditions(shared: &Shared, view: &View, now: Tick) -> Vec<Condition> {
     let mut conditions = view.conditions.clone();
     conditions.extend(rings_differ(view, now));
     conditions.extend(objections(shared, view, now));
+    conditions.extend(shared.listeners.conditions().iter().cloned());
+    conditions.extend(listeners::unresolved(shared, view));
     let moment = Instant::now();
     conditions.extend(shared.peers.iter().filter_map(|peer| peer.over.condition(&peer.name, moment)));
     conditions

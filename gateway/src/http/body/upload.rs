@@ -1,5 +1,6 @@
 //! The rest of a request's body, sent beside its answer.
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,11 @@ impl Upload {
         stop: CancellationToken,
     ) -> Self {
         Self { task: AbortOnDrop(tokio::task::spawn_local(sending)), body, stop }
+    }
+
+    /// Ready when whoever makes the request has broken it off: nobody waits for its answer any more.
+    pub fn poll_failed(&self, cx: &Context<'_>) -> Poll<()> {
+        self.body.poll_failed(cx)
     }
 
     /// The answer is through: from now on it ends when nothing moves for `idle`.

@@ -2,7 +2,6 @@
 //! whoever connects and says nothing keeps nobody out.
 
 use std::fmt::Display;
-use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +12,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::spawn_local;
 use tunnel::{Driver, Incoming, Tunnel, TunnelError};
 
-use super::{ACCEPT_PAUSE, Plane, own_tunnel};
+use super::{Plane, own_tunnel};
+use crate::base::accept::{ACCEPT_PAUSE, here};
 use crate::base::places::{Limits, Place, Places, Source};
 use crate::telemetry::limited::limited;
 
@@ -76,7 +76,7 @@ pub(super) async fn on_quic(plane: Rc<Plane>) {
 pub(super) async fn on_tcp(plane: Rc<Plane>, listener: TcpListener) {
     let places = plane.control.handshakes.tcp.clone();
     loop {
-        match listener.accept().await {
+        match here(&plane.worker.shared.accepts_tunnels, listener.accept()).await {
             Ok((stream, from)) => {
                 let source = Source::from(from.ip());
                 match places.enter(source).await {
@@ -93,7 +93,7 @@ pub(super) async fn on_tcp(plane: Rc<Plane>, listener: TcpListener) {
 pub(super) async fn on_unix(plane: Rc<Plane>, listener: UnixListener) {
     let places = plane.control.handshakes.unix.clone();
     loop {
-        match listener.accept().await {
+        match here(&plane.worker.shared.accepts_tunnels, listener.accept()).await {
             // Never refused: there is one source, which may have all.
             Ok((stream, _)) => {
                 if let Some(place) = places.enter(Source::Host).await {

@@ -7,37 +7,27 @@ use http::{HeaderMap, StatusCode};
 use proto::code::Code;
 use proto::frame::{Frame, FrameKind, put_frame};
 use proto::head::{FlowHead, HeadError, HttpHead};
-use tokio::time::Instant;
+use proto::stream::StreamKind;
 use tokio_util::sync::CancellationToken;
-use tunnel::{Exchange, Tunnel, TunnelError};
+use tunnel::{Exchange, Receiver, Tunnel};
 
 use super::codec;
 use super::copy::{CopyError, copy};
+use super::facts::Facts;
 use crate::base::clock::Activity;
 use crate::http::body::{Reader, RequestBody, Tunnelled, Upload};
 use crate::http::fields;
+use crate::http::join::End;
 use crate::http::message::{self, RequestHead};
 use crate::proxy::answer::{Answer, AnswerBody, Source};
 use crate::proxy::flow::Attempt;
-use crate::view::Service;
+use crate::upstream::Served;
 use policy::retry::Failure;
 
 /// A request as it goes through tunnels, the same over all its attempts.
 pub struct Request<'a> {
-    /// The service that it is placed by, and its port.
-    pub service: &'a Service,
-    /// The port as callers see it.
-    pub port: u16,
-    /// Names it over all its attempts.
-    pub id: [u8; 16],
-    /// The hash of its key.
-    pub hash: Option<u64>,
-    /// When it must be over, all of it.
-    pub deadline: Option<Instant>,
-    /// Whether its method allows that it is sent twice.
-    pub replayable: bool,
-    /// The SPIFFE ID of the workload that asks, where it came through its sidecar.
-    pub caller: Option<&'a str>,
+    /// What is told of it whatever it is.
+    pub facts: Facts<'a>,
     /// What its caller asked for.
     pub authority: &'a str,
     /// What is asked.
@@ -65,11 +55,15 @@ impl Request<'_> {
             })
             .await;
         }
-        let mut first = tunnel::begin_exchange();
+        let mut first = tunnel::begin(StreamKind::Exchange);
         self.put_head(&mut first, attempt).map_err(|_| Failure::TooLarge)?;
-        let whole = self.body.put_whole(&mut first);
+        let upgrade = self.head.upgrade.is_some();
+        let whole = !upgrade && self.body.put_whole(&mut first);
         let sent = tunnel.open(first.into(), whole).await;
-        let Exchange { sender, mut receiver } = sent.map_err(|error| failed(tunnel, &error))?;
+        let Exchange { sender, mut receiver } = sent.map_err(|error| codec::failed(tunnel, &error))?;
+        if upgrade {
+            return self.upgrade(tunnel, Exchange { sender, receiver }).await;
+        }
         let upload = if whole {
             drop(sender);
             None
@@ -77,20 +71,46 @@ impl Request<'_> {
             let upload = upload(sender, self.body.reader(), self.activity.clone());
             Some(Upload::begin(upload, self.body.clone(), self.stop.clone()))
         };
-        let head = loop {
-            match receiver.frame().await {
-                Ok(Some(Frame::Head(head))) => break head,
-                Ok(Some(Frame::Interim(head))) => self.hint(&head),
-                Ok(_) => return Err(Failure::Reset),
-                Err(error) => return Err(failed(tunnel, &error)),
-            }
-        };
-        let (status, mut headers) = codec::answer(&head).ok_or(Failure::Reset)?;
+        let (status, mut headers) = self.answer(tunnel, &mut receiver).await?;
         // A peer's gateway has judged it; one that has not must not reach our caller's connection.
         let declared =
             message::answer(&self.head.method, status, &mut headers).map_err(|_| Failure::Malformed)?;
         let body = AnswerBody::stream(Source::Tunnel(Tunnelled::new(receiver, declared)), upload);
-        Ok(Answer { status, reason: None, headers, body, endpoint: None })
+        Ok(Answer { status, reason: None, headers, body, endpoint: None, upgraded: None })
+    }
+
+    /// The head of the answer, interim ones forwarded.
+    async fn answer(
+        &self,
+        tunnel: &Tunnel,
+        receiver: &mut Receiver,
+    ) -> Result<(StatusCode, HeaderMap), Failure> {
+        loop {
+            match receiver.frame().await {
+                Ok(Some(Frame::Head(head))) => return codec::answer(&head).ok_or(Failure::Reset),
+                Ok(Some(Frame::Interim(head))) => self.hint(&head),
+                Ok(_) => return Err(Failure::Reset),
+                Err(error) => return Err(codec::failed(tunnel, &error)),
+            }
+        }
+    }
+
+    /// Waits for the answer to a request that is to speak something else behind its heads.
+    async fn upgrade(&self, tunnel: &Tunnel, mut exchange: Exchange) -> Result<Answer, Failure> {
+        let (status, mut headers) = self.answer(tunnel, &mut exchange.receiver).await?;
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            fields::strip_hop_by_hop(&mut headers);
+            let upgraded = Some(Box::new(Served { end: End::Tunnel(Box::new(exchange)), held: None }));
+            let body = AnswerBody::whole(Bytes::new());
+            return Ok(Answer { status, reason: None, headers, body, endpoint: None, upgraded });
+        }
+        let Exchange { mut sender, receiver } = exchange;
+        // It has nothing more to send; whoever answers need not wait for it.
+        let _ = sender.end(None).await;
+        let declared =
+            message::answer(&self.head.method, status, &mut headers).map_err(|_| Failure::Malformed)?;
+        let body = AnswerBody::stream(Source::Tunnel(Tunnelled::new(receiver, declared)), None);
+        Ok(Answer { status, reason: None, headers, body, endpoint: None, upgraded: None })
     }
 
     /// Forwards an interim answer; one that makes no sense is left out, as any may be.
@@ -102,47 +122,19 @@ impl Request<'_> {
     }
 
     fn put_head(&self, out: &mut Vec<u8>, attempt: Attempt) -> Result<(), HeadError> {
-        let service = self.service;
-        let placement = &service.placement;
-        // A pinned name skips the ring of clusters: there is nothing to agree on.
-        let generation = if service.pinned { 0 } else { placement.generation() };
-        let owner = self.hash.filter(|_| !service.pinned).and_then(|hash| placement.owner(hash));
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let text = |name: &str| self.head.headers.get(name).and_then(|v| v.to_str().ok());
-        let flow = FlowHead {
-            request_id: self.id,
-            namespace: &service.name.namespace,
-            service: &service.name.name,
-            port: self.port,
-            generation,
-            key_hash: self.hash,
-            owner: owner.map(registry::model::ClusterName::as_str),
-            attempt: attempt.number,
-            attempts_left: attempt.left,
-            replayable: self.replayable,
-            insist: attempt.insist,
-            // At least 1: 0 means that there is no deadline.
-            deadline_ms: left.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX).max(1)),
-            traceparent: text("traceparent")
-                .filter(|t| t.len() <= 64 && t.bytes().all(|b| b.is_ascii_graphic())),
-            tracestate: None,
-            caller: self.caller,
-            endpoint: None,
-        };
+        let traceparent =
+            text("traceparent").filter(|t| t.len() <= 64 && t.bytes().all(|b| b.is_ascii_graphic()));
+        let flow = FlowHead { traceparent, ..self.facts.head(attempt) };
         let http = HttpHead {
             method: self.head.method.as_str(),
             path: self.head.target.path_and_query().map_or("/", |p| p.as_str()),
             authority: self.authority,
+            upgrade: self.head.upgrade.as_ref().and_then(|protocol| protocol.to_str().ok()),
         };
         let head = proto::head::RequestHead { flow, http };
         put_frame(out, FrameKind::Head, |out| head.encode(fields::of(&self.head.headers), out))
     }
-}
-
-fn failed(tunnel: &Tunnel, error: &TunnelError) -> Failure {
-    let hello = &tunnel.peer().hello;
-    tracing::debug!(peer = %hello.cluster, gateway = %hello.gateway, %error, "Exchange failed.");
-    codec::failure(error)
 }
 
 /// Sends the rest of a request's body beside the answer. What fails here shows on the answer's side.

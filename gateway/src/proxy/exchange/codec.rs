@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use proto::code::Code;
 use proto::frame::{FrameKind, put_frame};
 use proto::head::{HeadError, ResponseHead};
-use tunnel::TunnelError;
+use tunnel::{Tunnel, TunnelError};
 
 use crate::http::fields;
 use policy::retry::Failure;
@@ -26,7 +26,7 @@ pub(super) fn put_answer(
 }
 
 /// The head of an answer; `None`: it is none.
-pub(super) fn answer(head: &Bytes) -> Option<(StatusCode, HeaderMap)> {
+pub fn answer(head: &Bytes) -> Option<(StatusCode, HeaderMap)> {
     let (response, head_fields) = ResponseHead::decode(head).ok()?;
     Some((StatusCode::from_u16(response.status).ok()?, fields::to_headers(head, head_fields)?))
 }
@@ -64,6 +64,13 @@ fn failure_of(code: Code) -> Failure {
         Code::Deadline => Failure::Deadline,
         Code::Cancelled | Code::Internal => Failure::Reset,
     }
+}
+
+/// What it means to the one that asked that an exchange on `tunnel` failed; said in the log.
+pub fn failed(tunnel: &Tunnel, error: &TunnelError) -> Failure {
+    let hello = &tunnel.peer().hello;
+    tracing::debug!(peer = %hello.cluster, gateway = %hello.gateway, %error, "Exchange failed.");
+    failure(error)
 }
 
 /// What a tunnel's error means to the one that asked.

@@ -24,6 +24,9 @@ pub(super) async fn copy(
     mut body: impl Body<Data = Bytes, Error = BodyError> + Unpin,
     mut moved: impl FnMut(usize),
 ) -> Result<(), CopyError> {
+    if let Some(bytes) = body.size_hint().exact() {
+        sender.expect(bytes);
+    }
     let mut trailers = None;
     let mut stopped = std::pin::pin!(sender.stopped());
     loop {

@@ -2,6 +2,7 @@
 //! answer back, interim ones first.
 
 use std::cell::{Cell, RefCell};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use proto::frame::{END, Frame, FrameKind, put_frame, put_frame_header};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use tunnel::{Peer, Receiver, Sender};
+use tunnel::{Peer, Receiver, Sender, TunnelError};
 
 use super::codec;
 use super::copy::{CopyError, copy};
@@ -62,10 +63,9 @@ impl Interims {
     pub async fn while_answering<T>(
         &self,
         sender: &mut Sender,
-        answering: impl Future<Output = T>,
+        mut answering: Pin<&mut impl Future<Output = T>>,
     ) -> Option<T> {
-        let stopped = sender.stopped();
-        let (mut answering, mut stopped) = (std::pin::pin!(answering), std::pin::pin!(stopped));
+        let mut stopped = pin!(sender.stopped());
         loop {
             let answered = tokio::select! {
                 biased;
@@ -99,6 +99,29 @@ pub fn body(
         body = body.or_empty();
     }
     body
+}
+
+/// Tells the peer that an endpoint has taken its connection.
+///
+/// # Errors
+/// It wants it no more.
+pub async fn accept(sender: &mut Sender) -> Result<(), TunnelError> {
+    put(sender, StatusCode::OK, &HeaderMap::new()).await
+}
+
+/// Tells the peer that the exchange is upgraded.
+///
+/// # Errors
+/// It wants it no more.
+pub async fn switch(sender: &mut Sender, headers: &HeaderMap) -> Result<(), TunnelError> {
+    put(sender, StatusCode::SWITCHING_PROTOCOLS, headers).await
+}
+
+async fn put(sender: &mut Sender, status: StatusCode, headers: &HeaderMap) -> Result<(), TunnelError> {
+    let mut first = Vec::with_capacity(512);
+    codec::put_answer(&mut first, FrameKind::Head, status, headers)
+        .map_err(|error| TunnelError::Protocol(error.to_string()))?;
+    sender.write(first.into()).await
 }
 
 /// Ends an exchange without an answer.

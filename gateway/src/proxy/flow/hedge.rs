@@ -34,7 +34,8 @@ where
         let Some((beside, target)) = self.second(tried) else { return primary.await };
         tried.push(beside);
         tried.hedged = true;
-        let mut hedge = std::pin::pin!(self.attempt(beside, target, tried, false, AttemptKind::Hedge));
+        // Boxed, as is what is rare elsewhere: each request would be larger by the room that one in a thousand takes.
+        let mut hedge = Box::pin(self.attempt(beside, target, tried, false, AttemptKind::Hedge));
         // The first good answer wins; dropping the other cancels it.
         let first = tokio::select! {
             biased;

@@ -218,7 +218,7 @@ async fn a_flow_ends_by_its_deadline_and_says_whose_fault_that_is() {
         // The policy's time for the head.
         (true, None, Timeout::default().head, false),
         // Whoever sends nothing more for so long has itself to blame.
-        (false, None, Timeout::default().idle, true),
+        (false, None, Timeout::default().idle(), true),
     ] {
         let (three, scripted) = (three(None), Scripted { ended, ..scripted(&slow) });
         let (served, was) = run(&three, &scripted, total).await;

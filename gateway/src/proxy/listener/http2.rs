@@ -5,15 +5,17 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http1::framing::content_length;
+use registry::model::HttpRules;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
@@ -23,7 +25,9 @@ use super::{Front, HEAD_WAIT};
 use crate::http::body::Incoming;
 use crate::http::body::http2::{self, Received, Unsent};
 use crate::http::fields;
-use crate::proxy::outbound::Caller;
+use crate::http::join::{self, End};
+use crate::http::upgrade;
+use crate::proxy::outbound::{Behind, Caller};
 
 /// Streams that one connection may have open. Enough for a busy caller, few enough that one connection is a small part
 /// of [`crate::proxy::worker::REQUESTS_MAX`].
@@ -60,12 +64,18 @@ struct Stream(Rc<Streams>);
 
 /// Serves one connection until its caller leaves, or it idles for [`HEAD_WAIT`], or the process drains: then the caller
 /// is told to open no more streams (GOAWAY), and what is open is finished.
-pub(super) async fn serve(front: impl Front, stream: TcpStream, source: SocketAddr) -> Result<(), h2::Error> {
+pub(super) async fn serve(
+    front: impl Front,
+    stream: TcpStream,
+    source: SocketAddr,
+    rules: Arc<HttpRules>,
+) -> Result<(), h2::Error> {
     let stop = front.worker().shared.stop.clone();
     let mut builder = server::Builder::new();
     builder
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_concurrent_streams(rules.streams.unwrap_or(STREAMS_MAX))
+        .enable_connect_protocol()
+        .max_header_list_size(rules.head_bytes.unwrap_or(HEADER_LIST_BYTES_MAX))
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
@@ -80,10 +90,11 @@ pub(super) async fn serve(front: impl Front, stream: TcpStream, source: SocketAd
     let pings = connection.ping_pong();
     let begin = |(request, respond): (Request<RecvStream>, SendResponse<Bytes>)| {
         let stream = Stream::open(&streams);
-        let front = front.clone();
+        let (front, rules) = (front.clone(), rules.clone());
         // Ends with its connection, at the latest: all that it waits for does.
         spawn_local(async move {
-            exchange(front, source, request, respond).await;
+            // Boxed as an exchange of a tunnel is: a task is moved as a whole.
+            Box::pin(exchange(front, (source, rules), request, respond)).await;
             drop(stream);
         });
     };
@@ -135,13 +146,13 @@ async fn silent(pings: Option<PingPong>) {
 /// Serves one request, until its caller resets the stream or takes nothing of the answer.
 async fn exchange(
     front: impl Front,
-    source: SocketAddr,
+    (source, rules): (SocketAddr, Arc<HttpRules>),
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
     let give_up = CancellationToken::new();
     let respond = RefCell::new(respond);
-    let served = serve_stream(&front, source, request, &respond, &give_up);
+    let served = serve_stream(&front, (source, &rules), request, &respond, &give_up);
     let served = tokio::select! {
         biased;
         served = served => served,
@@ -156,7 +167,7 @@ async fn exchange(
 /// `Some`: the stream is still to be reset.
 async fn serve_stream(
     front: &impl Front,
-    source: SocketAddr,
+    (source, rules): (SocketAddr, &HttpRules),
     request: Request<RecvStream>,
     respond: &RefCell<SendResponse<Bytes>>,
     give_up: &CancellationToken,
@@ -164,7 +175,12 @@ async fn serve_stream(
     let (mut parts, received) = request.into_parts();
     fields::join_cookies(&mut parts.headers);
     let length = content_length(&parts.headers).ok().flatten();
-    let incoming = Incoming::Http2(Received::new(received, length));
+    let received = Received::new(received, length);
+    // What comes behind the head of a CONNECT is of the tunnel that it asks for.
+    let (incoming, kept) = match parts.method == Method::CONNECT {
+        true => (Incoming::Nothing, Some(received)),
+        false => (Incoming::Http2(received), None),
+    };
     let left = Cell::new(INTERIM_MAX);
     let interim = |status: StatusCode, headers: &HeaderMap| {
         let mut response = Response::new(());
@@ -176,7 +192,7 @@ async fn serve_stream(
             let _ = respond.borrow_mut().send_informational(response);
         }
     };
-    let caller = Caller { source, give_up, interim: &interim };
+    let caller = Caller { source, rules, give_up, interim: &interim };
     let answered = {
         // Boxed, as it is large and short-lived beside the body of its answer.
         let mut answering = Box::pin(front.answer(Request::from_parts(parts, incoming), caller));
@@ -192,7 +208,19 @@ async fn serve_stream(
         })
         .await?
     };
-    let (head, body) = answered.response.into_parts();
+    let (mut head, mut body) = answered.response.into_parts();
+    let behind = body.take_behind();
+    if let Some(Behind::Requests) = behind {
+        // HTTP/2 need not make connections in connections: each request has a stream.
+        return Some(());
+    }
+    if let (Some(Behind::Carry(carry)), Some(received)) = (behind, kept) {
+        head.status = upgrade::answer_http2(&mut head.headers);
+        let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), false);
+        let Ok(stream) = sent else { return Some(()) };
+        carry.run(End::Http2(join::Http2::new(stream, received))).await;
+        return None;
+    }
     let mut body = pin!(body);
     let empty = body.is_end_stream();
     let mut response = Response::from_parts(head, ());

@@ -7,23 +7,28 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::header::{HeaderMap, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
-use http1::server::{Reply, Takeover};
+use http1::server::Reply;
+use registry::model::{HttpRules, Protocol};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Placed, find, total};
+use super::{Placed, connection, find, total};
 use crate::base::clock::Activity;
 use crate::base::stall::Reader;
 use crate::http::body::{BodyError, Incoming, RequestBody};
-use crate::http::{fields, message};
+use crate::http::message::RequestHead;
+use crate::http::{fields, forwarded, message};
 use crate::proxy::answer::{Answer, AnswerBody};
+use crate::proxy::connection::Opened;
+use crate::proxy::connection::carry::Carry;
 use crate::proxy::error::{ProxyError, Rejection};
 use crate::proxy::worker::{REQUESTS_MAX, Worker};
 use crate::telemetry::metrics::{Direction, InProgressGuard, Outcome};
 use crate::telemetry::record::Record;
+use crate::upstream::Served;
 use policy::grpc;
 use policy::route;
 
@@ -32,8 +37,10 @@ const PASSAGES_MAX: usize = 8;
 
 /// Who asks, and how it is told what comes before an answer.
 pub struct Caller<'a> {
-    /// Its address.
+    /// The address that it connected from.
     pub source: SocketAddr,
+    /// What holds where it came in.
+    pub rules: &'a HttpRules,
     /// To be cancelled when it does not take the answer: its connection, or its stream, is to be closed then.
     pub give_up: &'a CancellationToken,
     /// Sends an interim answer to it, if it understands them.
@@ -50,6 +57,8 @@ pub struct Outgoing {
     reader: Option<Rc<Reader>>,
     /// A caller of gRPC is told in trailers how its call ended; by which gateway.
     grpc: Option<Rc<Worker>>,
+    /// What comes behind an answer that ends HTTP.
+    behind: Option<Behind>,
     _in_progress: Option<InProgressGuard>,
 }
 
@@ -58,17 +67,41 @@ pub fn is_grpc<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers())
 }
 
+/// Whether a request asks for a connection (RFC 9110, section 9.3.6), and not for one that is said to speak something (RFC
+/// 8441).
+pub fn is_connect<B>(request: &Request<B>) -> bool {
+    request.method() == Method::CONNECT && request.extensions().get::<h2::ext::Protocol>().is_none()
+}
+
+/// What comes behind an answer that ends an exchange of HTTP, and has the connection or the stream from then on.
+#[derive(Debug)]
+pub enum Behind {
+    /// Bytes, carried as they are.
+    Carry(Box<Carry>),
+    /// Requests of a caller that takes this for a proxy of connections, and asked for a port of HTTP: each is placed by
+    /// itself, as if it had come here at once.
+    Requests,
+}
+
+impl Outgoing {
+    /// What comes behind this answer, if it ends HTTP.
+    pub fn take_behind(&mut self) -> Option<Behind> {
+        self.behind.take()
+    }
+}
+
 /// Answers one request of a caller.
 pub async fn serve(worker: &Rc<Worker>, request: Request<Incoming>, caller: Caller<'_>) -> Reply<Outgoing> {
     let shared = &worker.shared;
+    if is_connect(&request) {
+        return connect(worker, &request, caller.source).await;
+    }
     let mut record = Record::begin(Direction::Outbound, &worker.nameless, Instant::now());
     record.method(request.method().as_str());
     let grpc = is_grpc(&request);
     let Some(guard) = shared.in_progress.enter(REQUESTS_MAX) else {
         record.ends(Outcome::Overloaded);
-        let details = format!("this gateway serves {REQUESTS_MAX} requests at once and no more");
-        let rejection = Rejection::new(ProxyError::ConnectionLimitReached, details);
-        return reject(worker, grpc, rejection, record);
+        return reject(worker, grpc, Rejection::full(REQUESTS_MAX), record);
     };
     let give_up = caller.give_up;
     match answer(worker, request, caller, grpc, &mut record).await {
@@ -94,6 +127,13 @@ async fn answer(
     let version = parts.version;
     record.ends(Outcome::Malformed);
     let (authority, mut head) = message::request(parts)?;
+    allowed(&head.headers, &incoming, caller.rules)?;
+    if !fields::may_go_on(&head.method, &mut head.headers) {
+        let answer = last(&head.method)?;
+        record.ends(Outcome::Answered);
+        // It is whole: nothing of it is waited for.
+        return Ok((answer, Duration::ZERO));
+    }
     record.ends(Outcome::NotFound);
     // Only for the look: a request that takes long must not keep a view that is long replaced.
     let found = find(&shared.view.load(), &shared.domain, &authority);
@@ -108,39 +148,74 @@ async fn answer(
     record.ends(Outcome::Cancelled);
     let deadline = total(&service, grpc, &head.headers).map(|total| record.started() + total);
     fields::append_via(&mut head.headers, version, &shared.via, &shared.name);
+    let peer = caller.source.ip();
+    let source = forwarded::caller(&head.headers, caller.rules, peer);
+    forwarded::tell(&mut head.headers, caller.rules, peer, &authority);
     let target = head.target.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let field = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
-    let key = route::key(&service.hash, field, target, caller.source.ip());
+    let key = route::key(&service.hash, field, target, source);
     let activity = Activity::new(record.started());
     let placed = Placed {
         service: &service,
         port,
         head: &head,
         authority: &authority,
-        body: RequestBody::from_caller(incoming, shared.budget.reservation(), activity.clone()),
+        body: RequestBody::from_caller(incoming, shared.budget.reservation(), activity.clone())
+            .at_most(caller.rules.body_bytes.unwrap_or(u64::MAX)),
         activity,
         deadline,
         grpc,
         hash: key.map(|key| service.placement.hash(&key)),
         id: worker.pool.with_rng(|rng| rng.u128(..)).to_be_bytes(),
         caller: None,
+        hops: 0,
         interim: caller.interim,
     };
-    let answer = placed.answer(worker, record).await.map_err(|not| not.rejection)?;
-    Ok((answer, service.timeout.idle))
+    let mut answer = placed.answer(worker, record).await.map_err(|not| not.rejection)?;
+    say_protocol(&mut answer, &head);
+    Ok((answer, service.timeout.idle()))
+}
+
+/// Says in an answer that agrees to an upgrade what was agreed to, for [`pass_on`].
+pub fn say_protocol(answer: &mut Answer, asked: &RequestHead) {
+    if let (true, Some(protocol)) = (answer.upgraded.is_some(), &asked.upgrade) {
+        answer.headers.insert(UPGRADE, protocol.clone());
+    }
+}
+
+/// Whether a request is one that may come in where `rules` hold.
+fn allowed(headers: &HeaderMap, body: &Incoming, rules: &HttpRules) -> Result<(), Rejection> {
+    if let Some(most) = rules.fields.filter(|most| headers.len() > usize::from(*most)) {
+        let details =
+            format!("the request has {} fields; {most} may come here (spec.http.fields)", headers.len());
+        return Err(Rejection::new(ProxyError::HttpRequestHeadTooLarge, details));
+    }
+    match (body.length(), rules.body_bytes) {
+        (Some(length), Some(most)) if length > most => {
+            let details =
+                format!("the request's body has {length} bytes; {most} may come here (spec.http.bodyBytes)");
+            Err(Rejection::new(ProxyError::HttpRequestBodyTooLarge, details))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An answer on its way to the caller; `record` is closed when it is over, and in progress until then with `guard`. A
-/// caller that takes nothing of it for `idle` is given up.
+/// caller that takes nothing of it for `idle` is given up, and so is an exchange that is upgraded and idles as long.
 pub fn pass_on(
     worker: &Worker,
-    answer: Answer,
+    mut answer: Answer,
     mut record: Record,
     guard: InProgressGuard,
     idle: Duration,
     give_up: &CancellationToken,
 ) -> Reply<Outgoing> {
     record.status(answer.status.as_u16());
+    if let Some(served) = answer.upgraded.take() {
+        let protocol = answer.headers.remove(UPGRADE);
+        let carry = upgraded(worker, *served, protocol, idle, record, guard);
+        return take_over(answer, Behind::Carry(Box::new(carry)));
+    }
     let reader = match &answer.body {
         AnswerBody::Whole(whole) => {
             record.ends(Outcome::Answered);
@@ -155,16 +230,70 @@ pub fn pass_on(
     reply
 }
 
-/// The answer behind which the connection is taken over: what comes there has the record.
-pub fn take_over(takeover: Takeover) -> Reply<Outgoing> {
-    let answer = Answer {
+/// The answer to a request that nobody else shall get (`Max-Forwards: 0`).
+fn last(method: &Method) -> Result<Answer, Rejection> {
+    match *method {
+        Method::OPTIONS => Ok(empty()),
+        _ => {
+            let details =
+                format!("{method} has come as far as it may (Max-Forwards), and is not served here");
+            Err(Rejection::new(ProxyError::HttpMethodUnsupported, details))
+        }
+    }
+}
+
+/// 200, and nothing else.
+fn empty() -> Answer {
+    Answer {
         status: StatusCode::OK,
         reason: None,
         headers: HeaderMap::new(),
         body: AnswerBody::whole(Bytes::new()),
         endpoint: None,
+        upgraded: None,
+    }
+}
+
+/// The answer that `behind` comes behind.
+fn take_over(answer: Answer, behind: Behind) -> Reply<Outgoing> {
+    let mut reply = respond(answer, None);
+    reply.response.body_mut().behind = Some(behind);
+    reply
+}
+
+/// The answer to CONNECT that says that there is a connection.
+pub fn connected(behind: Behind) -> Reply<Outgoing> {
+    take_over(empty(), behind)
+}
+
+/// An exchange that speaks `protocol` from now on.
+pub(super) fn upgraded(
+    worker: &Worker,
+    served: Served,
+    protocol: Option<HeaderValue>,
+    idle: Duration,
+    record: Record,
+    guard: InProgressGuard,
+) -> Carry {
+    let (cut, drops) = (worker.shared.cut.clone(), worker.shared.drops.clone());
+    Carry { served, protocol, idle, record, counted: None, cut, drops, guard: Some(guard) }
+}
+
+/// Makes a connection to a port of the mesh for a caller that speaks its own protocol on it (RFC 9110, section 9.3.6).
+async fn connect(worker: &Rc<Worker>, request: &Request<Incoming>, source: SocketAddr) -> Reply<Outgoing> {
+    let authority = message::authority(request.uri(), request.version(), request.headers());
+    let opened = Opened { source: Some(source), ..Opened::default() };
+    let made = match authority {
+        Ok(authority) if find(&worker.shared.view.load(), &worker.shared.domain, &authority).is_ok() => {
+            return connected(Behind::Requests);
+        }
+        Ok(authority) => connection::open(worker, &authority, Protocol::Tcp, &opened).await,
+        Err(error) => Err(error.into()),
     };
-    Reply { takeover: Some(takeover), ..respond(answer, None) }
+    match made {
+        Ok(carry) => connected(Behind::Carry(Box::new(carry))),
+        Err(rejection) => respond(rejection.answer(false, &worker.shared.name), None),
+    }
 }
 
 /// The answer to a request that goes nowhere, as `record` says.
@@ -176,7 +305,8 @@ pub fn reject(worker: &Worker, grpc: bool, rejection: Rejection, mut record: Rec
 }
 
 fn respond(answer: Answer, record: Option<Record>) -> Reply<Outgoing> {
-    let outgoing = Outgoing { body: answer.body, record, reader: None, grpc: None, _in_progress: None };
+    let outgoing =
+        Outgoing { body: answer.body, record, reader: None, grpc: None, behind: None, _in_progress: None };
     let mut response = Response::new(outgoing);
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;

@@ -2,21 +2,26 @@
 //! clusters. Whoever asks is proven by the sidecar's certificate, and named to the cluster that serves.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Version;
 use http::header::HeaderValue;
+use http::{StatusCode, Version};
 use proto::code::Code;
 use tokio::time::Instant;
 use tunnel::{Exchange, Peer};
 
-use super::{NotAnswered, Placed, find};
+use super::http::upgraded;
+use super::{NotAnswered, Placed, find, hash_told};
 use crate::base::clock::Activity;
+use crate::http::body::RequestBody;
 use crate::http::fields::{self, Declared};
+use crate::http::join::End;
 use crate::http::message::{self, RequestHead};
+use crate::proxy::answer::Answer;
 use crate::proxy::error::Rejection;
 use crate::proxy::exchange::server::{self, Interims};
 use crate::proxy::worker::{REQUESTS_MAX, Worker};
@@ -37,6 +42,7 @@ struct Asked {
     hash: Option<u64>,
     grpc: bool,
     request_id: [u8; 16],
+    hops: u8,
     /// What is left of the total deadline.
     deadline: Option<Duration>,
 }
@@ -64,7 +70,7 @@ fn record(worker: &Worker, caller: &str) -> Record {
 /// Serves one exchange that a sidecar opened; its workload is `caller`.
 pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: Exchange) {
     let shared = &worker.shared;
-    let Some(_guard) = shared.in_progress.enter(REQUESTS_MAX) else {
+    let Some(guard) = shared.in_progress.enter(REQUESTS_MAX) else {
         return shed(worker, caller, exchange);
     };
     let Exchange { mut sender, mut receiver } = exchange;
@@ -89,7 +95,11 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
     let Asked { service, head, .. } = &asked;
     record.asks(head.method.as_str(), &service.name, &service.unanswered);
     let activity = Activity::new(record.started());
-    let body = server::body(receiver, asked.declared, &shared.budget, activity.clone());
+    let (body, kept) = match head.upgrade {
+        None => (server::body(receiver, asked.declared, &shared.budget, activity.clone()), None),
+        // What comes behind the head is of what it is upgraded to.
+        Some(_) => (RequestBody::empty(), Some(receiver)),
+    };
     if body.failed() {
         record.ends(Outcome::Malformed);
         return sender.reset(Code::Internal);
@@ -110,11 +120,23 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
         hash: asked.hash,
         id: asked.request_id,
         caller: Some(caller),
+        hops: asked.hops,
         interim: &interim,
     };
-    let answering = placed.answer(worker, &mut record);
-    let Some(answered) = interims.while_answering(&mut sender, answering).await else { return };
+    let answered = {
+        let answering = pin!(placed.answer(worker, &mut record));
+        interims.while_answering(&mut sender, answering).await
+    };
+    let Some(answered) = answered else { return };
     match answered {
+        Ok(Answer { upgraded: Some(served), headers, .. }) if kept.is_some() => {
+            record.status(StatusCode::SWITCHING_PROTOCOLS.as_u16());
+            if let (Ok(()), Some(receiver)) = (server::switch(&mut sender, &headers).await, kept) {
+                let idle = service.timeout.idle();
+                let carry = upgraded(worker, *served, head.upgrade.clone(), idle, record, guard);
+                carry.run(End::Tunnel(Box::new(Exchange { sender, receiver }))).await;
+            }
+        }
         Ok(answer) => {
             let sent = server::forward(&mut sender, answer, &mut record, &shared.stop).await;
             record.ends(sent);
@@ -136,16 +158,12 @@ impl Asked {
         let grpc = grpc::is_grpc(&head.headers);
         let found = find(&view, &worker.shared.domain, told.http.authority);
         let (service, port) = found.map_err(|rejection| Refusal::Rejected { rejection, grpc })?;
-        let placement = &service.placement;
-        // Hashed once, at the first hop: unless that one did not know yet what counts here.
-        let hash = if service.pinned || told.flow.generation == placement.generation() {
-            told.flow.key_hash
-        } else {
+        let hash = hash_told(&service, &told.flow, || {
             let field = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
             // Whom a sidecar takes requests from is on its own host.
             let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            route::key(&service.hash, field, told.http.path, source).map(|key| placement.hash(&key))
-        };
+            route::key(&service.hash, field, told.http.path, source)
+        });
         let shared = &worker.shared;
         fields::append_via(&mut head.headers, Version::HTTP_11, &shared.via, &shared.name);
         Ok(Self {
@@ -154,6 +172,7 @@ impl Asked {
             hash,
             grpc,
             request_id: told.flow.request_id,
+            hops: told.flow.hops,
             deadline: (told.flow.deadline_ms > 0).then(|| Duration::from_millis(told.flow.deadline_ms)),
             service,
             head,

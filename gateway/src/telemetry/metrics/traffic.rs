@@ -12,6 +12,7 @@ use prometheus_client::registry::Unit;
 use registry::model::ClusterName;
 
 use super::cells::Cells;
+use super::connections::{ConnectionCounters, Connections, Drops};
 use super::series::Series;
 use policy::retry::Failure;
 
@@ -158,9 +159,9 @@ pub struct Durations(Arc<Lazy<Buckets>>);
 
 /// What is counted under some labels, once something was.
 #[derive(Debug)]
-struct Lazy<T> {
+pub(super) struct Lazy<T> {
     counted: OnceLock<Arc<T>>,
-    traffic: Arc<Traffic>,
+    pub(super) traffic: Arc<Traffic>,
     direction: Direction,
     /// Nobody's: there is no peer.
     peer: Option<ClusterName>,
@@ -207,7 +208,7 @@ fn bucket(micros: u64) -> usize {
 }
 
 impl<const N: usize> Lazy<Cells<N>> {
-    fn new(
+    pub(super) fn new(
         series: &Series<Cells<N>>,
         traffic: &Arc<Traffic>,
         direction: Direction,
@@ -221,7 +222,7 @@ impl<const N: usize> Lazy<Cells<N>> {
     }
 
     /// Without a lock, but the first time of all.
-    fn get(&self, series: &Series<Cells<N>>) -> &Cells<N> {
+    pub(super) fn get(&self, series: &Series<Cells<N>>) -> &Cells<N> {
         self.counted.get_or_init(|| {
             let make = || Cells::new(self.traffic.workers);
             series.find_or_make(&(self.direction, self.peer.clone()), &self.service, make)
@@ -236,6 +237,8 @@ pub(super) struct Traffic {
     workers: NonZeroU8,
     requests: Series<Outcomes>,
     durations: Series<Buckets>,
+    pub(super) connections: Series<Connections>,
+    pub(super) drops: Drops,
     attempts: AttemptCounters,
 }
 
@@ -245,6 +248,8 @@ impl Traffic {
             workers,
             requests: Series::default(),
             durations: Series::default(),
+            connections: Series::default(),
+            drops: Drops::new(workers),
             attempts: AttemptCounters(Arc::new(Cells::new(workers))),
         }
     }
@@ -262,6 +267,14 @@ impl Traffic {
         Durations(Arc::new(Lazy::new(&self.durations, self, direction, service, None)))
     }
 
+    pub(super) fn connections(
+        self: &Arc<Self>,
+        direction: Direction,
+        service: &Arc<str>,
+    ) -> ConnectionCounters {
+        ConnectionCounters::new(self, direction, service)
+    }
+
     pub(super) fn attempts(&self) -> AttemptCounters {
         self.attempts.clone()
     }
@@ -269,6 +282,7 @@ impl Traffic {
     pub(super) fn forget_unused(&self) {
         self.requests.forget_unused();
         self.durations.forget_unused();
+        self.connections.forget_unused();
     }
 
     fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -327,6 +341,7 @@ impl Collector for Traffic {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_requests(&mut encoder)?;
         self.encode_durations(&mut encoder)?;
+        self.encode_connections(&mut encoder)?;
         self.encode_attempts(&mut encoder)
     }
 }

@@ -232,7 +232,10 @@ fn who_waits_for_a_dial_fails_with_it() {
         let pool = Rc::<Pool>::default();
         let sent: Vec<_> = (0..20).map(|_| send(&pool, &address)).collect();
         for sent in sent {
-            assert!(matches!(sent.await.unwrap(), Err(SendError::Connect(ConnectError::Refused(_)))));
+            assert!(matches!(
+                sent.await.unwrap(),
+                Err(SendError::NotConnected(NotConnected::Failed(ConnectError::Refused(_))))
+            ));
         }
         let failures = pool.multiplexed.0.borrow()[&address].failures.get();
         assert_eq!(failures, 1, "one dial told them all");

@@ -189,22 +189,6 @@ impl Payload for Number {
     type Target = Target;
     type Reply = Status;
 
-    fn can_restart(&self) -> bool {
-        true
-    }
-
-    fn is_buffered(&self) -> bool {
-        true
-    }
-
-    fn failed(&self) -> bool {
-        false
-    }
-
-    fn ended_at(&self, started: Instant) -> Option<Instant> {
-        Some(started)
-    }
-
     fn failure_in(&self, reply: &Status) -> Option<Failure> {
         (reply.0 == 503).then_some(Failure::Status(503))
     }
