@@ -13,8 +13,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest that a whole answer may take to come: a body without end must fail a test, not hang it.
 const ANSWER_MAX: Duration = Duration::from_secs(240);
 
-/// Bodies up to this size are kept; of longer ones only the digest is.
-const KEPT_BYTES_MAX: usize = 1 << 20;
+/// Bodies up to this size are kept; of longer ones only the digest is. More than any status has: 3,000 services make
+/// 1 MiB of it.
+const KEPT_BYTES_MAX: usize = 8 << 20;
 
 /// Requests up to this size fit in the socket's buffer and are written before the answer is read.
 const AT_ONCE_BYTES_MAX: usize = 64 * 1024;
@@ -28,7 +29,7 @@ pub struct Response {
     pub interim: Vec<u16>,
     /// Its header fields.
     pub fields: Fields,
-    /// The first MiB of its body.
+    /// The first 8 MiB of its body.
     pub body: Vec<u8>,
     /// Length and hash of the whole body.
     pub digest: Digest,

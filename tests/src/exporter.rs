@@ -143,7 +143,8 @@ impl Services {
 
     fn record(&self, cluster: &str, name: &str) -> Option<event::Kind> {
         let (port, revision) = self.by_name.get(name)?;
-        let port = Port { name: "web".into(), number: *port, protocol: Protocol::Http.into() };
+        let port =
+            Port { name: "web".into(), number: *port, protocol: Protocol::Http.into(), proxy_header: false };
         Some(event::Kind::Upsert(Record {
             namespace: "shop".into(),
             name: name.into(),

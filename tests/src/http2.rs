@@ -251,6 +251,23 @@ pub enum Upload<'a> {
     Reset(&'a [u8], u32),
 }
 
+/// How many streams at once `to` allows a connection; none: it did not say.
+pub fn streams_allowed(to: SocketAddr) -> usize {
+    let told = async {
+        let stream = TcpStream::connect(to).await.ok()?;
+        let (sender, connection) = h2::client::handshake(stream).await.ok()?;
+        let driving = tokio::spawn(connection);
+        // A request waits for nothing but the settings.
+        let mut sender: h2::client::SendRequest<Bytes> = sender.ready().await.ok()?;
+        let request = Request::builder().uri("http://nowhere.mesh/").body(()).ok()?;
+        sender.send_request(request, true).ok()?.0.await.ok()?;
+        let allowed = sender.current_max_send_streams();
+        driving.abort();
+        Some(allowed)
+    };
+    runtime().block_on(async { tokio::time::timeout(PATIENCE, told).await }).ok().flatten().unwrap_or(0)
+}
+
 /// Asks `to`, by prior knowledge, for `path` of `authority`.
 pub fn fetch(to: SocketAddr, method: &str, authority: &str, path: &str, upload: Upload<'_>) -> Answer {
     let asked = async {

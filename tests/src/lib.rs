@@ -30,6 +30,7 @@ pub mod sidecar;
 pub mod stored;
 pub mod stranger;
 pub mod stream_relay;
+pub mod tcp;
 pub mod traffic;
 pub mod trio;
 pub mod wait;

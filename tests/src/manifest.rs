@@ -33,6 +33,27 @@ pub fn exported(name: &str, endpoints: &[(&str, SocketAddr)], to: &[&str]) -> St
     object("MeshService", &format!("{name}, namespace: shop"), &spec)
 }
 
+/// A MeshService `shop/NAME` with one port `main` (5432) of this protocol, endpoints by id and address, exported to
+/// everybody; `port` are further fields of the port.
+pub fn of_connections(name: &str, protocol: &str, endpoints: &[(&str, SocketAddr)], port: &str) -> String {
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .map(|(id, at)| format!("{{ id: {id}, host: {}, ports: {{ main: {} }} }}", at.ip(), at.port()))
+        .collect();
+    let spec = format!(
+        "ports: [{{ name: main, port: 5432, protocol: {protocol}{port} }}]\n  endpoints: [{}]\n  \
+         export: {{ to: [\"*\"] }}",
+        endpoints.join(", ")
+    );
+    object("MeshService", &format!("{name}, namespace: shop"), &spec)
+}
+
+/// A Listener `shop/NAME` at an address, whose spec goes on with `rest`.
+pub fn listener(name: &str, address: &str, rest: &str) -> String {
+    let spec = format!("address: \"{address}\"\n  {rest}");
+    object("Listener", &format!("{name}, namespace: shop"), &spec)
+}
+
 /// A TrafficPolicy for `shop/NAME` whose spec goes on with `rest`, lines indented by two spaces.
 pub fn policy(name: &str, rest: &str) -> String {
     object("TrafficPolicy", &format!("{name}, namespace: shop"), &format!("service: {name}\n  {rest}"))

@@ -204,8 +204,12 @@ impl Site {
 
     /// Starts its gateway with what its file holds, and does not wait.
     pub fn spawn(&self) -> Gateway {
+        self.spawn_as(&[])
+    }
+
+    fn spawn_as(&self, how: &[&str]) -> Gateway {
         let workers = std::env::var(WORKERS_VARIABLE).ok();
-        self.spawn_with(workers.iter().flat_map(|n| ["--workers", n]))
+        self.spawn_with(workers.iter().flat_map(|n| ["--workers", n]).chain(how.iter().copied()))
     }
 
     /// Starts its gateway with what its file holds and further arguments, and does not wait.
@@ -227,6 +231,18 @@ impl Gateway {
         self.process.kill();
         *self = self.site.spawn();
         self.wait_ready();
+    }
+
+    /// Starts a process in its place that takes over, and waits until it has; gives the old one, which drains.
+    pub fn take_over(&mut self) -> Process {
+        let taken = || self.process.log().matches("taken_over=true").count();
+        let before = taken();
+        let heir = self.site.spawn_as(&["--take-over"]);
+        wait_until(&format!("{} is taken over", self.site.cluster), SOON, || {
+            heir.process.assert_running();
+            (taken() > before).then_some(())
+        });
+        std::mem::replace(&mut self.process, heir.process)
     }
 
     /// Asks it over HTTP.
@@ -253,7 +269,9 @@ impl Gateway {
 
     /// `/v1/status`, if it answers.
     pub fn status(&self) -> Option<Value> {
-        serde_json::from_slice(&self.admin("/v1/status")?.body).ok()
+        let answer = self.admin("/v1/status")?;
+        assert_eq!(answer.body.len() as u64, answer.digest.len, "the status is kept whole");
+        serde_json::from_slice(&answer.body).ok()
     }
 
     /// Waits for `/ready`.
@@ -327,7 +345,7 @@ impl Gateway {
 }
 
 /// Does `attempt`, and does it again if meanwhile one of `gateways` changed its mind about a peer: on a machine that
-/// has much else to do a live peer may wait for a core for longer than the 100 ms after which it is suspect, or the
+/// has much else to do a live peer may wait for a core for longer than the 80 ms after which it is suspect, or the
 /// 500 ms after which a carrier is given up; what is its own then rightly goes elsewhere, and what streams is cut.
 ///
 /// # Panics

@@ -75,6 +75,7 @@ pub fn hello(cluster: &str, uid: [u8; 16]) -> Hello {
         gateway: "gw-1".into(),
         worker: 0,
         boot: 1,
+        takes_over_from: 0,
         addresses: Vec::new(),
         limits: None,
         software: "e2e".into(),
@@ -93,7 +94,10 @@ pub fn get(name: &str) -> RequestHead<'_> {
         replayable: true,
         ..FlowHead::default()
     };
-    RequestHead { flow, http: HttpHead { method: "GET", path: "/", authority: "cart.shop.mesh" } }
+    RequestHead {
+        flow,
+        http: HttpHead { method: "GET", path: "/", authority: "cart.shop.mesh", upgrade: None },
+    }
 }
 
 /// The same, with what it says of its flow altered.
@@ -259,6 +263,21 @@ impl Peer {
                 Err(e) => Answer::Lost(e.to_string()),
             }
         }))
+    }
+
+    /// As [`Peer::ask_raw`], with so much time between the first bytes and the rest, as between two packets.
+    pub fn ask_in_two(&self, first: Bytes, between: Duration, rest: Bytes) -> Answer {
+        let connection = self.connection.clone();
+        let begun = self.runtime.block_on(soon(async move {
+            let (mut send, receive) = connection.open_bi().await.map_err(|e| e.to_string())?;
+            send.write_all(&first).await.map_err(|e| e.to_string())?;
+            Ok::<_, String>((send, receive))
+        }));
+        crate::wait::pause(between);
+        match begun {
+            Ok((send, receive)) => self.runtime.block_on(soon(exchange(send, receive, rest))),
+            Err(lost) => Answer::Lost(lost),
+        }
     }
 
     /// Sends a stream of these bytes and keeps it, whatever comes back.

@@ -206,6 +206,11 @@ impl Process {
     /// SIGTERM, then waits for its end.
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal("TERM");
+        self.wait_end()
+    }
+
+    /// Waits for its end.
+    pub fn wait_end(&mut self) -> ExitStatus {
         wait_until(&format!("the end of {}", self.name), SOON, || self.ended())
     }
 
@@ -217,6 +222,11 @@ impl Process {
     /// SIGINT to its whole process group, as a terminal sends it; started with a group of its own.
     pub fn interrupt_group(&self) {
         self.signal_to("INT", &format!("-{}", self.pid()));
+    }
+
+    /// SIGUSR2.
+    pub fn ask_for_heir(&self) {
+        self.signal("USR2");
     }
 
     /// SIGHUP.

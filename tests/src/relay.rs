@@ -33,6 +33,8 @@ pub struct Fault {
     pub delay: Duration,
     /// Nothing arrives.
     pub silent: bool,
+    /// Longer datagrams do not arrive, and nobody is told; 0: all lengths do.
+    pub longest: usize,
 }
 
 /// The relay; dropping it ends it.
@@ -55,6 +57,8 @@ struct Shared {
     lost: [AtomicU64; 2],
     late: Mutex<BinaryHeap<Late>>,
     late_came: Condvar,
+    /// How often clients have been given other addresses.
+    moves: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -83,6 +87,7 @@ impl Relay {
             lost: Default::default(),
             late: Mutex::default(),
             late_came: Condvar::new(),
+            moves: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
         let (a, b) = (Arc::clone(&shared), Arc::clone(&shared));
@@ -111,6 +116,12 @@ impl Relay {
         *guard(&self.shared.faults) = Default::default();
     }
 
+    /// From now on the target sees each client at another port of another address, and what it sends to the ones that it
+    /// knew gets nowhere: as when a NAT forgets, or a host moves to another network.
+    pub fn move_clients(&self) {
+        self.shared.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Datagrams handed on and lost in this direction so far.
     pub fn counts(&self, toward: Toward) -> (u64, u64) {
         let of = |n: &[AtomicU64; 2]| n[toward as usize].load(Ordering::Relaxed);
@@ -136,7 +147,8 @@ impl Shared {
     /// Loses a datagram, hands it on, or puts it on the way.
     fn pass(&self, toward: Toward, bytes: &[u8], out: &Arc<UdpSocket>, to: SocketAddr) {
         let fault = guard(&self.faults)[toward as usize];
-        if fault.silent || (fault.loss > 0.0 && self.draw() < fault.loss) {
+        let too_long = fault.longest > 0 && bytes.len() > fault.longest;
+        if fault.silent || too_long || (fault.loss > 0.0 && self.draw() < fault.loss) {
             self.lost[toward as usize].fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -164,16 +176,17 @@ impl Shared {
 /// Takes what clients send; the way back of each client is a thread of its own.
 fn serve(shared: &Arc<Shared>, front: UdpSocket) {
     let front = Arc::new(front);
-    let mut upstream: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+    let mut upstream: HashMap<(SocketAddr, u64), Arc<UdpSocket>> = HashMap::new();
     let mut backs = Vec::new();
     receive(shared, &front, |bytes, client| {
-        let socket = upstream.entry(client).or_insert_with(|| {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a UDP socket on loopback");
-            let socket = Arc::new(socket);
+        let moves = shared.moves.load(Ordering::Relaxed);
+        let socket = upstream.entry((client, moves)).or_insert_with(|| {
+            let host = Ipv4Addr::new(127, 0, 0, u8::try_from(1 + moves % 250).unwrap_or(1));
+            let socket = Arc::new(UdpSocket::bind((host, 0)).expect("a UDP socket on loopback"));
             let (shared, front, up) = (Arc::clone(shared), Arc::clone(&front), Arc::clone(&socket));
             backs.push(std::thread::spawn(move || {
                 receive(&shared, &up, |bytes, from| {
-                    if from == shared.target {
+                    if from == shared.target && shared.moves.load(Ordering::Relaxed) == moves {
                         shared.pass(Toward::Client, bytes, &front, client);
                     }
                 });
@@ -315,6 +328,25 @@ mod tests {
         relay.heal();
         target.send_to(b"heard", mapped).unwrap();
         assert_eq!(receive_one(&client).0, b"heard");
+    }
+
+    #[test]
+    fn swallows_what_is_too_long_and_moves_clients() {
+        let (target, client) = (socket(), socket());
+        let relay = Relay::start(target.local_addr().unwrap(), 1);
+        relay.set(Toward::Target, Fault { longest: 4, ..Fault::default() });
+        client.send_to(b"longer", relay.address()).unwrap();
+        client.send_to(b"four", relay.address()).unwrap();
+        let (bytes, before) = receive_one(&target);
+        assert_eq!(bytes, b"four");
+        relay.move_clients();
+        target.send_to(b"to nobody", before).unwrap();
+        client.send_to(b"here", relay.address()).unwrap();
+        let (bytes, after) = receive_one(&target);
+        assert_eq!(bytes, b"here");
+        assert!(before.ip() != after.ip() && before.port() != after.port());
+        target.send_to(b"found", after).unwrap();
+        assert_eq!(receive_one(&client).0, b"found");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct SidecarSite {
     pub gateways: Vec<String>,
     /// Further lines of its spec, each indented by two spaces and ended.
     pub more: String,
+    /// Further objects in its file.
+    pub objects: Vec<String>,
 }
 
 /// A running sidecar.
@@ -55,6 +57,7 @@ impl SidecarSite {
             admin: port(),
             gateways: vec![unix(gateway)],
             more: String::new(),
+            objects: Vec::new(),
         };
         site.issue(mesh, "ca", &site.cluster, account);
         site
@@ -86,7 +89,8 @@ impl SidecarSite {
             self.admin,
             self.more
         );
-        std::fs::write(self.file(), object("Sidecar", &self.name, &spec)).expect("a file in our own folder");
+        let documents = [&[object("Sidecar", &self.name, &spec)], &self.objects[..]].concat();
+        std::fs::write(self.file(), documents.join("---\n")).expect("a file in our own folder");
     }
 
     /// The file of its manifest.

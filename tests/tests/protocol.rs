@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::UdpSocket;
+use std::time::Duration;
 
 use bytes::Bytes;
 use e2e::backend::Backend;
@@ -191,6 +192,21 @@ fn nonsense_on_a_stream_ends_that_stream_and_nothing_else() {
         matches!(north.ask(&get("cart"), &[], b""), Answer::Whole { status: 200, .. }),
         "the tunnel is gone"
     );
+    stage.assert_others_unharmed();
+}
+
+#[test]
+fn a_request_whose_end_comes_in_the_next_packet_has_no_body_for_its_endpoint() {
+    let stage = Stage::set();
+    let mut head = get("cart");
+    head.http.path = "/seen";
+    let mut first = Vec::new();
+    put_frame(&mut first, FrameKind::Head, |out| head.encode([], out)).unwrap();
+    let between = Duration::from_millis(100);
+    let answer = stage.north().ask_in_two(exchange(&first), between, END.to_vec().into());
+    let Answer::Whole { status: 200, body } = answer else { panic!("{answer:?}") };
+    let seen = String::from_utf8(body).unwrap().to_lowercase();
+    assert!(seen.contains("get /seen") && !seen.contains("transfer-encoding"), "{seen}");
     stage.assert_others_unharmed();
 }
 

@@ -256,6 +256,10 @@ fn what_is_no_name_of_the_mesh_is_refused_unless_told_otherwise() {
     assert_eq!((passed.status, passed.field("x-served-by")), (200, Some("outside")));
     assert!(passed.text().starts_with("GET /seen HTTP/1.1"), "{}", passed.text());
     assert_eq!(sidecar.get(WEB, "/").status, 200, "the mesh is served as ever");
+    // What its caller does wrong is not the host's fault.
+    let mut broken = Request::new("POST", &host, "/").with("transfer-encoding", "chunked");
+    broken.body = b"0x1\r\na\r\n0\r\n\r\n".to_vec();
+    assert_eq!(sidecar.ask(&broken).unwrap().status, 400);
     // A connection of the caller's own, as TLS needs it.
     let mut tunnel = TcpStream::connect(sidecar.site.proxy).unwrap();
     tunnel.set_read_timeout(Some(SOON)).unwrap();

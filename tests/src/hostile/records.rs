@@ -13,7 +13,12 @@ pub fn record(name: &str, revision: u64) -> Record {
     Record {
         namespace: "shop".into(),
         name: name.into(),
-        ports: vec![Port { name: "web".into(), number: 80, protocol: Protocol::Http.into() }],
+        ports: vec![Port {
+            name: "web".into(),
+            number: 80,
+            protocol: Protocol::Http.into(),
+            proxy_header: false,
+        }],
         region: "us-east".into(),
         contract: None,
         epoch: EPOCH,

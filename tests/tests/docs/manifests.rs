@@ -12,11 +12,13 @@ const DOCUMENT: &str = "docs/manifests.md";
 const READER: &str = "registry/src/manifest";
 
 /// Each section with the module and the struct that is read into.
-const SECTIONS: [(&str, &str, &str); 6] = [
+const SECTIONS: [(&str, &str, &str); 8] = [
     ("metadata", "raw", "Strict"),
     ("Gateway", "raw", "GatewaySpec"),
     ("Sidecar", "sidecar", "SidecarSpec"),
     ("Link", "raw", "LinkSpec"),
+    ("Listener", "listener", "ListenerSpec"),
+    ("HTTP rules", "http_rules", "Http"),
     ("MeshService", "raw", "ServiceSpec"),
     ("TrafficPolicy", "raw", "PolicySpec"),
 ];
@@ -105,7 +107,7 @@ fn unwrapped(of: &str) -> (&str, bool) {
     }
 }
 
-/// Every field below a struct that has none below itself, as `a.b[].c`.
+/// Every field below a struct that has none below itself, as `a.b[].c`, or is what another section is about.
 fn fields(
     modules: &BTreeMap<String, Module>,
     module: &str,
@@ -121,7 +123,10 @@ fn fields(
             if own.structs.contains_key(of) { Some(module) } else { own.imports.get(of).map(String::as_str) };
         let place = place.filter(|place| modules.get(*place).is_some_and(|m| m.structs.contains_key(of)));
         match place {
-            Some(place) if !modules[place].structs[of].is_empty() => {
+            Some(place)
+                if !modules[place].structs[of].is_empty()
+                    && !SECTIONS.iter().any(|section| (section.1, section.2) == (place, of)) =>
+            {
                 let prefix = format!("{path}{}.", if list { "[]" } else { "" });
                 fields(modules, place, of, &prefix, found);
             }

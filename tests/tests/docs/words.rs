@@ -45,7 +45,8 @@ fn metrics() -> BTreeSet<String> {
         found.insert(format!("ringway_{name}_seconds"));
     }
     for (name, arguments) in calls(&text, ".encode_descriptor(") {
-        let unit = if arguments.contains(", unit,") { "_seconds" } else { "" };
+        let unit = [(", unit,", "_seconds"), (", bytes,", "_bytes")];
+        let unit = unit.iter().find(|(argument, _)| arguments.contains(argument)).map_or("", |unit| unit.1);
         let kind = if arguments.contains("MetricType::Counter") { "_total" } else { "" };
         found.insert(format!("ringway_{name}{unit}{kind}"));
     }

@@ -119,6 +119,7 @@ fn a_peer_has_its_share_of_the_registry_and_no_more() {
                 name: format!("{number:0>200}"),
                 number,
                 protocol: proto::sync::Protocol::Http.into(),
+                proxy_header: false,
             })
             .collect();
         record

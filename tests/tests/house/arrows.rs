@@ -12,15 +12,17 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each package of the house and those of its own house that it may use.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("hashring", &[]),
     ("ringway-proto", &[]),
     ("ringway-files", &[]),
+    ("ringway-first", &[]),
     ("ringway-http1", &[]),
     ("ringway-identity", &["ringway-files"]),
     ("ringway-registry", &["ringway-files", "ringway-proto"]),
     ("ringway-admin-api", &["ringway-proto"]),
     ("ringway-policy", &["hashring", "ringway-proto", "ringway-registry"]),
+    ("ringway-thrift", &[]),
     ("ringway-tunnel", &["ringway-files", "ringway-identity", "ringway-proto"]),
     (
         "ringway",
@@ -28,11 +30,13 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "hashring",
             "ringway-admin-api",
             "ringway-files",
+            "ringway-first",
             "ringway-http1",
             "ringway-identity",
             "ringway-policy",
             "ringway-proto",
             "ringway-registry",
+            "ringway-thrift",
             "ringway-tunnel",
         ],
     ),
@@ -76,11 +80,13 @@ const REGISTRY: [&str; 7] = ["base", "model", "testing", "manifest", "store", "p
 const NO_CIRCLES: [(&str, &str); 2] = [("gateway/tunnel/src", "crate::"), ("gateway/src/admin", "super::")];
 
 /// Pure: no input or output, no await; time and randomness are parameters.
-const PURE: [&str; 21] = [
+const PURE: [&str; 23] = [
+    "gateway/first/src",
     "gateway/http1/src/chunked",
     "gateway/http1/src/framing",
     "gateway/http1/src/head",
     "gateway/policy/src",
+    "gateway/thrift/src",
     "gateway/src/http/message",
     "gateway/src/telemetry/limited/repeats",
     "gateway/src/peers/resets",

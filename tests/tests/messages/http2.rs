@@ -142,3 +142,18 @@ fn a_head_of_many_fields_goes_on_or_its_limit_is_named() {
         assert!(seen.status == 502 && text.contains("256 fields"), "{}: {} {text}", way.name, seen.status);
     }
 }
+
+/// What says that there is no body may come a frame after the head: an endpoint of HTTP/1.1 is not told of one.
+#[test]
+fn a_get_whose_end_comes_in_a_frame_of_its_own_has_no_body() {
+    let rig = Rig::new();
+    rig.raw.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Then::Keep);
+    let ways = rig.ways();
+    for way in &ways {
+        let seen = fetch(way.to, "GET", &way.authority, "/no-body", Upload::Whole(b""));
+        assert_eq!((seen.status, seen.whole), (200, true), "{}", way.name);
+    }
+    let seen: Vec<_> = rig.raw.seen().into_iter().filter(|seen| seen.starts_with("GET /no-body")).collect();
+    assert_eq!(seen.len(), ways.len(), "{seen:?}");
+    assert!(seen.iter().all(|head| !head.to_lowercase().contains("transfer-encoding")), "{seen:?}");
+}

@@ -82,7 +82,8 @@ impl Fault {
                 relay.heal();
             }
             Kind::Lossy => {
-                let lossy = relay::Fault { loss: 0.02, delay: Duration::from_millis(5), silent: false };
+                let lossy =
+                    relay::Fault { loss: 0.02, delay: Duration::from_millis(5), ..Default::default() };
                 relay.set(Toward::Target, lossy);
                 relay.set(Toward::Client, lossy);
                 pause(time);

@@ -129,7 +129,8 @@ fn be_busy(size: &Size, tool: &Tool, clusters: &Clusters, rounds: &mut Rounds) -
     if before == 0 {
         return Err("no gateway has said that another one is down, after all that has died".into());
     }
-    load(size.busy, WARM, tool, clusters)?;
+    let answers = load(size.busy, WARM, tool, clusters)?;
+    rounds.add("busy.moved_pct".into(), judge::elsewhere_pct(&answers));
     rounds.add("busy.false_downs".into(), (clusters.downs() - before) as f64);
     Ok(())
 }

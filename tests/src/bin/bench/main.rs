@@ -25,7 +25,8 @@ usage: tests/bench [NAME] [--quick | --long]
 
   hop       one request through two gateways on loopback, 64-byte answers: requests a second and CPU at 64 and 256
             connections, latency at 1000 requests a second, one large answer, memory; beside the same without Ringway
-            and, where they are installed, through Envoy and HAProxy
+            and, where they are installed, through Envoy and HAProxy; then connections that are carried as they are,
+            beside HAProxy's (on QUIC, and on TCP where a namespace without UDP can be made: root), and datagrams
   ring      the consistent-hash ring beside binary search and pingora-ketama: lookups, instructions, memory,
             changes, balance
   registry  10,000 services and 100,000 endpoints of a cluster, 100 peers of a gateway: time until a change of a ready
