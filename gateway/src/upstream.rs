@@ -29,7 +29,7 @@ use crate::telemetry::audit;
 use policy::balance::{Change, EndpointState, InFlight};
 
 pub use ask::{Allowance, Ask};
-pub use call::{Called, call};
+pub use call::{Called, Decoder, MESSAGE_BYTES_MAX, Message, Verdict, call};
 pub use connect::{ConnectError, connect, is_ours};
 pub use dial::{Held, Served, dial, dial_datagrams};
 pub use pool::Pool;

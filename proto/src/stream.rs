@@ -25,7 +25,7 @@ pub enum StreamKind {
     /// ([`crate::datagram`]), and on the stream those that the carrier takes no other way: in frames of data, each behind its
     /// length (2, big-endian). The end of the stream is the end of the flow.
     Datagrams = 0x07,
-    /// One call of Thrift: the head of a connection, then the message as its caller sent it, in frames of data up to the end
+    /// One call of Thrift or Mux: the head of a connection, then the message as its caller sent it, in frames of data up to the end
     /// frame; back an answer's head and the answer in the same way, or nothing where none is due.
     Call = 0x08,
 }

@@ -332,17 +332,20 @@ pub enum Protocol {
     Udp,
     /// Thrift: each call by itself.
     Thrift,
+    /// Mux of Finagle, by which Thrift comes too: each call by itself.
+    Mux,
 }
 
 impl Protocol {
     /// Those there are, with the words of manifests.
-    pub const WORDS: [(&str, Self); 6] = [
+    pub const WORDS: [(&str, Self); 7] = [
         ("http", Self::Http),
         ("grpc", Self::Grpc),
         ("tcp", Self::Tcp),
         ("tls", Self::Tls),
         ("udp", Self::Udp),
         ("thrift", Self::Thrift),
+        ("mux", Self::Mux),
     ];
 
     /// As manifests write it.
@@ -354,6 +357,7 @@ impl Protocol {
             Self::Tls => "tls",
             Self::Udp => "udp",
             Self::Thrift => "thrift",
+            Self::Mux => "mux",
         }
     }
 
@@ -362,10 +366,15 @@ impl Protocol {
         matches!(self, Self::Http | Self::Grpc)
     }
 
+    /// Whether each of its calls is carried by itself.
+    pub fn has_calls(self) -> bool {
+        matches!(self, Self::Thrift | Self::Mux)
+    }
+
     /// Whether what is to be carried as `wanted` is, or as what comes closest to it: connections, flows, or calls.
     pub fn is_carried_as(self, wanted: Self) -> bool {
         match wanted {
-            Self::Udp | Self::Thrift => self == wanted,
+            Self::Udp | Self::Thrift | Self::Mux => self == wanted,
             _ => !self.is_http() && self != Self::Udp,
         }
     }

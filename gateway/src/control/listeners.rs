@@ -49,6 +49,7 @@ pub fn unresolved(shared: &Shared, view: &View) -> Vec<Condition> {
             ListenProtocol::Tls => Protocol::Tls,
             ListenProtocol::Udp => Protocol::Udp,
             ListenProtocol::Thrift => Protocol::Thrift,
+            ListenProtocol::Mux => Protocol::Mux,
             ListenProtocol::Http | ListenProtocol::Tcp | ListenProtocol::Detect => Protocol::Tcp,
         };
         let wrong = listener.leads().find_map(|lead| {

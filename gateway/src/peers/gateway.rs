@@ -17,8 +17,8 @@ use crate::base::news::News;
 use crate::telemetry::audit;
 use policy::health::{State, Transition, Way, Ways};
 
-/// Tunnels to one process of a gateway at once, of which there are two while one takes over: the one in use, and a few that are being replaced or that only one side has
-/// noticed to be dead.
+/// Tunnels to one process of a gateway at once, of which there are two while one takes over: the one in use, and a few that
+/// are being replaced or that only one side has noticed to be dead.
 const TUNNELS_MAX: usize = 8;
 
 /// One gateway process of a peer.
@@ -220,10 +220,12 @@ impl PeerGateway {
         tunnel.notify_when_busy(self.busy.clone());
         keep.push(tunnel.clone());
         let of_it = |t: &Tunnel| t.peer().hello.boot == boot;
+        let idle = |t: &Tunnel| of_it(t) && !t.is(tunnel) && t.outstanding() + t.serving() == 0;
         if keep.iter().filter(|t| of_it(t)).count() > TUNNELS_MAX
-            && let Some(oldest) = keep.iter().position(of_it)
+            && let Some(oldest) = keep.iter().position(idle).or_else(|| keep.iter().position(of_it))
         {
-            // Whoever dials again and again has lost the oldest, or wants our memory.
+            // Whoever dials again and again has lost the oldest, or wants our memory. One on which something is under way
+            // may be an old one that is replaced.
             keep.remove(oldest).close(CloseCode::DuplicateTunnel, "too many tunnels of one gateway");
         }
         let now = Instant::now();

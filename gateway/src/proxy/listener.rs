@@ -1,7 +1,9 @@
 //! HTTP from callers, of a gateway or of a sidecar: HTTP/1.1 and, by prior knowledge (RFC 9113, section 3.3), HTTP/2 on one port.
 
+mod calls;
 mod http1;
 mod http2;
+mod mux;
 mod thrift;
 
 use std::io;
@@ -238,7 +240,9 @@ impl<F: Front> Accepted<F> {
             ListenProtocol::Http => Begins::Http,
             // A server may speak first: nothing is waited for.
             // Of datagrams there are no connections.
-            ListenProtocol::Tcp | ListenProtocol::Udp | ListenProtocol::Thrift => Begins::Other,
+            ListenProtocol::Tcp | ListenProtocol::Udp | ListenProtocol::Thrift | ListenProtocol::Mux => {
+                Begins::Other
+            }
             ListenProtocol::Tls => self.look(FIRST_WAIT).await,
             ListenProtocol::Detect => self.look(DETECT_WAIT).await,
         };
@@ -264,7 +268,9 @@ impl<F: Front> Accepted<F> {
                 Some(lead) if listener.protocol != ListenProtocol::Tls => {
                     let authority = lead.authority(&self.front.worker().shared.domain);
                     match listener.protocol {
-                        ListenProtocol::Thrift => self.calls(authority, opened).await,
+                        speaks @ (ListenProtocol::Thrift | ListenProtocol::Mux) => {
+                            self.calls(speaks, authority, opened).await;
+                        }
                         _ => self.carry(&authority, Protocol::Tcp, &opened).await,
                     }
                 }
@@ -305,13 +311,16 @@ impl<F: Front> Accepted<F> {
         Box::pin(connection::serve(self.front.worker(), authority, preferred, opened, self.stream)).await;
     }
 
-    /// Serves its calls of Thrift, which lead to what `authority` names.
-    async fn calls(self, authority: String, opened: Opened) {
+    /// Serves its calls of Thrift or Mux, which lead to what `authority` names.
+    async fn calls(self, speaks: ListenProtocol, authority: String, opened: Opened) {
         let socket = SockRef::from(&self.stream);
         // A Unix socket has none of these.
         let _ = socket.set_tcp_keepalive(&KEEPALIVE);
         let _ = self.stream.set_nodelay(true);
-        Box::pin(thrift::serve(self.front, self.stream, authority, opened)).await;
+        match speaks {
+            ListenProtocol::Mux => Box::pin(mux::serve(self.front, self.stream, authority, opened)).await,
+            _ => Box::pin(thrift::serve(self.front, self.stream, authority, opened)).await,
+        }
     }
 
     /// Serves its requests.

@@ -110,7 +110,12 @@ impl Ask<'_> {
         let sending = Sending { endpoint, clock, reuse, connect, connected: &connected, interim: &interim };
         match endpoint.protocol() {
             // The other ports are refused where HTTP is placed.
-            Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Udp | Protocol::Thrift => {
+            Protocol::Http
+            | Protocol::Tcp
+            | Protocol::Tls
+            | Protocol::Udp
+            | Protocol::Thrift
+            | Protocol::Mux => {
                 let target = origin(&head.target);
                 let asked = head.upgrade.as_ref().map(|protocol| {
                     let mut headers = head.headers.clone();

@@ -1,38 +1,33 @@
-//! One call of Thrift to the endpoints of a port: which is asked, on what connection, and who is asked after one that fails.
+//! One call to the endpoints of a port, of those protocols whose calls are placed each by itself: which is asked, on what
+//! connection, and who is asked after one that fails.
 
-use std::io::ErrorKind;
-use std::mem::MaybeUninit;
+mod aside;
+mod kept;
+mod message;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use registry::model::HostPort;
-use socket2::SockRef;
-use thrift::{Decoder, ExceptionKind, Kind, Malformed, Message};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::debug;
 
+use aside::Aside;
+pub(super) use kept::Connections;
+use message::Malformed;
+pub use message::{Decoder, MESSAGE_BYTES_MAX, Message, Verdict};
+
 use super::ask::Allowance;
-use super::idle::{FRESH, IDLE_WAIT, Idle};
+use super::idle::{FRESH, IDLE_WAIT};
 use super::pool::NotConnected;
 use super::search::{Exchange, Next, Search, Taken, Way};
 use crate::base::budget::{ByteBudget, Reservation};
 use policy::balance::{EndpointState, InFlight};
 use policy::retry::Failure;
 
-/// Idle connections kept per endpoint and worker, of either kind; more are closed. Few: many servers have a thread for each.
-const IDLE_MAX: usize = 64;
 /// What is read of an answer at once.
 const READ_BYTES: usize = 16 * 1024;
-
-/// Idle connections. Those for one-way calls are apart: what a server says to one all the same is not to come to the next
-/// caller.
-#[derive(Debug)]
-pub(super) struct Connections {
-    answered: Idle<TcpStream>,
-    oneway: Idle<TcpStream>,
-}
 
 /// What came of a call.
 #[derive(Debug)]
@@ -61,56 +56,23 @@ enum CallError {
     Malformed,
     /// The answer is too long, or does not fit what may be held.
     TooLarge,
+    /// It says that it has done nothing of it.
+    Untouched,
 }
 
-impl Default for Connections {
-    fn default() -> Self {
-        Self { answered: Idle::new(IDLE_MAX), oneway: Idle::new(IDLE_MAX) }
-    }
+/// A call that is under way on a connection.
+struct Calling {
+    /// None: it is answered.
+    stream: Option<TcpStream>,
+    /// What its server is told where it is not waited for any longer.
+    discard: Option<Bytes>,
 }
 
-impl Connections {
-    /// Closes what was idle for too long, and what its endpoint has closed.
-    pub(super) fn sweep(&self) {
-        self.answered.sweep(is_quiet);
-        self.oneway.sweep(is_open);
-    }
-
-    /// Closes all; whether there was any.
-    pub(super) fn close_idle(&self) -> bool {
-        let [answered, oneway] = [&self.answered, &self.oneway].map(Idle::close);
-        answered || oneway
-    }
-
-    /// One that was idle for less than `most`.
-    fn take(&self, address: &HostPort, answered: bool, most: Duration) -> Option<TcpStream> {
-        match answered {
-            true => self.answered.take(address, most, is_quiet),
-            false => self.oneway.take(address, most, is_open),
-        }
-    }
-
-    fn give_back(&self, address: &HostPort, answered: bool, stream: TcpStream) {
-        let idle = if answered { &self.answered } else { &self.oneway };
-        idle.give_back(address, stream);
-    }
-}
-
-/// Whether nothing has come on an idle connection, and no end. By the system's word: the readiness that the runtime knows is
-/// as old as its last turn.
-fn is_quiet(stream: &TcpStream) -> bool {
-    let came = SockRef::from(stream).peek(&mut [MaybeUninit::uninit(); 1]);
-    came.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
-}
-
-/// Whether no end has come; what else has is thrown away.
-fn is_open(stream: &TcpStream) -> bool {
-    let mut said = [MaybeUninit::uninit(); 512];
-    loop {
-        match SockRef::from(stream).recv(&mut said) {
-            Ok(count) if count > 0 => {}
-            Ok(_) => return false,
-            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+impl Drop for Calling {
+    fn drop(&mut self) {
+        if let (Some(stream), Some(discard)) = (&self.stream, &self.discard) {
+            // It hears the end of the connection otherwise.
+            let _ = stream.try_write(discard);
         }
     }
 }
@@ -130,8 +92,7 @@ pub async fn call(
         let Taken { index, endpoint, mut exchange, connect, in_haste } =
             search.take(way, allowance.connect)?;
         // A one-way call that is lost is missed by nobody.
-        let answered = message.head.kind != Kind::Oneway;
-        let most = if allowance.replayable && answered { IDLE_WAIT } else { FRESH };
+        let most = if allowance.replayable && !message.is_oneway() { IDLE_WAIT } else { FRESH };
         let mut sent = on_one(way, &endpoint, message, connect, Some(most), budget).await;
         let again = match sent {
             Err(CallError::Unsent { reused, .. }) => reused,
@@ -167,9 +128,8 @@ async fn on_one(
     idle: Option<Duration>,
     budget: &Arc<ByteBudget>,
 ) -> Result<(Option<Message>, Reservation), CallError> {
-    let (connections, clock) = (&way.pool.thrift, way.watch.clock);
-    let answered = message.head.kind != Kind::Oneway;
-    let pooled = idle.and_then(|most| connections.take(endpoint.address(), answered, most));
+    let (connections, clock) = (&way.pool.called, way.watch.clock);
+    let pooled = idle.and_then(|most| connections.take(endpoint.address(), message, most));
     let reused = pooled.is_some();
     let mut stream = match pooled {
         Some(stream) => stream,
@@ -183,39 +143,63 @@ async fn on_one(
         debug!(endpoint = %endpoint.address(), %error, "Endpoint exchange failed.");
         CallError::Cut { reused }
     };
-    let taken = stream.write(&message.bytes).await.map_err(|error| CallError::Unsent { reused, error })?;
-    stream.write_all(&message.bytes[taken..]).await.map_err(cut)?;
+    let bytes = message.bytes();
+    let taken = stream.write(bytes).await.map_err(|error| CallError::Unsent { reused, error })?;
+    let mut calling = Calling { stream: None, discard: None };
+    let stream = calling.stream.insert(stream);
+    stream.write_all(&bytes[taken..]).await.map_err(cut)?;
+    // Not before: it would be taken for the rest of the call.
+    calling.discard = match message {
+        Message::Mux(call, _) => Some(finagle::Message::discard(call.tag, "its caller has left").bytes),
+        Message::Thrift(_) => None,
+    };
     let mut held = budget.reservation();
-    let answer = match answered {
-        false => None,
-        true => Some(answer(&mut stream, message, &mut held).await.map_err(|error| match error {
+    let answer = match message.is_oneway() {
+        true => None,
+        false => Some(answer(stream, message, &mut held).await.map_err(|error| match error {
             CallError::Cut { .. } => CallError::Cut { reused },
             other => other,
         })?),
     };
-    connections.give_back(endpoint.address(), answered, stream);
-    Ok((answer, held))
+    let stream = calling.stream.take();
+    let (answer, last) = answer.map_or((None, false), |(answer, last)| (Some(answer), last));
+    if let Some(stream) = stream.filter(|_| !last) {
+        connections.give_back(endpoint.address(), message, stream);
+    }
+    match answer {
+        Some(answer) if answer.verdict() == Verdict::Untouched => Err(CallError::Untouched),
+        answer => Ok((answer, held)),
+    }
 }
 
-/// Reads the answer to `call`.
+/// Reads the answer to `call`, and whether it is the last on its connection.
 async fn answer(
     stream: &mut TcpStream,
     call: &Message,
     held: &mut Reservation,
-) -> Result<Message, CallError> {
-    let (mut decoder, mut buf) = (Decoder::default(), BytesMut::with_capacity(READ_BYTES));
+) -> Result<(Message, bool), CallError> {
+    let mut decoder = Decoder::of(call.protocol()).ok_or(CallError::Malformed)?;
+    let (mut buf, mut last) = (BytesMut::with_capacity(READ_BYTES), false);
     loop {
         match decoder.next(&mut buf) {
             Ok(None) => {}
-            Ok(Some(answer)) => {
-                let (asked, said) = (&call.head, &answer.head);
-                let is_answer = matches!(said.kind, Kind::Reply | Kind::Exception)
-                    && (said.number, &said.method) == (asked.number, &asked.method)
-                    && said.protocol.is_read_by_who_writes(asked.protocol)
-                    && answer.transport == call.transport
-                    && buf.is_empty();
-                return if is_answer { Ok(answer) } else { Err(CallError::Malformed) };
+            Ok(Some(said)) if call.is_answered_by(&said) => {
+                return match (&said, buf.is_empty()) {
+                    // Nobody has asked for more.
+                    (Message::Thrift(_), false) => Err(CallError::Malformed),
+                    (_, nothing_more) => Ok((said, last || !nothing_more)),
+                };
             }
+            Ok(Some(Message::Mux(said, _))) => {
+                let aside = Aside::of(&said).ok_or(CallError::Malformed)?;
+                last |= aside.last;
+                if let Some(reply) = aside.reply {
+                    let replied = stream.write_all(&reply.bytes).await;
+                    replied.map_err(|_| CallError::Cut { reused: false })?;
+                }
+                continue;
+            }
+            Ok(Some(Message::Thrift(_))) => return Err(CallError::Malformed),
             // No other endpoint would do better.
             Err(Malformed::TooLong) => return Err(CallError::TooLarge),
             Err(error) => {
@@ -240,18 +224,14 @@ async fn answer(
 
 /// Notes what an endpoint answered, for its health.
 fn note(exchange: &Exchange<'_>, answer: Option<&Message>) {
-    let kind = answer.map(Message::exception_kind);
-    match kind {
+    match answer.map(Message::verdict) {
         // Written is not done, and tells nothing of how long it takes.
         None => exchange.end(|in_flight, _| super::search::unblamed(in_flight)),
-        // That it has no such method is its caller's fault.
-        Some(Some(kind)) if kind != ExceptionKind::UnknownMethod as i32 => {
-            exchange.end(|in_flight, now| {
-                in_flight.erred(now);
-                None
-            });
-        }
-        Some(_) => exchange.end(InFlight::answered),
+        Some(Verdict::Failed) => exchange.end(|in_flight, now| {
+            in_flight.erred(now);
+            None
+        }),
+        Some(Verdict::Served | Verdict::Refused | Verdict::Untouched) => exchange.end(InFlight::answered),
     }
 }
 
@@ -270,6 +250,14 @@ fn judge(
             debug!(%error, "Endpoint exchange failed.");
             exchange.end(|in_flight, _| super::search::unblamed(in_flight));
             search.not_reached(Failure::Connect);
+        }
+        // It has more to do than it can, as one that accepts no connections.
+        CallError::Untouched => {
+            exchange.end(|in_flight, now| {
+                in_flight.erred(now);
+                None
+            });
+            search.not_reached(Failure::Overloaded);
         }
         CallError::TooLarge => {
             exchange.end(|in_flight, _| super::search::unblamed(in_flight));

@@ -35,8 +35,8 @@ pub struct Pool {
     idle: Idle<Connection>,
     /// Those of HTTP/2.
     pub(super) multiplexed: Connections,
-    /// Those of Thrift.
-    pub(super) thrift: call::Connections,
+    /// Those of protocols whose calls are placed each by itself.
+    pub(super) called: call::Connections,
     rng: RefCell<fastrand::Rng>,
     /// When there was last no room for a connection.
     lacked_at: Cell<Option<Instant>>,
@@ -123,7 +123,7 @@ impl Default for Pool {
         Self {
             idle: Idle::new(IDLE_MAX),
             multiplexed: Connections::default(),
-            thrift: call::Connections::default(),
+            called: call::Connections::default(),
             rng: RefCell::default(),
             lacked_at: Cell::default(),
         }
@@ -167,7 +167,7 @@ impl Pool {
     pub fn sweep(&self) {
         self.idle.sweep(Connection::is_quiet);
         self.multiplexed.sweep();
-        self.thrift.sweep();
+        self.called.sweep();
     }
 
     /// Waits for as long as no more callers should be accepted, since there was no room for a connection to an endpoint.
@@ -179,7 +179,7 @@ impl Pool {
 
     /// Closes all that is idle, for want of descriptors; whether there was any.
     fn close_idle(&self) -> bool {
-        let [pooled, called] = [self.idle.close(), self.thrift.close_idle()];
+        let [pooled, called] = [self.idle.close(), self.called.close_idle()];
         self.multiplexed.close_idle() || pooled || called
     }
 

@@ -107,7 +107,7 @@ async fn lives(endpoint: &EndpointState) -> bool {
         .into_bytes(),
         // A preface with empty settings (RFC 9113, section 3.4): the server must answer with its own.
         // Nobody knows what it would have to be asked: that it takes the connection is all that it can show.
-        Protocol::Tcp | Protocol::Tls | Protocol::Udp | Protocol::Thrift => return true,
+        Protocol::Tcp | Protocol::Tls | Protocol::Udp | Protocol::Thrift | Protocol::Mux => return true,
         Protocol::Grpc => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(),
     };
     if stream.write_all(&question).await.is_err() {

@@ -151,6 +151,11 @@ impl Decoder {
     }
 }
 
+/// The method that the message calls which `bytes` begin with, without a frame; none: they begin with no message.
+pub fn method(bytes: &[u8]) -> Option<Box<str>> {
+    Head::read(bytes).ok().flatten().map(|(head, _)| head.method)
+}
+
 /// How the messages of a connection come that begins with `bytes`; none: too few of them.
 ///
 /// A frame has its length first, whose first byte is small; the strict binary protocol and the compact one begin with a byte

@@ -109,19 +109,29 @@ fn fits(
             scope.error(at, "spec.proxyHeader: there is none in udp", hint);
             None
         }
-        ListenProtocol::Tcp | ListenProtocol::Udp | ListenProtocol::Thrift if to.is_none() => {
+        ListenProtocol::Tcp | ListenProtocol::Udp | ListenProtocol::Thrift | ListenProtocol::Mux
+            if to.is_none() =>
+        {
             let hint = "add `service: db`: bytes do not say where they are to go";
             scope.error(at, "spec.service is missing", hint);
             None
         }
-        ListenProtocol::Tcp | ListenProtocol::Udp | ListenProtocol::Thrift | ListenProtocol::Http
+        ListenProtocol::Tcp
+        | ListenProtocol::Udp
+        | ListenProtocol::Thrift
+        | ListenProtocol::Mux
+        | ListenProtocol::Http
             if !names.is_empty() =>
         {
             let message = format!("spec.names: there are none in {}", protocol.as_str());
             scope.error(named, message, "leave `names` out, or write `protocol: tls` or `detect`");
             None
         }
-        ListenProtocol::Tcp | ListenProtocol::Tls | ListenProtocol::Udp | ListenProtocol::Thrift
+        ListenProtocol::Tcp
+        | ListenProtocol::Tls
+        | ListenProtocol::Udp
+        | ListenProtocol::Thrift
+        | ListenProtocol::Mux
             if spec.http.is_some() =>
         {
             let message = format!("spec.http: there are no requests in {}", protocol.as_str());

@@ -55,6 +55,8 @@ pub enum ListenProtocol {
     Udp,
     /// Thrift: each call is placed by itself.
     Thrift,
+    /// Mux: each call is placed by itself.
+    Mux,
 }
 
 /// Where a connection leads.
@@ -70,13 +72,14 @@ pub struct Lead {
 
 impl ListenProtocol {
     /// Those there are, with the words of manifests.
-    pub const WORDS: [(&str, Self); 6] = [
+    pub const WORDS: [(&str, Self); 7] = [
         ("http", Self::Http),
         ("tcp", Self::Tcp),
         ("tls", Self::Tls),
         ("detect", Self::Detect),
         ("udp", Self::Udp),
         ("thrift", Self::Thrift),
+        ("mux", Self::Mux),
     ];
 
     /// As manifests write it.
@@ -88,6 +91,7 @@ impl ListenProtocol {
             Self::Detect => "detect",
             Self::Udp => "udp",
             Self::Thrift => "thrift",
+            Self::Mux => "mux",
         }
     }
 }

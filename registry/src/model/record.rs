@@ -88,6 +88,7 @@ pub(crate) fn encode_port(port: &Port) -> sync::Port {
         Protocol::Tls => sync::Protocol::Tls,
         Protocol::Udp => sync::Protocol::Udp,
         Protocol::Thrift => sync::Protocol::Thrift,
+        Protocol::Mux => sync::Protocol::Mux,
     };
     sync::Port {
         name: port.name.to_string(),
@@ -192,6 +193,7 @@ pub(crate) fn decode_ports(ports: &[sync::Port]) -> Result<Arc<[Port]>, BadRecor
             sync::Protocol::Tls => Protocol::Tls,
             sync::Protocol::Udp => Protocol::Udp,
             sync::Protocol::Thrift => Protocol::Thrift,
+            sync::Protocol::Mux => Protocol::Mux,
             sync::Protocol::Unspecified => continue,
         };
         let number = u16::try_from(port.number).ok().filter(|&number| number != 0);

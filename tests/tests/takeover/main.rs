@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod failing;
+mod others;
 mod started;
 mod under_load;
 mod with_etcd;

@@ -168,6 +168,36 @@ mod with_redis {
     }
 }
 
+mod with_mariadb {
+    use super::*;
+
+    /// Its server greets first, and its clients wait for that.
+    #[test]
+    fn mariadb_and_mariadb_slap_work_as_without_us() {
+        let (dir, at) = (tempfile::tempdir().unwrap(), address());
+        let data = format!("--datadir={}", dir.path().join("data").display());
+        let user = format!("--user={}", std::env::var("USER").unwrap_or_else(|_| "root".into()));
+        let install = ["--no-defaults", &data, "--auth-root-authentication-method=normal", &user];
+        client(Path::new("mariadb-install-db"), &install);
+        let mut server = Command::new("/usr/sbin/mariadbd");
+        server.args(["--no-defaults", &data, &user, "--bind-address=127.0.0.1", "--port"]);
+        server.arg(at.port().to_string());
+        server.arg(format!("--socket={}", dir.path().join("socket").display()));
+        server.arg(format!("--pid-file={}", dir.path().join("pid").display()));
+        let _mariadb = serve("mariadb", server, &dir.path().join("log"), at);
+        each_way(at, |way| {
+            let port = format!("--port={}", way.port());
+            let with = |args: &[&'static str]| {
+                [&["--no-defaults", "--host=127.0.0.1", &port, "--user=root"][..], args].concat()
+            };
+            let sum = with(&["-Bse", "select sum(seq) from seq_1_to_100000", "mysql"]);
+            assert_eq!(client(Path::new("mariadb"), &sum).out.trim(), "5000050000");
+            let load = with(&["--auto-generate-sql", "--concurrency=8", "--number-of-queries=400"]);
+            client(Path::new("mariadb-slap"), &load);
+        });
+    }
+}
+
 mod with_ssh {
     use super::*;
 

@@ -33,11 +33,10 @@ fn calls_of_one_connection_are_balanced_and_answered_in_their_order() {
 fn an_endpoint_of_this_cluster_is_called_without_a_tunnel() {
     let world = World::new(1, FRAMED, "");
     let at = std::net::SocketAddr::from(([127, 0, 0, 1], e2e::port::free_port()));
-    let leads = "protocol: thrift\n  service: store";
     let here = [
         e2e::manifest::link("west", &[]),
         e2e::manifest::of_connections("store", "thrift", &[("a", world.stores[0].at)], ""),
-        e2e::manifest::listener("store", &at.to_string(), leads),
+        FRAMED.listener(at),
     ];
     world.east.site.write(&here);
     world.east.process.hang_up();

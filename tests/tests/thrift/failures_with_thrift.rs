@@ -3,8 +3,6 @@
 use std::io::{Read, Write};
 use std::process::Stdio;
 
-use e2e::manifest::{link, of_connections};
-
 use super::{FRAMED, Form, Store, World, checking, client};
 
 const LISTED: &str = "retry: { methods: [who, breakOffTwice, count] }";
@@ -83,17 +81,7 @@ fn a_call_that_takes_too_long_is_an_exception() {
 #[test]
 fn the_loss_of_a_cluster_moves_calls_of_connections_that_are_open() {
     let mut world = World::new(1, FRAMED, LISTED);
-    let other = Store::start(world.mesh.dir(), "other", FRAMED);
-    let north = world.mesh.site("north", &["west"]);
-    let serves = of_connections("store", "thrift", &[("a", other.at)], "");
-    let north = north.start(&[link("west", &[]), serves]);
-    let mut objects = std::fs::read_to_string(world.west.site.file()).unwrap();
-    objects.push_str("---\n");
-    objects.push_str(&link("north", &[north.site.tunnel]));
-    world.mesh.issue("ca", "west", &["east", "north"], &world.west.site.dir.join("pki"));
-    std::fs::write(world.west.site.file(), objects).unwrap();
-    world.west.process.hang_up();
-    world.west.wait_service("shop/store", &["east", "north"]);
+    let (_other, _north) = world.with_north();
     let (at, east) = (world.at, &mut world.east);
     std::thread::scope(|scope| {
         // Nothing of it fails, whichever cluster it was at.

@@ -1,8 +1,11 @@
-//! Calls of Thrift, with Debian's library for Python at both ends: each is placed and balanced by itself.
+//! Calls of Thrift, with Debian's library for Python at both ends, and of Mux, with Scales as the client: each is placed and
+//! balanced by itself.
 #![allow(clippy::unwrap_used)]
 
 mod calls_with_thrift;
 mod failures_with_thrift;
+mod mux_by_hand;
+mod mux_with_scales;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -41,6 +44,20 @@ fn generated() -> &'static Path {
 struct Form(&'static str, &'static str);
 
 const FRAMED: Form = Form("framed", "binary");
+/// By Mux.
+const MUX: Form = Form("mux", "binary");
+
+impl Form {
+    /// What its port speaks.
+    fn protocol(self) -> &'static str {
+        if self.0 == "mux" { "mux" } else { "thrift" }
+    }
+
+    /// A listener of that at an address, for the service.
+    fn listener(self, at: SocketAddr) -> String {
+        listener("store", &at.to_string(), &format!("protocol: {}\n  service: store", self.protocol()))
+    }
+}
 
 /// A server.
 struct Store {
@@ -58,10 +75,13 @@ impl Store {
         Self { name: name.into(), at, form, dir: dir.into(), process }
     }
 
-    fn spawn(dir: &Path, name: &str, at: SocketAddr, Form(transport, protocol): Form) -> Process {
+    fn spawn(dir: &Path, name: &str, at: SocketAddr, form: Form) -> Process {
         let mut command = Command::new(PYTHON);
-        command.arg(root().join("tests/clients/thrift_server.py")).arg(generated());
-        command.args([name, &at.port().to_string(), transport, protocol]);
+        let program = format!("tests/clients/{}_server.py", form.protocol());
+        command.arg(root().join(program)).arg(generated()).args([name, &at.port().to_string()]);
+        if form.protocol() == "thrift" {
+            command.args([form.0, form.1]);
+        }
         let process = Process::start(name, command, &dir.join(format!("{name}.log")));
         wait_until(&format!("{name} listens"), SOON, || TcpStream::connect(at).ok());
         process
@@ -78,15 +98,20 @@ struct World {
     east: Gateway,
     at: SocketAddr,
     stores: Vec<Store>,
+    form: Form,
     mesh: Mesh,
 }
 
 impl World {
     /// With so many endpoints, and lines of a policy on both sides.
     fn new(endpoints: usize, form: Form, rest: &str) -> Self {
+        Self::of(&["a", "b"][..endpoints], form, rest)
+    }
+
+    /// With endpoints of these names.
+    fn of(names: &[&str], form: Form, rest: &str) -> Self {
         let mesh = Mesh::new();
-        let stores: Vec<_> =
-            ["a", "b"][..endpoints].iter().map(|name| Store::start(mesh.dir(), name, form)).collect();
+        let stores: Vec<_> = names.iter().map(|name| Store::start(mesh.dir(), name, form)).collect();
         let (east, west) = (mesh.site("east", &["west"]), mesh.site("west", &["east"]));
         let endpoints: Vec<_> = stores.iter().map(|store| (&*store.name, store.at)).collect();
         let with = |mut objects: Vec<String>| {
@@ -95,22 +120,35 @@ impl World {
             }
             objects
         };
-        let east =
-            east.start(&with(vec![link("west", &[]), of_connections("store", "thrift", &endpoints, "")]));
+        let east = east
+            .start(&with(vec![link("west", &[]), of_connections("store", form.protocol(), &endpoints, "")]));
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let west = west.start(&with(vec![
-            link("east", &[east.site.tunnel]),
-            listener("store", &at.to_string(), "protocol: thrift\n  service: store"),
-        ]));
+        let west = west.start(&with(vec![link("east", &[east.site.tunnel]), form.listener(at)]));
         west.wait_service("shop/store", &["east"]);
-        Self { west, east, at, stores, mesh }
+        Self { west, east, at, stores, form, mesh }
+    }
+
+    /// Another cluster that serves it, linked with west.
+    fn with_north(&mut self) -> (Store, Gateway) {
+        let other = Store::start(self.mesh.dir(), "other", self.form);
+        let north = self.mesh.site("north", &["west"]);
+        let serves = of_connections("store", self.form.protocol(), &[("a", other.at)], "");
+        let north = north.start(&[link("west", &[]), serves]);
+        let mut objects = std::fs::read_to_string(self.west.site.file()).unwrap();
+        objects.push_str("---\n");
+        objects.push_str(&link("north", &[north.site.tunnel]));
+        self.mesh.issue("ca", "west", &["east", "north"], &self.west.site.dir.join("pki"));
+        std::fs::write(self.west.site.file(), objects).unwrap();
+        self.west.process.hang_up();
+        self.west.wait_service("shop/store", &["east", "north"]);
+        (other, north)
     }
 
     /// A sidecar in west, and where it listens for `shop/store`.
     fn sidecar(&self) -> (Sidecar, SocketAddr) {
         let mut site = SidecarSite::new(&self.mesh, "web-1", "web", &self.west.site);
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        site.objects = vec![listener("store", &at.to_string(), "protocol: thrift\n  service: store")];
+        site.objects = vec![self.form.listener(at)];
         (site.start_up(), at)
     }
 }

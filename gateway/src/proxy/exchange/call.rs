@@ -1,4 +1,4 @@
-//! A call of Thrift in a tunnel: the whole message there, and the whole answer back. Behind the head, which is that of a
+//! A call of Thrift or Mux in a tunnel: the whole message there, and the whole answer back. Behind the head, which is that of a
 //! connection, comes the message as its caller sent it; behind the answer's head the answer, or nothing to a one-way call.
 
 use std::time::Duration;
@@ -10,8 +10,7 @@ use proto::frame::{END, Frame, FrameKind, put_frame, put_frame_header};
 use proto::head::ConnectionHead;
 use proto::limits::SMALL_BODY_BYTES;
 use proto::stream::StreamKind;
-use registry::model::ServiceName;
-use thrift::{Decoder, ExceptionKind, Kind, MESSAGE_BYTES_MAX, Message};
+use registry::model::{Protocol, ServiceName};
 use tokio::time::timeout;
 use tunnel::{Exchange, Receiver, Sender, Tunnel, TunnelError};
 
@@ -20,6 +19,7 @@ use crate::base::budget::Reservation;
 use crate::proxy::error::{ProxyError, Rejection};
 use crate::telemetry::metrics::Outcome;
 use crate::telemetry::record::Record;
+use crate::upstream::{Decoder, MESSAGE_BYTES_MAX, Message, Verdict};
 use policy::retry::Failure;
 
 /// As the access log calls what an answer says: a call that was served, and one whose answer is an exception.
@@ -55,10 +55,10 @@ pub async fn send(
     let failed = |error: TunnelError| codec::failed(tunnel, &error);
     let mut first = tunnel::begin(StreamKind::Call);
     put_frame(&mut first, FrameKind::Head, |out| head.encode(out)).map_err(|_| Failure::TooLarge)?;
-    let whole = put_small(&mut first, &message.bytes);
+    let whole = put_small(&mut first, message.bytes());
     let mut exchange = tunnel.open(first.into(), whole).await.map_err(failed)?;
     if !whole {
-        exchange.sender.data(message.bytes.clone()).await.map_err(failed)?;
+        exchange.sender.data(message.bytes().clone()).await.map_err(failed)?;
         exchange.sender.end(None).await.map_err(failed)?;
     }
     match exchange.receiver.frame().await {
@@ -66,7 +66,7 @@ pub async fn send(
         Ok(_) => return Err(Failure::Reset),
         Err(error) => return Err(failed(error)),
     }
-    read(&mut exchange.receiver, held).await.map_err(|unread| match unread {
+    read(&mut exchange.receiver, message.protocol(), held).await.map_err(|unread| match unread {
         Unread::Cut(error) => failed(error),
         Unread::Malformed => Failure::Malformed,
         // It was served: not again elsewhere.
@@ -74,23 +74,24 @@ pub async fn send(
     })
 }
 
-/// Reads the call that comes behind a head, kept in what `held` is granted.
+/// Reads the call of `protocol` that comes behind a head, kept in what `held` is granted.
 ///
 /// # Errors
 /// How whoever sends it is refused, and how that counts; `None` where it is not wanted any more.
 pub async fn called(
     exchange: &mut Exchange,
+    protocol: Protocol,
     held: &mut Reservation,
 ) -> Result<Message, Option<(Code, Outcome)>> {
     let Exchange { sender, receiver } = exchange;
     let read = tokio::select! {
-        read = read(receiver, held) => read,
+        read = read(receiver, protocol, held) => read,
         () = sender.stopped() => return Err(None),
     };
     match read {
-        Ok(Some(message)) => Ok(message),
+        Ok(Some(message)) if message.is_call() => Ok(message),
         Err(Unread::NoRoom) => Err(Some((Code::Overloaded, Outcome::Overloaded))),
-        Ok(None) | Err(_) => Err(Some((Code::Internal, Outcome::Malformed))),
+        Ok(_) | Err(_) => Err(Some((Code::Internal, Outcome::Malformed))),
     }
 }
 
@@ -98,7 +99,11 @@ pub async fn called(
 ///
 /// # Errors
 /// [`Unread`].
-async fn read(receiver: &mut Receiver, held: &mut Reservation) -> Result<Option<Message>, Unread> {
+async fn read(
+    receiver: &mut Receiver,
+    protocol: Protocol,
+    held: &mut Reservation,
+) -> Result<Option<Message>, Unread> {
     let mut whole = BytesMut::new();
     loop {
         let next = timeout(FRAME_WAIT, receiver.frame()).await.unwrap_or(Err(TunnelError::Truncated));
@@ -108,7 +113,7 @@ async fn read(receiver: &mut Receiver, held: &mut Reservation) -> Result<Option<
                 let length = whole.len() + data.len();
                 // What is small does not count: of that there is always room.
                 let counts = length.saturating_sub(SMALL_BODY_BYTES.max(whole.len()));
-                if length > MESSAGE_BYTES_MAX + size_of::<u32>() || !held.grow(counts) {
+                if length > MESSAGE_BYTES_MAX || !held.grow(counts) {
                     return Err(Unread::NoRoom);
                 }
                 whole.extend_from_slice(&data);
@@ -119,7 +124,7 @@ async fn read(receiver: &mut Receiver, held: &mut Reservation) -> Result<Option<
     if whole.is_empty() {
         return Ok(None);
     }
-    match Decoder::default().next(&mut whole) {
+    match Decoder::of(protocol).ok_or(Unread::Malformed)?.next(&mut whole) {
         Ok(Some(message)) if whole.is_empty() => Ok(Some(message)),
         _ => Err(Unread::Malformed),
     }
@@ -137,7 +142,7 @@ async fn send_answer(sender: &mut Sender, answer: Option<&Message>) -> Result<()
     let mut first = Vec::with_capacity(512);
     codec::put_answer(&mut first, FrameKind::Head, StatusCode::OK, &HeaderMap::new())
         .map_err(|error| TunnelError::Protocol(error.to_string()))?;
-    let bytes = answer.map_or_else(Bytes::new, |answer| answer.bytes.clone());
+    let bytes = answer.map_or_else(Bytes::new, |answer| answer.bytes().clone());
     if put_small(&mut first, &bytes) {
         sender.write(first.into()).await?;
         sender.finish();
@@ -167,7 +172,8 @@ pub fn rejection(failure: Failure, service: &dyn std::fmt::Display) -> Rejection
 /// The answer to `asked` by `gateway`, which says why it is not served.
 pub fn exception(asked: &Message, gateway: &str, rejection: &Rejection) -> Message {
     let text = format!("{gateway}: {}: {}", rejection.error.wire().0, rejection.details);
-    asked.exception(ExceptionKind::InternalError, &text)
+    let untouched = [ProxyError::ConnectionLimitReached, ProxyError::DestinationUnavailable];
+    asked.refusal(&text, untouched.contains(&rejection.error))
 }
 
 /// Tells the other end of a tunnel that what it `asked` `service` is not served.
@@ -190,9 +196,9 @@ pub async fn refuse(
 
 /// Tells a record how a call was answered.
 pub fn answered(record: &mut Record, answer: Option<&Message>) {
-    let exception = answer.is_some_and(|answer| answer.head.kind == Kind::Exception);
-    record.status(if exception { EXCEPTION } else { SERVED });
-    record.sent(answer.map_or(0, |answer| answer.bytes.len()));
+    let served = answer.is_none_or(|answer| answer.verdict() == Verdict::Served);
+    record.status(if served { SERVED } else { EXCEPTION });
+    record.sent(answer.map_or(0, |answer| answer.bytes().len()));
     record.ends(Outcome::Answered);
 }
 

@@ -1,4 +1,4 @@
-//! A call of Thrift of a peer on its way to an endpoint of this cluster.
+//! A call of a peer, of Thrift or Mux, on its way to an endpoint of this cluster.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub async fn serve(serving: &Serving, asker: Asker<'_>, mut exchange: Exchange) 
     record.counted_by(&serving.unnamed(asker.name));
     let flow = head.flow;
     // Before anything of the message is kept.
-    let carries = |protocol| protocol == Protocol::Thrift;
+    let carries = |protocol: Protocol| protocol.has_calls();
     let local = match admit(serving, asker, &flow, "call", carries, &mut record) {
         Ok(local) => local,
         Err(Refusal(code, outcome)) => {
@@ -41,7 +41,8 @@ pub async fn serve(serving: &Serving, asker: Asker<'_>, mut exchange: Exchange) 
         }
     };
     let mut held = serving.budget().reservation();
-    let message = match call::called(&mut exchange, &mut held).await {
+    let protocol = local.port(flow.port).map_or(Protocol::Thrift, |(port, _)| port.protocol);
+    let message = match call::called(&mut exchange, protocol, &mut held).await {
         Ok(message) => message,
         // The peer has another way, or its caller has left.
         Err(None) => return,
@@ -50,7 +51,7 @@ pub async fn serve(serving: &Serving, asker: Asker<'_>, mut exchange: Exchange) 
             return server::refuse(&mut exchange.sender, &mut exchange.receiver, code);
         }
     };
-    record.method(&message.head.method);
+    record.method(message.method());
     let expired = Cell::new(false);
     let allowance = Allowance {
         replayable: flow.replayable,

@@ -5,37 +5,27 @@
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
 use std::rc::Rc;
-use std::time::Duration;
 
-use ::thrift::{Decoder, ExceptionKind, Kind, Message};
+use ::thrift::{Decoder, ExceptionKind, Kind};
 use bytes::{Bytes, BytesMut};
 use registry::model::Timeout;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use tracing::debug;
 
 use super::Front;
+use super::calls::{self, BYTE_WAIT, Broken, Held, Kept, READ_BYTES, To};
 use crate::base::budget::Reservation;
 use crate::http::join::End;
 use crate::proxy::connection::Opened;
-use crate::proxy::error::{ProxyError, Rejection};
-use crate::proxy::exchange::call as exchange;
-use crate::proxy::outbound::call;
 use crate::telemetry::limited::limited;
+use crate::upstream::Message;
 
 /// Calls of one connection under way at once; more are read once some are answered.
 const CALLS_MAX: usize = 32;
-/// What is read at once, and what of a message does not count as held.
-const READ_BYTES: usize = 16 * 1024;
-/// The next byte of a call that has begun must come within that, and the next one of an answer be taken.
-const BYTE_WAIT: Duration = Duration::from_secs(60);
-/// A caller that is told that nothing more is answered has so long to end its side, too.
-const LINGER: Duration = Duration::from_millis(500);
 /// By which clients of Finagle ask whether all that follows may be in a form of their own. It is a property of one
 /// connection, and calls of one go to many: they are told that nobody knows it.
 const FINAGLE_UPGRADE: &str = "__can__finagle__trace__v3__";
@@ -48,31 +38,9 @@ type Calling = AbortOnDropHandle<(Bytes, Option<Reservation>)>;
 pub(super) async fn serve(front: impl Front, mut stream: TcpStream, authority: String, opened: Opened) {
     let to = Rc::new(To { front, authority, opened });
     match calls(&to, &mut stream).await {
-        Ok(()) => {
-            // Whoever is gone does not hear it.
-            let _ = stream.shutdown().await;
-            linger(&mut stream).await;
-        }
+        Ok(()) => calls::end(stream).await,
         Err(Broken) => drop(End::socket(stream, Bytes::new())),
     }
-}
-
-/// Throws away what a caller still sends: where something is unread the system would reset the connection, and it may not have
-/// the last answer yet.
-async fn linger(stream: &mut TcpStream) {
-    let mut said = [0; 1024];
-    let rest = async { while stream.read(&mut said).await.is_ok_and(|count| count > 0) {} };
-    let _ = timeout(LINGER, rest).await;
-}
-
-/// The connection is to be reset.
-struct Broken;
-
-/// Where the calls of a connection lead.
-struct To<F> {
-    front: F,
-    authority: String,
-    opened: Opened,
 }
 
 async fn calls<F: Front>(to: &Rc<To<F>>, stream: &mut TcpStream) -> Result<(), Broken> {
@@ -80,7 +48,7 @@ async fn calls<F: Front>(to: &Rc<To<F>>, stream: &mut TcpStream) -> Result<(), B
     let shared = &worker.shared;
     let (mut read, mut write) = stream.split();
     let (mut decoder, mut buf) = (Decoder::default(), BytesMut::with_capacity(READ_BYTES));
-    let mut held = Held { reservation: shared.budget.reservation(), bytes: 0 };
+    let mut held = Held::of(shared.budget.reservation());
     let mut under_way: VecDeque<Calling> = VecDeque::new();
     // Of them nobody waits for an answer, and they go on without their connection.
     let (oneway, ended) = (TaskTracker::new(), Rc::new(Notify::new()));
@@ -94,18 +62,28 @@ async fn calls<F: Front>(to: &Rc<To<F>>, stream: &mut TcpStream) -> Result<(), B
                 Broken
             })?;
             let Some(message) = message else { break };
+            let oneway_call = message.head.kind == Kind::Oneway;
+            let refusal = refusal(&message, &shared.name);
+            let message = Message::Thrift(message);
             // What was kept of it counts for it from now on.
             held.count(&buf);
             let kept = Kept::of(&message, shared.budget.reservation());
-            if message.head.kind == Kind::Oneway {
+            if oneway_call {
                 let (to, ended) = (to.clone(), ended.clone());
                 oneway.spawn_local(async move {
-                    tell(&to, &message, kept).await;
+                    // Whether that worked nobody is told; its record says it.
+                    let _ = calls::serve(&to, &message, kept).await;
                     ended.notify_one();
                 });
             } else {
-                let answering = answer(to.clone(), message, kept);
-                under_way.push_back(AbortOnDropHandle::new(spawn_local(answering)));
+                let to = to.clone();
+                under_way.push_back(AbortOnDropHandle::new(spawn_local(async move {
+                    if let Some(refusal) = refusal {
+                        return (refusal, None);
+                    }
+                    let (answer, held) = calls::answer(&to, &message, kept).await;
+                    (answer.bytes().clone(), held)
+                })));
             }
         }
         // Nothing more is read then.
@@ -128,8 +106,8 @@ async fn calls<F: Front>(to: &Rc<To<F>>, stream: &mut TcpStream) -> Result<(), B
             return Err(Broken);
         }
         let reads = !over && room;
-        if reads && buf.capacity() - buf.len() < READ_BYTES / 4 {
-            buf.reserve(buf.len().max(READ_BYTES));
+        if reads {
+            calls::make_room(&mut buf);
         }
         if quiet && buf.is_empty() {
             idle.set(Timeout::default().idle_of_connection());
@@ -139,7 +117,7 @@ async fn calls<F: Front>(to: &Rc<To<F>>, stream: &mut TcpStream) -> Result<(), B
         tokio::select! {
             answered = next(&mut under_way) => {
                 let (bytes, _held) = answered?;
-                put(&mut write, &bytes, &shared.cut).await?;
+                calls::put(&mut write, &bytes, &shared.cut).await?;
             }
             came = read.read_buf(&mut buf), if reads => over |= came.map_err(|_| Broken)? == 0,
             () = ended.notified(), if !oneway.is_empty() => {}
@@ -152,55 +130,6 @@ async fn calls<F: Front>(to: &Rc<To<F>>, stream: &mut TcpStream) -> Result<(), B
     }
 }
 
-/// What is kept of calls that are not whole.
-struct Held {
-    reservation: Reservation,
-    /// Those that count.
-    bytes: usize,
-}
-
-impl Held {
-    /// Counts what is kept now; false: there is no room for it.
-    fn count(&mut self, buf: &BytesMut) -> bool {
-        let counts = buf.len().saturating_sub(READ_BYTES);
-        if counts > self.bytes && !self.reservation.grow(counts - self.bytes) {
-            return false;
-        }
-        self.reservation.shrink(self.bytes.saturating_sub(counts));
-        self.bytes = counts;
-        true
-    }
-}
-
-/// What a whole call counts on while it is under way; none: there is no room for it.
-struct Kept(Option<Reservation>);
-
-impl Kept {
-    fn of(message: &Message, mut reservation: Reservation) -> Self {
-        let counts = message.bytes.len().saturating_sub(READ_BYTES);
-        Self(reservation.grow(counts).then_some(reservation))
-    }
-}
-
-/// Writes an answer, as fast as it is taken.
-async fn put(
-    write: &mut (impl AsyncWriteExt + Unpin),
-    mut bytes: &[u8],
-    cut: &CancellationToken,
-) -> Result<(), Broken> {
-    while !bytes.is_empty() {
-        let written = tokio::select! {
-            written = timeout(BYTE_WAIT, write.write(bytes)) => written,
-            () = cut.cancelled() => return Err(Broken),
-        };
-        match written {
-            Ok(Ok(count)) if count > 0 => bytes = &bytes[count..],
-            _ => return Err(Broken),
-        }
-    }
-    Ok(())
-}
-
 /// The answer to the oldest call, once it is there. Cancel safe.
 async fn next(under_way: &mut VecDeque<Calling>) -> Result<(Bytes, Option<Reservation>), Broken> {
     let Some(oldest) = under_way.front_mut() else { return pending().await };
@@ -210,46 +139,14 @@ async fn next(under_way: &mut VecDeque<Calling>) -> Result<(Bytes, Option<Reserv
     answered.map_err(|_| Broken)
 }
 
-/// Sends a one-way call on. Whether that worked nobody is told.
-async fn tell<F: Front>(to: &To<F>, message: &Message, kept: Kept) {
-    // Said in its record.
-    let _ = serve_one(to, message, kept).await;
-}
-
-/// Answers one message of a caller.
-async fn answer<F: Front>(to: Rc<To<F>>, message: Message, kept: Kept) -> (Bytes, Option<Reservation>) {
-    let refuse = |kind, text: &str| (message.exception(kind, text).bytes, None);
-    let gateway = &to.front.worker().shared.name;
-    if message.head.kind != Kind::Call {
-        return refuse(ExceptionKind::InvalidMessageType, &format!("{gateway}: that is no call"));
-    }
-    if &*message.head.method == FINAGLE_UPGRADE {
-        let text = format!("{gateway}: calls of one connection go to many servers");
-        return refuse(ExceptionKind::UnknownMethod, &text);
-    }
-    let rejection = match serve_one(&to, &message, kept).await {
-        Ok(Some((answer, held))) => return (answer.bytes, Some(held)),
-        // Whoever serves a call has an answer.
-        Ok(None) => Rejection::new(ProxyError::HttpProtocolError, "it was not answered"),
-        Err(rejection) => rejection,
+/// What `gateway` answers to a message that is for nobody.
+fn refusal(message: &::thrift::Message, gateway: &str) -> Option<Bytes> {
+    let (kind, text) = if !matches!(message.head.kind, Kind::Call | Kind::Oneway) {
+        (ExceptionKind::InvalidMessageType, "that is no call")
+    } else if &*message.head.method == FINAGLE_UPGRADE {
+        (ExceptionKind::UnknownMethod, "calls of one connection go to many servers")
+    } else {
+        return None;
     };
-    (exchange::exception(&message, gateway, &rejection).bytes, None)
-}
-
-async fn serve_one<F: Front>(
-    to: &To<F>,
-    message: &Message,
-    kept: Kept,
-) -> Result<Option<(Message, Reservation)>, Rejection> {
-    let To { front, authority, opened } = to;
-    let Kept(Some(_kept)) = kept else {
-        let details = "so much is held of other calls that there is no room for this one";
-        return Err(Rejection::new(ProxyError::ConnectionLimitReached, details));
-    };
-    if !front.learn(authority).await {
-        debug!(authority, "No gateway has said what a name means.");
-        let details = format!("no gateway has said what `{authority}` is");
-        return Err(Rejection::new(ProxyError::DestinationUnavailable, details));
-    }
-    call::serve(front.worker(), authority, opened, message).await
+    Some(message.exception(kind, &format!("{gateway}: {text}")).bytes)
 }

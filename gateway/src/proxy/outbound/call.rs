@@ -1,4 +1,4 @@
-//! The calls of Thrift of callers in this cluster: each is placed and balanced by itself, whatever connection it came on.
+//! The calls of Thrift and Mux of callers in this cluster: each is placed and balanced by itself, whatever connection it came on.
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,7 +9,6 @@ use std::time::Duration;
 use proto::code::Code;
 use proto::head::ConnectionHead;
 use registry::model::Protocol;
-use thrift::{Kind, Message};
 use tokio::time::Instant;
 use tracing::debug;
 use tunnel::{Exchange, Peer, Tunnel};
@@ -27,7 +26,7 @@ use crate::proxy::flow::{Attempt, Flow, NotServed, Payload};
 use crate::proxy::worker::{REQUESTS_MAX, Worker};
 use crate::telemetry::metrics::{Direction, Outcome};
 use crate::telemetry::record::Record;
-use crate::upstream::{self, Allowance, Called};
+use crate::upstream::{self, Allowance, Called, Message};
 use crate::view::{LocalService, Service};
 use policy::balance::EndpointState;
 use policy::retry::Failure;
@@ -71,7 +70,7 @@ pub async fn serve(
 ) -> Result<Option<(Message, Reservation)>, Rejection> {
     let shared = &worker.shared;
     let mut record = Record::begin(Direction::Outbound, &worker.nameless, Instant::now());
-    record.method(&message.head.method);
+    record.method(message.method());
     let Some(_guard) = shared.in_progress.enter(REQUESTS_MAX) else {
         record.ends(Outcome::Overloaded);
         return Err(Rejection::full(REQUESTS_MAX));
@@ -81,7 +80,7 @@ pub async fn serve(
         return Err(rejection);
     }
     // Only for the look: a call that takes long must not keep a view that is long replaced.
-    let found = find(&shared.view.load(), &shared.domain, authority, Protocol::Thrift);
+    let found = find(&shared.view.load(), &shared.domain, authority, message.protocol());
     let (service, port) = found.inspect_err(|rejection| {
         debug!(authority, error = %rejection.details, "Call refused.");
         record.ends(Outcome::NotFound);
@@ -124,13 +123,21 @@ pub async fn serve_sidecar(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, mu
         return server::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Denied);
     }
     // Before anything of the message is kept.
-    let found = find(&shared.view.load(), &shared.domain, head.authority, Protocol::Thrift);
+    let found = {
+        let (view, domain) = (shared.view.load(), &shared.domain);
+        match [Protocol::Thrift, Protocol::Mux].map(|protocol| find(&view, domain, head.authority, protocol))
+        {
+            // It names no port, and there is one of each.
+            [Ok(thrift), Ok(mux)] => Ok(if mux.1.number == head.flow.port { mux } else { thrift }),
+            [thrift, mux] => thrift.or(mux),
+        }
+    };
     let Ok((service, port)) = found else {
         record.ends(Outcome::NotFound);
         return server::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Unknown);
     };
     let mut held = shared.budget.reservation();
-    let message = match call::called(&mut exchange, &mut held).await {
+    let message = match call::called(&mut exchange, port.protocol, &mut held).await {
         Ok(message) => message,
         // Whoever calls is gone.
         Err(None) => return,
@@ -139,7 +146,7 @@ pub async fn serve_sidecar(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, mu
             return server::refuse(&mut exchange.sender, &mut exchange.receiver, code);
         }
     };
-    record.method(&message.head.method);
+    record.method(message.method());
     let opened = Opened { source: head.source, hops: head.flow.hops, ..Opened::default() };
     let hash = hash_told(&service, &head.flow, || {
         let source = opened.source.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |source| source.ip());
@@ -180,11 +187,12 @@ impl Placed<'_> {
     async fn call(&self, worker: &Rc<Worker>, record: &mut Record) -> Result<Reply, NotServed> {
         let Self { service, port, hash, message, .. } = *self;
         let shared = &worker.shared;
-        let method = &*message.head.method;
+        let method = message.method();
         record.asks(method, &service.name, &service.unanswered);
         // The message is here: from now on its answer is waited for.
         let started = Instant::now();
-        let deadline = self.left.into_iter().chain(service.timeout.total).min().map(|total| started + total);
+        let waits = [self.left, service.timeout.total, message.given()];
+        let deadline = waits.into_iter().flatten().min().map(|total| started + total);
         let replayable = service.retry.methods.iter().any(|declared| declared == method);
         let expired = Cell::new(false);
         let (id, caller, hops) = (self.id, self.caller, self.opened.hops);
@@ -266,8 +274,8 @@ impl CallPayload<'_> {
         let mut held = self.worker.shared.budget.reservation();
         let answer = call::send(tunnel, &head, message, &mut held).await?;
         let is_answer = match &answer {
-            None => message.head.kind == Kind::Oneway,
-            Some(answer) => answer.head.number == message.head.number,
+            None => message.is_oneway(),
+            Some(answer) => message.is_answered_by(answer),
         };
         if !is_answer {
             return Err(Failure::Malformed);

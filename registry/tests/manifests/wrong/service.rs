@@ -73,7 +73,7 @@ pub(super) const SERVICE: &[Case] = &[
     - { name: web, port: 80, protocol: http }
     - { name: web, port: 81, protocol: http }
     - { name: api, port: 80, protocol: http }
-    - { name: rpc, port: 70000, protocol: mux }
+    - { name: rpc, port: 70000, protocol: smtp }
     - { name: raw, port: "8080", protocol: htpp }
     - { name: Web, port: 1.5 }
 "#,
@@ -81,7 +81,7 @@ pub(super) const SERVICE: &[Case] = &[
             "7:7 MeshService shop/cart: spec.ports: two ports are named `web` => give each port its own name",
             "8:7 MeshService shop/cart: spec.ports: two ports have the number 80 => callers choose a port by its number: give each its own",
             "9:26 MeshService shop/cart: spec.ports.port: 70000 is out of range => write a whole number from 1 to 65535",
-            "9:43 MeshService shop/cart: spec.ports.protocol: `mux` is not known => write one of `http`, `grpc`, `tcp`, `tls`, `udp` and `thrift`",
+            "9:43 MeshService shop/cart: spec.ports.protocol: `smtp` is not known => write one of `http`, `grpc`, `tcp`, `tls`, `udp`, `thrift` and `mux`",
             "10:26 MeshService shop/cart: spec.ports.port: `8080` is no whole number => write 8080 without quotes",
             "10:44 MeshService shop/cart: spec.ports.protocol: `htpp` is not known => did you mean `http`?",
             "11:7 MeshService shop/cart: spec.ports.protocol is missing => add `protocol: http`",
