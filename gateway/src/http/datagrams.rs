@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use proto::frame::Frame;
@@ -22,6 +23,8 @@ const QUEUE: usize = 128;
 const QUEUE_BYTES: usize = 256 * 1024;
 /// Datagrams of one flow that wait for its stream, where the carrier takes them no other way.
 const STREAM_QUEUE: usize = 64;
+/// What has been quiet for so long is over once idle connections of a process that drains are closed.
+const LEAVE_WAIT: Duration = Duration::from_secs(1);
 /// The largest that UDP has.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
 
@@ -220,7 +223,12 @@ async fn write(mut sender: Sender, mut queue: mpsc::Receiver<Bytes>) {
 /// Moves datagrams between a caller and the side that serves it, until one of them is gone, nothing has moved for too long, or
 /// it is stopped.
 pub async fn join(mut caller: Side, mut server: Side, joining: Joining<'_>) -> Ended {
-    let Joining { idle, activity, stop, counted, drops, .. } = joining;
+    let Joining { idle, activity, ends, counted, drops, .. } = joining;
+    // A flow has no end of its own.
+    let leaves = async {
+        ends.leave.cancelled().await;
+        activity.silent(LEAVE_WAIT).await;
+    };
     let ended = async {
         loop {
             tokio::select! {
@@ -253,7 +261,8 @@ pub async fn join(mut caller: Side, mut server: Side, joining: Joining<'_>) -> E
         biased;
         ended = ended => ended,
         () = activity.silent(idle) => Ended::Idle,
-        () = stop.cancelled() => Ended::Stopped,
+        () = leaves => Ended::Whole,
+        () = ends.cut.cancelled() => Ended::Stopped,
     };
     for side in [&caller, &server] {
         if let Side::Tunnel(carried) = side {

@@ -101,6 +101,15 @@ impl From<Ended> for Outcome {
     }
 }
 
+/// When what is joined ends because its process does.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// Cancelled when what idles is to end.
+    pub leave: CancellationToken,
+    /// Cancelled when nothing is waited for any longer.
+    pub cut: CancellationToken,
+}
+
 /// What holds while an end is joined to another.
 #[derive(Clone, Copy, Debug)]
 pub struct Joining<'a> {
@@ -108,8 +117,8 @@ pub struct Joining<'a> {
     pub idle: Duration,
     /// Moves with every byte.
     pub activity: &'a Activity,
-    /// Cancelled when it is not waited for any longer.
-    pub stop: &'a CancellationToken,
+    /// When the process ends.
+    pub ends: &'a Ends,
     /// What counts its bytes.
     pub counted: Option<&'a ConnectionGuard>,
     /// What counts datagrams that are dropped.
@@ -147,7 +156,7 @@ pub async fn join(caller: End, server: End, joining: Joining<'_>) -> Ended {
         }
         ends => ends,
     };
-    let Joining { idle, activity, stop, counted, websocket, .. } = joining;
+    let Joining { idle, activity, ends, counted, websocket, .. } = joining;
     let [passed_there, passed_back] = [(); 2].map(|()| Passed::new(websocket.then(Place::default)));
     for end in [&mut caller, &mut server] {
         if let End::Tunnel(exchange) = end {
@@ -173,7 +182,7 @@ pub async fn join(caller: End, server: End, joining: Joining<'_>) -> Ended {
             biased;
             both = async { tokio::try_join!(there, back) } => both.err().unwrap_or(Ended::Whole),
             () = activity.silent(idle) => Ended::Idle,
-            () = stop.cancelled() => Ended::Stopped,
+            () = ends.cut.cancelled() => Ended::Stopped,
         }
     };
     if ended == Ended::Whole {

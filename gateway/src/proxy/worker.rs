@@ -26,6 +26,7 @@ use crate::base::given::Given;
 use crate::base::line::Line;
 use crate::base::news::News;
 use crate::base::stall::Stalls;
+use crate::http::join::Ends;
 use crate::peers::Peers;
 use crate::peers::sidecars::Workload;
 use crate::proxy::connection::carry::Carry;
@@ -139,6 +140,11 @@ impl Shared {
             leave: CancellationToken::new(),
             cut: CancellationToken::new(),
         }
+    }
+
+    /// When what is carried ends because the process does.
+    pub fn ends(&self) -> Ends {
+        Ends { leave: self.leave.clone(), cut: self.cut.clone() }
     }
 }
 
@@ -300,9 +306,9 @@ impl Serving {
     /// What a peer opened and an endpoint has taken. Silence is for the gateway that asks to judge, by the policy that it
     /// has: it ends its stream.
     pub fn carry(&self, served: Served, record: Record, counted: Option<ConnectionGuard>) -> Carry {
-        let cut = self.shared.cut.clone();
+        let ends = self.shared.ends();
         let drops = self.shared.drops.clone();
-        Carry { served, protocol: None, idle: DURATION_MAX, record, counted, cut, drops, guard: None }
+        Carry { served, protocol: None, idle: DURATION_MAX, record, counted, ends, drops, guard: None }
     }
 
     /// Cancelled when the process drains.

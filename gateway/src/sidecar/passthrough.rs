@@ -140,7 +140,7 @@ pub(super) async fn connect(
         idle: IDLE_MAX,
         record,
         counted: None,
-        cut: worker.shared.cut.clone(),
+        ends: worker.shared.ends(),
         drops: worker.shared.drops.clone(),
         guard: Some(guard),
     })))

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::Activity;
-use crate::http::join::{End, Ended, Joining, join};
+use crate::http::join::{End, Ended, Ends, Joining, join};
 use crate::telemetry::metrics::{ConnectionGuard, Drops, InProgressGuard};
 use crate::telemetry::record::Record;
 use crate::upstream::Served;
@@ -28,8 +27,8 @@ pub struct Carry {
     pub record: Record,
     /// What counts its bytes.
     pub counted: Option<ConnectionGuard>,
-    /// Cancelled when it is not waited for any longer.
-    pub cut: CancellationToken,
+    /// When its process ends.
+    pub ends: Ends,
     /// What counts datagrams that are dropped.
     pub drops: Drops,
     /// Its place among what is in progress.
@@ -39,13 +38,13 @@ pub struct Carry {
 impl Carry {
     /// Moves its bytes, or its datagrams, until its end.
     pub async fn run(self, caller: End) -> Ended {
-        let Self { served, protocol, idle, mut record, counted, cut, drops, guard } = self;
+        let Self { served, protocol, idle, mut record, counted, ends, drops, guard } = self;
         let activity = Activity::new(Instant::now());
         record.follows(&activity);
         let joining = Joining {
             idle,
             activity: &activity,
-            stop: &cut,
+            ends: &ends,
             counted: counted.as_ref(),
             drops: &drops,
             websocket: protocol.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET)),

@@ -276,7 +276,7 @@ impl Placed<'_> {
             },
             record,
             counted: Some(self.service.connections.begin()),
-            cut: worker.shared.cut.clone(),
+            ends: worker.shared.ends(),
             drops: worker.shared.drops.clone(),
             guard: Some(guard),
         }

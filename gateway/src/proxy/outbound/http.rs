@@ -275,8 +275,8 @@ pub(super) fn upgraded(
     record: Record,
     guard: InProgressGuard,
 ) -> Carry {
-    let (cut, drops) = (worker.shared.cut.clone(), worker.shared.drops.clone());
-    Carry { served, protocol, idle, record, counted: None, cut, drops, guard: Some(guard) }
+    let (ends, drops) = (worker.shared.ends(), worker.shared.drops.clone());
+    Carry { served, protocol, idle, record, counted: None, ends, drops, guard: Some(guard) }
 }
 
 /// Makes a connection to a port of the mesh for a caller that speaks its own protocol on it (RFC 9110, section 9.3.6).
