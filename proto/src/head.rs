@@ -89,6 +89,8 @@ pub struct FlowHead<'a> {
     pub insist: bool,
     /// What is left of the total deadline, in milliseconds; 0: there is none.
     pub deadline_ms: u64,
+    /// How long a connection to an endpoint may take to be made, in milliseconds; 0: as whoever serves it has it.
+    pub connect_ms: u64,
     /// `traceparent` (W3C Trace Context, section 3.2).
     pub traceparent: Option<&'a str>,
     /// `tracestate` (W3C Trace Context, section 3.3).
@@ -173,8 +175,9 @@ mod request {
     pub(super) const SERVER_NAME: u64 = 21;
     pub(super) const UPGRADE: u64 = 22;
     pub(super) const HOPS: u64 = 23;
+    pub(super) const CONNECT_MS: u64 = 24;
 
-    pub(super) const NAMES: [&str; 24] = [
+    pub(super) const NAMES: [&str; 25] = [
         "end",
         "request id",
         "namespace",
@@ -199,6 +202,7 @@ mod request {
         "server name",
         "upgrade",
         "hops",
+        "connect timeout",
     ];
     pub(super) const OF_EVERY_FLOW: [u64; 4] = [REQUEST_ID, NAMESPACE, SERVICE, PORT];
     pub(super) const OF_HTTP: [u64; 3] = [METHOD, PATH, AUTHORITY];
@@ -240,6 +244,7 @@ impl<'a> FlowHead<'a> {
         put_text(out, CALLER, self.caller);
         put_text(out, ENDPOINT, self.endpoint);
         put_number(out, HOPS, u64::from(self.hops));
+        put_number(out, CONNECT_MS, self.connect_ms);
     }
 
     /// Takes a fact of its own; false: it is none.
@@ -266,6 +271,7 @@ impl<'a> FlowHead<'a> {
             CALLER => self.caller = Some(fact.visible()?),
             ENDPOINT => self.endpoint = Some(fact.name()?),
             HOPS => self.hops = fact.small()?,
+            CONNECT_MS => self.connect_ms = fact.number()?,
             _ => return Ok(false),
         }
         Ok(true)

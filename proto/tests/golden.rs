@@ -53,6 +53,7 @@ const REQUEST: &str = "
     0e 0c 7370696666653a2f2f612f77         ; caller
     0f 01 61                               ; endpoint
     17 01 01                               ; hops
+    18 02 02bc                             ; connect timeout
     10 04 504f5354                         ; POST
     11 06 2f3f69643d31                     ; /?id=1
     12 0e 636172742e73686f702e6d657368     ; cart.shop.mesh
@@ -75,6 +76,7 @@ fn request() -> RequestHead<'static> {
         replayable: true,
         insist: true,
         deadline_ms: 1000,
+        connect_ms: 700,
         traceparent: Some("00"),
         tracestate: Some("a=1"),
         caller: Some("spiffe://a/w"),

@@ -50,6 +50,7 @@ impl Owned {
             replayable,
             insist,
             deadline_ms,
+            connect_ms: deadline_ms / 7,
             traceparent,
             tracestate,
             caller,

@@ -34,5 +34,6 @@ pub mod tcp;
 pub mod traffic;
 pub mod trio;
 pub mod wait;
+pub mod ways;
 
 pub use wait::{pause, wait_until};

@@ -110,21 +110,27 @@ fn whom_trusted_proxies_name_is_placed_by() {
 
 #[test]
 fn each_place_has_limits_of_its_own() {
-    let rules = "fields: 10, headBytes: 2048, bodyBytes: 1000, streams: 7";
+    let rules = "fields: 10, headBytes: 2048, lineBytes: 1024, bodyBytes: 1000, streams: 7";
     let (pair, [limited]) = pair([rules]);
     let free = pair.west.site.http;
     let many = (0..12).fold(Request::get(CART, "/"), |r, n| r.with(&format!("x-{n}"), "a"));
     let long = Request::get(CART, "/").with("x-long", &"a".repeat(3_000));
+    let far = Request::get(CART, &format!("/{}", "a".repeat(1_024)));
+    let line = Request::get(CART, "/").with("x-line", &"a".repeat(1_020));
+    let near = Request::get(CART, &format!("/?{}", "a".repeat(700))).with("x-line", &"a".repeat(900));
     let declared = Request::post(CART, "/echo", &[b'a'; 1_001]);
     let chunked = Request::new("POST", CART, "/").with_chunks(&[b'a'; 1_001], 100, &[]);
     let fits = Request::post(CART, "/echo", &[b'a'; 1_000]);
     let fits_chunked = Request::new("POST", CART, "/echo").with_chunks(&[b'a'; 1_000], 100, &[]);
     for (request, status) in
-        [(&many, 431), (&long, 431), (&declared, 413), (&chunked, 413), (&fits, 200), (&fits_chunked, 200)]
+        [(&many, 431), (&long, 431), (&far, 414), (&line, 431), (&declared, 413), (&chunked, 413)]
     {
         let answer = fetch(limited, request).unwrap();
         assert_eq!(answer.status, status, "{}", answer.text());
-        assert_eq!(fetch(free, request).unwrap().status, 200);
+        assert_ne!(fetch(free, request).unwrap().status, status);
+    }
+    for request in [&near, &fits, &fits_chunked] {
+        assert_eq!(fetch(limited, request).unwrap().status, 200);
     }
     // One whose answer has begun is cut.
     let began = Request::new("POST", CART, "/echo").with_chunks(&[b'a'; 1_001], 100, &[]);

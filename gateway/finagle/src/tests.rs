@@ -122,3 +122,56 @@ proptest! {
         let _ = read(&[head, body].concat());
     }
 }
+
+/// A message of `golden/frames.txt`.
+fn golden(name: &str) -> Message {
+    let lines = include_str!("../golden/frames.txt").lines();
+    let hex = lines.filter_map(|line| line.split_once(' ')).find(|(named, _)| *named == name).unwrap().1;
+    let digits: Vec<_> = hex.chars().map(|digit| digit.to_digit(16).unwrap() as u8).collect();
+    let bytes: Vec<_> = digits.chunks(2).map(|byte| byte[0] << 4 | byte[1]).collect();
+    let message = read(&bytes).unwrap().unwrap();
+    assert_eq!(message.bytes, bytes);
+    message
+}
+
+#[test]
+fn what_finagle_says_is_understood() {
+    for (name, kind) in
+        [("ping", Kind::Ping), ("pong", Kind::Pong), ("drain", Kind::Drain), ("drained", Kind::Drained)]
+    {
+        let message = golden(name);
+        assert_eq!((message.kind, message.tag), (kind, CONTROL_TAG));
+        // What we say in its place is the same.
+        assert_eq!(Message::new(kind, CONTROL_TAG, "").bytes, message.bytes);
+    }
+    let calls = ["dispatch", "dispatch-of-a-client", "dispatch-compact"].map(golden);
+    for call in &calls {
+        assert_eq!((call.kind, call.tag), (Kind::Dispatch, 2));
+        assert_eq!(thrift_begins(call.body()), Some(1), "a call of Thrift: {call:?}");
+        let given = call.nanoseconds_given();
+        assert!(given.is_none_or(|given| given > 1_000_000_000), "{given:?}");
+    }
+    let answers = [
+        ("answer", Status::Ok),
+        ("answer-compact", Status::Ok),
+        // An exception of Thrift is an answer of Mux.
+        ("answer-exception", Status::Ok),
+        ("answer-error", Status::Error),
+        ("nack", Status::Nack),
+    ];
+    for (name, status) in answers {
+        let answer = golden(name);
+        assert_eq!(answer.status(), Some(status), "{name}");
+        assert!(calls[0].is_answered_by(&answer), "{name}");
+    }
+    assert_eq!(golden("nack").bytes, calls[0].answer(Status::Nack, "").bytes);
+}
+
+/// The kind of the message of Thrift that `bytes` are.
+fn thrift_begins(bytes: &[u8]) -> Option<u8> {
+    match bytes {
+        [0x80, 1, 0, kind, ..] => Some(*kind),
+        [0x82, kind, ..] => Some(kind >> 5),
+        _ => None,
+    }
+}

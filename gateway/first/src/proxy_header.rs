@@ -1,6 +1,6 @@
 //! The PROXY protocol: taken from load balancers in front of us (versions 1 and 2), and told to endpoints (version 2).
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ppp::v2::{Addresses as V2, Builder, Command, Header, IPv4, IPv6, Protocol, Type, Version};
 use ppp::{HeaderResult, PartialResult, v1};
@@ -102,6 +102,12 @@ pub fn write(
     caller: Option<&str>,
     hops: u8,
 ) -> Vec<u8> {
+    // Who asked for a name, and not for an address, is known all the same.
+    let nowhere = |from: SocketAddr| match from {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let destination = destination.or_else(|| source.map(nowhere));
     let (command, addresses) = match (source, destination) {
         (Some(SocketAddr::V4(from)), Some(SocketAddr::V4(to))) => {
             let v4 = IPv4::new(*from.ip(), *to.ip(), from.port(), to.port());
@@ -157,6 +163,9 @@ mod tests {
                 assert_eq!(read(&bytes[..cut]), Seen::Part, "{cut}");
             }
         }
+        let named = write("192.0.2.7:4711".parse().ok(), None, None, None, 0);
+        let Seen::All(Some(told)) = read(&named) else { panic!("{named:?}") };
+        assert_eq!(told.addresses, Some(("192.0.2.7:4711".parse().unwrap(), "0.0.0.0:0".parse().unwrap())));
         let unknown = write(None, None, None, None, 0);
         let Seen::All(Some(told)) = read(&unknown) else { panic!("{unknown:?}") };
         assert_eq!((told.addresses, told.length), (None, unknown.len()));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -168,9 +169,14 @@ async fn drain(
     }
     shared.stop.cancel();
     shared.leave.cancel();
+    let mut finishing = pin!(dataplane::finish(shared, listening, std::future::ready(())));
     tokio::select! {
-        () = dataplane::finish(shared, listening, std::future::ready(())) => {}
-        () = end.told() => shared.cut.cancel(),
+        () = &mut finishing => {}
+        () = end.told() => {
+            shared.cut.cancel();
+            // What is cut says so.
+            finishing.await;
+        }
     }
 }
 

@@ -12,10 +12,12 @@ use proto::frame::Frame;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tunnel::{Datagrams, Exchange, Receiver, Sender, Unsent};
 
 use super::join::{Ended, Joining};
 use crate::base::budget::Reservation;
+use crate::base::clock::Activity;
 use crate::telemetry::metrics::Lost;
 
 /// Datagrams of one flow that wait for its placement, and their bytes; more are dropped.
@@ -23,6 +25,8 @@ const QUEUE: usize = 128;
 const QUEUE_BYTES: usize = 256 * 1024;
 /// Datagrams of one flow that wait for its stream, where the carrier takes them no other way.
 const STREAM_QUEUE: usize = 64;
+/// Who has asked no more than that may have asked all: two addresses of a name, say.
+const QUESTIONS: u32 = 2;
 /// What has been quiet for so long is over once idle connections of a process that drains are closed.
 const LEAVE_WAIT: Duration = Duration::from_secs(1);
 /// The largest that UDP has.
@@ -223,7 +227,8 @@ async fn write(mut sender: Sender, mut queue: mpsc::Receiver<Bytes>) {
 /// Moves datagrams between a caller and the side that serves it, until one of them is gone, nothing has moved for too long, or
 /// it is stopped.
 pub async fn join(mut caller: Side, mut server: Side, joining: Joining<'_>) -> Ended {
-    let Joining { idle, activity, ends, counted, drops, .. } = joining;
+    let Joining { idle, idle_answered, activity, ends, counted, drops, .. } = joining;
+    let said = Said::default();
     // A flow has no end of its own.
     let leaves = async {
         ends.leave.cancelled().await;
@@ -238,6 +243,7 @@ pub async fn join(mut caller: Side, mut server: Side, joining: Joining<'_>) -> E
                         Ok(()) => {
                             counted.inspect(|counted| counted.received(datagram.len()));
                             activity.receive(datagram.len());
+                            said.asked.set(said.asked.get().saturating_add(1));
                         }
                         Err(Some(lost)) => drops.count(lost, 1),
                         Err(None) => return Ended::ByServer,
@@ -249,6 +255,7 @@ pub async fn join(mut caller: Side, mut server: Side, joining: Joining<'_>) -> E
                         Ok(()) => {
                             counted.inspect(|counted| counted.sent(datagram.len()));
                             activity.send(datagram.len());
+                            said.answered.set(said.answered.get().saturating_add(1));
                         }
                         Err(Some(lost)) => drops.count(lost, 1),
                         Err(None) => return Ended::ByCaller,
@@ -260,7 +267,7 @@ pub async fn join(mut caller: Side, mut server: Side, joining: Joining<'_>) -> E
     let ended = tokio::select! {
         biased;
         ended = ended => ended,
-        () = activity.silent(idle) => Ended::Idle,
+        () = said.silent(activity, idle, idle_answered.unwrap_or(idle)) => Ended::Idle,
         () = leaves => Ended::Whole,
         () = ends.cut.cancelled() => Ended::Stopped,
     };
@@ -270,6 +277,30 @@ pub async fn join(mut caller: Side, mut server: Side, joining: Joining<'_>) -> E
         }
     }
     ended
+}
+
+/// Datagrams of a flow that went on, so far.
+#[derive(Debug, Default)]
+struct Said {
+    asked: Cell<u32>,
+    answered: Cell<u32>,
+}
+
+impl Said {
+    /// Ends when nothing has moved for `idle`, or for `answered` where all that was asked, and that was little, is answered.
+    async fn silent(&self, activity: &Activity, idle: Duration, answered: Duration) {
+        loop {
+            let little = self.asked.get() <= QUESTIONS;
+            let over = little && self.answered.get() >= self.asked.get();
+            let until = activity.last() + if over { answered } else { idle };
+            let now = Instant::now();
+            if until <= now {
+                return;
+            }
+            // The answer may come meanwhile.
+            tokio::time::sleep_until(if little { until.min(now + answered) } else { until }).await;
+        }
+    }
 }
 
 impl std::fmt::Debug for Side {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use proto::frame::Frame;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tunnel::{Exchange, Receiver, Sender};
@@ -36,6 +36,13 @@ const PIECES: usize = 64;
 
 /// What is said last must be taken, and its answer be here, by then.
 const LAST_WAIT: Duration = Duration::from_millis(300);
+
+/// When a connection that says nothing is asked for a sign of life, how often, and how many may be missed: one whose other
+/// end is gone ends after a minute and a half.
+pub const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
+    .with_interval(Duration::from_secs(20))
+    .with_retries(3);
 
 /// One end of a connection. Dropped before both ways have come to their ends it is reset, even by the death of this
 /// process. (A Unix socket knows no resets: whoever reads it sees an end.)
@@ -115,6 +122,8 @@ pub struct Ends {
 pub struct Joining<'a> {
     /// How long nothing may move.
     pub idle: Duration,
+    /// The same in a flow of datagrams that was answered and may be over; none: as long.
+    pub idle_answered: Option<Duration>,
     /// Moves with every byte.
     pub activity: &'a Activity,
     /// When the process ends.
@@ -264,7 +273,10 @@ impl End {
 
     /// A socket, of which `begun` was read already.
     pub fn socket(stream: TcpStream, begun: Bytes) -> Self {
-        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        let socket = SockRef::from(&stream);
+        let _ = socket.set_linger(Some(Duration::ZERO));
+        // A Unix socket has none.
+        let _ = socket.set_tcp_keepalive(&KEEPALIVE);
         Self::Socket(stream, begun)
     }
 
@@ -440,4 +452,21 @@ async fn put_to_socket(stream: &TcpStream, pieces: &mut VecDeque<Bytes>) -> Resu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_end_is_asked_for_signs_of_life_and_a_cut_one_is_reset() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let End::Socket(stream, _) = End::socket(stream, Bytes::new()) else { panic!("a socket") };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
+        assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
+    }
 }

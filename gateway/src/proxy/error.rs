@@ -33,6 +33,8 @@ pub enum ProxyError {
     HttpRequestError,
     /// The head does not fit.
     HttpRequestHeadTooLarge,
+    /// The target is longer than may come here.
+    HttpRequestTargetTooLong,
     /// The body is longer than may come here.
     HttpRequestBodyTooLarge,
     /// A method that is not served here.
@@ -70,6 +72,7 @@ impl ProxyError {
                 ("http_request_error", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
             }
             // Nor for bodies.
+            Self::HttpRequestTargetTooLong => ("http_request_error", StatusCode::URI_TOO_LONG),
             Self::HttpRequestBodyTooLarge => ("http_request_error", StatusCode::PAYLOAD_TOO_LARGE),
             // RFC 9209 has no type of its own for it.
             Self::HttpMethodUnsupported => ("http_request_error", StatusCode::NOT_IMPLEMENTED),
@@ -95,6 +98,7 @@ impl ProxyError {
             | Self::ProxyInternalError => grpc::Status::Unavailable,
             Self::ConnectionLimitReached
             | Self::HttpRequestHeadTooLarge
+            | Self::HttpRequestTargetTooLong
             | Self::HttpRequestBodyTooLarge
             | Self::HttpResponseHeadTooLarge
             | Self::HttpResponseBodyTooLarge => grpc::Status::ResourceExhausted,

@@ -15,7 +15,7 @@ use identity::{Identity, Role};
 use proto::code::Code;
 use proto::head::FlowHead;
 use proto::limits::HOPS_MAX;
-use registry::model::{ClusterName, DURATION_MAX, Grant, Protocol, Timeout};
+use registry::model::{ClusterName, DURATION_MAX, Grant, Protocol};
 use tokio::time::Instant;
 use tracing::debug;
 use tunnel::{Exchange, Peer, Sender};
@@ -29,6 +29,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::connection::carry::Carry;
 use crate::proxy::error::Rejection;
 use crate::proxy::exchange::codec;
+use crate::proxy::exchange::facts::connect_wait;
 use crate::proxy::exchange::server::{self, Interims};
 use crate::proxy::worker::{PEER_REQUESTS_MAX, REQUESTS_MAX, Serving};
 use crate::telemetry::metrics::{Direction, InProgress, Outcome};
@@ -183,7 +184,7 @@ impl Request {
             allowance: Allowance {
                 replayable: flow.replayable,
                 attempts: flow.attempts_left.saturating_add(1),
-                connect: Timeout::default().connect,
+                connect: connect_wait(&flow),
             },
             deadline: (flow.deadline_ms > 0).then(|| Duration::from_millis(flow.deadline_ms)),
             local,

@@ -29,7 +29,7 @@ use tracing::debug;
 use crate::base::accept::ACCEPT_PAUSE;
 use crate::base::bind;
 use crate::http::body::Incoming;
-use crate::http::join::End;
+use crate::http::join::{End, KEEPALIVE};
 use crate::proxy::connection::Opened;
 use crate::proxy::connection::look::look;
 use crate::proxy::listeners::Open;
@@ -57,12 +57,6 @@ const PREFACE: &[u8] = b"PRI ";
 const FIRST_WAIT: Duration = Duration::from_secs(10);
 /// Where the first bytes decide: a caller that has said nothing by then waits for the server to speak first.
 const DETECT_WAIT: Duration = Duration::from_millis(200);
-/// When a connection that says nothing is asked for a sign of life, how often, and how many may be missed: one whose caller
-/// is gone ends after a minute and a half.
-const KEEPALIVE: socket2::TcpKeepalive = socket2::TcpKeepalive::new()
-    .with_time(Duration::from_secs(30))
-    .with_interval(Duration::from_secs(20))
-    .with_retries(3);
 /// What a caller of TLS is told whose name leads nowhere: a fatal alert, `unrecognized_name` (RFC 6066, section 3).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 1, 0, 2, 2, 112];
 
@@ -299,9 +293,7 @@ impl<F: Front> Accepted<F> {
 
     /// Carries it as such, to what `authority` names.
     async fn carry(self, authority: &str, preferred: Protocol, opened: &Opened) {
-        let socket = SockRef::from(&self.stream);
-        // A Unix socket has none of these.
-        let _ = socket.set_tcp_keepalive(&KEEPALIVE);
+        // A Unix socket has no such option, and no need of it.
         let _ = self.stream.set_nodelay(true);
         if !self.front.learn(authority).await {
             debug!(authority, "No gateway has said what a name means.");
@@ -313,9 +305,8 @@ impl<F: Front> Accepted<F> {
 
     /// Serves its calls of Thrift or Mux, which lead to what `authority` names.
     async fn calls(self, speaks: ListenProtocol, authority: String, opened: Opened) {
-        let socket = SockRef::from(&self.stream);
         // A Unix socket has none of these.
-        let _ = socket.set_tcp_keepalive(&KEEPALIVE);
+        let _ = SockRef::from(&self.stream).set_tcp_keepalive(&KEEPALIVE);
         let _ = self.stream.set_nodelay(true);
         match speaks {
             ListenProtocol::Mux => Box::pin(mux::serve(self.front, self.stream, authority, opened)).await,

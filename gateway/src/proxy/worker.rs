@@ -308,7 +308,8 @@ impl Serving {
     pub fn carry(&self, served: Served, record: Record, counted: Option<ConnectionGuard>) -> Carry {
         let ends = self.shared.ends();
         let drops = self.shared.drops.clone();
-        Carry { served, protocol: None, idle: DURATION_MAX, record, counted, ends, drops, guard: None }
+        let (idle, idle_answered) = (DURATION_MAX, None);
+        Carry { served, protocol: None, idle, idle_answered, record, counted, ends, drops, guard: None }
     }
 
     /// Cancelled when the process drains.

@@ -138,6 +138,7 @@ pub(super) async fn connect(
         served: Served { end: End::socket(stream, Bytes::new()), held: None },
         protocol: None,
         idle: IDLE_MAX,
+        idle_answered: None,
         record,
         counted: None,
         ends: worker.shared.ends(),

@@ -26,6 +26,10 @@ use crate::base::budget::{ByteBudget, Reservation};
 use policy::balance::{EndpointState, InFlight};
 use policy::retry::Failure;
 
+/// Endpoints at least that are asked where the first has done nothing of a call.
+const ANOTHER: u8 = 2;
+/// What a server of Mux may say about its connection before it answers a call.
+const ASIDES_MAX: usize = 64;
 /// What is read of an answer at once.
 const READ_BYTES: usize = 16 * 1024;
 
@@ -179,7 +183,7 @@ async fn answer(
     held: &mut Reservation,
 ) -> Result<(Message, bool), CallError> {
     let mut decoder = Decoder::of(call.protocol()).ok_or(CallError::Malformed)?;
-    let (mut buf, mut last) = (BytesMut::with_capacity(READ_BYTES), false);
+    let (mut buf, mut last, mut asides) = (BytesMut::with_capacity(READ_BYTES), false, 0);
     loop {
         match decoder.next(&mut buf) {
             Ok(None) => {}
@@ -187,12 +191,16 @@ async fn answer(
                 return match (&said, buf.is_empty()) {
                     // Nobody has asked for more.
                     (Message::Thrift(_), false) => Err(CallError::Malformed),
-                    (_, nothing_more) => Ok((said, last || !nothing_more)),
+                    (_, nothing_more) => Ok((said.detached(), last || !nothing_more)),
                 };
             }
             Ok(Some(Message::Mux(said, _))) => {
                 let aside = Aside::of(&said).ok_or(CallError::Malformed)?;
                 last |= aside.last;
+                asides += 1;
+                if asides > ASIDES_MAX {
+                    return Err(CallError::Malformed);
+                }
                 if let Some(reply) = aside.reply {
                     let replied = stream.write_all(&reply.bytes).await;
                     replied.map_err(|_| CallError::Cut { reused: false })?;
@@ -258,6 +266,11 @@ fn judge(
                 None
             });
             search.not_reached(Failure::Overloaded);
+            // All of them may have more to do than they can.
+            search.untouched += 1;
+            if search.untouched >= allowance.attempts.max(ANOTHER) {
+                return Next::Nobody;
+            }
         }
         CallError::TooLarge => {
             exchange.end(|in_flight, _| super::search::unblamed(in_flight));

@@ -91,13 +91,16 @@ pub(super) struct Search {
     pub(super) failure: Failure,
     /// Attempts after which an endpoint may have processed the request.
     pub(super) reached: u8,
+    /// Those that said that they had done nothing of it.
+    pub(super) untouched: u8,
     pub(super) gone_away: bool,
 }
 
 impl Search {
     pub(super) fn new() -> Self {
         let (tried, slow) = (Vec::new(), Vec::new());
-        Self { tried, slow, patient: false, failure: Failure::Unavailable, reached: 0, gone_away: false }
+        let failure = Failure::Unavailable;
+        Self { tried, slow, patient: false, failure, reached: 0, untouched: 0, gone_away: false }
     }
 
     /// Begins at the next endpoint, to which a connection may take `connect` to be made where no other is left.

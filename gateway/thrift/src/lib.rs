@@ -156,6 +156,13 @@ pub fn method(bytes: &[u8]) -> Option<Box<str>> {
     Head::read(bytes).ok().flatten().map(|(head, _)| head.method)
 }
 
+/// The kind that an exception names, as [`Message::exception_kind`], where `bytes` are one without a frame; none: they are
+/// none.
+pub fn exception_kind(bytes: &[u8]) -> Option<Option<i32>> {
+    let (head, at) = Head::read(bytes).ok()??;
+    (head.kind == Kind::Exception).then(|| exception::kind(head.protocol, &bytes[at..]))
+}
+
 /// How the messages of a connection come that begins with `bytes`; none: too few of them.
 ///
 /// A frame has its length first, whose first byte is small; the strict binary protocol and the compact one begin with a byte

@@ -22,6 +22,7 @@ fn full() -> RequestHead<'static> {
         replayable: true,
         insist: true,
         deadline_ms: 1 << 62,
+        connect_ms: 1,
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         tracestate: Some("a=1, b=2"),
         caller: Some("spiffe://acme.example/cluster/west/ns/shop/sa/web"),

@@ -14,6 +14,8 @@ use crate::model::{Forwarded, HttpRules};
 const TRUSTED_HOPS_MAX: i128 = 16;
 /// What any request needs: a request line and a Host field.
 const HEAD_BYTES_LEAST: i128 = 1_024;
+/// What any target and any Host field needs.
+const LINE_BYTES_LEAST: i128 = 256;
 const FIELDS_LEAST: i128 = 8;
 /// Most streams of one connection of HTTP/2.
 const STREAMS_MAX: i128 = 256;
@@ -25,6 +27,7 @@ pub(super) struct Http {
     x_forwarded: Field<String>,
     trusted_hops: Field<Number>,
     head_bytes: Field<Number>,
+    line_bytes: Field<Number>,
     fields: Field<Number>,
     body_bytes: Field<Number>,
     streams: Field<Number>,
@@ -40,6 +43,8 @@ pub(super) fn read(field: &Field<Http>, scope: &mut Scope<'_, '_>) -> Option<Arc
     let trusted_hops = scope.optional(&raw.trusted_hops, "spec.http.trustedHops", hops);
     let bytes = number::<u32>(HEAD_BYTES_LEAST..=HEAD_BYTES_MAX as i128);
     let head_bytes = scope.optional(&raw.head_bytes, "spec.http.headBytes", bytes);
+    let line = number::<u32>(LINE_BYTES_LEAST..=HEAD_BYTES_MAX as i128);
+    let line_bytes = scope.optional(&raw.line_bytes, "spec.http.lineBytes", line);
     let fields = number::<u16>(FIELDS_LEAST..=MESSAGE_FIELDS_MAX as i128);
     let fields = scope.optional(&raw.fields, "spec.http.fields", fields);
     let body_bytes =
@@ -50,6 +55,7 @@ pub(super) fn read(field: &Field<Http>, scope: &mut Scope<'_, '_>) -> Option<Arc
         x_forwarded: x_forwarded?.unwrap_or_default(),
         trusted_hops: trusted_hops?.unwrap_or(0),
         head_bytes: head_bytes?,
+        line_bytes: line_bytes?,
         fields: fields?,
         body_bytes: body_bytes?,
         streams: streams?,

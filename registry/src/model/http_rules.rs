@@ -11,6 +11,8 @@ pub struct HttpRules {
     pub trusted_hops: u8,
     /// Most bytes of a request's head; none: what the process allows.
     pub head_bytes: Option<u32>,
+    /// Most bytes of a request's target, and of each of its fields; none: as many as its head may have.
+    pub line_bytes: Option<u32>,
     /// Most fields of a request's head; none: what the process allows.
     pub fields: Option<u16>,
     /// Most bytes of a request's body; none: any.
@@ -44,6 +46,7 @@ impl HttpRules {
         x_forwarded: Forwarded::Off,
         trusted_hops: 0,
         head_bytes: None,
+        line_bytes: None,
         fields: None,
         body_bytes: None,
         streams: None,

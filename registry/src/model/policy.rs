@@ -183,12 +183,16 @@ impl Timeout {
     pub fn idle_of_connection(&self) -> Duration {
         self.idle.unwrap_or(Duration::from_secs(60 * 60))
     }
-}
 
-impl Timeout {
     /// How long nothing may move in a flow of datagrams: a minute unless given, for what has ended does not say so.
     pub fn idle_of_flow(&self) -> Duration {
         self.idle.unwrap_or(Duration::from_secs(60))
+    }
+
+    /// The same where it looks as if all was said: a question or two, each answered, such as those of DNS, whose callers
+    /// ask from another port each time.
+    pub fn idle_of_answered_flow(&self) -> Duration {
+        self.idle.unwrap_or(Duration::from_secs(5))
     }
 }
 

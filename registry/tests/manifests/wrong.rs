@@ -1,6 +1,7 @@
 //! A table of wrong manifests and all that is said about each.
 
 mod cluster;
+mod listener;
 mod policy;
 mod service;
 mod shape;
@@ -40,7 +41,12 @@ kind: TrafficPolicy
 metadata: { name: cart, namespace: shop }
 ";
 
-/// The service that the policies of the table are for.
+const LISTENER_HEAD: &str = "apiVersion: ringway.dev/v1alpha1
+kind: Listener
+metadata: { name: db, namespace: shop }
+";
+
+/// The service that the policies and the listeners of the table are for.
 const CART: &str = "apiVersion: ringway.dev/v1alpha1
 kind: MeshService
 metadata: { name: cart, namespace: shop }
@@ -66,7 +72,7 @@ fn check(cases: &[Case]) {
     for Case { head, rest, said } in cases {
         let text = format!("{head}{rest}");
         let mut sources = vec![source("m.yaml", &text)];
-        if *head == POLICY_HEAD {
+        if [POLICY_HEAD, LISTENER_HEAD].contains(head) {
             sources.push(source("cart.yaml", CART));
         }
         assert_eq!(all_said(&manifest::parse(&sources)), *said, "\n{text}");
@@ -93,6 +99,11 @@ fn a_wrong_service_names_every_wrong_field_at_once() {
 #[test]
 fn a_wrong_policy_names_every_wrong_field_at_once() {
     check(policy::POLICY);
+}
+
+#[test]
+fn a_wrong_listener_names_every_wrong_field_at_once() {
+    check(listener::LISTENER);
 }
 
 #[test]

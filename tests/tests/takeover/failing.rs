@@ -135,8 +135,8 @@ fn one_that_ends_or_says_nothing_leaves_everything_where_it_is() {
             "kill" => heir.process.kill(),
             _ => heir.process.freeze(),
         }
-        // One that says nothing might still hold what it was lent.
-        wait_until("it is said", SOON, || {
+        // One that says nothing might still hold what it was lent, for a minute while it may still be opening that.
+        wait_until("it is said", SOON * 2, || {
             (world.west.process.log().matches("Not taken over").count() > before).then_some(())
         });
         heir.process.wait_end();

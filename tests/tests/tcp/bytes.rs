@@ -1,7 +1,7 @@
 //! The bytes of a connection, its ends and its cuts.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -129,4 +129,34 @@ fn what_says_nothing_for_too_long_ends_and_what_moves_goes_on() {
     let quiet = Instant::now();
     assert_eq!(end_of(&mut client), End::Reset);
     assert!(quiet.elapsed() >= Duration::from_millis(900), "{:?}", quiet.elapsed());
+}
+
+/// An address that takes no connection and refuses none, as long as what is given with it lives.
+fn swallowing() -> (SocketAddr, Vec<socket2::Socket>) {
+    let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let listener = socket();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let at = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut held = vec![listener];
+    loop {
+        let caller = socket();
+        if caller.connect_timeout(&at.into(), Duration::from_millis(100)).is_err() {
+            return (at, held);
+        }
+        held.push(caller);
+    }
+}
+
+#[test]
+fn the_connect_timeout_of_whoever_asks_counts_where_the_endpoint_is() {
+    let (at, _held) = swallowing();
+    // To either side of the 5 s that are usual.
+    for (connect_wait, least, most) in [("300ms", 300, 4_500), ("7s", 6_000, 60_000)] {
+        let world = World::with(&[("a", at)], "", &format!("timeout: {{ connect: {connect_wait} }}"));
+        let began = Instant::now();
+        assert_eq!(end_of(&mut connect(world.at)), End::Reset);
+        let took = began.elapsed().as_millis();
+        assert!((least..most).contains(&took), "{connect_wait}: {took} ms");
+    }
 }

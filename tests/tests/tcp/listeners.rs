@@ -69,8 +69,38 @@ fn what_cannot_listen_or_leads_nowhere_is_said_and_harms_no_other() {
     assert_eq!(read(&mut connect(*at), 5), b"hello");
     // It is tried again.
     let address = taken.local_addr().unwrap();
+    // Said, and not left to the closing: a child that has not begun its program yet holds a copy.
+    socket2::SockRef::from(&taken).shutdown(std::net::Shutdown::Both).unwrap();
     drop(taken);
     wait_until("it listens", SOON, || TcpStream::connect(address).ok());
     assert_eq!(read(&mut connect(address), 5), b"hello");
     wait_until("all is well", SOON, || west.complaints("Listener shop/taken").is_empty().then_some(()));
+}
+
+#[test]
+fn a_listener_that_is_applied_listens_at_the_gateways_that_it_names() {
+    let server = Server::echo(b"hello");
+    let world = World::new(&server);
+    let (mesh, west) = (&world.mesh, &world.west);
+    let (more, elsewhere) = (address(), address());
+    let leads = "protocol: tcp\n  service: db\n  gateways:";
+    let file = mesh.dir().join("listeners.yaml");
+    let objects = [
+        listener("more", &more.to_string(), &format!("{leads} [gw-1]")),
+        listener("elsewhere", &elsewhere.to_string(), &format!("{leads} [gw-2]")),
+    ];
+    std::fs::write(&file, objects.join("---\n")).unwrap();
+    let applied = mesh.cli_at(west, &["apply", "-f", &file.to_string_lossy()]);
+    assert_eq!(applied.code, Some(0), "{applied:?}");
+    wait_until("it listens", SOON, || TcpStream::connect(more).ok());
+    let mut held = connect(more);
+    assert_eq!(read(&mut held, 5), b"hello");
+    assert!(TcpStream::connect(elsewhere).is_err(), "that is another gateway's");
+    let shown = mesh.cli_at(west, &["get", "Listener"]);
+    assert!(shown.out.contains("more") && shown.out.contains("elsewhere"), "{shown:?}");
+    let deleted = mesh.cli_at(west, &["delete", "Listener", "more", "-n", "shop"]);
+    assert_eq!(deleted.code, Some(0), "{deleted:?}");
+    wait_until("it is closed", SOON, || TcpStream::connect(more).err());
+    held.write_all(b"still here").unwrap();
+    assert_eq!(read(&mut held, 10), b"still here");
 }

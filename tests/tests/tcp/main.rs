@@ -13,9 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use e2e::manifest::{link, listener, of_connections, policy};
 use e2e::mesh::{Gateway, Mesh};
 use e2e::port::free_port;
-use e2e::relay::Relay;
 use e2e::sidecar::{Sidecar, SidecarSite};
-use e2e::stream_relay::StreamRelay;
 use e2e::tcp::Server;
 
 /// East serves `shop/db`, west listens for it.
@@ -24,8 +22,6 @@ struct World {
     east: Gateway,
     /// Where west listens.
     at: SocketAddr,
-    /// The other cluster that serves it, and what the links of both lead through.
-    _beside: Option<(Gateway, [(Relay, StreamRelay); 2])>,
     mesh: Mesh,
 }
 
@@ -44,30 +40,6 @@ impl World {
         Self::with(&[("a", address)], "", "")
     }
 
-    /// With the one endpoint at `address`, which east and north serve, `blocked` over TCP alone.
-    fn of_two(address: SocketAddr, blocked: bool) -> Self {
-        let mesh = Mesh::new();
-        let [west, east, north] =
-            [("west", &["east", "north"][..]), ("east", &["west"]), ("north", &["west"])]
-                .map(|(name, peers)| mesh.site(name, peers));
-        let serves = [link("west", &[]), of_connections("db", "tcp", &[("a", address)], "")];
-        let (east, north) = (east.start(&serves), north.start(&serves));
-        let relays = [&east, &north].map(|gateway| StreamRelay::beside_udp(gateway.site.tunnel));
-        if blocked {
-            relays.iter().for_each(|(udp, _)| udp.cut());
-        }
-        let at = self::address();
-        let leads = "protocol: tcp\n  service: db";
-        let [to_east, to_north] = [0, 1].map(|n: usize| relays[n].0.address());
-        let west = west.start(&[
-            link("east", &[to_east]),
-            link("north", &[to_north]),
-            listener("db", &at.to_string(), leads),
-        ]);
-        west.wait_service("shop/db", &["east", "north"]);
-        Self { west, east, at, _beside: Some((north, relays)), mesh }
-    }
-
     /// With endpoints, further fields of their port, and lines of a policy in west.
     fn with(endpoints: &[(&str, SocketAddr)], port: &str, west_policy: &str) -> Self {
         let mesh = Mesh::new();
@@ -83,7 +55,7 @@ impl World {
         }
         let west = west.start(&objects);
         west.wait_service("shop/db", &["east"]);
-        Self { west, east, at, _beside: None, mesh }
+        Self { west, east, at, mesh }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use e2e::process::{Process, Said, run};
 use e2e::wait::SOON;
 use e2e::wait_until;
+use e2e::ways::{self, Form};
 
 use super::{World, address};
 
@@ -34,20 +35,9 @@ fn client(program: &Path, args: &[&str]) -> Said {
     said
 }
 
-/// Tries every way to the endpoint at `at`, which two clusters serve: through a gateway and a sidecar, over QUIC and, where UDP
-/// is blocked, over TCP; and again when the gateway of one of the two is lost.
+/// Tries every way to the endpoint at `at`, which two clusters serve.
 fn each_way(at: SocketAddr, try_at: impl Fn(SocketAddr)) {
-    for blocked in [false, true] {
-        let mut world = World::of_two(at, blocked);
-        let (_sidecar, sidecar) = world.sidecar();
-        for way in [world.at, sidecar] {
-            try_at(way);
-        }
-        world.east.process.kill();
-        for way in [world.at, sidecar] {
-            try_at(way);
-        }
-    }
+    ways::each_way(&Form::of("tcp", at), try_at);
 }
 
 mod with_postgres {
@@ -296,28 +286,23 @@ mod with_nginx {
         let mut server = Command::new("/usr/sbin/nginx");
         server.arg("-e").arg("stderr").arg("-c").arg(dir.path().join("nginx.conf"));
         let _nginx = serve("nginx", server, &dir.path().join("log"), at);
-        let mesh = e2e::mesh::Mesh::new();
-        let (east, west) = (mesh.site("east", &["west"]), mesh.site("west", &["east"]));
-        let east = east.start(&[
-            e2e::manifest::link("west", &[]),
-            e2e::manifest::of_connections("web", "tls", &[("a", at)], ""),
-        ]);
-        let way = address();
+        let roots = roots_file.display().to_string();
         let leads =
             "protocol: tls\n  names: { one.example: { service: web }, \"*.example\": { service: web } }";
-        let west = west.start(&[
-            e2e::manifest::link("east", &[east.site.tunnel]),
-            e2e::manifest::listener("web", &way.to_string(), leads),
-        ]);
-        west.wait_service("shop/web", &["east"]);
-        for name in names {
-            let to = format!("{name}:443:{way}");
-            let (url, roots) = (format!("https://{name}/"), roots_file.display().to_string());
-            let said = e2e::curl::curl(&["--connect-to", &to, "--cacert", &roots, "--http2", &url]);
-            assert_eq!((said.code, said.out.trim()), (Some(0), name), "{said:?}");
-        }
-        let refused =
-            e2e::curl::curl(&["--connect-to", &format!("x.test:443:{way}"), "-k", "https://x.test/"]);
-        assert_eq!(refused.code, Some(35), "{refused:?}");
+        let form = Form {
+            name: "shop/web".into(),
+            service: e2e::manifest::of_connections("web", "tls", &[("a", at)], ""),
+            listens: Box::new(move |at| vec![e2e::manifest::listener("web", &at.to_string(), leads)]),
+        };
+        ways::each_way(&form, |way| {
+            for name in names {
+                let (to, url) = (format!("{name}:443:{way}"), format!("https://{name}/"));
+                let said = e2e::curl::curl(&["--connect-to", &to, "--cacert", &roots, "--http2", &url]);
+                assert_eq!((said.code, said.out.trim()), (Some(0), name), "{said:?}");
+            }
+            let to = format!("x.test:443:{way}");
+            let refused = e2e::curl::curl(&["--connect-to", &to, "-k", "https://x.test/"]);
+            assert_eq!(refused.code, Some(35), "{refused:?}");
+        });
     }
 }

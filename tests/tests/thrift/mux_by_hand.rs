@@ -7,6 +7,7 @@ use e2e::manifest::{link, of_connections};
 use e2e::mesh::{Gateway, Mesh};
 use e2e::port::free_port;
 use e2e::tcp::{End, Server, connect, end_of};
+use e2e::wait::SOON;
 
 use super::MUX;
 
@@ -119,8 +120,28 @@ fn what_is_about_a_connection_is_between_its_ends() {
     call(&mut caller, 6, b"more");
     say(&mut caller, -DRAIN, tag, b"");
     assert_eq!(hear(&mut caller).unwrap().2, b"\0\0\0more");
+    // Who has said that it sends none is told that nothing is done of it.
+    call(&mut caller, 7, b"late");
+    let (kind, tag, said) = hear(&mut caller).unwrap();
+    assert_eq!((kind, tag, said[0]), (-DISPATCH, 7, 2));
     assert_eq!(end_of(&mut caller), End::Clean(Vec::new()));
     assert!(gateway.process.wait_end().success());
+}
+
+#[test]
+fn a_caller_that_leaves_is_told_of_where_its_calls_are_served() {
+    let (told, heard) = std::sync::mpsc::sync_channel(8);
+    let server = Server::start(move |mut stream| {
+        while let Some((kind, ..)) = hear(&mut stream) {
+            told.send(kind).unwrap();
+        }
+    });
+    let (_gateway, at, _mesh) = gateway(server.address());
+    let mut caller = connect(at);
+    call(&mut caller, 4, b"wait");
+    assert_eq!(heard.recv_timeout(SOON).unwrap(), DISPATCH);
+    drop(caller);
+    assert_eq!(heard.recv_timeout(SOON).unwrap(), OLD_DISCARD);
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! Clients and servers that were not written here, each through a gateway and through a sidecar.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::manifest::{link, listener, object};
-use e2e::mesh::Mesh;
+use e2e::manifest::{listener, object};
 use e2e::process::{Process, Said, root, run, target};
 use e2e::wait::SOON;
 use e2e::wait_until;
+use e2e::ways::{Form, each_way};
 
-use super::{World, address};
+use super::address;
 
 /// What a client of another's may take.
 const CLIENT_MAX: Duration = Duration::from_secs(120);
@@ -44,9 +45,7 @@ mod with_dnsmasq {
         ]);
         server.arg(format!("--port={}", at.port()));
         let dnsmasq = Process::start("dnsmasq", server, &dir.path().join("log"));
-        let world = World::new(at);
-        let (_sidecar, sidecar) = world.sidecar();
-        for way in [at, world.at, sidecar] {
+        each_way(&Form::of("udp", at), |way| {
             let port = way.port().to_string();
             wait_until("an address", SOON, || {
                 dnsmasq.assert_running();
@@ -54,7 +53,7 @@ mod with_dnsmasq {
                     ["@127.0.0.1", "-p", &port, "+short", "+tries=1", "+time=2", "x.cart.example", "A"];
                 (client(Path::new("dig"), &args).out.trim() == "192.0.2.7").then_some(())
             });
-        }
+        });
     }
 }
 
@@ -72,19 +71,25 @@ mod with_iperf3 {
             iperf.assert_running();
             std::net::TcpStream::connect(at).ok()
         });
-        let mesh = Mesh::new();
-        let (east, west) = (mesh.site("east", &["west"]), mesh.site("west", &["east"]));
         let ports = "[{ name: talk, port: 1, protocol: tcp }, { name: data, port: 2, protocol: udp }]";
         let endpoint = format!("{{ id: a, host: 127.0.0.1, ports: {{ talk: {0}, data: {0} }} }}", at.port());
         let spec = format!("ports: {ports}\n  endpoints: [{endpoint}]\n  export: {{ to: [\"*\"] }}");
-        let east = east.start(&[link("west", &[]), object("MeshService", "iperf, namespace: shop", &spec)]);
-        let way = address();
-        let west = west.start(&[
-            link("east", &[east.site.tunnel]),
-            listener("talk", &way.to_string(), "protocol: tcp\n  service: iperf"),
-            listener("data", &way.to_string(), "protocol: udp\n  service: iperf"),
-        ]);
-        west.wait_service("shop/iperf", &["east"]);
+        let form = Form {
+            name: "shop/iperf".into(),
+            service: object("MeshService", "iperf, namespace: shop", &spec),
+            listens: Box::new(|at| {
+                [("talk", "tcp"), ("data", "udp")]
+                    .map(|(name, protocol)| {
+                        let leads = format!("protocol: {protocol}\n  service: iperf");
+                        listener(name, &at.to_string(), &leads)
+                    })
+                    .into()
+            }),
+        };
+        each_way(&form, both_ways);
+    }
+
+    fn both_ways(way: SocketAddr) {
         let port = way.port().to_string();
         for direction in [&[][..], &["-R"]] {
             let args = [
@@ -122,10 +127,8 @@ mod with_aioquic {
         let mut server = Command::new(python());
         server.arg(&script).args(["serve", &at.port().to_string()]).arg(&cert).arg(&key);
         let server = Process::start("aioquic", server, &dir.path().join("log"));
-        let world = World::new(at);
-        let (_sidecar, sidecar) = world.sidecar();
         let (script, cert) = (script.to_str().unwrap(), cert.to_str().unwrap());
-        for way in [at, world.at, sidecar] {
+        each_way(&Form::of("udp", at), |way| {
             wait_until("an answer of HTTP/3", SOON, || {
                 server.assert_running();
                 let said = client(&python(), &[script, "ask", &way.port().to_string(), cert]);
@@ -134,6 +137,6 @@ mod with_aioquic {
                     None
                 })
             });
-        }
+        });
     }
 }

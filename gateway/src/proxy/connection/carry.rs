@@ -23,6 +23,8 @@ pub struct Carry {
     pub protocol: Option<HeaderValue>,
     /// How long nothing may move.
     pub idle: Duration,
+    /// The same in a flow of datagrams that was answered and may be over; none: as long.
+    pub idle_answered: Option<Duration>,
     /// Closed at its end.
     pub record: Record,
     /// What counts its bytes.
@@ -38,11 +40,12 @@ pub struct Carry {
 impl Carry {
     /// Moves its bytes, or its datagrams, until its end.
     pub async fn run(self, caller: End) -> Ended {
-        let Self { served, protocol, idle, mut record, counted, ends, drops, guard } = self;
+        let Self { served, protocol, idle, idle_answered, mut record, counted, ends, drops, guard } = self;
         let activity = Activity::new(Instant::now());
         record.follows(&activity);
         let joining = Joining {
             idle,
+            idle_answered,
             activity: &activity,
             ends: &ends,
             counted: counted.as_ref(),

@@ -172,7 +172,13 @@ pub fn rejection(failure: Failure, service: &dyn std::fmt::Display) -> Rejection
 /// The answer to `asked` by `gateway`, which says why it is not served.
 pub fn exception(asked: &Message, gateway: &str, rejection: &Rejection) -> Message {
     let text = format!("{gateway}: {}: {}", rejection.error.wire().0, rejection.details);
-    let untouched = [ProxyError::ConnectionLimitReached, ProxyError::DestinationUnavailable];
+    let untouched = [
+        ProxyError::ConnectionLimitReached,
+        ProxyError::ConnectionRefused,
+        ProxyError::DestinationUnavailable,
+        // This process has run out of something, and has asked nobody.
+        ProxyError::ProxyInternalError,
+    ];
     asked.refusal(&text, untouched.contains(&rejection.error))
 }
 

@@ -1,7 +1,9 @@
 //! What the cluster that serves a flow is told of it, whatever it carries.
 
+use std::time::Duration;
+
 use proto::head::FlowHead;
-use registry::model::ClusterName;
+use registry::model::{ClusterName, Timeout};
 use tokio::time::Instant;
 
 use crate::proxy::flow::Attempt;
@@ -28,6 +30,17 @@ pub struct Facts<'a> {
     pub hops: u8,
 }
 
+/// The longest that a connection for a peer may take to be made.
+const CONNECT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a connection to an endpoint may take to be made that serves `flow`.
+pub fn connect_wait(flow: &FlowHead<'_>) -> Duration {
+    match flow.connect_ms {
+        0 => Timeout::default().connect,
+        told => Duration::from_millis(told).min(CONNECT_MAX),
+    }
+}
+
 impl Facts<'_> {
     /// The head of one attempt.
     pub fn head(&self, attempt: Attempt) -> FlowHead<'_> {
@@ -51,6 +64,10 @@ impl Facts<'_> {
             insist: attempt.insist,
             // At least 1: 0 means that there is no deadline.
             deadline_ms: left.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX).max(1)),
+            connect_ms: match service.timeout.connect {
+                connect if connect == Timeout::default().connect => 0,
+                connect => u64::try_from(connect.as_millis()).unwrap_or(u64::MAX).max(1),
+            },
             traceparent: None,
             tracestate: None,
             caller: self.caller,

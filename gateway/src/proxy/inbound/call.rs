@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use proto::code::Code;
 use proto::head::ConnectionHead;
-use registry::model::{Protocol, Timeout};
+use registry::model::Protocol;
 use tunnel::Exchange;
 
 use super::{Asker, Refusal, admit, record, refuse, shed};
+use crate::proxy::exchange::facts::connect_wait;
 use crate::proxy::exchange::{call, server};
 use crate::proxy::worker::{PEER_REQUESTS_MAX, REQUESTS_MAX, Serving};
 use crate::telemetry::metrics::Outcome;
@@ -56,7 +57,7 @@ pub async fn serve(serving: &Serving, asker: Asker<'_>, mut exchange: Exchange) 
     let allowance = Allowance {
         replayable: flow.replayable,
         attempts: flow.attempts_left.saturating_add(1),
-        connect: Timeout::default().connect,
+        connect: connect_wait(&flow),
     };
     let calling = async {
         let port = local.port(flow.port).ok_or(Failure::Unavailable)?;

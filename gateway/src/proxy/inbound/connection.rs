@@ -2,15 +2,17 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::code::Code;
 use proto::head::ConnectionHead;
-use registry::model::{Protocol, Timeout};
+use registry::model::Protocol;
 use tunnel::{Datagrams, Exchange};
 
 use super::{Asker, Refusal, admit, record, refuse, shed};
 use crate::proxy::connection::Opened;
+use crate::proxy::exchange::facts::connect_wait;
 use crate::proxy::exchange::{codec, server};
 use crate::proxy::outbound::connection::behind;
 use crate::proxy::worker::{PEER_REQUESTS_MAX, REQUESTS_MAX, Serving};
@@ -73,6 +75,8 @@ struct Asked {
     port: u16,
     /// The hash of its key.
     key: Option<u64>,
+    /// How long a connection to an endpoint may take to be made.
+    connect: Duration,
     opened: Opened,
     /// The workload that opened it.
     caller: Option<String>,
@@ -104,6 +108,7 @@ impl Asked {
             local,
             port: flow.port,
             key: flow.key_hash,
+            connect: connect_wait(&flow),
             opened,
             caller: flow.caller.map(str::to_owned),
         })
@@ -113,12 +118,12 @@ impl Asked {
         let port = self.local.port(self.port).ok_or(Failure::Unavailable)?;
         let expired = Cell::new(false);
         if port.0.protocol == Protocol::Udp {
-            return dial_datagrams(&serving.way(port, self.key, &expired), Timeout::default().connect).await;
+            return dial_datagrams(&serving.way(port, self.key, &expired), self.connect).await;
         }
         let header = match port.0.proxy_header {
             true => self.opened.proxy_header(self.caller.as_deref()),
             false => Vec::new(),
         };
-        dial(&serving.way(port, self.key, &expired), Timeout::default().connect, &header).await
+        dial(&serving.way(port, self.key, &expired), self.connect, &header).await
     }
 }

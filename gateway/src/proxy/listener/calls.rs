@@ -1,9 +1,10 @@
 //! What all callers have in common whose calls are placed each by itself: what is held of them, where their calls lead, and
 //! how they end.
 
+use std::fmt::Display;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -16,6 +17,7 @@ use crate::proxy::connection::Opened;
 use crate::proxy::error::{ProxyError, Rejection};
 use crate::proxy::exchange::call as exchange;
 use crate::proxy::outbound::call;
+use crate::telemetry::limited::limited;
 use crate::upstream::Message;
 
 /// What is read at once, and what of a message does not count as held.
@@ -33,6 +35,22 @@ pub(super) struct To<F> {
     pub(super) front: F,
     pub(super) authority: String,
     pub(super) opened: Opened,
+}
+
+impl<F> To<F> {
+    /// What came is nothing that is spoken here.
+    pub(super) fn misspoke(&self, error: &dyn Display) -> Broken {
+        let source = self.opened.source.map(|source| source.ip());
+        limited!(WARN, STRANGERS, format_args!("{source:?}"), "What came is no call.", ?source, %error);
+        Broken
+    }
+
+    /// Nothing is under way whose end would make room for what is to be read.
+    pub(super) fn has_no_room(&self) -> Broken {
+        let service = &self.authority;
+        limited!(WARN, KNOWN, service, "A call was not read: too much is held already.", service);
+        Broken
+    }
 }
 
 /// What is kept of calls that are not whole.
@@ -106,7 +124,21 @@ pub(super) async fn end(mut stream: TcpStream) {
     let _ = timeout(LINGER, rest).await;
 }
 
-/// Serves one call: its answer, and what that counts on, if it is to have one.
+/// The answer to a call, until it is written.
+pub(super) struct Answer {
+    pub(super) bytes: Bytes,
+    /// None: it is our own, and small.
+    _of: Option<call::Answer>,
+}
+
+impl Answer {
+    /// One of our own.
+    pub(super) fn ours(bytes: Bytes) -> Self {
+        Self { bytes, _of: None }
+    }
+}
+
+/// Serves one call: its answer, if it is to have one.
 ///
 /// # Errors
 /// Why it is not served.
@@ -114,7 +146,7 @@ pub(super) async fn serve<F: Front>(
     to: &To<F>,
     message: &Message,
     kept: Kept,
-) -> Result<Option<(Message, Reservation)>, Rejection> {
+) -> Result<Option<call::Answer>, Rejection> {
     let To { front, authority, opened } = to;
     let Kept(Some(_kept)) = kept else {
         let details = "so much is held of other calls that there is no room for this one";
@@ -128,17 +160,14 @@ pub(super) async fn serve<F: Front>(
     call::serve(front.worker(), authority, opened, message).await
 }
 
-/// The answer to one call of a caller that waits for one, and what it counts on.
-pub(super) async fn answer<F: Front>(
-    to: &To<F>,
-    message: &Message,
-    kept: Kept,
-) -> (Message, Option<Reservation>) {
+/// The answer to one call of a caller that waits for one.
+pub(super) async fn answer<F: Front>(to: &To<F>, message: &Message, kept: Kept) -> Answer {
     let rejection = match serve(to, message, kept).await {
-        Ok(Some((answer, held))) => return (answer, Some(held)),
+        Ok(Some(answer)) => return Answer { bytes: answer.message.bytes().clone(), _of: Some(answer) },
         // Whoever serves a call has an answer.
         Ok(None) => Rejection::new(ProxyError::HttpProtocolError, "it was not answered"),
         Err(rejection) => rejection,
     };
-    (exchange::exception(message, &to.front.worker().shared.name, &rejection), None)
+    let refusal = exchange::exception(message, &to.front.worker().shared.name, &rejection);
+    Answer::ours(refusal.bytes().clone())
 }

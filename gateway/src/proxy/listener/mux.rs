@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use finagle::{CONTROL_TAG, INIT_CHECK, Kind, Status};
 use registry::model::Timeout;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Front;
-use super::calls::{self, BYTE_WAIT, Broken, Held, Kept, READ_BYTES, To};
-use crate::base::budget::Reservation;
+use super::calls::{self, Answer, BYTE_WAIT, Broken, Held, Kept, READ_BYTES, To};
 use crate::http::join::End;
 use crate::proxy::connection::Opened;
-use crate::telemetry::limited::limited;
 use crate::upstream::Message;
 
 /// Calls of one connection under way at once; of more nothing is done, which their caller is told.
 const CALLS_MAX: usize = 1024;
 /// A caller that was asked to send no more calls has so long to say that it will not.
 const DRAIN_WAIT: Duration = Duration::from_secs(1);
+/// Calls that come all the same are told for so long that nothing is done of them; then the connection ends.
+const OVER_WAIT: Duration = Duration::from_millis(500);
 
 /// Serves the calls of a connection, which lead to what `authority` names, until its caller has left, it idles for too long,
 /// or the process drains.
@@ -42,8 +42,9 @@ pub(super) async fn serve(front: impl Front, mut stream: TcpStream, authority: S
 /// One connection.
 struct Session<F> {
     to: Rc<To<F>>,
-    /// Calls, each with its tag and its answer, and what that counts on.
-    under_way: JoinSet<(u32, Bytes, Option<Reservation>)>,
+    /// Calls, each with its tag and its answer.
+    under_way: JoinSet<(u32, Answer)>,
+    /// Those that are waited for.
     tags: HashMap<u32, AbortHandle>,
     drain: Drain,
 }
@@ -51,10 +52,11 @@ struct Session<F> {
 /// Whether calls are to come.
 enum Drain {
     Open,
-    /// Its caller was asked to send no more.
+    /// Its caller was asked to send no more, and has so long to say that it will not.
     Asked(Pin<Box<Sleep>>),
-    /// None come.
-    Over,
+    /// None are served any more, which those that come are told for so long.
+    Over(Pin<Box<Sleep>>),
+    Ended,
 }
 
 impl<F: Front> Session<F> {
@@ -64,78 +66,86 @@ impl<F: Front> Session<F> {
         let (mut read, mut write) = stream.split();
         let mut buf = BytesMut::with_capacity(READ_BYTES);
         let mut held = Held::of(shared.budget.reservation());
-        let (mut ended, mut moved) = (false, Instant::now());
+        let (mut moved, mut rests) = (Instant::now(), false);
         let idle = worker.timers.timer();
         loop {
-            while let Some(message) = self.next(&mut buf)? {
+            while let Some(message) = finagle::next(&mut buf).map_err(|error| self.to.misspoke(&error))? {
                 // What was kept of it counts for it from now on.
                 held.count(&buf);
                 if let Some(reply) = self.take(message)? {
                     calls::put(&mut write, &reply, &shared.cut).await?;
                 }
             }
+            while let Some(finished) = self.under_way.try_join_next_with_id() {
+                if let Some(answer) = self.finished(finished)? {
+                    calls::put(&mut write, &answer.bytes, &shared.cut).await?;
+                }
+            }
             let quiet = self.under_way.is_empty();
-            if quiet && (ended || matches!(self.drain, Drain::Over)) {
+            if quiet && matches!(self.drain, Drain::Ended) {
                 // In the middle of a message it was cut.
                 return if buf.is_empty() { Ok(()) } else { Err(Broken) };
             }
-            let room = held.count(&buf);
-            if quiet && !room {
-                limited!(
-                    WARN,
-                    KNOWN,
-                    &self.to.authority,
-                    "A call was not read: too much is held already.",
-                    service = self.to.authority
-                );
-                return Err(Broken);
+            let reads = held.count(&buf);
+            if quiet && !reads {
+                return Err(self.to.has_no_room());
             }
-            let reads = !ended && room;
             if reads {
                 calls::make_room(&mut buf);
             }
-            if quiet && buf.is_empty() {
-                idle.set(Timeout::default().idle_of_connection());
-            } else {
-                idle.clear();
+            // What is said about the connection is no use of it.
+            match quiet && buf.is_empty() {
+                true if !rests => idle.set(Timeout::default().idle_of_connection()),
+                true => {}
+                false => idle.clear(),
             }
+            rests = quiet && buf.is_empty();
             let open = matches!(self.drain, Drain::Open);
             tokio::select! {
-                Some(answered) = self.under_way.join_next_with_id() => match answered {
-                    Ok((id, (tag, bytes, _held))) => {
-                        // Its caller may have given the tag to another call since it gave up this one.
-                        if self.tags.get(&tag).is_some_and(|task| task.id() == id) {
-                            self.tags.remove(&tag);
-                            calls::put(&mut write, &bytes, &shared.cut).await?;
-                        }
+                Some(finished) = self.under_way.join_next_with_id() => {
+                    if let Some(answer) = self.finished(finished)? {
+                        calls::put(&mut write, &answer.bytes, &shared.cut).await?;
                     }
-                    // It was not waited for.
-                    Err(error) if error.is_cancelled() => {}
-                    // One that panicked has said so, and its caller would wait for it.
-                    Err(_) => return Err(Broken),
-                },
-                came = read.read_buf(&mut buf), if reads => ended |= came.map_err(|_| Broken)? == 0,
-                () = shared.leave.cancelled(), if open => {
+                }
+                came = read.read_buf(&mut buf), if reads => {
+                    if came.map_err(|_| Broken)? == 0 {
+                        // There is no half of a connection: nobody waits for an answer.
+                        return if quiet && buf.is_empty() { Ok(()) } else { Err(Broken) };
+                    }
+                }
+                () = async {
+                    tokio::select! {
+                        () = shared.leave.cancelled() => {}
+                        () = poll_fn(|cx| idle.poll_due(cx)), if rests => {}
+                    }
+                }, if open => {
                     self.drain = Drain::Asked(Box::pin(sleep(DRAIN_WAIT)));
                     let drain = finagle::Message::new(Kind::Drain, CONTROL_TAG, "");
                     calls::put(&mut write, &drain.bytes, &shared.cut).await?;
                 }
-                () = self.drain.over() => self.drain = Drain::Over,
+                () = self.drain.waited() => self.drain.go_on(),
                 () = shared.cut.cancelled() => return Err(Broken),
                 () = sleep_until(moved + BYTE_WAIT), if reads && !buf.is_empty() => return Err(Broken),
-                () = poll_fn(|cx| idle.poll_due(cx)), if quiet => return Ok(()),
             }
             moved = Instant::now();
         }
     }
 
-    /// The next message that has come.
-    fn next(&self, buf: &mut BytesMut) -> Result<Option<finagle::Message>, Broken> {
-        finagle::next(buf).map_err(|error| {
-            let source = self.to.opened.source.map(|source| source.ip());
-            limited!(WARN, STRANGERS, format_args!("{source:?}"), "What came is no message of Mux.", ?source, %error);
-            Broken
-        })
+    /// The answer of a call that is over, if it is waited for.
+    fn finished(
+        &mut self,
+        finished: Result<(Id, (u32, Answer)), JoinError>,
+    ) -> Result<Option<Answer>, Broken> {
+        match finished {
+            Ok((id, (tag, answer))) => {
+                // Its caller may have given the tag to another call since it gave up this one.
+                let waits = self.tags.get(&tag).is_some_and(|task| task.id() == id);
+                Ok(waits.then(|| self.tags.remove(&tag)).map(|_| answer))
+            }
+            Err(error) if error.is_cancelled() => Ok(None),
+            // One that panicked has said so, and its caller would wait for it.
+            Err(_) => Err(Broken),
+        }
     }
 
     /// Begins what a caller asks for; gives what it is told at once.
@@ -154,7 +164,7 @@ impl<F: Front> Session<F> {
             }
             Kind::Drained => {
                 if matches!(self.drain, Drain::Asked(_)) {
-                    self.drain = Drain::Over;
+                    self.drain.go_on();
                 }
                 Ok(None)
             }
@@ -172,39 +182,38 @@ impl<F: Front> Session<F> {
         let shared = &self.to.front.worker().shared;
         let tag = message.tag;
         if tag == 0 || self.tags.contains_key(&tag) {
-            let source = self.to.opened.source.map(|source| source.ip());
-            limited!(
-                WARN,
-                STRANGERS,
-                format_args!("{source:?}"),
-                "Two calls of Mux have one tag, or one has none.",
-                ?source,
-                tag
-            );
-            return Err(Broken);
+            return Err(self.to.misspoke(&"two calls have one tag, or one has none"));
         }
-        if self.under_way.len() >= CALLS_MAX {
-            let text = format!("{}: {CALLS_MAX} calls of this connection are under way", shared.name);
-            return Ok(Some(message.answer(Status::Nack, &text).bytes));
+        let nack =
+            |why: &str| Ok(Some(message.answer(Status::Nack, &format!("{}: {why}", shared.name)).bytes));
+        if matches!(self.drain, Drain::Over(_) | Drain::Ended) {
+            return nack("this connection is drained");
         }
-        let message = Message::mux(message);
+        if self.tags.len() >= CALLS_MAX {
+            return nack(&format!("{CALLS_MAX} calls of this connection are under way"));
+        }
+        let message = Message::mux(message).detached();
         let kept = Kept::of(&message, shared.budget.reservation());
         let to = self.to.clone();
-        let task = self.under_way.spawn_local(async move {
-            let (answer, held) = calls::answer(&to, &message, kept).await;
-            (tag, answer.bytes().clone(), held)
-        });
+        let task = self.under_way.spawn_local(async move { (tag, calls::answer(&to, &message, kept).await) });
         self.tags.insert(tag, task);
         Ok(None)
     }
 }
 
 impl Drain {
-    /// Waits until no call comes any more. Cancel safe.
-    async fn over(&mut self) {
+    /// Waits until this state is over. Cancel safe.
+    async fn waited(&mut self) {
         match self {
-            Self::Asked(wait) => pin!(wait).await,
-            Self::Open | Self::Over => std::future::pending().await,
+            Self::Asked(wait) | Self::Over(wait) => wait.as_mut().await,
+            Self::Open | Self::Ended => std::future::pending().await,
         }
+    }
+
+    fn go_on(&mut self) {
+        *self = match self {
+            Self::Open | Self::Asked(_) => Self::Over(Box::pin(sleep(OVER_WAIT))),
+            Self::Over(_) | Self::Ended => Self::Ended,
+        };
     }
 }

@@ -17,11 +17,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::Front;
-use super::calls::{self, BYTE_WAIT, Broken, Held, Kept, READ_BYTES, To};
-use crate::base::budget::Reservation;
+use super::calls::{self, Answer, BYTE_WAIT, Broken, Held, Kept, READ_BYTES, To};
 use crate::http::join::End;
 use crate::proxy::connection::Opened;
-use crate::telemetry::limited::limited;
 use crate::upstream::Message;
 
 /// Calls of one connection under way at once; more are read once some are answered.
@@ -30,8 +28,8 @@ const CALLS_MAX: usize = 32;
 /// connection, and calls of one go to many: they are told that nobody knows it.
 const FINAGLE_UPGRADE: &str = "__can__finagle__trace__v3__";
 
-/// A call under way, and what its answer counts on.
-type Calling = AbortOnDropHandle<(Bytes, Option<Reservation>)>;
+/// A call under way.
+type Calling = AbortOnDropHandle<Answer>;
 
 /// Serves the calls of a connection, which lead to what `authority` names, until its caller has left, it idles for too long,
 /// or the process drains.
@@ -56,15 +54,11 @@ async fn calls<F: Front>(to: &Rc<To<F>>, stream: &mut TcpStream) -> Result<(), B
     let idle = worker.timers.timer();
     loop {
         while under_way.len() + oneway.len() < CALLS_MAX {
-            let message = decoder.next(&mut buf).map_err(|error| {
-                let source = to.opened.source.map(|source| source.ip());
-                limited!(WARN, STRANGERS, format_args!("{source:?}"), "What came is no call of Thrift.", ?source, %error);
-                Broken
-            })?;
+            let message = decoder.next(&mut buf).map_err(|error| to.misspoke(&error))?;
             let Some(message) = message else { break };
             let oneway_call = message.head.kind == Kind::Oneway;
             let refusal = refusal(&message, &shared.name);
-            let message = Message::Thrift(message);
+            let message = Message::Thrift(message).detached();
             // What was kept of it counts for it from now on.
             held.count(&buf);
             let kept = Kept::of(&message, shared.budget.reservation());
@@ -78,11 +72,10 @@ async fn calls<F: Front>(to: &Rc<To<F>>, stream: &mut TcpStream) -> Result<(), B
             } else {
                 let to = to.clone();
                 under_way.push_back(AbortOnDropHandle::new(spawn_local(async move {
-                    if let Some(refusal) = refusal {
-                        return (refusal, None);
+                    match refusal {
+                        Some(refusal) => Answer::ours(refusal),
+                        None => calls::answer(&to, &message, kept).await,
                     }
-                    let (answer, held) = calls::answer(&to, &message, kept).await;
-                    (answer.bytes().clone(), held)
                 })));
             }
         }
@@ -96,14 +89,7 @@ async fn calls<F: Front>(to: &Rc<To<F>>, stream: &mut TcpStream) -> Result<(), B
         }
         let room = under_way.len() + oneway.len() < CALLS_MAX && held.count(&buf);
         if quiet && !room {
-            limited!(
-                WARN,
-                KNOWN,
-                &to.authority,
-                "A call was not read: too much is held already.",
-                service = to.authority
-            );
-            return Err(Broken);
+            return Err(to.has_no_room());
         }
         let reads = !over && room;
         if reads {
@@ -116,8 +102,7 @@ async fn calls<F: Front>(to: &Rc<To<F>>, stream: &mut TcpStream) -> Result<(), B
         }
         tokio::select! {
             answered = next(&mut under_way) => {
-                let (bytes, _held) = answered?;
-                calls::put(&mut write, &bytes, &shared.cut).await?;
+                calls::put(&mut write, &answered?.bytes, &shared.cut).await?;
             }
             came = read.read_buf(&mut buf), if reads => over |= came.map_err(|_| Broken)? == 0,
             () = ended.notified(), if !oneway.is_empty() => {}
@@ -131,7 +116,7 @@ async fn calls<F: Front>(to: &Rc<To<F>>, stream: &mut TcpStream) -> Result<(), B
 }
 
 /// The answer to the oldest call, once it is there. Cancel safe.
-async fn next(under_way: &mut VecDeque<Calling>) -> Result<(Bytes, Option<Reservation>), Broken> {
+async fn next(under_way: &mut VecDeque<Calling>) -> Result<Answer, Broken> {
     let Some(oldest) = under_way.front_mut() else { return pending().await };
     let answered = oldest.await;
     under_way.pop_front();

@@ -24,7 +24,7 @@ use crate::proxy::exchange::facts::Facts;
 use crate::proxy::exchange::{call, server};
 use crate::proxy::flow::{Attempt, Flow, NotServed, Payload};
 use crate::proxy::worker::{REQUESTS_MAX, Worker};
-use crate::telemetry::metrics::{Direction, Outcome};
+use crate::telemetry::metrics::{Direction, InProgressGuard, Outcome};
 use crate::telemetry::record::Record;
 use crate::upstream::{self, Allowance, Called, Message};
 use crate::view::{LocalService, Service};
@@ -57,8 +57,16 @@ struct Reply {
     held: Reservation,
 }
 
-/// Serves one call of a caller, to what `authority` names. Gives the answer, which counts on what is given with it, if it is
-/// to have one.
+/// An answer until its caller has it: it counts as in progress.
+#[derive(Debug)]
+pub struct Answer {
+    /// What the caller gets.
+    pub message: Message,
+    _held: Reservation,
+    _guard: InProgressGuard,
+}
+
+/// Serves one call of a caller, to what `authority` names. Gives the answer, if it is to have one.
 ///
 /// # Errors
 /// Why it is not served.
@@ -67,11 +75,11 @@ pub async fn serve(
     authority: &str,
     opened: &Opened,
     message: &Message,
-) -> Result<Option<(Message, Reservation)>, Rejection> {
+) -> Result<Option<Answer>, Rejection> {
     let shared = &worker.shared;
     let mut record = Record::begin(Direction::Outbound, &worker.nameless, Instant::now());
     record.method(message.method());
-    let Some(_guard) = shared.in_progress.enter(REQUESTS_MAX) else {
+    let Some(guard) = shared.in_progress.enter(REQUESTS_MAX) else {
         record.ends(Outcome::Overloaded);
         return Err(Rejection::full(REQUESTS_MAX));
     };
@@ -99,7 +107,9 @@ pub async fn serve(
         left: None,
     };
     match placed.call(worker, &mut record).await {
-        Ok(Reply { answer, held, .. }) => Ok(answer.map(|answer| (answer, held))),
+        Ok(Reply { answer, held, .. }) => {
+            Ok(answer.map(|message| Answer { message, _held: held, _guard: guard }))
+        }
         Err(NotServed { failure, .. }) => Err(call::rejection(failure, &service.name)),
     }
 }

@@ -274,6 +274,7 @@ impl Placed<'_> {
                 Protocol::Udp => self.service.timeout.idle_of_flow(),
                 _ => self.service.timeout.idle_of_connection(),
             },
+            idle_answered: Some(self.service.timeout.idle_of_answered_flow()),
             record,
             counted: Some(self.service.connections.begin()),
             ends: worker.shared.ends(),

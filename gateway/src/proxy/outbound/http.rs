@@ -127,7 +127,7 @@ async fn answer(
     let version = parts.version;
     record.ends(Outcome::Malformed);
     let (authority, mut head) = message::request(parts)?;
-    allowed(&head.headers, &incoming, caller.rules)?;
+    allowed(&head, &incoming, caller.rules)?;
     if !fields::may_go_on(&head.method, &mut head.headers) {
         let answer = last(&head.method)?;
         record.ends(Outcome::Answered);
@@ -184,7 +184,24 @@ pub fn say_protocol(answer: &mut Answer, asked: &RequestHead) {
 }
 
 /// Whether a request is one that may come in where `rules` hold.
-fn allowed(headers: &HeaderMap, body: &Incoming, rules: &HttpRules) -> Result<(), Rejection> {
+fn allowed(head: &RequestHead, body: &Incoming, rules: &HttpRules) -> Result<(), Rejection> {
+    let headers = &head.headers;
+    if let Some(most) = rules.line_bytes.map(|most| most as usize) {
+        let target = head.target.path_and_query().map_or(0, |target| target.as_str().len());
+        if target > most {
+            let details = format!(
+                "the request's target has {target} bytes; {most} may come here (spec.http.lineBytes)"
+            );
+            return Err(Rejection::new(ProxyError::HttpRequestTargetTooLong, details));
+        }
+        let longer = headers.iter().find(|(name, value)| name.as_str().len() + value.len() > most);
+        if let Some((name, value)) = longer {
+            let length = name.as_str().len() + value.len();
+            let details =
+                format!("the field {name} has {length} bytes; {most} may come here (spec.http.lineBytes)");
+            return Err(Rejection::new(ProxyError::HttpRequestHeadTooLarge, details));
+        }
+    }
     if let Some(most) = rules.fields.filter(|most| headers.len() > usize::from(*most)) {
         let details =
             format!("the request has {} fields; {most} may come here (spec.http.fields)", headers.len());
@@ -276,7 +293,8 @@ pub(super) fn upgraded(
     guard: InProgressGuard,
 ) -> Carry {
     let (ends, drops) = (worker.shared.ends(), worker.shared.drops.clone());
-    Carry { served, protocol, idle, record, counted: None, ends, drops, guard: Some(guard) }
+    let idle_answered = None;
+    Carry { served, protocol, idle, idle_answered, record, counted: None, ends, drops, guard: Some(guard) }
 }
 
 /// Makes a connection to a port of the mesh for a caller that speaks its own protocol on it (RFC 9110, section 9.3.6).

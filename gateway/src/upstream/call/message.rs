@@ -55,6 +55,9 @@ pub enum Decoder {
     Mux,
 }
 
+/// A longer one was most likely read into memory of its own.
+const COPIED_BYTES_MAX: usize = 16 * 1024;
+
 /// The longest message of any of the protocols, with what is before it.
 pub const MESSAGE_BYTES_MAX: usize = {
     let (thrift, mux) = (thrift::MESSAGE_BYTES_MAX, finagle::MESSAGE_BYTES_MAX);
@@ -96,6 +99,18 @@ impl Message {
     pub fn mux(message: finagle::Message) -> Self {
         let method = if message.kind.is_call() { thrift::method(message.body()) } else { None };
         Self::Mux(message, method)
+    }
+
+    /// The same, which holds no more memory than it needs: what it was read from may be far larger.
+    pub fn detached(mut self) -> Self {
+        let bytes = match &mut self {
+            Self::Thrift(message) => &mut message.bytes,
+            Self::Mux(message, _) => &mut message.bytes,
+        };
+        if bytes.len() <= COPIED_BYTES_MAX {
+            *bytes = Bytes::copy_from_slice(bytes);
+        }
+        self
     }
 
     /// As it came.
@@ -172,18 +187,30 @@ impl Message {
     /// Of an answer, how its call went.
     pub fn verdict(&self) -> Verdict {
         match self {
-            Self::Thrift(message) => match message.exception_kind() {
-                // That it has no such method is its caller's fault.
-                Some(kind) if kind == ExceptionKind::UnknownMethod as i32 => Verdict::Refused,
-                Some(_) => Verdict::Failed,
-                None if message.head.kind == Kind::Exception => Verdict::Refused,
-                None => Verdict::Served,
+            Self::Thrift(message) => match message.head.kind {
+                Kind::Exception => Verdict::of_exception(message.exception_kind()),
+                _ => Verdict::Served,
             },
             Self::Mux(message, _) => match message.status() {
                 Some(Status::Error) => Verdict::Failed,
                 Some(Status::Nack) => Verdict::Untouched,
-                Some(Status::Ok) | None => Verdict::Served,
+                // Of Thrift by Mux, what failed is an exception in an answer that is none.
+                Some(Status::Ok) | None => {
+                    thrift::exception_kind(message.body()).map_or(Verdict::Served, Verdict::of_exception)
+                }
             },
+        }
+    }
+}
+
+impl Verdict {
+    /// That of an exception of Thrift of this kind.
+    fn of_exception(kind: Option<i32>) -> Self {
+        match kind {
+            // That it has no such method is its caller's fault.
+            Some(kind) if kind == ExceptionKind::UnknownMethod as i32 => Self::Refused,
+            Some(_) => Self::Failed,
+            None => Self::Refused,
         }
     }
 }
@@ -226,6 +253,32 @@ mod tests {
             assert_eq!(call.refusal("broken", false).verdict(), Verdict::Failed);
         }
         assert!(!dispatch(WHO).is_answered_by(&read(Protocol::Thrift, WHO).refusal("", true)));
+    }
+
+    #[test]
+    fn a_failure_of_thrift_is_one_by_mux_too() {
+        let answer = |status: u8, holds: &[u8]| {
+            let size = (holds.len() as u32 + 7).to_be_bytes();
+            read(Protocol::Mux, &[&size[..], b"\xfe\0\0\x05", &[status, 0, 0], holds].concat()).verdict()
+        };
+        let exception = |kind: u8| {
+            let text = b"\x80\x01\0\x03\0\0\0\x03who\0\0\0\x07\x08\0\x02\0\0\0";
+            [&text[..], &[kind, 0]].concat()
+        };
+        assert_eq!(answer(0, &exception(6)), Verdict::Failed);
+        assert_eq!(answer(0, &exception(1)), Verdict::Refused);
+        assert_eq!(answer(0, b"whatever"), Verdict::Served);
+        assert_eq!((answer(1, b"no"), answer(2, b"no")), (Verdict::Failed, Verdict::Untouched));
+    }
+
+    #[test]
+    fn what_is_small_keeps_nothing_large() {
+        let mut buf = BytesMut::with_capacity(1 << 20);
+        buf.extend_from_slice(dispatch(WHO).bytes());
+        let message = Decoder::Mux.next(&mut buf).unwrap().unwrap();
+        let detached = message.clone().detached();
+        assert_eq!(detached, message);
+        assert_ne!(detached.bytes().as_ptr(), message.bytes().as_ptr());
     }
 
     #[test]
