@@ -83,7 +83,8 @@ fn a_cut_is_a_cut_and_silence_ends_by_idle_and_not_by_total() {
     }
     let quiet = Instant::now();
     assert_eq!(end_of(&mut stream), End::Reset);
-    assert!(quiet.elapsed() >= Duration::from_millis(1900), "{:?}", quiet.elapsed());
+    // The last byte moved a pause ago, or a little more.
+    assert!(quiet.elapsed() >= Duration::from_millis(1500), "{:?}", quiet.elapsed());
 }
 
 #[test]
