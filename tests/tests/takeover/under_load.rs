@@ -24,9 +24,14 @@ fn it_serves_when_it_has_what_the_old_one_had() {
         let mut stream = greeted(world.at);
         for _ in 0..2 {
             for gateway in [&mut world.east, &mut world.west] {
+                let drained = gateway.process.log().matches("Draining.").count();
                 let mut elder = gateway.take_over();
                 echoes(&mut stream, b"on its way");
                 traffic.iter().for_each(|traffic| traffic.wait_more(CALLERS));
+                // What is opened before it says so may still be its own, and ends with its grace.
+                wait_until("the old one drains", SOON, || {
+                    (elder.log().matches("Draining.").count() > drained).then_some(())
+                });
                 ends_well(std::mem::replace(&mut stream, greeted(world.at)));
                 assert!(elder.wait_end().success());
                 let log = gateway.process.log();

@@ -151,7 +151,8 @@ fn what_breaks_the_rules_of_mux_is_reset_and_calls_nobody() {
     let reset = |bytes: &[u8]| {
         let mut caller = connect(at);
         caller.write_all(bytes).unwrap();
-        caller.shutdown(std::net::Shutdown::Write).unwrap();
+        // It may be reset by now.
+        let _ = caller.shutdown(std::net::Shutdown::Write);
         assert_eq!(end_of(&mut caller), End::Reset, "{bytes:?}");
     };
     reset(b"GET / HTTP/1.1\r\n\r\n");
