@@ -4,68 +4,22 @@ Nothing of Finagle runs without a JVM, so the few messages of Mux that a server 
 served by Apache Thrift's library.
 """
 
-import collections
 import io
-import socket
 import socketserver
 import struct
 import sys
 import threading
-import time
 
 generated, name, port = sys.argv[1:]
 sys.path.insert(0, generated)
 
 from store import Store  # noqa: E402
-from store.ttypes import NotFound  # noqa: E402
+from store_handler import Handler, add, current  # noqa: E402
 from thrift.protocol.TBinaryProtocol import TBinaryProtocol  # noqa: E402
 from thrift.transport.TTransport import TMemoryBuffer  # noqa: E402
 
 REQUEST, DISPATCH, PING, DISCARD, OLD_DISCARD, OLD_ERROR = 1, 2, 65, 66, -62, 127
 OK, ERROR, NACK = 0, 1, 2
-
-counts = collections.Counter()
-lock = threading.Lock()
-current = threading.local()
-
-
-def add(key):
-    with lock:
-        counts[key] += 1
-        return counts[key]
-
-
-class Handler:
-    def who(self):
-        return name
-
-    def echo(self, entry):
-        entry.key = entry.key[::-1]
-        return entry
-
-    def find(self, key):
-        raise NotFound(key)
-
-    def slow(self, key, ms):
-        count = add(key)
-        time.sleep(ms / 1000)
-        return count
-
-    def breakOff(self, key):
-        add(key)
-        current.connection.request.shutdown(socket.SHUT_RDWR)
-        return 0
-
-    breakOffTwice = breakOff
-
-    def count(self, key):
-        return counts[key]
-
-    def fill(self, size):
-        return b"x" * size
-
-    def note(self, key):
-        add(key)
 
 
 def held(call):
@@ -122,14 +76,14 @@ class Connection(socketserver.BaseRequestHandler):
             pass
 
     def serve(self, kind, tag, body):
-        current.connection = self
+        current.socket = self.request
         contexts, body = (b"\0\0", held(io.BytesIO(body))) if kind == DISPATCH else (b"", body[1:])
         said = TMemoryBuffer()
         if name == "busy":
             add("nacked")
             return self.say(-kind, tag, bytes([NACK]) + contexts)
         try:
-            Store.Processor(Handler()).process(TBinaryProtocol(TMemoryBuffer(body)), TBinaryProtocol(said))
+            Store.Processor(Handler(name)).process(TBinaryProtocol(TMemoryBuffer(body)), TBinaryProtocol(said))
         except Exception as error:
             return self.say(-kind, tag, bytes([ERROR]) + contexts + repr(error).encode())
         self.say(-kind, tag, bytes([OK]) + contexts + said.getvalue())
