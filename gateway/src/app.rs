@@ -23,10 +23,12 @@ use std::io;
 use std::net::SocketAddr;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::warn;
 
 pub use self::gateway::{Options, run};
 pub use self::load::LoadError;
 pub use self::takeover::TakeOverError;
+use crate::proxy::worker::Shared;
 
 /// Why a gateway did not start, or ended on its own.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +102,12 @@ impl Signals {
         };
         Ok(Self { end, hangup: signal(SignalKind::hangup())? })
     }
+}
+
+/// What is under way is not waited for any longer: the process was told to end at once.
+fn cut(shared: &Shared) {
+    warn!(left = shared.in_progress.count(), "Told to end at once: aborting in-flight requests.");
+    shared.cut.cancel();
 }
 
 impl EndSignals {

@@ -444,7 +444,7 @@ fn a_second_sigterm_does_not_wait() {
     pair.west.process.ask_to_end();
     let ended = e2e::wait_until("the end of west", SOON, || pair.west.process.ended());
     assert!(ended.success(), "{ended}");
-    pair.west.process.wait_log(&["Second termination signal"]);
+    pair.west.process.wait_log(&["Told to end at once"]);
     // Its caller hears of it: an error that is said, or a connection that ends.
     assert!(held.receive("GET").map_or(true, |answer| answer.status >= 500));
 }

@@ -26,7 +26,7 @@ use super::reload::judge_tunnels;
 use super::report::Report;
 use super::tasks::Tasks;
 use super::watcher::{Told, Watcher};
-use super::{EndSignals, LoadError, Signals, StartError, bind, systemd};
+use super::{EndSignals, LoadError, Signals, StartError, bind, cut, systemd};
 use crate::base::clock::Clock;
 use crate::base::given::Given;
 use crate::peers::Peers;
@@ -163,7 +163,7 @@ async fn drain(
             () = end.told() => {
                 ending.now.cancel();
                 let _ = registering.await;
-                shared.cut.cancel();
+                cut(shared);
             }
         }
     }
@@ -173,7 +173,7 @@ async fn drain(
     tokio::select! {
         () = &mut finishing => {}
         () = end.told() => {
-            shared.cut.cancel();
+            cut(shared);
             // What is cut says so.
             finishing.await;
         }

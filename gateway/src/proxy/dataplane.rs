@@ -192,7 +192,7 @@ pub async fn finish(shared: &Shared, listening: JoinHandle<()>, and_then: impl F
             warn!(left = left(), grace = ?DRAIN_GRACE, "Drain grace period over; aborting in-flight requests.");
         }
         () = shared.cut.cancelled() => {
-            warn!(left = left(), "Second termination signal: aborting in-flight requests.");
+            // Another worker's grace was over first, or a second signal came, which says so itself.
         }
     }
     // Connections whose protocol has a word for it say it.

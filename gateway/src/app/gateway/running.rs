@@ -33,7 +33,7 @@ use crate::app::takeover::{Elder, Handed, Heir, Kept, Succession, keep_leases, o
 use crate::app::tasks::Tasks;
 use crate::app::watcher::Watcher;
 use crate::app::workers::Workers;
-use crate::app::{EndSignals, StartError};
+use crate::app::{EndSignals, StartError, cut};
 use crate::app::{bind, systemd};
 use crate::base::bind::SocketFile;
 use crate::control::sync::Knowledge;
@@ -180,7 +180,7 @@ impl Running {
         shared.peers.retire_all();
         tokio::select! {
             () = sleep(MOVE_OVER) => {}
-            () = end.told() => shared.cut.cancel(),
+            () = end.told() => cut(shared),
         }
     }
 
@@ -200,7 +200,7 @@ impl Running {
         tokio::select! {
             () = workers.all_ended() => {}
             () = idle_leave => {}
-            () = end.told() => shared.cut.cancel(),
+            () = end.told() => cut(&shared),
         }
         let wait = if shared.cut.is_cancelled() { END_WAIT_CUT } else { END_WAIT };
         // If the wait is over before that is done they are left: their removal could hang, too.

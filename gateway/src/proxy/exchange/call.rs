@@ -74,25 +74,30 @@ pub async fn send(
     })
 }
 
-/// Reads the call of `protocol` that comes behind a head, kept in what `held` is granted.
-///
-/// # Errors
-/// How whoever sends it is refused, and how that counts; `None` where it is not wanted any more.
+/// Reads the call of `protocol` that comes behind a head, kept in what `held` is granted, and tells `record` of it. None: it
+/// is refused, or whoever sends it wants it no more.
 pub async fn called(
     exchange: &mut Exchange,
     protocol: Protocol,
     held: &mut Reservation,
-) -> Result<Message, Option<(Code, Outcome)>> {
+    record: &mut Record,
+) -> Option<Message> {
     let Exchange { sender, receiver } = exchange;
     let read = tokio::select! {
         read = read(receiver, protocol, held) => read,
-        () = sender.stopped() => return Err(None),
+        () = sender.stopped() => return None,
     };
-    match read {
-        Ok(Some(message)) if message.is_call() => Ok(message),
-        Err(Unread::NoRoom) => Err(Some((Code::Overloaded, Outcome::Overloaded))),
-        Ok(_) | Err(_) => Err(Some((Code::Internal, Outcome::Malformed))),
-    }
+    let (code, outcome) = match read {
+        Ok(Some(message)) if message.is_call() => {
+            record.method(message.method());
+            return Some(message);
+        }
+        Err(Unread::NoRoom) => (Code::Overloaded, Outcome::Overloaded),
+        Ok(_) | Err(_) => (Code::Internal, Outcome::Malformed),
+    };
+    record.ends(outcome);
+    server::refuse(sender, receiver, code);
+    None
 }
 
 /// Reads what comes behind a head to its end: one message, or nothing.

@@ -41,18 +41,14 @@ pub async fn serve(serving: &Serving, asker: Asker<'_>, mut exchange: Exchange) 
             return server::refuse(&mut exchange.sender, &mut exchange.receiver, code);
         }
     };
-    let mut held = serving.budget().reservation();
-    let protocol = local.port(flow.port).map_or(Protocol::Thrift, |(port, _)| port.protocol);
-    let message = match call::called(&mut exchange, protocol, &mut held).await {
-        Ok(message) => message,
-        // The peer has another way, or its caller has left.
-        Err(None) => return,
-        Err(Some((code, outcome))) => {
-            record.ends(outcome);
-            return server::refuse(&mut exchange.sender, &mut exchange.receiver, code);
-        }
+    let Some(port) = local.port(flow.port) else {
+        record.ends(Outcome::NotFound);
+        return server::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Unknown);
     };
-    record.method(message.method());
+    let mut held = serving.budget().reservation();
+    let Some(message) = call::called(&mut exchange, port.0.protocol, &mut held, &mut record).await else {
+        return;
+    };
     let expired = Cell::new(false);
     let allowance = Allowance {
         replayable: flow.replayable,
@@ -60,7 +56,6 @@ pub async fn serve(serving: &Serving, asker: Asker<'_>, mut exchange: Exchange) 
         connect: connect_wait(&flow),
     };
     let calling = async {
-        let port = local.port(flow.port).ok_or(Failure::Unavailable)?;
         let way = serving.way(port, flow.key_hash, &expired);
         let calling = upstream::call(&way, allowance, &message, serving.budget());
         match flow.deadline_ms {

@@ -147,16 +147,9 @@ pub async fn serve_sidecar(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, mu
         return server::refuse(&mut exchange.sender, &mut exchange.receiver, Code::Unknown);
     };
     let mut held = shared.budget.reservation();
-    let message = match call::called(&mut exchange, port.protocol, &mut held).await {
-        Ok(message) => message,
-        // Whoever calls is gone.
-        Err(None) => return,
-        Err(Some((code, outcome))) => {
-            record.ends(outcome);
-            return server::refuse(&mut exchange.sender, &mut exchange.receiver, code);
-        }
+    let Some(message) = call::called(&mut exchange, port.protocol, &mut held, &mut record).await else {
+        return;
     };
-    record.method(message.method());
     let opened = Opened { source: head.source, hops: head.flow.hops, ..Opened::default() };
     let hash = hash_told(&service, &head.flow, || {
         let source = opened.source.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |source| source.ip());
