@@ -1,10 +1,11 @@
 //! Exchanges that are not over: how many a tunnel has, and how the failures of one are to be read.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use proto::code::Code;
+use tokio::sync::Notify;
 
 use crate::bulk::Bulk;
 use crate::error::TunnelError;
@@ -23,12 +24,14 @@ pub(crate) struct Flights {
     taken: AtomicU64,
     /// What those that send much share.
     pub(crate) bulk: Bulk,
+    /// Told when we open one while none is open.
+    busy: OnceLock<Arc<Notify>>,
 }
 
 impl Default for Flights {
     fn default() -> Self {
         let (opened, accepted) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { opened, accepted, taken: AtomicU64::new(ALL), bulk: Bulk::default() }
+        Self { opened, accepted, taken: AtomicU64::new(ALL), bulk: Bulk::default(), busy: OnceLock::new() }
     }
 }
 
@@ -41,6 +44,12 @@ impl Flights {
     /// Those that the peer opened.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// `notify` is told whenever we open one while none is open. Only the first call counts.
+    pub(crate) fn notify_when_busy(&self, notify: Arc<Notify>) {
+        // A second call finds the cell set: the first owner keeps it.
+        let _ = self.busy.set(notify);
     }
 
     /// The peer takes none of our streams from `index` on.
@@ -120,7 +129,14 @@ impl Flight {
         index: u64,
         ours: bool,
     ) -> Arc<Self> {
-        flights.of(ours).fetch_add(1, Ordering::Relaxed);
+        let first = flights.of(ours).fetch_add(1, Ordering::Relaxed) == 0;
+        // Once it counts, and not before: whoever is told looks at once, and would find the tunnel idle.
+        if first
+            && ours
+            && let Some(busy) = flights.busy.get()
+        {
+            busy.notify_one();
+        }
         let (among, said) = (Some(flights.clone()), AtomicU32::new(SAID_NOTHING));
         Arc::new(Self { among, _held: Some(tunnel), index, ours, said })
     }
@@ -155,6 +171,48 @@ impl Drop for Flight {
     fn drop(&mut self) {
         if let Some(flights) = &self.among {
             flights.of(self.ours).fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Wake, Waker};
+
+    use super::*;
+
+    /// Looks, when it is woken, how many are open.
+    struct Looks(Arc<Flights>, AtomicUsize);
+
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {
+            self.1.store(self.0.opened(), Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn whoever_is_told_that_a_tunnel_is_busy_finds_it_so() {
+        let flights = Arc::<Flights>::default();
+        let notify = Arc::<Notify>::default();
+        flights.notify_when_busy(notify.clone());
+        let begin = |index, ours| Flight::begin(&flights, Arc::new(()), index, ours);
+        let looks = Arc::new(Looks(flights.clone(), AtomicUsize::new(0)));
+        let waker = Waker::from(looks.clone());
+        for _ in 0..2 {
+            let mut told = pin!(notify.notified());
+            let mut context = Context::from_waker(&waker);
+            assert!(told.as_mut().poll(&mut context).is_pending());
+            let theirs = begin(0, false);
+            assert!(told.as_mut().poll(&mut context).is_pending(), "what the peer opens it waits for itself");
+            let first = begin(0, true);
+            assert_eq!(looks.1.swap(0, Ordering::Relaxed), 1);
+            assert!(told.as_mut().poll(&mut context).is_ready());
+            let mut told = pin!(notify.notified());
+            let second = begin(1, true);
+            drop(first);
+            assert!(told.as_mut().poll(&mut context).is_pending(), "it was busy before");
+            drop((second, theirs));
         }
     }
 }

@@ -60,8 +60,6 @@ pub(crate) struct Shared {
     we_take: AtomicU64,
     /// Whether either side asked for another tunnel in its place.
     retiring: AtomicBool,
-    /// Told when the first exchange is opened on an idle tunnel.
-    busy: OnceLock<Arc<Notify>>,
     /// On which what is unread of the peer counts.
     account: OnceLock<Arc<Account>>,
     control: mpsc::Sender<Control>,
@@ -101,7 +99,6 @@ impl Tunnel {
             accepted_next: AtomicU64::new(0),
             we_take: AtomicU64::new(NONE),
             retiring: AtomicBool::new(false),
-            busy: OnceLock::new(),
             account: OnceLock::new(),
             control: sender,
         });
@@ -225,8 +222,7 @@ impl Tunnel {
 
     /// `notify` is told whenever the first exchange is opened on the idle tunnel. Only the first call counts.
     pub fn notify_when_busy(&self, notify: Arc<Notify>) {
-        // A second call finds the cell set: the first owner keeps it.
-        let _ = self.shared.busy.set(notify);
+        self.shared.flights.notify_when_busy(notify);
     }
 
     /// Whether both are the same connection.
@@ -258,11 +254,6 @@ impl Tunnel {
     async fn begin(&self, stream: Stream, first: Bytes, whole: bool) -> Result<Exchange, TunnelError> {
         let s = &self.shared;
         let (index, send, recv) = stream;
-        if s.flights.opened() == 0
-            && let Some(busy) = s.busy.get()
-        {
-            busy.notify_one();
-        }
         let flight = Flight::begin(&s.flights, s.clone(), index, true);
         let sender = Sender::new(send, flight.clone());
         let mut exchange = Exchange { sender, receiver: Receiver::new(recv, flight) };
