@@ -4,7 +4,12 @@
 //! A flow's datagram: kind, the number of the flow (a varint), then its bytes. A flow's number is twice the place of its
 //! stream in the order of its opener's streams, plus one where the opener is the one who gets it.
 //!
+//! Datagrams that the carrier takes no other way, because they are too large, go on the stream of their flow, in data cut
+//! anywhere: a length (2 bytes, big-endian), then its bytes.
+//!
 //! Probes ask a peer's worker whether it lives. 17 bytes: kind, sequence number, the asking side's clock, both big-endian.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::limits::PROBE_BYTES;
 use crate::varint;
@@ -58,6 +63,25 @@ impl FlowId {
         let (number, length) = varint::get(&datagram[1..])?;
         Some((Self { index: number >> 1, to_opener: number & 1 == 1 }, 1 + length))
     }
+}
+
+/// A datagram as it goes on a stream; none: no datagram is so large.
+pub fn on_stream(datagram: &[u8]) -> Option<Bytes> {
+    let length = u16::try_from(datagram.len()).ok()?;
+    let mut bytes = BytesMut::with_capacity(size_of::<u16>() + datagram.len());
+    bytes.put_u16(length);
+    bytes.put_slice(datagram);
+    Some(bytes.freeze())
+}
+
+/// Takes the first datagram of what came on a stream, if all of it is here. What is no whole datagram is at most 64 KiB.
+pub fn take_from_stream(came: &mut BytesMut) -> Option<Bytes> {
+    let length = usize::from(u16::from_be_bytes(*came.first_chunk()?));
+    if came.len() < size_of::<u16>() + length {
+        return None;
+    }
+    came.advance(size_of::<u16>());
+    Some(came.split_to(length).freeze())
 }
 
 /// One probe.
@@ -132,6 +156,27 @@ mod tests {
         let ping = Probe { kind: DatagramKind::Ping, sequence: 7, clock_us: 9 };
         assert_eq!(FlowId::read(&ping.encode()), None);
         assert_eq!(FlowId::read(&[]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn datagrams_of_a_stream_come_whole_wherever_it_is_cut(
+            datagrams in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8), cut in 1..400_usize,
+        ) {
+            let written: Vec<u8> = datagrams.iter().flat_map(|datagram| on_stream(datagram).unwrap()).collect();
+            let (mut came, mut taken) = (BytesMut::new(), Vec::new());
+            for part in written.chunks(cut) {
+                came.extend_from_slice(part);
+                taken.extend(std::iter::from_fn(|| take_from_stream(&mut came)));
+            }
+            prop_assert!(came.is_empty());
+            prop_assert_eq!(taken, datagrams);
+        }
+    }
+
+    #[test]
+    fn none_is_larger_than_its_length_can_say() {
+        assert!(on_stream(&[0; 65_535]).is_some() && on_stream(&[0; 65_536]).is_none());
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+use proto::datagram::{on_stream, take_from_stream};
 use proto::frame::Frame;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
@@ -185,7 +186,7 @@ thread_local! {
 impl Carried {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(datagram) = take(&mut self.part) {
+            if let Some(datagram) = take_from_stream(&mut self.part) {
                 return Some(datagram);
             }
             tokio::select! {
@@ -201,22 +202,11 @@ impl Carried {
     }
 }
 
-/// The first datagram of a stream, if all of it is here.
-fn take(part: &mut BytesMut) -> Option<Bytes> {
-    let length = usize::from(u16::from_be_bytes(*part.first_chunk()?));
-    if part.len() < 2 + length {
-        return None;
-    }
-    part.advance(2);
-    Some(part.split_to(length).freeze())
-}
-
 /// Writes datagrams on the stream of their flow until that ends.
 async fn write(mut sender: Sender, mut queue: mpsc::Receiver<Bytes>) {
     while let Some(datagram) = queue.recv().await {
-        let Ok(length) = u16::try_from(datagram.len()) else { continue };
-        let bytes = [&length.to_be_bytes()[..], &datagram].concat();
-        if sender.data(bytes.into()).await.is_err() {
+        let Some(bytes) = on_stream(&datagram) else { continue };
+        if sender.data(bytes).await.is_err() {
             return;
         }
     }
@@ -317,16 +307,6 @@ impl std::fmt::Debug for Side {
 mod tests {
     use super::*;
     use crate::base::budget::ByteBudget;
-
-    #[test]
-    fn datagrams_of_a_stream_have_their_lengths() {
-        let mut part = BytesMut::from(&b"\0\x03abc\0\0\0\x02d"[..]);
-        assert_eq!(take(&mut part).as_deref(), Some(&b"abc"[..]));
-        assert_eq!(take(&mut part).as_deref(), Some(&b""[..]));
-        assert_eq!(take(&mut part), None);
-        part.extend_from_slice(b"e");
-        assert_eq!(take(&mut part).as_deref(), Some(&b"de"[..]));
-    }
 
     #[tokio::test]
     async fn a_queue_holds_so_many_datagrams_and_so_many_bytes() {
