@@ -82,11 +82,19 @@ pub fn append_via(headers: &mut HeaderMap, version: Version, via: &HeaderValue, 
 
 /// How often a message has come through `name`, by its `Via`.
 pub fn times_through(headers: &HeaderMap, name: &str) -> usize {
-    let times = |value: &HeaderValue| {
-        let stops = value.to_str().unwrap_or_default().split(',');
-        stops.filter(|stop| stop.split_ascii_whitespace().nth(1) == Some(name)).count()
-    };
-    headers.get_all(VIA).iter().map(times).sum()
+    stops(headers).filter(|stop| *stop == name).count()
+}
+
+/// How many gateways and sidecars a message has come through, by its `Via`.
+pub fn hops(headers: &HeaderMap) -> u8 {
+    let ours = |stop: &str| matches!(stop.rsplit_once('.'), Some((_, "gateway" | "sidecar")));
+    stops(headers).filter(|stop| ours(stop)).count().try_into().unwrap_or(u8::MAX)
+}
+
+/// Whom a message has come through, by its `Via`.
+fn stops(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lists = headers.get_all(VIA).iter().flat_map(|list| list.to_str().unwrap_or_default().split(','));
+    lists.filter_map(|stop| stop.split_ascii_whitespace().nth(1))
 }
 
 /// Counts `Max-Forwards` down, which means something to OPTIONS and TRACE (RFC 9110, section 7.6.2). False: whoever has the
@@ -246,7 +254,12 @@ mod tests {
         headers.append(VIA, HeaderValue::from_static("1.1 other, 1.1 west.gateway (x),2 xwest.gateway"));
         let all: Vec<_> = headers.get_all(VIA).iter().take(3).collect();
         assert_eq!(all, ["1.1 west.gateway", "1.0 west.gateway", "2 west.gateway"]);
-        assert_eq!(times_through(&headers, "west.gateway"), 4);
+        assert_eq!((times_through(&headers, "west.gateway"), hops(&headers)), (4, 5));
+        headers.append(
+            VIA,
+            HeaderValue::from_static("1.1 web-1.east.sidecar, gateway, 1.1 gateway, 1.1 a.gateway.b"),
+        );
+        assert_eq!(hops(&headers), 6);
     }
 
     #[test]

@@ -66,7 +66,7 @@ struct Placed<'a> {
     id: [u8; 16],
     /// The SPIFFE ID of the workload that asks, where it came through its sidecar.
     caller: Option<&'a str>,
-    /// Sidecars that have sent it on before.
+    /// Gateways and sidecars that have sent it on before.
     hops: u8,
     /// Sends an interim answer to the caller.
     interim: &'a dyn Fn(StatusCode, &HeaderMap),

@@ -101,12 +101,18 @@ fn what_goes_on_is_what_was_meant() {
 fn a_request_that_leads_back_to_here_ends() {
     let rig = Rig::new();
     let via = "via: 1.1 west.gateway\r\n".repeat(8);
+    let round = "via: 1.1 web-1.west.sidecar, 1.1 west.gateway, 2 nginx, 1.1 north.gateway (x)\r\n";
+    let around = round.repeat(2) + "via: 1.1 east.gateway, 1.0 web-2.east.sidecar\r\n";
     let passed = "via: 1.1 west.gateway\r\n".repeat(7);
-    for way in rig.ways().iter().take(2) {
+    for way in rig.ways().iter().take(4) {
         rig.raw.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Then::Keep);
-        let seen = way.send(&format!("GET / HTTP/1.1\r\nhost: HOST\r\n{via}\r\n"));
-        assert!(status(&seen) == 502 && seen.contains("proxy_loop_detected"), "{seen}");
-        // Endpoints may well ask for other services of the mesh in their turn.
+        for via in [&via, &around] {
+            let seen = way.send(&format!("GET / HTTP/1.1\r\nhost: HOST\r\n{via}\r\n"));
+            assert!(status(&seen) == 502 && seen.contains("proxy_loop_detected"), "{seen}");
+        }
+        // Endpoints may well ask for other services of the mesh in their turn. Behind a sidecar a gateway places it, too.
+        let by_two = if way.name == "sidecar to remote" { passed.len() / 7 } else { 0 };
+        let passed = &passed[by_two..];
         assert_eq!(status(&way.send(&format!("GET / HTTP/1.1\r\nhost: HOST\r\n{passed}\r\n"))), 200);
     }
 }

@@ -15,7 +15,7 @@ use registry::model::{HttpRules, Protocol};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Placed, connection, find, total};
+use super::{Placed, connection, find, in_circles, total};
 use crate::base::clock::Activity;
 use crate::base::stall::Reader;
 use crate::http::body::{BodyError, Incoming, RequestBody};
@@ -31,9 +31,6 @@ use crate::telemetry::record::Record;
 use crate::upstream::Served;
 use policy::grpc;
 use policy::route;
-
-/// How often a request may come through here: an endpoint may well ask for another service in its turn, but not for ever.
-const PASSAGES_MAX: usize = 8;
 
 /// Who asks, and how it is told what comes before an answer.
 pub struct Caller<'a> {
@@ -138,12 +135,11 @@ async fn answer(
     // Only for the look: a request that takes long must not keep a view that is long replaced.
     let found = find(&shared.view.load(), &shared.domain, &authority);
     let (service, port) = found?;
-    if fields::times_through(&head.headers, &shared.name) >= PASSAGES_MAX {
+    let hops = fields::hops(&head.headers);
+    if let Some(rejection) = in_circles(hops, &authority) {
         record.asks(head.method.as_str(), &service.name, &service.unanswered);
         record.ends(Outcome::Broken);
-        let details =
-            format!("it has come through here {PASSAGES_MAX} times: {authority} leads back to here");
-        return Err(Rejection::new(ProxyError::ProxyLoopDetected, details));
+        return Err(rejection);
     }
     record.ends(Outcome::Cancelled);
     let deadline = total(&service, grpc, &head.headers).map(|total| record.started() + total);
@@ -168,7 +164,7 @@ async fn answer(
         hash: key.map(|key| service.placement.hash(&key)),
         id: worker.pool.with_rng(|rng| rng.u128(..)).to_be_bytes(),
         caller: None,
-        hops: 0,
+        hops,
         interim: caller.interim,
     };
     let mut answer = placed.answer(worker, record).await.map_err(|not| not.rejection)?;
@@ -300,7 +296,8 @@ pub(super) fn upgraded(
 /// Makes a connection to a port of the mesh for a caller that speaks its own protocol on it (RFC 9110, section 9.3.6).
 async fn connect(worker: &Rc<Worker>, request: &Request<Incoming>, source: SocketAddr) -> Reply<Outgoing> {
     let authority = message::authority(request.uri(), request.version(), request.headers());
-    let opened = Opened { source: Some(source), ..Opened::default() };
+    let hops = fields::hops(request.headers());
+    let opened = Opened { source: Some(source), hops, ..Opened::default() };
     let made = match authority {
         Ok(authority) if find(&worker.shared.view.load(), &worker.shared.domain, &authority).is_ok() => {
             return connected(Behind::Requests);

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tunnel::{Exchange, Peer};
 
 use super::http::upgraded;
-use super::{NotAnswered, Placed, find, hash_told};
+use super::{NotAnswered, Placed, find, hash_told, in_circles};
 use crate::base::clock::Activity;
 use crate::http::body::RequestBody;
 use crate::http::fields::{self, Declared};
@@ -79,21 +79,16 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
         record.ends(Outcome::Malformed);
         return server::refuse(&mut sender, &mut receiver, Code::Internal);
     };
-    let asked = match Asked::read(worker, &head) {
+    let asked = match Asked::read(worker, &head, &mut record) {
         Ok(asked) => asked,
-        Err(Refusal::Broken) => {
-            record.ends(Outcome::Malformed);
-            return server::refuse(&mut sender, &mut receiver, Code::Internal);
-        }
+        Err(Refusal::Broken) => return server::refuse(&mut sender, &mut receiver, Code::Internal),
         Err(Refusal::Rejected { rejection, grpc }) => {
-            record.ends(Outcome::NotFound);
             let answer = rejection.answer(grpc, &shared.name);
             server::forward(&mut sender, answer, &mut record, &shared.stop).await;
             return;
         }
     };
     let Asked { service, head, .. } = &asked;
-    record.asks(head.method.as_str(), &service.name, &service.unanswered);
     let activity = Activity::new(record.started());
     let (body, kept) = match head.upgrade {
         None => (server::body(receiver, asked.declared, &shared.budget, activity.clone()), None),
@@ -150,12 +145,15 @@ pub async fn serve(worker: &Rc<Worker>, sidecar: &Peer, caller: &str, exchange: 
 }
 
 impl Asked {
-    fn read(worker: &Rc<Worker>, bytes: &Bytes) -> Result<Self, Refusal> {
+    /// Reads its head, and judges it; `record` is told how it ends unless it goes on.
+    fn read(worker: &Rc<Worker>, bytes: &Bytes, record: &mut Record) -> Result<Self, Refusal> {
+        record.ends(Outcome::Malformed);
         let (told, head_fields) = proto::head::RequestHead::decode(bytes).map_err(|_| Refusal::Broken)?;
         let view = worker.shared.view.load();
         let judged = message::request_from_tunnel(bytes, &told, head_fields);
         let (mut head, declared) = judged.ok_or(Refusal::Broken)?;
         let grpc = grpc::is_grpc(&head.headers);
+        record.ends(Outcome::NotFound);
         let found = find(&view, &worker.shared.domain, told.http.authority);
         let (service, port) = found.map_err(|rejection| Refusal::Rejected { rejection, grpc })?;
         let hash = hash_told(&service, &told.flow, || {
@@ -165,14 +163,21 @@ impl Asked {
             route::key(&service.hash, field, told.http.path, source)
         });
         let shared = &worker.shared;
+        let hops = told.flow.hops.max(fields::hops(&head.headers));
+        record.asks(head.method.as_str(), &service.name, &service.unanswered);
+        if let Some(rejection) = in_circles(hops, told.http.authority) {
+            record.ends(Outcome::Broken);
+            return Err(Refusal::Rejected { rejection, grpc });
+        }
         fields::append_via(&mut head.headers, Version::HTTP_11, &shared.via, &shared.name);
+        record.ends(Outcome::Cancelled);
         Ok(Self {
             port,
             authority: told.http.authority.to_owned(),
             hash,
             grpc,
             request_id: told.flow.request_id,
-            hops: told.flow.hops,
+            hops,
             deadline: (told.flow.deadline_ms > 0).then(|| Duration::from_millis(told.flow.deadline_ms)),
             service,
             head,
