@@ -143,6 +143,12 @@ impl Peers {
         self.dials.send_replace(do_so);
     }
 
+    /// Waits until tunnels are dialled.
+    pub async fn dials(&self) {
+        // `self` holds the sender.
+        let _ = self.dials.subscribe().wait_for(|do_so| *do_so).await;
+    }
+
     /// Where every change is told of how a peer is, of its tunnels, and of what it tells of its services.
     pub fn news(&self) -> &News {
         &self.news

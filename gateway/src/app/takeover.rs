@@ -8,7 +8,7 @@
 //! | `wait` | the elder | the process before it still drains |
 //! | `offer`, `socket` ..., `all` | the elder | descriptors of everything that it listens on |
 //! | `lend`, `lent` | both | the elder's last catalog is saved, and lock, lease and registry file are free |
-//! | `switch`, `switched` | both | the elder reads its UDP port no more; the heir carries to it what is its tunnels' |
+//! | `switch`, `switched` | both | the heir's workers run; the elder reads its UDP port no more; the heir carries to it what is its tunnels' |
 //! | `up`, `moved` | both | the tunnels that the heir dials are up, and those who dial have been asked to dial again: the elder accepts no tunnels |
 //! | `ready`, `yours` | both | all links of the heir are up and its endpoints checked, and it accepts callers |
 //!
@@ -21,7 +21,7 @@ mod wire;
 
 pub(super) use self::elder::{Elder, Handed, Kept, Succession, program};
 pub(super) use self::heir::Heir;
-pub(super) use self::office::{keep_leases, own_files, take_office};
+pub(super) use self::office::{keep_leases, own_files, take_office, take_turn, wait_for_turn};
 
 /// The file of the Unix socket, in the state directory.
 pub(super) const FILE: &str = "takeover.sock";

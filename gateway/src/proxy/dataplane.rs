@@ -217,6 +217,7 @@ async fn follow_local(plane: Rc<Plane>) {
 /// peer at once, and is ready where UDP is blocked.
 async fn dial_peers(plane: Rc<Plane>) {
     let peers = plane.worker.shared.peers.clone();
+    peers.dials().await;
     peers.each(|cluster| drop(spawn_local(dial_peer(plane.clone(), cluster)))).await;
 }
 

@@ -31,7 +31,8 @@ const V4: u8 = 4;
 const V6: u8 = 6;
 const NONE: u8 = 0;
 
-/// What the elder keeps of its port, to hand it over.
+/// What a process keeps of its port beside its workers: an heir to begin with it when it is its own, and an elder to hand it
+/// over.
 #[derive(Debug)]
 pub struct Spare {
     sockets: Vec<UdpSocket>,
@@ -59,8 +60,8 @@ impl Spare {
         self.group.read_sockets(false);
     }
 
-    /// Reads them again: no heir came of it.
-    pub fn take_back(&self) {
+    /// Reads them: it is this process's turn, or no heir came of it.
+    pub fn take(&self) {
         self.group.read_sockets(true);
     }
 
@@ -85,9 +86,7 @@ impl Spare {
             self.group.sort_in(datagram);
         }
     }
-}
 
-impl Port {
     /// What is an elder's is carried to it over `elder` from now on, by the future, which ends when the elder has; what
     /// comes for it later is a dead process's.
     pub fn carry_to(&self, elder: UnixStream) -> impl Future<Output = ()> + Send + 'static + use<> {

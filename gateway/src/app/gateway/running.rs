@@ -29,7 +29,9 @@ use crate::admin::objects::Objects;
 use crate::admin::pool::Pool;
 use crate::admin::{self, Admin};
 use crate::app::reload::{self, Reloader};
-use crate::app::takeover::{Elder, Handed, Heir, Kept, Succession, keep_leases, own_files, take_office};
+use crate::app::takeover::{
+    Elder, Handed, Heir, Kept, Succession, keep_leases, own_files, take_office, take_turn, wait_for_turn,
+};
 use crate::app::tasks::Tasks;
 use crate::app::watcher::Watcher;
 use crate::app::workers::Workers;
@@ -93,12 +95,14 @@ impl Running {
         let (shared, control) = (made.shared.clone(), made.control.clone());
         shared.listeners.set(&listeners::declared(&shared.view.load(), &joined.gateway.id));
         let unused = bind::leave(&bound.given);
-        let elder = match &mut heir {
-            Some(heir) => heir.switch(shares_port).await?,
+        if heir.is_some() {
+            wait_for_turn(&shared, bound.kept.port());
+        }
+        let workers = Workers::start(&shared, &control, ports, tcp, tunnel_socket, http).await?;
+        let carrying = match &mut heir {
+            Some(heir) => take_turn(heir, &shared, bound.kept.port(), shares_port).await?,
             None => None,
         };
-        let carrying = elder.and_then(|elder| Some(ports.first()?.carry_to(elder)));
-        let workers = Workers::start(&shared, &control, ports, tcp, tunnel_socket, http).await?;
         let (registry, drained) = (joined.registry.clone(), CancellationToken::new());
         let (gateway, workers_started) = (Arc::new(joined.gateway.clone()), options.workers);
         let (hand, handed) = oneshot::channel();

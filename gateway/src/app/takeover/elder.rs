@@ -67,6 +67,11 @@ impl Kept {
         let sockets = tcp.chain(unix).collect::<io::Result<_>>()?;
         Ok(Self { sockets, port: Arc::new(port) })
     }
+
+    /// The port of the tunnels.
+    pub(in crate::app) fn port(&self) -> &Spare {
+        &self.port
+    }
 }
 
 /// What it hands over.
@@ -271,7 +276,7 @@ struct Reading(Arc<Spare>);
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.0.take_back();
+        self.0.take();
     }
 }
 

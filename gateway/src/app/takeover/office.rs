@@ -9,6 +9,7 @@ use registry::store::AnyStore;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
+use tunnel::Spare;
 
 use super::{Heir, TakeOverError};
 use crate::base::bind::SocketFile;
@@ -26,6 +27,29 @@ const CHECKS_WAIT: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(20);
 /// A process that takes over waits so long for its links; one that is down then was down before, or is not missed.
 const LINKS_WAIT: Duration = Duration::from_secs(3);
+
+/// Workers that start from now on neither read the `port` of the tunnels nor dial nor accept any: the process before this one
+/// does, until they run.
+pub(in crate::app) fn wait_for_turn(shared: &Shared, port: &Spare) {
+    port.let_go();
+    shared.accepts_tunnels.send_replace(false);
+    shared.peers.dial(false);
+}
+
+/// They do now, and the process before this one reads no more: nobody does for as long as two processes need for two words,
+/// so that no tunnel seems silent. Gives what carries to that one what is its tunnels', if both have the same port.
+pub(in crate::app) async fn take_turn(
+    heir: &mut Heir,
+    shared: &Shared,
+    port: &Spare,
+    shares_port: bool,
+) -> Result<Option<impl Future<Output = ()> + Send + 'static + use<>>, TakeOverError> {
+    let carrying = heir.switch(shares_port).await?.map(|elder| port.carry_to(elder));
+    port.take();
+    shared.accepts_tunnels.send_replace(true);
+    shared.peers.dial(true);
+    Ok(carrying)
+}
 
 /// Has everything that the process before this one has: tunnels, and the health of endpoints.
 pub(in crate::app) async fn take_office(heir: &mut Heir, shared: &Shared) -> Result<(), TakeOverError> {

@@ -29,7 +29,7 @@ async fn what_is_an_elders_comes_to_its_worker_and_nothing_once_it_has_ended() {
     let meta = RecvMeta::default();
     assert!(!group.carry_to_elder(&of_elder, &meta, true), "there is none yet");
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let carrying = tokio::spawn(heir[0].carry_to(ours));
+    let carrying = tokio::spawn(Spare::of(&heir).unwrap().carry_to(ours));
     let receiving = tokio::spawn(async move { spare.receive(theirs).await });
     assert_eq!(group.owner(&of_elder), Owner::Earlier);
     assert!(group.carry_to_elder(&of_elder, &meta, true));

@@ -62,12 +62,16 @@ impl Gateway {
         let workers = NonZeroU8::new(sockets.len() as u8).unwrap();
         let ports = Port::on(sockets, workers, &secrets, boot).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
+        // Its workers run before it is its turn.
+        Spare::of(&ports).unwrap().let_go();
+        let heir = Self::on(ports, &state, cluster, boot);
         elder.spare.let_go();
         let mut carrying = JoinSet::new();
-        carrying.spawn(ports[0].carry_to(ours));
+        carrying.spawn(heir.spare.carry_to(ours));
+        heir.spare.take();
         let spare = elder.spare.clone();
         carrying.spawn(async move { spare.receive(theirs).await.unwrap() });
-        (Self::on(ports, &state, cluster, boot), carrying)
+        (heir, carrying)
     }
 
     fn on(ports: Vec<Port>, state: &Path, cluster: &str, boot: u64) -> Self {

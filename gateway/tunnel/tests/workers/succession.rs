@@ -69,7 +69,7 @@ async fn a_port_whose_heir_fails_is_taken_back() {
     for boot in EAST_BOOT + 1..EAST_BOOT + 4 {
         let (heir, carrying) = Gateway::heir_of(&elder, &pki, "east", boot);
         drop((heir, carrying));
-        elder.spare.take_back();
+        elder.spare.take();
         let left = std::sync::atomic::AtomicI64::new(200);
         traffic(&old, move || left.fetch_sub(1, Ordering::Relaxed) <= 0).await;
         let again = dial(&west, &elder).await;
