@@ -22,6 +22,8 @@ pub struct StreamRelay {
 struct Shared {
     target: SocketAddr,
     stop: AtomicBool,
+    /// Whether nothing is passed on any more.
+    silent: AtomicBool,
     /// Both sides of every connection that passes.
     open: Mutex<Vec<TcpStream>>,
     passed: AtomicUsize,
@@ -34,8 +36,13 @@ impl StreamRelay {
     /// When the address is not to be had.
     pub fn start(address: SocketAddr, target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
-        let stop = AtomicBool::new(false);
-        let shared = Arc::new(Shared { target, stop, open: Mutex::default(), passed: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            target,
+            stop: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+            open: Mutex::default(),
+            passed: AtomicUsize::new(0),
+        });
         let accepting = Arc::clone(&shared);
         let acceptor = Some(std::thread::spawn(move || accept(&accepting, &listener)));
         Ok(Self { address, shared, acceptor })
@@ -57,6 +64,11 @@ impl StreamRelay {
     /// How many connections were passed on so far.
     pub fn passed(&self) -> usize {
         self.shared.passed.load(Ordering::Relaxed)
+    }
+
+    /// Nothing arrives any more, in either direction, and no end does; connections are made, and lead nowhere.
+    pub fn silence(&self) {
+        self.shared.silent.store(true, Ordering::Relaxed);
     }
 
     /// Cuts every connection, without a word of either side's TLS; new ones pass.
@@ -84,28 +96,41 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
+        if shared.is_silent() {
+            guard(&shared.open).push(client);
+            continue;
+        }
         let Ok(server) = TcpStream::connect_timeout(&shared.target, SOON) else { continue };
         let pair = [(&client, &server), (&server, &client)];
         for (from, to) in pair.map(|(a, b)| (a.try_clone(), b.try_clone())) {
             let (Ok(from), Ok(to)) = (from, to) else { continue };
             // Ends with the connection, which ends with the relay.
-            std::thread::spawn(move || copy(from, to));
+            let shared = Arc::clone(shared);
+            std::thread::spawn(move || copy(&shared, from, to));
         }
         guard(&shared.open).extend([client, server]);
         shared.passed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
+impl Shared {
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+}
+
 /// Copies until either side ends, and passes the end on.
-fn copy(mut from: TcpStream, mut to: TcpStream) {
+fn copy(shared: &Shared, mut from: TcpStream, mut to: TcpStream) {
     let _ = (from.set_nodelay(true), to.set_nodelay(true));
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
-        if to.write_all(&buffer[..n]).is_err() {
+        if !shared.is_silent() && to.write_all(&buffer[..n]).is_err() {
             break;
         }
     }
-    let _ = to.shutdown(Shutdown::Write);
+    if !shared.is_silent() {
+        let _ = to.shutdown(Shutdown::Write);
+    }
 }
 
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,5 +1,5 @@
 //! A service that two clusters serve, reached by each way there is: through a gateway and through a sidecar, over QUIC and,
-//! where UDP is blocked, over TCP, before and after the loss of a gateway.
+//! where UDP is blocked, over TCP, before and after the loss of a gateway: one that dies, and one that is cut off.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -20,6 +20,15 @@ pub struct Form {
     pub listens: Box<dyn Fn(SocketAddr) -> Vec<String>>,
 }
 
+/// How the gateway of one of the clusters is lost.
+#[derive(Clone, Copy, Debug)]
+pub enum Loss {
+    /// It dies, and its host says so.
+    Killed,
+    /// Nothing gets through to it or back, and nobody says so.
+    Cut,
+}
+
 /// East and north serve it, west asks.
 pub struct Ways {
     /// Where callers are.
@@ -30,7 +39,8 @@ pub struct Ways {
     pub north: Gateway,
     /// Where west listens.
     pub at: SocketAddr,
-    _relays: [(Relay, StreamRelay); 2],
+    /// In front of east, and of north.
+    relays: [(Relay, StreamRelay); 2],
     mesh: Mesh,
 }
 
@@ -43,6 +53,12 @@ impl Form {
             service: of_connections("db", protocol, &[("a", endpoint)], ""),
             listens: Box::new(move |at| vec![listener("db", &at.to_string(), &leads)]),
         }
+    }
+
+    /// A service `shop/cart`, as this manifest has it, for callers of HTTP, and a listener for names of the mesh.
+    pub fn of_http(service: String) -> Self {
+        let listens = |at: SocketAddr| vec![listener("web", &at.to_string(), "protocol: http")];
+        Self { name: "shop/cart".into(), service, listens: Box::new(listens) }
     }
 }
 
@@ -67,7 +83,19 @@ impl Ways {
         let links = vec![link("east", &[to_east]), link("north", &[to_north])];
         let west = west.start(&[links, (form.listens)(at)].concat());
         west.wait_service(&form.name, &["east", "north"]);
-        Self { west, east, north, at, _relays: relays, mesh }
+        Self { west, east, north, at, relays, mesh }
+    }
+
+    /// Loses the gateway of east; west may not know it yet.
+    pub fn lose_east(&mut self, loss: Loss) {
+        match loss {
+            Loss::Killed => self.east.process.kill(),
+            Loss::Cut => {
+                let (udp, tcp) = &self.relays[0];
+                udp.cut();
+                tcp.silence();
+            }
+        }
     }
 
     /// A sidecar in west, of the workload `shop/web`, and where it listens.
@@ -81,13 +109,14 @@ impl Ways {
 
 /// Tries every way, and again when the gateway of one of the two clusters is lost.
 pub fn each_way(form: &Form, try_at: impl Fn(SocketAddr)) {
-    for blocked in [false, true] {
+    for (blocked, loss) in [(false, Loss::Killed), (false, Loss::Cut), (true, Loss::Cut)] {
         let mut ways = Ways::new(form, blocked);
         let (_sidecar, sidecar) = ways.sidecar(form);
         for way in [ways.at, sidecar] {
             try_at(way);
         }
-        ways.east.process.kill();
+        ways.lose_east(loss);
+        ways.west.wait_peer("east", "down");
         for way in [ways.at, sidecar] {
             try_at(way);
         }
