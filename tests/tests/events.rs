@@ -6,14 +6,13 @@ use std::io::{BufRead, BufReader, Lines};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use e2e::manifest::{link, service};
-use e2e::mesh::Mesh;
+use e2e::manifest::service;
 use e2e::pair::CART;
 use e2e::port::free_port;
 use e2e::process::{Process, root};
-use e2e::sidecar::SidecarSite;
 use e2e::wait::SOON;
 use e2e::wait_until;
+use e2e::ways::{Form, Loss, Ways};
 
 mod with_curl {
     use super::*;
@@ -53,25 +52,26 @@ mod with_curl {
 
     #[test]
     fn events_come_as_they_are_sent_and_go_on_elsewhere_when_a_gateway_is_lost() {
-        let mesh = Mesh::new();
+        for blocked in [false, true] {
+            listen_to_events(blocked);
+        }
+    }
+
+    /// Where UDP is blocked, or is not.
+    fn listen_to_events(blocked: bool) {
+        let dir = tempfile::tempdir().unwrap();
         let source = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut server = Command::new("python3");
         server.arg(root().join("tests/clients/events_server.py")).arg(source.port().to_string());
-        let _server = Process::start("events", server, &mesh.dir().join("events.log"));
+        let _server = Process::start("events", server, &dir.path().join("events.log"));
         wait_until("the source of events listens", SOON, || TcpStream::connect(source).ok());
-        let [west, east, north] =
-            [("west", &["east", "north"][..]), ("east", &["west"]), ("north", &["west"])]
-                .map(|(name, peers)| mesh.site(name, peers));
-        let serves = [link("west", &[]), service("cart", &[("a", source)])];
-        let (mut east, north) = (east.start(&serves), north.start(&serves));
-        let links = [link("east", &[east.site.tunnel]), link("north", &[north.site.tunnel])];
-        let west = west.start(&links);
-        west.wait_service("shop/cart", &["east", "north"]);
-        let sidecar = SidecarSite::new(&mesh, "web-1", "web", &west.site).start_up();
-        let ways = [west.site.http, sidecar.site.proxy];
+        let form = Form::of_http(service("cart", &[("a", source)]));
+        let mut ways = Ways::new(&form, blocked);
+        let (_sidecar, beside) = ways.sidecar(&form);
+        let from = [ways.at, beside];
         let versions = ["--http1.1", "--http2-prior-knowledge"];
         // Enough that each cluster serves some.
-        let all = (0..6).flat_map(|_| ways.into_iter().flat_map(|at| versions.map(|version| (at, version))));
+        let all = (0..6).flat_map(|_| from.into_iter().flat_map(|at| versions.map(|version| (at, version))));
         let mut listening: Vec<_> =
             all.map(|(at, version)| (at, version, Listening::start(at, version, 0))).collect();
         for (.., events) in &mut listening {
@@ -79,7 +79,7 @@ mod with_curl {
                 assert_eq!(events.next(), Some(number), "none is missing, and none waits for others");
             }
         }
-        east.process.kill();
+        ways.lose_east(Loss::Killed);
         let mut moved = 0;
         for (at, version, events) in &mut listening {
             let mut last = 10;

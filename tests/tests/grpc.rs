@@ -15,6 +15,7 @@ use e2e::port::free_port;
 use e2e::process::{Process, end, root, target};
 use e2e::sidecar::SidecarSite;
 use e2e::wait::{SOON, wait_until};
+use e2e::ways::{Form, each_way};
 
 /// The longest that a check may take.
 const CHECK_MAX: Duration = Duration::from_secs(180);
@@ -124,6 +125,17 @@ mod with_grpcio {
         for check in ["four_kinds", "conversation", "many_at_once", "metadata", "statuses"] {
             grpc.check(check);
         }
+    }
+
+    #[test]
+    fn calls_cross_over_each_carrier_and_after_the_loss_of_a_gateway() {
+        let mesh = Mesh::new();
+        let server = Server::start(&mesh, "both/a", &[]);
+        each_way(&Form::of_http(grpc_service("cart", &[("a", server.address)])), |at| {
+            for check in ["four_kinds", "conversation", "many_at_once"] {
+                succeed(client(at, CART, check));
+            }
+        });
     }
 
     #[test]

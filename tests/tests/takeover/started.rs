@@ -105,12 +105,24 @@ fn systemd_passes_sockets_and_hears_of_it() {
 
     // Nobody else may bind what systemd holds, and nobody has to.
     let (process, _) = start(&["--take-over"]);
-    let mut north = Gateway { site, process };
+    let mut north = Gateway { site: site.clone(), process };
     north.wait_ready();
     north.process.wait_log(&["No gateway runs here to take over from"]);
     assert!(told(&notified).contains("READY=1"));
     assert!(north.process.terminate().success());
     assert_eq!(told(&notified), "STOPPING=1\n");
+
+    // It hears of the process that comes after one, or it would take the end of that for the service's.
+    let (process, _) = start(&[]);
+    north.process = process;
+    north.wait_ready();
+    assert!(told(&notified).contains("READY=1"));
+    north.process.ask_for_heir();
+    let heir = wait_until("it has started another", SOON, || {
+        field(&north.process.log(), "Started a process", "process").map(Stray)
+    });
+    assert_eq!(told(&notified), format!("MAINPID={}\nREADY=1\n", heir.0));
+    assert!(north.process.wait_end().success());
 }
 
 #[test]

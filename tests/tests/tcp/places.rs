@@ -73,3 +73,47 @@ fn nobody_is_asked_twice_for_what_has_begun() {
     assert!(matches!(end_of(&mut client), End::Reset | End::Clean(_)));
     assert_eq!(server.accepted(), 1);
 }
+
+/// A PROXY header of version 2 whose TLV 224 is `key`.
+fn keyed(key: &str) -> Vec<u8> {
+    let addresses = [198, 51, 100, 7, 203, 0, 113, 1, 0x12, 0x67, 0x15, 0x38];
+    let other = [0x04, 0, 3, 1, 2, 3];
+    let tlv = [&[224, 0, u8::try_from(key.len()).unwrap()], key.as_bytes()].concat();
+    let rest = [&addresses[..], &other, &tlv].concat();
+    let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+    [b"\r\n\r\n\0\r\nQUIT\n\x21\x11", &length[..], &rest].concat()
+}
+
+#[test]
+fn the_key_of_a_proxy_header_decides_which_cluster_has_it() {
+    let (of_east, of_north) = (Server::echo(b"east "), Server::echo(b"north"));
+    let mesh = Mesh::new();
+    let [east, north, west] = ["east", "north", "west"].map(|c| mesh.site(c, &["east", "north", "west"]));
+    let members = "[{ cluster: east, region: e, weight: 100 }, { cluster: north, region: n, weight: 100 }]";
+    let contract = format!(
+        "placement: {{ mode: sharded, generation: 1, members: {members}, hash: [{{ proxyTlv: 224 }}] }}"
+    );
+    let serves = |server: &Server| {
+        let db = of_connections("db", "tcp", &[("a", server.address())], "");
+        [link("west", &[]), db, policy("db", &contract)]
+    };
+    let (east, north) = (east.start(&serves(&of_east)), north.start(&serves(&of_north)));
+    let at = address();
+    let listens = "protocol: tcp\n  service: db\n  proxyHeader: { from: [127.0.0.0/8] }";
+    let west = west.start(&[
+        link("east", &[east.site.tunnel]),
+        link("north", &[north.site.tunnel]),
+        listener("db", &at.to_string(), listens),
+    ]);
+    west.wait_service("shop/db", &["east", "north"]);
+    let owner = |key: &str| {
+        let mut client = connect(at);
+        client.write_all(&keyed(key)).unwrap();
+        read(&mut client, 5)
+    };
+    let owners: Vec<_> = (0..24).map(|key| owner(&format!("tenant-{key}"))).collect();
+    assert_eq!(owners.iter().collect::<BTreeSet<_>>().len(), 2, "both have some: {owners:?}");
+    for (key, first) in owners.iter().enumerate() {
+        assert_eq!(owner(&format!("tenant-{key}")), *first, "each has one, whatever the connection");
+    }
+}

@@ -1,10 +1,12 @@
 //! Calls that are served.
 
+use std::cell::Cell;
 use std::io::Write;
 
 use e2e::tcp::{End, connect, end_of, read};
+use e2e::ways::{self, each_way};
 
-use super::{FRAMED, Form, World, client};
+use super::{FRAMED, Form, Store, World, client};
 
 #[test]
 fn every_form_crosses_from_callers_and_sidecars() {
@@ -18,6 +20,17 @@ fn every_form_crosses_from_callers_and_sidecars() {
             client(beside, form, "everything", &["from beside"]);
         }
     }
+}
+
+#[test]
+fn calls_cross_over_each_carrier_and_after_the_loss_of_a_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::start(dir.path(), "a", FRAMED);
+    let tried = Cell::new(0);
+    each_way(&ways::Form::of("thrift", store.at), |at| {
+        tried.set(tried.get() + 1);
+        client(at, FRAMED, "everything", &[&format!("time {}", tried.get())]);
+    });
 }
 
 #[test]

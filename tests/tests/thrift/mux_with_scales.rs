@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use e2e::process::{Said, root, run, target};
+use e2e::ways::{Form, each_way};
 
 use super::{CHECK_MAX, MUX, Store, World, generated};
 
@@ -33,6 +34,16 @@ fn calls_by_mux_cross_from_callers_and_sidecars() {
         client(at, "echo", &[]);
         client(at, "atOnce", &["60"]);
     }
+}
+
+#[test]
+fn calls_by_mux_cross_over_each_carrier_and_after_the_loss_of_a_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::start(dir.path(), "a", MUX);
+    each_way(&Form::of("mux", store.at), |at| {
+        client(at, "echo", &[]);
+        client(at, "atOnce", &["20"]);
+    });
 }
 
 #[test]

@@ -9,6 +9,7 @@ use e2e::manifest::{link, listener, of_connections, policy};
 use e2e::mesh::Mesh;
 use e2e::wait::SOON;
 use e2e::wait_until;
+use e2e::ways::{Form, Ways};
 
 use super::{Echo, World, address, ask, caller};
 
@@ -122,4 +123,42 @@ fn answers_come_from_the_address_that_was_asked_and_drops_are_counted() {
         let line = format!("ringway_datagrams_dropped_total{{cause=\"{cause}\"}} 0");
         assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
     }
+}
+
+#[test]
+fn what_is_dropped_is_counted_by_its_cause() {
+    let echo = Echo::start("");
+    // Where UDP is blocked a tunnel holds few datagrams.
+    let ways = Ways::new(&Form::of("udp", echo.address), true);
+    let dropped = |cause: &str| {
+        let text = ways.west.admin("/metrics")?.text();
+        let name = format!("ringway_datagrams_dropped_total{{cause=\"{cause}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok()).filter(|count| *count > 0)
+    };
+    let burst = |socket: &UdpSocket, count: usize| {
+        for _ in 0..count {
+            // The system may have no room for it.
+            let _ = socket.send(&[7; 1_000]);
+        }
+    };
+    let socket = caller(ways.at);
+    wait_until("an answer", SOON, || ask(&socket, b"x"));
+    assert_eq!(dropped("tunnel"), None);
+    wait_until("the tunnel has no room", SOON, || {
+        burst(&socket, 500);
+        dropped("tunnel")
+    });
+    // Nobody says where the next flow goes, until all are down.
+    for gateway in [&ways.east, &ways.north] {
+        gateway.process.freeze();
+    }
+    let (socket, before) = (caller(ways.at), dropped("queue"));
+    wait_until("too many wait", SOON, || {
+        burst(&socket, 200);
+        (dropped("queue") > before).then_some(())
+    });
+    wait_until("nobody takes them", SOON, || {
+        burst(&socket, 1);
+        dropped("unplaced")
+    });
 }

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use e2e::manifest::service;
 use e2e::port::free_port;
 use e2e::process::{Process, end, root, target};
 use e2e::wait::SOON;
 use e2e::wait_until;
+use e2e::ways::{Form, each_way};
 
 use super::{CART, World};
 
@@ -63,6 +65,16 @@ fn messages_pings_and_close_codes_cross_by_each_way() {
 }
 
 #[test]
+fn they_cross_over_each_carrier_and_after_the_loss_of_a_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, endpoint) = server(dir.path());
+    each_way(&Form::of_http(service("cart", &[("a", endpoint)])), |at| {
+        succeed(client("echo", at, &[]));
+        succeed(client("proxy", at, &[]));
+    });
+}
+
+#[test]
 fn a_host_outside_of_the_mesh_is_reached_by_each_way_too() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, endpoint) = server(dir.path());
@@ -80,6 +92,8 @@ fn ten_thousand_are_open_at_once() {
     let (_server, endpoint) = server(dir.path());
     let world = World::new(endpoint, "");
     succeed(client("many", world.west.site.http, &["10000"]));
+    // As many as one sidecar may have under way, nearly.
+    succeed(client("many", world.sidecar().site.proxy, &["1000"]));
 }
 
 /// Starts a check that says when it is open.
